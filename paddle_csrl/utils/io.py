@@ -1,0 +1,41 @@
+"""Files that are either whole or absent."""
+
+import contextlib
+import json
+import os
+from typing import Any, Iterator
+
+
+@contextlib.contextmanager
+def atomic_path(path: str) -> Iterator[str]:
+    """Yield a temporary name beside ``path``; rename it to ``path`` if the block succeeds.
+
+    The temporary name keeps the extension, because writers such as ``np.savez`` and
+    ``cv2.imwrite`` look at it. A failing block leaves neither file changed.
+    """
+    folder, name = os.path.split(os.path.abspath(path))
+    os.makedirs(folder, exist_ok=True)
+    temporary = os.path.join(folder, f".{os.getpid()}.{name}")
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    finally:
+        if os.path.exists(temporary):
+            os.remove(temporary)
+
+
+def write_json(path: str, content: Any) -> None:
+    """Write ``content`` as indented UTF-8 JSON, atomically."""
+    with atomic_path(path) as temporary:
+        with open(temporary, "w", encoding="utf-8") as file:
+            json.dump(content, file, indent=2, ensure_ascii=False)
+            file.write("\n")
+
+
+def read_json(path: str) -> Any:
+    """Read a JSON file; ``None`` where there is no such file or it is not whole."""
+    try:
+        with open(path, encoding="utf-8") as file:
+            return json.load(file)
+    except (FileNotFoundError, json.JSONDecodeError):
+        return None
