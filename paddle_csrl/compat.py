@@ -1,0 +1,295 @@
+"""Makes PyPI's PaddleSeg 2.8.0 train and evaluate on current Paddle releases.
+
+PaddleSeg 2.8.0 was written for Paddle 2.4: later releases return 0-D tensors where that one
+returned one element, and Paddle 3 no longer mixes integers with floats. Each fault below is
+looked for by running or reading the faulty code, never by comparing versions, so that a
+PaddleSeg without it stays untouched. Importing this module mends nothing but the order in which
+zlib and Paddle are loaded; `mend_paddleseg` does the rest.
+"""
+
+# The order of these imports is a mending of its own: see `check_zlib`.
+import zlib  # noqa: F401
+import cv2  # noqa: F401
+import PIL.Image  # noqa: F401
+
+import contextlib
+import functools
+import inspect
+import os
+import signal
+import sys
+from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional
+
+
+def check_zlib() -> None:
+    """Refuse to go on where the next zlib call would end the process.
+
+    Upstream cause: ``libpaddle.so`` of paddlepaddle 2.6 exports its own zlib under the standard
+    names. A system ``libz.so`` that is loaded after it binds half of its inner calls to those
+    and crashes at the first PNG or gzip. Loading zlib, cv2 or PIL before Paddle avoids it, which
+    this module does; nothing helps once Paddle came first. The probe runs in a forked child,
+    for the fault is a segmentation fault.
+
+    Raises:
+        ImportError: zlib is broken in this process.
+    """
+    if not hasattr(os, "fork"):
+        return
+    child = os.fork()
+    if child == 0:
+        try:
+            signal.signal(signal.SIGSEGV, signal.SIG_DFL)  # no traceback from Paddle's handler
+            os._exit(zlib.decompress(zlib.compress(b"probe")) != b"probe")
+        finally:
+            os._exit(1)
+    if os.waitpid(child, 0)[1] != 0:
+        raise ImportError("paddle was imported before zlib, which this Paddle release breaks: "
+                          "put `import paddle_csrl` (or `import cv2`) above `import paddle`")
+
+
+if "paddle" in sys.modules:
+    check_zlib()
+
+import paddle  # noqa: E402
+import paddle.nn.functional as F  # noqa: E402
+import paddleseg.core  # noqa: E402
+from paddle import Tensor, nn  # noqa: E402
+from paddleseg.models.losses import CrossEntropyLoss, OhemCrossEntropyLoss  # noqa: E402
+from paddleseg.utils import metrics  # noqa: E402
+
+# `paddleseg.core.train` is the function; the module of that name is only to be had from here.
+_TRAINER = sys.modules["paddleseg.core.train"]
+
+
+class Fault(NamedTuple):
+    """One upstream fault: its name, whether it is there, and what takes it away."""
+
+    name: str
+    is_present: Callable[[], bool]
+    mend: Callable[[], None]
+
+
+def mend_paddleseg() -> List[str]:
+    """Mend every fault of the installed PaddleSeg that a stock DeepLabV3P config runs into.
+
+    Returns:
+        list[str]: the names of the faults that were there and are mended now; empty on a second
+            call and on a PaddleSeg that needs no mending.
+    """
+    mended = []
+    with _on_cpu():
+        for fault in FAULTS:
+            if fault.is_present():
+                fault.mend()
+                mended.append(fault.name)
+    return mended
+
+
+@contextlib.contextmanager
+def _on_cpu() -> Iterator[None]:
+    """Run the probes on the CPU, so that an import allocates nothing on a GPU."""
+    device = paddle.get_device()
+    if device == "cpu":
+        yield
+        return
+    paddle.set_device("cpu")
+    try:
+        yield
+    finally:
+        paddle.set_device(device)
+
+
+def _fails(probe: Callable[[], Any]) -> bool:
+    try:
+        probe()
+    except Exception:  # Paddle raises different types for one fault in different releases
+        return True
+    return False
+
+
+def _cross_entropy_fails() -> bool:
+    """``_post_process_loss`` multiplies float masks by int64 labels, which Paddle 3 refuses."""
+    logit, label = paddle.zeros([1, 2, 1, 1]), paddle.zeros([1, 1, 1], "int64")
+    losses = CrossEntropyLoss(), CrossEntropyLoss(weight=[1.0, 1.0])
+    return any(_fails(lambda: loss(logit, label)) for loss in losses)
+
+
+def _post_process_loss(self, logit: Tensor, label: Tensor, semantic_weights: Optional[Tensor],
+                       loss: Tensor) -> Tensor:
+    """Average of the pixel losses (N, H, W), over all pixels or the hardest ones.
+
+    Stands in for ``CrossEntropyLoss._post_process_loss`` with the same definition: the average
+    is weighted by the class weights and, with ``avg_non_ignore``, over the labelled pixels.
+    """
+    labelled = label != self.ignore_index
+    mask = labelled.astype("float32") if self.avg_non_ignore else paddle.ones(label.shape)
+    loss = loss.reshape(label.shape) * mask
+    if semantic_weights is not None:
+        loss = loss * semantic_weights
+    if self.weight is None:
+        coef = paddle.ones(label.shape)
+    else:
+        class_id = paddle.where(labelled, label, paddle.zeros_like(label))
+        coef = self.weight.gather(class_id.flatten()).reshape(label.shape)
+    if self.top_k_percent_pixels == 1.0:
+        return loss.mean() / ((mask * coef).mean() + self.EPS)
+    loss, hardest = loss.flatten().topk(int(self.top_k_percent_pixels * label.size))
+    return loss.mean() / (coef.flatten().gather(hardest).mean() + self.EPS)
+
+
+def _mend_cross_entropy() -> None:
+    CrossEntropyLoss._post_process_loss = _post_process_loss
+
+
+def _ohem_fails() -> bool:
+    """``forward`` adds an int64 mask to float probabilities, which Paddle 3 refuses."""
+    logit, label = paddle.zeros([1, 2, 1, 2]), paddle.zeros([1, 1, 2], "int64")
+    return _fails(lambda: OhemCrossEntropyLoss(min_kept=1)(logit, label))
+
+
+def _ohem_forward(self, logit: Tensor, label: Tensor) -> Tensor:
+    """Cross entropy over the pixels whose true class has a probability below a threshold.
+
+    Stands in for ``OhemCrossEntropyLoss.forward`` with the same definition: the threshold is
+    ``thresh``, raised to the ``min_kept``-th lowest probability if fewer pixels lie below it;
+    with ``min_kept`` pixels or fewer, or ``min_kept`` 0, all are kept.
+
+    Shape: logit (N, C, H, W) float, label (N, H, W) or (N, 1, H, W) integer -> scalar.
+    """
+    label = label.reshape([logit.shape[0], *logit.shape[2:]]).astype("int64")
+    kept = label != self.ignore_index
+    loss = F.cross_entropy(logit, label, ignore_index=self.ignore_index, reduction="none", axis=1)
+    loss = loss.reshape(label.shape)
+    if 0 < self.min_kept < int(kept.sum()):
+        # The loss is -log p; an unlabelled pixel counts as certain.
+        prob = paddle.where(kept, paddle.exp(-loss.detach()), paddle.ones_like(loss))
+        threshold = prob.flatten().sort()[self.min_kept - 1].clip(min=self.thresh)
+        kept = paddle.logical_and(kept, prob < threshold)
+    kept = kept.astype(loss.dtype)
+    return (loss * kept).mean() / (kept.mean() + self.EPS)
+
+
+def _mend_ohem() -> None:
+    OhemCrossEntropyLoss.forward = _ohem_forward
+
+
+def _loss_terms_are_0d() -> bool:
+    """``train`` logs ``l[0]`` of every loss term, but a mean is 0-D since Paddle 2.5."""
+    losses = {"types": [lambda logit, label: paddle.zeros([2]).mean()], "coef": [1]}
+    if _TRAINER.loss_computation([None], None, None, losses)[0].ndim > 0:
+        return False
+    try:
+        return "l[0]" in inspect.getsource(_TRAINER.train)
+    except OSError:  # installed without sources: the mending does no harm there
+        return True
+
+
+def _one_element_terms(loss_computation: Callable[..., List[Tensor]]) -> Callable:
+    @functools.wraps(loss_computation)
+    def mended(*args, **kwargs) -> List[Tensor]:
+        terms = loss_computation(*args, **kwargs)
+        return [term.reshape([1]) if term.ndim == 0 else term for term in terms]
+
+    return mended
+
+
+def _mend_loss_terms() -> None:
+    """Reshape the terms of the trainer's ``loss_computation`` and of a model's own."""
+    train = _TRAINER.train
+
+    @functools.wraps(train)
+    def mended(model: nn.Layer, *args, **kwargs) -> None:
+        if not hasattr(model, "loss_computation"):
+            return train(model, *args, **kwargs)
+        with _replaced(model, "loss_computation", _one_element_terms(model.loss_computation)):
+            return train(model, *args, **kwargs)
+
+    _TRAINER.loss_computation = _one_element_terms(_TRAINER.loss_computation)
+    _TRAINER.train = paddleseg.core.train = mended
+
+
+def _calculate_area_fails() -> bool:
+    """``calculate_area`` concatenates sums, which are 0-D since Paddle 2.5."""
+    ids = paddle.zeros([1, 1, 1, 1], "int64")
+    return _fails(lambda: metrics.calculate_area(ids, ids, num_classes=2))
+
+
+def _calculate_area(pred: Tensor, label: Tensor, num_classes: int,
+                    ignore_index: int = 255) -> tuple:
+    """Pixel counts per class; stands in for ``metrics.calculate_area``.
+
+    Args:
+        pred, label (Tensor): class ids, integer, (N, H, W) or (N, 1, H, W).
+        num_classes (int): number of classes; other ids are counted nowhere.
+        ignore_index (int): pixels of this label count in no prediction.
+
+    Returns:
+        tuple[Tensor]: intersection, prediction and label counts, int64, (num_classes,) each.
+
+    Raises:
+        ValueError: the two shapes differ.
+    """
+    pred, label = (x.squeeze(1) if x.ndim == 4 else x for x in (pred, label))
+    if pred.shape != label.shape:
+        raise ValueError(f"Shape of `pred` and `label` should be equal, "
+                         f"but there are {pred.shape} and {label.shape}.")
+    pred, label = pred.flatten().astype("int64"), label.flatten().astype("int64")
+
+    def count(ids: Tensor, counted: Tensor) -> Tensor:
+        counted = paddle.logical_and(counted, paddle.logical_and(ids >= 0, ids < num_classes))
+        ids = paddle.where(counted, ids, paddle.full_like(ids, num_classes))
+        return paddle.bincount(ids, minlength=num_classes + 1)[:num_classes]
+
+    labelled = label != ignore_index
+    return (count(pred, paddle.logical_and(labelled, pred == label)), count(pred, labelled),
+            count(label, paddle.ones_like(labelled)))
+
+
+def _mend_calculate_area() -> None:
+    metrics.calculate_area = _calculate_area
+
+
+#: Every fault that `mend_paddleseg` knows, in the order in which it looks.
+FAULTS = (
+    Fault("CrossEntropyLoss mixes dtypes", _cross_entropy_fails, _mend_cross_entropy),
+    Fault("OhemCrossEntropyLoss mixes dtypes", _ohem_fails, _mend_ohem),
+    Fault("train indexes 0-D loss terms", _loss_terms_are_0d, _mend_loss_terms),
+    Fault("calculate_area concatenates 0-D sums", _calculate_area_fails, _mend_calculate_area),
+)
+
+
+@contextlib.contextmanager
+def trainer_hooks(evaluate: Optional[Callable] = None,
+                  log_writer: Optional[Callable[[str], Any]] = None) -> Iterator[None]:
+    """Give PaddleSeg's trainer another evaluator or log writer, for it has no argument for them.
+
+    Args:
+        evaluate (callable, optional): takes the place of ``paddleseg.core.evaluate`` inside
+            ``train``: ``(model, val_dataset, **kwargs)`` to ``(miou, acc, class_iou,
+            class_precision, kappa)``; the first decides which model is the best.
+        log_writer (callable, optional): ``log_writer(save_dir)`` takes the place of
+            ``visualdl.LogWriter``, which ``train(use_vdl=True)`` calls: an object with
+            ``add_scalar(tag, value, step)`` and ``close()``. A factory that needs the real
+            ``LogWriter`` has to import it before the block.
+    """
+    with contextlib.ExitStack() as stack:
+        if evaluate is not None:
+            stack.enter_context(_replaced(_TRAINER, "evaluate", evaluate))
+        if log_writer is not None:
+            import visualdl
+
+            stack.enter_context(_replaced(visualdl, "LogWriter", log_writer))
+        yield
+
+
+@contextlib.contextmanager
+def _replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
+    """Set ``owner.name`` inside the block; afterwards the owner's own entry is as it was."""
+    own: Dict[str, Any] = {name: vars(owner)[name]} if name in vars(owner) else {}
+    setattr(owner, name, value)
+    try:
+        yield
+    finally:
+        delattr(owner, name)
+        for key, previous in own.items():
+            setattr(owner, key, previous)

@@ -1,0 +1,473 @@
+"""The mendings of PaddleSeg: each fault before, each value after, and a stock training run."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+from types import SimpleNamespace
+
+from paddle_csrl import compat  # first: it orders the imports of cv2 and paddle
+
+import cv2
+import numpy as np
+import paddle
+import paddleseg.core
+import pytest
+import yaml
+from paddle import nn
+from paddleseg.core import infer
+from paddleseg.cvlibs import Config, SegBuilder, manager
+from paddleseg.models.losses import CrossEntropyLoss, MixedLoss, OhemCrossEntropyLoss
+from paddleseg.utils import metrics
+
+compat.mend_paddleseg()
+TRAINER = sys.modules["paddleseg.core.train"]
+CROSS_ENTROPY, OHEM, TRAIN, AREA = (fault.name for fault in compat.FAULTS)
+
+# Loads compat.py alone: importing the package would mend before the faults can be seen.
+LOAD = f"""
+import importlib.util
+def load_compat():
+    spec = importlib.util.spec_from_file_location("compat", {compat.__file__!r})
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+"""
+
+FRESH = LOAD + """
+import json, sys, tempfile, time, zlib
+compat = load_compat()
+import cv2, numpy as np, paddle, paddleseg.core
+from paddleseg.models.losses import CrossEntropyLoss, OhemCrossEntropyLoss
+from paddleseg.utils import metrics
+time.sleep = lambda seconds: None
+trainer = sys.modules["paddleseg.core.train"]
+
+class Model(paddle.nn.Layer):
+    def __init__(self):
+        super().__init__()
+        self.conv = paddle.nn.Conv2D(3, 2, 1)
+    def forward(self, x):
+        return [self.conv(x)]
+
+class OwnLosses(Model):
+    def loss_computation(self, logits_list, losses, data):
+        return [logits_list[0].mean()]
+
+def train(model):
+    data = [{"img": np.ones([3, 4, 4], "float32"), "label": np.zeros([4, 4], "int64")}]
+    paddleseg.core.train(model, data, optimizer=paddle.optimizer.SGD(0.1, model.parameters()),
+                         save_dir=tempfile.mkdtemp(), iters=1, batch_size=1, log_iters=1,
+                         losses={"types": [lambda logit, label: logit.mean()], "coef": [1]})
+
+logit, label = paddle.zeros([1, 2, 1, 2]), paddle.zeros([1, 1, 2], "int64")
+USES = {
+    "cross_entropy": lambda: CrossEntropyLoss()(logit, label),
+    "weighted": lambda: CrossEntropyLoss(weight=[1.0, 2.0])(logit, label),
+    "ohem": lambda: OhemCrossEntropyLoss(min_kept=1)(logit, label),
+    "train": lambda: train(Model()),
+    "own_losses": lambda: train(OwnLosses()),
+    "area": lambda: metrics.calculate_area(label, label, 2),
+}
+def failures():
+    found = {}
+    for name, use in USES.items():
+        try:
+            use()
+        except Exception as error:
+            found[name] = type(error).__name__
+    return found
+def targets():
+    return {"cross_entropy": CrossEntropyLoss._post_process_loss,
+            "ohem": OhemCrossEntropyLoss.forward, "train": trainer.train,
+            "own_losses": paddleseg.core.train, "area": metrics.calculate_area}
+before, originals = failures(), targets()
+mended = compat.mend_paddleseg()
+touched = [name for name, target in targets().items() if target is not originals[name]]
+png = cv2.imdecode(cv2.imencode(".png", np.eye(9, dtype="uint8"))[1], 0)
+print("REPORT" + json.dumps(dict(
+    before=before, mended=mended, touched=touched, after=failures(),
+    again=compat.mend_paddleseg(),
+    still_present=[fault.name for fault in compat.FAULTS if fault.is_present()],
+    zlib=zlib.decompress(zlib.compress(b"a")) == b"a" and int(png.sum()) == 9)))
+"""
+
+
+def run_python(code: str) -> subprocess.CompletedProcess:
+    env = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.run([sys.executable, "-W", "ignore", "-c", textwrap.dedent(code)], env=env,
+                          capture_output=True, text=True, check=False)
+
+
+@pytest.fixture(scope="module")
+def fresh():
+    """What a fresh interpreter sees of PaddleSeg before and after `mend_paddleseg`."""
+    result = run_python(FRESH)
+    assert result.returncode == 0, result.stderr
+    return json.loads(result.stdout.split("REPORT")[1])
+
+
+def test_exactly_the_faulty_is_touched(fresh):
+    """A fault is mended where its use fails; where it does not, nothing is replaced."""
+    uses = {CROSS_ENTROPY: ("cross_entropy",), OHEM: ("ohem",), TRAIN: ("train", "own_losses"),
+            AREA: ("area",)}
+    faulty = [name for name in uses if uses[name][0] in fresh["before"]]
+    assert fresh["mended"] == faulty
+    assert fresh["touched"] == [use for name in faulty for use in uses[name]]
+    assert ("weighted" in fresh["before"]) == (CROSS_ENTROPY in faulty)
+
+
+def test_0d_faults_are_there_on_every_supported_paddle(fresh):
+    assert fresh["before"]["train"] == fresh["before"]["own_losses"] == "IndexError"
+    assert "area" in fresh["before"]
+
+
+def test_nothing_fails_after_mending_and_a_second_call_finds_nothing(fresh):
+    assert fresh["after"] == {}
+    assert fresh["again"] == fresh["still_present"] == []
+    assert fresh["zlib"]
+
+
+def test_paddle_imported_first_is_refused_only_where_it_breaks_zlib():
+    use = "import zlib; zlib.decompress(zlib.compress(b'a' * 99))"
+    broken = run_python(f"import paddle; {use}").returncode != 0
+    result = run_python(f"import paddle{LOAD}\nload_compat(); {use}")
+    assert (result.returncode == 1) == broken
+    assert ("ImportError: paddle was imported before zlib" in result.stderr) == broken
+
+
+@pytest.mark.parametrize("decompress", [
+    lambda data: os.kill(os.getpid(), signal.SIGSEGV), lambda data: b"garbage", lambda data: 1 / 0])
+def test_check_zlib_sees_crashes_and_wrong_results(monkeypatch, decompress):
+    monkeypatch.setattr(compat, "zlib", SimpleNamespace(compress=bytes, decompress=decompress))
+    with pytest.raises(ImportError, match="above `import paddle`"):
+        compat.check_zlib()
+
+
+def test_check_zlib_accepts_a_working_zlib():
+    assert compat.check_zlib() is None
+
+
+def raise_type_error(*args, **kwargs):
+    raise TypeError("float32 and int64")
+
+
+@pytest.mark.parametrize("owner, attribute, name", [
+    (CrossEntropyLoss, "_post_process_loss", CROSS_ENTROPY),
+    (OhemCrossEntropyLoss, "forward", OHEM),
+    (metrics, "calculate_area", AREA)])
+def test_a_failing_function_is_replaced(monkeypatch, owner, attribute, name):
+    monkeypatch.setattr(owner, attribute, raise_type_error)
+    assert compat.mend_paddleseg() == [name]
+    assert getattr(owner, attribute) is not raise_type_error
+
+
+def healthy_train(model):
+    """Indexes no loss term."""
+
+
+def test_a_healthy_paddleseg_stays_untouched(monkeypatch):
+    def healthy(*args, **kwargs):
+        return [paddle.zeros([])]
+
+    targets = [(CrossEntropyLoss, "_post_process_loss"), (OhemCrossEntropyLoss, "forward"),
+               (metrics, "calculate_area"), (TRAINER, "loss_computation")]
+    for owner, attribute in targets:
+        monkeypatch.setattr(owner, attribute, healthy)
+    monkeypatch.setattr(TRAINER, "train", healthy_train)
+    assert compat.mend_paddleseg() == []
+    assert all(getattr(owner, attribute) is healthy for owner, attribute in targets)
+    assert TRAINER.train is healthy_train
+
+
+def test_trainer_without_readable_source_is_mended(monkeypatch):
+    monkeypatch.setattr(TRAINER, "loss_computation", TRAINER.loss_computation.__wrapped__)
+    monkeypatch.setattr(TRAINER, "train", eval("lambda model: None"))  # a function of no file
+    monkeypatch.setattr(paddleseg.core, "train", TRAINER.train)
+    assert compat.mend_paddleseg() == [TRAIN]
+    assert TRAINER.train is paddleseg.core.train
+
+
+@pytest.fixture
+def our_losses(monkeypatch):
+    """Our versions even where the upstream ones need no mending."""
+    monkeypatch.setattr(CrossEntropyLoss, "_post_process_loss", compat._post_process_loss)
+    monkeypatch.setattr(OhemCrossEntropyLoss, "forward", compat._ohem_forward)
+
+
+@pytest.fixture
+def batch():
+    rng = np.random.default_rng(0)
+    label = rng.integers(0, 3, (2, 4, 5))
+    label[0, 1, :] = 255
+    return rng.normal(0, 2, (2, 3, 4, 5)).astype("float32"), label
+
+
+def negative_log_prob(logit, label):
+    """-log p of the true class, 0 where the label is 255; a loop over pixels."""
+    loss = np.zeros(label.shape)
+    for n, h, w in np.ndindex(*label.shape):
+        if label[n, h, w] != 255:
+            x = logit[n, :, h, w].astype("float64")
+            loss[n, h, w] = np.log(np.exp(x).sum()) - x[label[n, h, w]]
+    return loss
+
+
+@pytest.mark.parametrize("weight", [None, [1.0, 2.0, 0.5]])
+@pytest.mark.parametrize("avg_non_ignore", [True, False])
+def test_cross_entropy_matches_numpy(our_losses, batch, weight, avg_non_ignore):
+    logit, label = batch
+    coef = np.asarray(weight or [1.0] * 3)[np.where(label == 255, 0, label)]
+    mask = (label != 255) if avg_non_ignore else np.ones(label.shape)
+    expected = (negative_log_prob(logit, label) * coef).sum() / (mask * coef).sum()
+    loss = CrossEntropyLoss(weight=weight, avg_non_ignore=avg_non_ignore)
+    assert float(loss(paddle.to_tensor(logit), paddle.to_tensor(label))) == pytest.approx(expected)
+
+
+def test_cross_entropy_semantic_weights_scale_pixels(our_losses, batch):
+    logit, label = batch
+    scale = np.random.default_rng(1).random(label.shape).astype("float32")
+    expected = (negative_log_prob(logit, label) * scale).sum() / (label != 255).sum()
+    args = (paddle.to_tensor(array) for array in (logit, label, scale))
+    assert float(CrossEntropyLoss()(*args)) == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("weight", [None, [1.0, 2.0, 0.5]])
+def test_cross_entropy_of_the_hardest_pixels(our_losses, batch, weight):
+    logit, label = batch
+    coef = np.asarray(weight or [1.0] * 3)[np.where(label == 255, 0, label)].ravel()
+    losses = negative_log_prob(logit, label).ravel() * coef
+    hardest = losses.argsort()[::-1][:12]  # 30 % of 40
+    expected = losses[hardest].mean() / coef[hardest].mean()
+    loss = CrossEntropyLoss(weight=weight, top_k_percent_pixels=0.3)
+    assert float(loss(paddle.to_tensor(logit), paddle.to_tensor(label))) == pytest.approx(expected)
+
+
+def test_cross_entropy_gradient_is_softmax_minus_one_hot(our_losses, batch):
+    logit, label = batch
+    x = paddle.to_tensor(logit, stop_gradient=False)
+    CrossEntropyLoss()(x, paddle.to_tensor(label)).backward()
+    prob = np.exp(logit) / np.exp(logit).sum(1, keepdims=True)
+    one_hot = np.stack([label == c for c in range(3)], 1)
+    expected = (prob - one_hot) * (label != 255)[:, None] / (label != 255).sum()
+    np.testing.assert_allclose(x.grad.numpy(), expected, atol=1e-7)
+
+
+@pytest.mark.parametrize("min_kept, thresh", [(0, 0.5), (5, 0.5), (25, 0.1), (35, 0.7), (99, 0.5)])
+def test_ohem_matches_numpy(our_losses, batch, min_kept, thresh):
+    logit, label = batch
+    losses, kept = negative_log_prob(logit, label), label != 255
+    if 0 < min_kept < kept.sum():
+        prob = np.exp(-losses)
+        kept &= prob < max(thresh, np.sort(prob[kept])[min_kept - 1])
+    expected = losses[kept].sum() / label.size / (kept.mean() + 1e-5)
+    loss = OhemCrossEntropyLoss(thresh=thresh, min_kept=min_kept)
+    for y in (label, label[:, None]):
+        assert float(loss(paddle.to_tensor(logit), paddle.to_tensor(y))) == pytest.approx(
+            expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("axis", [None, 1])
+def test_calculate_area_matches_numpy(axis):
+    rng = np.random.default_rng(0)
+    pred, label = rng.integers(0, 4, (2, 1, 6, 7)), rng.integers(-1, 5, (2, 1, 6, 7))
+    label[0, 0, 0] = 255
+    if axis is None:
+        pred, label = pred[:, 0], label[:, 0]
+    areas = compat._calculate_area(paddle.to_tensor(pred.astype("int32")), paddle.to_tensor(label),
+                                   num_classes=3)
+    classes = range(3)
+    expected = ([((pred == c) & (label == c)).sum() for c in classes],
+                [((pred == c) & (label != 255)).sum() for c in classes],
+                [(label == c).sum() for c in classes])
+    for area, counts in zip(areas, expected):
+        assert area.dtype == paddle.int64
+        assert area.numpy().tolist() == counts
+
+
+def test_calculate_area_refuses_unequal_shapes():
+    with pytest.raises(ValueError, match="should be equal"):
+        compat._calculate_area(paddle.zeros([1, 2, 2]), paddle.zeros([1, 2, 3]), 2)
+
+
+def test_loss_terms_keep_their_values_and_get_one_element():
+    logit, label = paddle.ones([1, 2, 2, 2]), paddle.zeros([1, 2, 2], "int64")
+    mixed = MixedLoss([lambda x, y: x.mean(), lambda x, y: 3 * x.sum().reshape([1])], [1.0, 0.5])
+    terms = TRAINER.loss_computation([logit], label, None, {"types": [mixed], "coef": [2]})
+    assert [term.numpy().tolist() for term in terms] == [[2.0], [24.0]]
+
+
+class TinyModel(nn.Layer):
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2D(3, 2, 1)
+
+    def forward(self, x):
+        return [self.conv(x)]
+
+
+class OwnLossModel(TinyModel):
+    def loss_computation(self, logits_list, losses, data):
+        self.seen = [logits_list[0].mean(), 2 * logits_list[0].mean()]
+        return self.seen
+
+
+class TinyData(paddle.io.Dataset):
+    num_classes, ignore_index = 2, 255
+
+    def __len__(self):
+        return 2
+
+    def __getitem__(self, index):
+        return {"img": np.full([3, 4, 4], index, "float32"), "label": np.zeros([4, 4], "int64")}
+
+
+@pytest.fixture
+def train_tiny(monkeypatch, tmp_path):
+    """`paddleseg.core.train` for two iterations on `TinyData`, without its final pause."""
+    monkeypatch.setattr(TRAINER.time, "sleep", lambda seconds: None)
+
+    def train(model, **kwargs):
+        optimizer = paddle.optimizer.SGD(0.1, model.parameters())
+        paddleseg.core.train(model, TinyData(), optimizer=optimizer, save_dir=str(tmp_path),
+                             iters=2, save_interval=1, batch_size=1, log_iters=1, **kwargs)
+
+    return train
+
+
+def test_models_own_loss_computation_is_mended_for_the_run_only(train_tiny):
+    model = OwnLossModel()
+    train_tiny(model)
+    assert [term.ndim for term in model.seen] == [0, 0]
+    assert "loss_computation" not in vars(model)
+
+
+def test_train_is_mended_under_both_its_names():
+    from paddleseg.core import train
+
+    assert train is paddleseg.core.train is TRAINER.train
+
+
+def test_hooks_replace_evaluator_and_log_writer_inside_the_block(train_tiny, tmp_path):
+    import visualdl
+
+    evaluations, scalars, folders = [], [], []
+
+    def evaluate(model, val_dataset, **kwargs):
+        evaluations.append(kwargs)
+        return 0.5 / len(evaluations), 0.25, None, None, None
+
+    def log_writer(save_dir):
+        folders.append(save_dir)
+        return SimpleNamespace(add_scalar=lambda *scalar: scalars.append(scalar),
+                               close=lambda: scalars.append("closed"))
+
+    originals = TRAINER.evaluate, visualdl.LogWriter
+    with compat.trainer_hooks(evaluate=evaluate, log_writer=log_writer):
+        train_tiny(OwnLossModel(), val_dataset=TinyData(), use_vdl=True,
+                   test_config={"is_slide": False})
+    assert (TRAINER.evaluate, visualdl.LogWriter) == originals
+    assert [call["is_slide"] for call in evaluations] == [False, False]
+    assert folders == [str(tmp_path)] and scalars[-1] == "closed"
+    assert [s for s in scalars if s[0] == "Evaluate/mIoU"] == [
+        ("Evaluate/mIoU", 0.5, 1), ("Evaluate/mIoU", 0.25, 2)]
+    assert {"Train/loss", "Train/loss_0", "Train/loss_1"} <= {s[0] for s in scalars}
+    best, first, last = (paddle.load(str(tmp_path / name / "model.pdparams"))["conv.bias"].numpy()
+                         for name in ("best_model", "iter_1", "iter_2"))
+    assert (best == first).all() and not (best == last).all()
+
+
+def test_hooks_are_taken_out_when_the_block_fails():
+    import visualdl
+
+    originals = TRAINER.evaluate, visualdl.LogWriter
+    with pytest.raises(KeyError, match="inside"):
+        with compat.trainer_hooks(evaluate=max, log_writer=min):
+            assert (TRAINER.evaluate, visualdl.LogWriter) == (max, min)
+            raise KeyError("inside")
+    assert (TRAINER.evaluate, visualdl.LogWriter) == originals
+
+
+def test_hooks_left_out_replace_nothing():
+    import visualdl
+
+    originals = TRAINER.evaluate, visualdl.LogWriter
+    with compat.trainer_hooks():
+        assert (TRAINER.evaluate, visualdl.LogWriter) == originals
+
+
+@pytest.fixture
+def stock_config(tmp_path):
+    """A plain DeepLabV3P config over four pictures of three classes and an unlabelled edge."""
+    rng = np.random.default_rng(0)
+    label = np.zeros((40, 48), np.uint8)
+    label[:, 24:], label[20:], label[:2] = 1, 2, 255
+    for index in range(4):
+        cv2.imwrite(str(tmp_path / f"{index}.jpg"), rng.integers(0, 255, (40, 48, 3)))
+        cv2.imwrite(str(tmp_path / f"{index}.png"), label)
+    listing = tmp_path / "list.txt"
+    listing.write_text("".join(f"{index}.jpg {index}.png\n" for index in range(4)))
+
+    def dataset(mode):
+        return {"type": "Dataset", "dataset_root": str(tmp_path), "num_classes": 3, "mode": mode,
+                f"{mode}_path": str(listing),
+                "transforms": [{"type": "Resize", "target_size": [64, 64]}, {"type": "Normalize"}]}
+
+    content = {
+        "batch_size": 2, "iters": 3,
+        "train_dataset": dataset("train"), "val_dataset": dataset("val"),
+        "optimizer": {"type": "SGD", "momentum": 0.9, "weight_decay": 4.0e-5},
+        "lr_scheduler": {"type": "PolynomialDecay", "learning_rate": 0.01, "power": 0.9},
+        "loss": {"types": [{"type": "MixedLoss", "coef": [0.8, 0.2], "losses": [
+            {"type": "CrossEntropyLoss"}, {"type": "LovaszSoftmaxLoss"}]}], "coef": [1]},
+        "model": {"type": "DeepLabV3P", "backbone": {"type": "ResNet18_vd"}},
+    }
+    path = tmp_path / "stock.yml"
+    path.write_text(yaml.safe_dump(content))
+    return str(path)
+
+
+def test_stock_deeplab_config_trains_and_evaluates(stock_config, monkeypatch, tmp_path):
+    monkeypatch.setattr(TRAINER.time, "sleep", lambda seconds: None)
+    assert "DeepLabV3P" in manager.MODELS.components_dict
+    config = Config(stock_config)
+    builder = SegBuilder(config)
+    paddleseg.core.train(
+        builder.model, builder.train_dataset, val_dataset=builder.val_dataset,
+        optimizer=builder.optimizer, losses=builder.loss, save_dir=str(tmp_path / "out"),
+        iters=3, batch_size=2, save_interval=2, log_iters=1, use_vdl=True, use_ema=True)
+    files = {str(path.relative_to(tmp_path / "out")) for path in (tmp_path / "out").rglob("*")}
+    assert {"best_model/model.pdparams", "iter_2/model.pdopt", "iter_3/ema_model.pdparams"} <= files
+    assert any("vdlrecords" in name for name in files)
+
+    evaluate = paddleseg.core.evaluate
+    miou, acc, class_iou, class_precision, _ = evaluate(builder.model, builder.val_dataset,
+                                                        print_detail=False)
+    counts = confusion(builder.model, builder.val_dataset)
+    hits, union = np.diag(counts), counts.sum(0) + counts.sum(1) - np.diag(counts)
+    np.testing.assert_allclose(class_iou, hits / union)
+    assert miou == pytest.approx((hits / union).mean())
+    assert acc == pytest.approx(hits.sum() / counts.sum())
+    np.testing.assert_allclose(class_precision, hits / np.maximum(counts.sum(0), 1))
+    for options in ({"aug_eval": True, "scales": [0.75, 1.0], "flip_horizontal": True},
+                    {"is_slide": True, "crop_size": [64, 64], "stride": [32, 32]}):
+        result = evaluate(builder.model, builder.val_dataset, print_detail=False, **options)
+        assert 0.0 <= result[0] <= result[1] <= 1.0
+    assert result[0] == pytest.approx(miou)  # one window that covers the picture
+
+
+def confusion(model, dataset):
+    """Counts [label, prediction] over the labelled pixels, with NumPy."""
+    counts = np.zeros((3, 3), np.int64)
+    model.eval()
+    for data in dataset:
+        logit = infer.inference(model, paddle.to_tensor(data["img"][None])).numpy()
+        assert data["trans_info"][-1][0] == "resize"
+        height, width = data["trans_info"][-1][1]
+        logit = paddle.nn.functional.interpolate(paddle.to_tensor(logit), [height, width],
+                                                 mode="bilinear").numpy()
+        pred, label = logit[0].argmax(0), data["label"][0]
+        np.add.at(counts, (label[label != 255], pred[label != 255]), 1)
+    return counts
