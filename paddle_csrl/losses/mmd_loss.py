@@ -1,0 +1,198 @@
+"""The point-to-point loss of CSRL (Eq. 4): squared maximum mean discrepancy, class by class.
+
+Shape letters: C classes, N generated and M real samples a class, D feature dimensions.
+"""
+
+from typing import List, Optional, Sequence, Tuple, Union
+
+import numpy as np
+import paddle
+from paddle import Tensor, nn
+from paddleseg.cvlibs import manager
+
+from paddle_csrl.errors import UserError
+from paddle_csrl.losses.functional import attach_gradient, check_positive, in_full_precision
+from paddle_csrl.registry import register
+
+#: ZS3Net's bandwidths.
+ZS3NET_BANDWIDTHS = (2, 5, 10, 20, 40, 80)
+#: What ``bandwidths: auto`` multiplies the median squared distance by.
+AUTO_FACTORS = (1 / 8, 1 / 4, 1 / 2, 1, 2)
+#: Most kernel values and most feature values held for one block of classes.
+BLOCK_SIZE = 2**24
+
+
+@register(manager.LOSSES)
+class MMDLoss(nn.Layer):
+    """Mean over classes of the biased squared MMD between generated and real features.
+
+    For a class with generated x_1..x_N and real y_1..y_M (Gretton et al., JMLR 2012; CSRL,
+    Eq. 4), with k(a, b) = sum_v exp(-||a - b||^2 / 2v):
+
+        MMD^2 = mean_ij k(x_i, x_j) + mean_ij k(y_i, y_j) - 2 mean_ij k(x_i, y_j)
+
+    Args:
+        bandwidths (list[float] | str): the v = sigma^2, in squared feature units, each > 0.
+            A bandwidth half of another one costs no exponential. "auto" takes {1/8, 1/4, 1/2,
+            1, 2} times the median squared distance over all pairs of distinct valid real
+            samples of one class, pooled over the classes of the call; times 1 where there is
+            no such pair or the median is 0.
+        squared (bool): False gives ZS3Net's form, the root of each class's MMD^2 before the
+            mean; below the resolution r of the dtype (1.2e-7 for float32) the root of x
+            continues as x / sqrt(r), so that value and gradient stay finite.
+        ignore_index (int): unused; PaddleSeg injects it.
+
+    Shape:
+        generated [C, N, D], floating; real [C, M, D], floating, a constant without gradient;
+        counts [C], integer in [0, M]: only the first ``counts[c]`` real samples of class c are
+        valid (default: all), the others may hold anything. -> scalar >= 0 up to rounding.
+        Classes without a valid sample are left out of the mean; without any class it is a
+        differentiable 0.
+
+    Raises:
+        UserError: a bandwidth is not a finite number > 0, or shapes or counts do not fit.
+    """
+
+    consumes = "features"
+
+    def __init__(self, bandwidths: Union[str, Sequence[float]] = ZS3NET_BANDWIDTHS,
+                 squared: bool = True, ignore_index: int = 255):
+        super().__init__()
+        self.bandwidths = _check_bandwidths(bandwidths)
+        self.squared = squared
+
+    @in_full_precision
+    def forward(self, generated: Tensor, real: Tensor, counts: Optional[Tensor] = None) -> Tensor:
+        weights, real = _weigh_samples(generated, real, counts)
+        bandwidths = self.bandwidths or _auto_bandwidths(real, weights)
+        mmd2 = attach_gradient(*_mmd2(generated, real, weights, bandwidths))
+        if not self.squared:
+            mmd2 = _root(mmd2)
+        present = (weights.sum(axis=[1, 2]) > 0).astype(mmd2.dtype)
+        return (mmd2 * present).sum() / present.sum().clip(min=1)
+
+
+def _check_bandwidths(bandwidths: Union[str, Sequence[float]]) -> List[float]:
+    """The bandwidths, largest first; none for "auto"."""
+    if isinstance(bandwidths, str) and bandwidths == "auto":
+        return []
+    if not isinstance(bandwidths, (list, tuple)) or not bandwidths:
+        raise UserError("MMDLoss: bandwidths must be 'auto' or a list of numbers > 0, "
+                        f"got {bandwidths!r}")
+    return sorted({check_positive(v, "MMDLoss: each of bandwidths") for v in bandwidths},
+                  reverse=True)
+
+
+def _weigh_samples(generated: Tensor, real: Tensor,
+                   counts: Optional[Tensor]) -> Tuple[Tensor, Tensor]:
+    """Weights [C, M, 1] of the real samples, and these with the invalid ones set to 0."""
+    if generated.ndim != 3 or real.ndim != 3 or 0 in (*generated.shape, *real.shape) \
+            or [*generated.shape[::2]] != [*real.shape[::2]]:
+        raise UserError("MMDLoss takes non-empty generated [C, N, D] and real [C, M, D] of the "
+                        f"same C and D, got {list(generated.shape)} and {list(real.shape)}")
+    classes, most = real.shape[:2]
+    real = real.detach()
+    if counts is None:
+        return paddle.full([classes, most, 1], 1 / most, dtype=real.dtype), real
+    counts = np.asarray(counts)
+    if counts.shape != (classes,) or counts.dtype.kind not in "iu" \
+            or counts.min() < 0 or counts.max() > most:
+        raise UserError(f"MMDLoss: counts must be {classes} integers in [0, {most}], "
+                        f"got {counts.tolist()}")
+    valid = np.arange(most) < counts[:, None]
+    weights = paddle.to_tensor(valid / counts.clip(min=1)[:, None], dtype=real.dtype)
+    if not valid.all():
+        # A product would keep NaN and infinity in the padding.
+        valid = paddle.to_tensor(valid).unsqueeze(2).expand_as(real)
+        real = paddle.where(valid, real, paddle.zeros_like(real))
+    return weights.unsqueeze(2), real
+
+
+@paddle.no_grad()
+def _mmd2(generated: Tensor, real: Tensor, weights: Tensor,
+          bandwidths: Sequence[float]) -> Tuple[Tensor, Tensor, Tensor]:
+    """Each class's MMD^2 [C], the generated samples, and the gradient to them, in blocks.
+
+    The gradient is written out because it needs the kernel matrices only here: nothing of size
+    C * N * M outlives this function.
+    """
+    samples = max(generated.shape[1], real.shape[1])
+    size = max(1, BLOCK_SIZE // (samples * max(samples, generated.shape[2])))
+    # Distances do not change with the origin, and are rounded least around the mean.
+    centre = _weighted_mean(real, weights)
+    blocks = [_mmd2_block(generated[start:start + size] - centre, real[start:start + size] - centre,
+                          weights[start:start + size], bandwidths)
+              for start in range(0, generated.shape[0], size)]
+    values, gradients = (paddle.concat(parts) if len(parts) > 1 else parts[0]
+                         for parts in zip(*blocks))
+    return values, generated, gradients
+
+
+def _weighted_mean(samples: Tensor, weights: Tensor) -> Tensor:
+    """[C, M, D] and [C, M, 1] -> [1, D]; a product, because Paddle's sum is slower on CPU."""
+    total = paddle.matmul(weights.flatten().unsqueeze(0), samples.flatten(0, 1))
+    return total / weights.sum().clip(min=1)
+
+
+def _mmd2_block(x: Tensor, y: Tensor, weights: Tensor,
+                bandwidths: Sequence[float]) -> Tuple[Tensor, Tensor]:
+    count = x.shape[1]
+    kernel_xx, slope_xx = _kernel(x, x, bandwidths)
+    kernel_xy, slope_xy = _kernel(x, y, bandwidths)
+    kernel_yy, _ = _kernel(y, y, bandwidths)
+    value = (kernel_xx.mean(axis=[1, 2]) - 2 * (kernel_xy @ weights).mean(axis=[1, 2])
+             + (weights * (kernel_yy @ weights)).sum(axis=[1, 2]))
+    # d k(a, b) / da = -2 slope (a - b); x_i stands on both sides of k(x_i, x_j).
+    pull = slope_xy @ weights - slope_xx.mean(axis=2, keepdim=True)
+    gradient = x * pull
+    gradient.add_((slope_xx @ x).scale_(1 / count))
+    gradient.subtract_(slope_xy @ (y * weights))
+    return value, gradient.scale_(4 / count)
+
+
+def _kernel(a: Tensor, b: Tensor, bandwidths: Sequence[float]) -> Tuple[Tensor, Tensor]:
+    """k = sum_v exp(-d2 / 2v) and -dk / d(d2) = sum_v exp(-d2 / 2v) / 2v, both [C, N, M].
+
+    With the bandwidths from large to small, each that is half of the one before is its square;
+    the relative error doubles each time, from one rounding.
+    """
+    distances = _squared_distances(a, b)
+    total, slope = paddle.zeros_like(distances), paddle.zeros_like(distances)
+    kernel, last = None, None
+    for bandwidth in bandwidths:
+        if last is not None and bandwidth * 2 == last:
+            # Squares under 1e-36 would become denormal, which is slow, and add nothing.
+            kernel.clip_(min=1e-18).multiply_(kernel)
+        else:
+            kernel = distances.scale(-0.5 / bandwidth).clip_(min=-80.0).exp_()
+        last = bandwidth
+        total.add_(kernel)
+        slope.add_(kernel.scale(0.5 / bandwidth))
+    return total, slope
+
+
+def _squared_distances(a: Tensor, b: Tensor) -> Tensor:
+    """||a_i - b_j||^2 >= 0, [C, N, M]."""
+    distances = paddle.matmul(a, b, transpose_y=True).scale_(-2.0)
+    distances.add_((a * a).sum(axis=2, keepdim=True))
+    # Expanded first: Paddle broadcasts along an inner axis slowly on CPU.
+    distances.add_((b * b).sum(axis=2).unsqueeze(1).expand_as(distances))
+    return distances.clip_(min=0.0)
+
+
+@paddle.no_grad()
+def _auto_bandwidths(real: Tensor, weights: Tensor) -> List[float]:
+    valid = (weights.squeeze(2) > 0).numpy()
+    most = real.shape[1]
+    pairs = valid[:, :, None] & valid[:, None, :] & np.triu(np.ones((most, most), bool), 1)
+    centred = real - real.mean(axis=[0, 1])
+    distances = _squared_distances(centred, centred).numpy()[pairs]
+    median = float(np.median(distances)) if distances.size else 0.0
+    rounding = 100 * float(paddle.finfo(real.dtype).eps * (centred * centred).sum(axis=2).mean())
+    scale = median if median > rounding else 1.0
+    return [scale * factor for factor in reversed(AUTO_FACTORS)]
+
+
+def _root(mmd2: Tensor) -> Tensor:
+    mmd2 = mmd2.clip(min=0.0)
+    return mmd2 / mmd2.clip(min=float(paddle.finfo(mmd2.dtype).eps)).sqrt()

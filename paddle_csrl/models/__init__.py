@@ -1,0 +1,1 @@
+"""Models: the generator and the zero-shot segmentors."""

@@ -1,0 +1,243 @@
+"""The generator of CSRL: a graph network from class embeddings and noise to visual features.
+
+Shape letters: C classes, N samples a class, W embedding, Z noise and D feature dimensions.
+"""
+
+from typing import List, NamedTuple, Optional
+
+import numpy as np
+import paddle
+import paddle.nn.functional as F
+from paddle import Tensor, nn
+from paddle.distributed.fleet.utils import recompute
+from paddleseg.cvlibs import manager
+
+from paddle_csrl.errors import UserError
+from paddle_csrl.registry import register
+
+#: Most values of |p_i - p_j| held at once; with more, relations are computed in blocks of rows
+#: that are computed again for the gradient instead of being kept.
+PAIR_BLOCK_SIZE = 2**22
+
+
+class GeneratorOutput(NamedTuple):
+    """What the generator returns."""
+
+    features: Tensor  # [C, N, D]
+    relations: List[Tensor]  # e^0 (semantic) to e^L (visual), each [C, C]
+
+
+@register(manager.MODELS)
+class StructuralGenerator(nn.Layer):
+    """CSRL's generator (NeurIPS 2020, section 4.1, Eqs. 1-3).
+
+    It starts from the nodes v^0_in = [a_i + z_in] (concatenated; a embeddings, z noise) and the
+    edges e^0_ij = cos(a_i, a_j), and for the layers l = 1..L:
+
+        p_i^l    = mean_n v^l_in                                                  (1)
+        v^l_in   = f_v^l([v^(l-1)_in + sum_{j != i} e^(l-1)_ij p_j^(l-1)])         (2)
+        e^l_ij   = f_e^l(|p_i^l - p_j^l|) e^(l-1)_ij                              (3)
+
+    where + stands for concatenation in (2). f_v and f_e are Linear - LeakyReLU(0.2) - Dropout -
+    Linear with ``hidden_dim`` in the middle, Xavier-uniform weights and biases 0.01, as in
+    ZS3Net; f_v^l maps to ``hidden_dim`` for l < L and to ``feature_dim`` for l = L, f_e to one
+    number.
+
+    Args:
+        embed_dim (int): W, of a class embedding.
+        feature_dim (int): D, of a visual feature.
+        noise_dim (int): Z, of the Gaussian noise.
+        num_layers (int): L.
+        hidden_dim (int): width inside the MLPs and of the nodes between layers.
+        dropout (float): rate in [0, 1), inside the MLPs, in training mode only.
+        num_classes (int, optional): unused; PaddleSeg injects it.
+        in_channels (int): unused; PaddleSeg injects it.
+
+    Raises:
+        UserError: an argument is out of its range.
+    """
+
+    def __init__(self, embed_dim: int, feature_dim: int, noise_dim: int = 64, num_layers: int = 2,
+                 hidden_dim: int = 256, dropout: float = 0.5,
+                 num_classes: Optional[int] = None, in_channels: int = 3):
+        super().__init__()
+        sizes = {"embed_dim": embed_dim, "feature_dim": feature_dim, "noise_dim": noise_dim,
+                 "num_layers": num_layers, "hidden_dim": hidden_dim}
+        for name, value in sizes.items():
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise UserError(f"StructuralGenerator: {name} must be an integer >= 1, "
+                                f"got {value!r}")
+        if not isinstance(dropout, (int, float)) or not 0 <= dropout < 1:
+            raise UserError(f"StructuralGenerator: dropout must be in [0, 1), got {dropout!r}")
+        self.embed_dim = embed_dim
+        self.noise_dim = noise_dim
+        widths = [embed_dim + noise_dim] + [hidden_dim] * (num_layers - 1) + [feature_dim]
+        self.feature_mlps = nn.LayerList(
+            [_mlp(2 * before, hidden_dim, after, dropout)
+             for before, after in zip(widths, widths[1:])])
+        self.relation_mlps = nn.LayerList(
+            [_mlp(width, hidden_dim, 1, dropout) for width in widths[1:]])
+
+    def forward(self, embeddings: Tensor, num_samples: int,
+                noise: Optional[Tensor] = None) -> GeneratorOutput:
+        """Generate features.
+
+        Args:
+            embeddings (Tensor): [C, W], C >= 1, none of norm zero.
+            num_samples (int): N >= 1.
+            noise (Tensor, optional): [C, N, Z]; standard normal where it is not given.
+
+        Returns:
+            GeneratorOutput: features [C, N, D] and the relations e^0..e^L, each [C, C]. With
+            C = 1 there are no neighbours and their sum in (2) is 0.
+
+        Raises:
+            UserError: a shape does not fit, or an embedding is zero or not finite.
+        """
+        noise = self._check_inputs(embeddings, num_samples, noise)
+        relations = [semantic_relations(embeddings)]
+        nodes = _initial_nodes(embeddings, noise)
+        prototypes = nodes.prototypes()
+        for feature_mlp, relation_mlp in zip(self.feature_mlps, self.relation_mlps):
+            messages = paddle.matmul(_without_diagonal(relations[-1]), prototypes)
+            nodes = _aggregate_features(feature_mlp, nodes, messages)
+            prototypes = nodes.prototypes()
+            relations.append(_pair_scores(relation_mlp, prototypes) * relations[-1])
+        return GeneratorOutput(nodes.values(), relations)
+
+    def _check_inputs(self, embeddings: Tensor, num_samples: int,
+                      noise: Optional[Tensor]) -> Tensor:
+        if embeddings.ndim != 2 or embeddings.shape[0] < 1 \
+                or embeddings.shape[1] != self.embed_dim:
+            raise UserError(f"StructuralGenerator: embeddings must be [C, {self.embed_dim}] with "
+                            f"C >= 1, got {list(embeddings.shape)}; embed_dim must be the "
+                            "dimension of the class embeddings")
+        if num_samples < 1:
+            raise UserError(f"StructuralGenerator: num_samples must be >= 1, got {num_samples!r}")
+        shape = [embeddings.shape[0], num_samples, self.noise_dim]
+        if noise is None:
+            return _normal(shape, embeddings)
+        if list(noise.shape) != shape:
+            raise UserError(f"StructuralGenerator: noise must be {shape}, got {list(noise.shape)}")
+        return noise
+
+
+def semantic_relations(embeddings: Tensor) -> Tensor:
+    """Cosines between class embeddings, [C, W] -> [C, C].
+
+    Raises:
+        UserError: an embedding is zero or not finite; the message names its row.
+    """
+    norms = embeddings.norm(axis=1, keepdim=True)
+    values = norms.numpy()
+    bad = np.flatnonzero(~((values > 0) & np.isfinite(values)))
+    if bad.size:
+        raise UserError("class embeddings need a finite norm > 0 for their cosine, row(s) "
+                        f"{bad.tolist()} have {values.ravel()[bad].tolist()}; give these classes "
+                        "an embedding")
+    directions = embeddings / norms
+    return paddle.matmul(directions, directions, transpose_y=True)
+
+
+class _Nodes(NamedTuple):
+    """The node values v_in = base_in weight + offset_i, not multiplied out.
+
+    What follows is linear, so that most layers need ``base`` times one product of weights
+    instead of v itself, and a term that is the same for all samples of a class only once.
+    """
+
+    base: Tensor  # [C, N, K]
+    weight: Tensor  # [K, V]
+    offset: Tensor  # [C or 1, V]
+
+    def prototypes(self) -> Tensor:
+        """Eq. 1, [C, V]."""
+        samples = self.base.shape[1]
+        mean = paddle.full([1, samples], 1 / samples, dtype=self.base.dtype)
+        # A product, because Paddle's mean is slower on CPU.
+        return paddle.matmul(paddle.matmul(mean, self.base).squeeze(1), self.weight) + self.offset
+
+    def values(self) -> Tensor:
+        """v, [C, N, V]."""
+        return paddle.matmul(self.base, self.weight) + self.offset.unsqueeze(1)
+
+
+def _initial_nodes(embeddings: Tensor, noise: Tensor) -> _Nodes:
+    """v^0_in, the embedding of the class followed by the noise of the sample."""
+    (classes, embed_dim), noise_dim = embeddings.shape, noise.shape[2]
+    dtype = noise.dtype
+    return _Nodes(noise, paddle.eye(noise_dim, embed_dim + noise_dim, dtype=dtype).roll(embed_dim, 1),
+                  paddle.concat([embeddings, paddle.zeros([classes, noise_dim], dtype)], axis=1))
+
+
+def _aggregate_features(mlp: nn.Sequential, nodes: _Nodes, messages: Tensor) -> _Nodes:
+    """Eq. 2; ``messages`` [C, V] is its sum over the neighbours."""
+    first, activation, dropout, second = mlp
+    of_node, of_messages = first.weight.chunk(2, axis=0)
+    per_class = nodes.offset @ of_node + messages @ of_messages + first.bias
+    hidden = paddle.matmul(nodes.base, nodes.weight @ of_node)
+    # Expanded first: Paddle broadcasts along an inner axis slowly on CPU.
+    hidden = hidden + per_class.unsqueeze(1).expand_as(hidden)
+    return _Nodes(dropout(activation(hidden)), second.weight, second.bias.unsqueeze(0))
+
+
+def _pair_scores(mlp: nn.Sequential, prototypes: Tensor) -> Tensor:
+    """f_e(|p_i - p_j|) of Eq. 3 for all pairs, [C, V] -> [C, C]."""
+    classes, width = prototypes.shape
+    rows = max(1, PAIR_BLOCK_SIZE // (classes * max(width, mlp[0].weight.shape[1])))
+
+    def scores(some: Tensor, every: Tensor) -> Tensor:
+        return mlp((some.unsqueeze(1) - every.unsqueeze(0)).abs()).squeeze(2)
+
+    if rows >= classes:
+        return scores(prototypes, prototypes)
+    return paddle.concat([recompute(scores, prototypes[start:start + rows], prototypes)
+                          for start in range(0, classes, rows)])
+
+
+def _without_diagonal(relations: Tensor) -> Tensor:
+    return relations * (1 - paddle.eye(relations.shape[0], dtype=relations.dtype))
+
+
+def _mlp(in_dim: int, hidden_dim: int, out_dim: int, dropout: float) -> nn.Sequential:
+    return nn.Sequential(_linear(in_dim, hidden_dim), nn.LeakyReLU(0.2), HostDropout(dropout),
+                         _linear(hidden_dim, out_dim))
+
+
+def _linear(in_dim: int, out_dim: int) -> nn.Linear:
+    initial = nn.initializer
+    return nn.Linear(in_dim, out_dim,
+                     weight_attr=paddle.ParamAttr(initializer=initial.XavierUniform()),
+                     bias_attr=paddle.ParamAttr(initializer=initial.Constant(0.01)))
+
+
+def _host_generator() -> np.random.Generator:
+    """NumPy's generator seeded by Paddle's random state.
+
+    Paddle's own draws on the CPU take longer than the matrix products they go into.
+    """
+    return np.random.Generator(np.random.SFC64(int(paddle.randint(0, 2**31 - 1, [1]))))
+
+
+def _normal(shape: List[int], like: Tensor) -> Tensor:
+    """Standard normal values of the dtype and at the place of ``like``."""
+    if not like.place.is_cpu_place():
+        return paddle.randn(shape, dtype=like.dtype)
+    draws = _host_generator().standard_normal(shape, dtype=np.float32)
+    return paddle.to_tensor(draws, dtype=like.dtype, place=like.place)
+
+
+class HostDropout(nn.Dropout):
+    """Dropout whose mask is drawn by NumPy where the tensor is on the CPU.
+
+    The rate is rounded to a multiple of 2^-16 there.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002 (Paddle's name)
+        if not self.training or self.p == 0 or not input.place.is_cpu_place():
+            return super().forward(input)
+        size = int(np.prod(input.shape))
+        draws = _host_generator().bit_generator.random_raw(-(-size // 4)).view(np.uint16)[:size]
+        keep = paddle.to_tensor(draws >= round(self.p * 2**16), place=input.place)
+        scale = keep.astype(input.dtype).scale_(1 / (1 - self.p))
+        return input * scale.reshape(input.shape)
