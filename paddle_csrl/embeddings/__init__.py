@@ -1,0 +1,4 @@
+from paddle_csrl.embeddings.readers import read_vectors
+from paddle_csrl.embeddings.resolve import load_class_embeddings, resolve_class_embeddings
+
+__all__ = ["load_class_embeddings", "read_vectors", "resolve_class_embeddings"]

@@ -1,0 +1,213 @@
+"""Streaming readers for word-vector files.
+
+Every reader yields ``(word, values, place)`` in file order: ``values`` is the row before it is
+turned into numbers, which happens only for the words that are kept, and ``place`` names the row
+in messages. Memory therefore stays small however large the file is.
+"""
+
+import contextlib
+import gzip
+import itertools
+import os
+import re
+import zipfile
+import zlib
+from typing import BinaryIO, Callable, Dict, Iterator, NamedTuple, Tuple, Union
+
+import numpy as np
+
+from paddle_csrl.errors import UserError
+from paddle_csrl.utils import progress
+
+Row = Tuple[str, Union[bytes, np.ndarray], str]
+
+_FORMATS = ("GloVe or fastText text (.txt, .vec), word2vec text or binary (.bin), any of them "
+            "gzipped (.gz), or .npz with `names` and `vectors`")
+_HEADER = re.compile(rb"(\d+)\s+(\d+)\s*")
+_CONTROL = re.compile(rb"[\x00-\x08\x0e-\x1f\x7f]")
+_CHUNK_BYTES = 1 << 20
+_LONGEST_WORD = 1 << 12
+
+
+class WordVector(NamedTuple):
+    """A kept word: its row number ``rank`` (files are sorted by falling word frequency) and its
+    ``vector``, float32 [d_w]."""
+
+    rank: int
+    vector: np.ndarray
+
+
+def read_vectors(path: str, is_wanted: Callable[[str], bool],
+                 is_enough: Callable[[Dict[str, WordVector]], bool] = lambda kept: False
+                 ) -> Dict[str, WordVector]:
+    """Read the wanted words of a word-vector file; the first of equal words counts.
+
+    The format is told from the content: the extensions in use contradict each other.
+
+    Args:
+        path (str): GloVe text, word2vec text or binary, fastText ``.vec``, any of them gzipped,
+            or ``.npz`` with ``names`` (str [V]) and ``vectors`` (float [V, d_w]).
+        is_wanted: tells whether to keep a word.
+        is_enough: asked after every kept word; True ends the reading early, so that the rows
+            after it are not checked.
+
+    Returns:
+        dict: word to ``WordVector``, in file order.
+
+    Raises:
+        UserError: no such file, an unknown or damaged format, a row of another dimension (every
+            row read), a value that is no finite number (kept rows).
+    """
+    kept: Dict[str, WordVector] = {}
+    rows = progress(iterate_rows(path), f"reading {os.path.basename(path)}")
+    for rank, (word, values, place) in enumerate(rows):
+        if word not in kept and is_wanted(word):
+            kept[word] = WordVector(rank, _to_vector(values, f"{path}, {place} ({word!r})"))
+            if is_enough(kept):
+                break
+    return kept
+
+
+def iterate_rows(path: str) -> Iterator[Row]:
+    """Yield ``(word, values, place)`` for every row; see ``read_vectors``."""
+    if not os.path.isfile(path):
+        raise UserError(f"no word-vector file at {path}; give {_FORMATS}")
+    with open(path, "rb") as file:
+        magic = file.peek(2)[:2]
+        if magic == b"PK":
+            yield from _iterate_npz(path)
+        elif magic == b"\x1f\x8b":
+            with _whole_gzip(path), gzip.open(file) as unpacked:
+                yield from _iterate_stream(unpacked, path)
+        else:
+            yield from _iterate_stream(file, path)
+
+
+def _iterate_stream(file: BinaryIO, path: str) -> Iterator[Row]:
+    first = file.readline(_CHUNK_BYTES)
+    if not first.strip():
+        raise UserError(f"{path} is empty or begins with an empty line; give {_FORMATS}")
+    if first.startswith((b"\xff\xfe", b"\xfe\xff")):
+        raise UserError(f"{path} is UTF-16 text; save it as UTF-8")
+    first = first[3:] if first.startswith(b"\xef\xbb\xbf") else first
+    header = _HEADER.fullmatch(first)
+    if header is None:
+        if _CONTROL.search(first):
+            raise UserError(f"{path} is no word-vector file; give {_FORMATS} (of a fastText "
+                            f"model .bin, its .vec)")
+        yield from _iterate_text(file, path, len(first.split()) - 1, first)
+        return
+    count, dimension = map(int, header.groups())
+    binary = _CONTROL.search(file.peek(256)[:256])
+    rows = (_iterate_binary(file, path, count, dimension) if binary
+            else _iterate_text(file, path, dimension))
+    found = 0
+    for row in rows:
+        found += 1
+        yield row
+    if found != count:
+        raise UserError(f"{path} holds {found} rows but its first line announces {count}; the "
+                        f"file is cut short or the line is wrong, fetch it again")
+
+
+def _iterate_text(file: BinaryIO, path: str, dimension: int, first: bytes = b"") -> Iterator[Row]:
+    """Rows of ``word value ... value``; ``first`` is a row already read, unless a header was."""
+    if dimension < 1:
+        raise UserError(f"{path}, line 1: `{_shorten(first)}` holds no `word value ... value`; "
+                        f"give {_FORMATS}")
+    if first:
+        yield (*_split_row(first.rstrip(), dimension, f"{path}, line 1"), "line 1")
+    for number, line in enumerate(file, 2):
+        line = line.rstrip()
+        if line:
+            place = f"line {number}"
+            yield (*_split_row(line, dimension, f"{path}, {place}"), place)
+
+
+def _split_row(line: bytes, dimension: int, place: str) -> Tuple[str, bytes]:
+    word, _, values = line.partition(b" ")
+    if values.count(b" ") + 1 != dimension:
+        # Tabs, repeated blanks, or one of the words with blanks inside that GloVe 840B has.
+        word, *fields = line.rsplit(None, dimension)
+        if len(fields) != dimension or any(map(_is_number, word.split()[1:])):
+            raise UserError(f"{place}: {len(line.split()) - 1} values where the file's dimension "
+                            f"is {dimension}; mend or remove the line")
+        values = b" ".join(fields)
+    try:
+        return word.decode("utf-8"), values
+    except UnicodeDecodeError:
+        raise UserError(f"{place}: {word!r} is not UTF-8; convert the file to UTF-8") from None
+
+
+def _iterate_binary(file: BinaryIO, path: str, count: int, dimension: int) -> Iterator[Row]:
+    """Rows of ``word``, a blank, little-endian float32 values and perhaps a newline.
+
+    word2vec may cut a word within a character; such a word is kept readable, matching nothing.
+    """
+    width, buffer, at = 4 * dimension, b"", 0
+    for number in range(1, count + 1):
+        if len(buffer) - at < width + _LONGEST_WORD:
+            buffer, at = buffer[at:] + file.read(width + _CHUNK_BYTES), 0
+        end = buffer.find(b" ", at)
+        if end < 0 or end + 1 + width > len(buffer):
+            raise UserError(f"{path} ends within row {number} of the {count} that its first line "
+                            f"announces; the file is cut short, fetch it again")
+        word = buffer[at:end].lstrip(b"\n").decode("utf-8", "replace")
+        at = end + 1 + width
+        yield word, np.frombuffer(buffer, "<f4", dimension, end + 1), f"row {number}"
+
+
+def _iterate_npz(path: str) -> Iterator[Row]:
+    advice = "save it as np.savez(path, names=str [V], vectors=float [V, d_w])"
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            arrays = {key: archive[key] for key in ("names", "vectors") if key in archive.files}
+    except (ValueError, EOFError, OSError, zipfile.BadZipFile, zlib.error) as error:
+        raise UserError(f"{path} cannot be read ({error}); {advice}") from None
+    for key in ("names", "vectors"):
+        if key not in arrays:
+            raise UserError(f"{path} has no `{key}`; {advice}")
+    names, vectors = arrays["names"], arrays["vectors"]
+    if (names.dtype.kind != "U" or vectors.dtype.kind != "f" or vectors.ndim != 2
+            or names.shape != vectors.shape[:1]):
+        raise UserError(f"{path}: names {names.dtype} {list(names.shape)} and vectors "
+                        f"{vectors.dtype} {list(vectors.shape)} do not fit; {advice}")
+    if not vectors.size:
+        raise UserError(f"{path} is empty; give {_FORMATS}")
+    for number, (name, vector) in enumerate(zip(names.tolist(), vectors), 1):
+        yield name, vector, f"row {number}"
+
+
+@contextlib.contextmanager
+def _whole_gzip(path: str) -> Iterator[None]:
+    try:
+        yield
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise UserError(f"{path} is a damaged or cut gzip file ({error}); fetch it again") from None
+
+
+def _to_vector(values: Union[bytes, np.ndarray], place: str) -> np.ndarray:
+    if isinstance(values, bytes):
+        values = values.split()
+        wrong = next(itertools.filterfalse(_is_number, values), None)
+        if wrong is not None:
+            raise UserError(f"{place}: `{_shorten(wrong)}` is no number; mend or remove the line")
+        values = list(map(float, values))
+    with np.errstate(over="ignore"):
+        vector = np.asarray(values, np.float32)
+    if not np.isfinite(vector).all():
+        raise UserError(f"{place}: the vector has a nan or infinite value; mend or remove the row")
+    return vector.copy()
+
+
+def _is_number(text: bytes) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _shorten(text: bytes) -> str:
+    shown = text.decode("utf-8", "replace").strip()
+    return shown if len(shown) <= 40 else shown[:37] + "..."

@@ -1,0 +1,324 @@
+"""Class embeddings: from class names to the word vectors of a file.
+
+A class name is looked up by these rules, the first that succeeds; a name that lists synonyms
+(``"screen;silver screen"``) tries each rule on every synonym before the next rule:
+
+1. ``exact``: the name as written.
+2. ``case-folded``: the same letters in another case, the most frequent spelling.
+3. ``phrase``: blanks, ``-`` and ``_`` replaced by ``_``, ``-`` or nothing.
+4. ``alias``: another name for the same thing, from ``ALIASES``.
+5. ``mean``: of the words of a multi-word name, without the words in ``FILLERS``; each word by
+   the other rules.
+6. ``inflection``: the singular for the plural, or the other way round.
+7. ``split``: a joined name as two words of at least three letters (``diningtable``), the pair
+   of the most frequent words. It comes last, as it is the likeliest to go astray.
+"""
+
+import difflib
+import itertools
+import os
+import re
+from typing import (Callable, Dict, Iterable, List, Mapping, NamedTuple, Optional, Sequence, Set,
+                    Tuple)
+
+import numpy as np
+from paddleseg.utils import logger
+
+from paddle_csrl.embeddings.readers import WordVector, iterate_rows, read_vectors
+from paddle_csrl.errors import UserError
+
+#: The vectors that come with the package; see ``paddle_csrl/assets/glove/README.md``.
+GLOVE100 = os.path.join(os.path.dirname(os.path.dirname(__file__)),
+                        "assets", "glove", "glove100.npz")
+
+#: Names that many word-vector files lack, or that the later rules would misread, by what stands
+#: in for them; the keys are without blanks and dashes.
+ALIASES = {
+    # Spellings and synonyms.
+    "aeroplane": "airplane",
+    "conveyerbelt": "conveyor belt",
+    "donut": "doughnut",
+    "ellipse": "oval",
+    "hexagon": "hexagonal",
+    "hovel": "hut",
+    "minibike": "motorbike",
+    "motorbike": "motorcycle",
+    "plaything": "toy",
+    "sofa": "couch",
+    "speckled": "spotted",
+    # Splits that go astray: ash + can, nap + kin, window + pane; `tv` is too short for one.
+    "ashcan": "trash can",
+    "napkin": "table cloth",
+    "tvmonitor": "tv monitor",
+    "windowpane": "window",
+    # Rare words, described.
+    "awning": "sun shade",
+    "crtscreen": "computer screen",
+    "cyan": "blue green",
+    "escalator": "moving staircase",
+    "firehydrant": "fire hose",
+    "frisbee": "flying disc",
+    "magenta": "purple pink",
+    "sconce": "wall lamp",
+    "swivelchair": "office chair",
+    "toaster": "toast oven",
+    "zigzag": "diagonal stripes",
+}
+
+#: Words without meaning of their own in a class name such as ``wall-other``.
+FILLERS = frozenset(("other", "stuff", "merged", "of", "the", "and"))
+
+_SEPARATORS = re.compile(r"[\s_\-]+")
+_TO_SINGULAR = (("ies", "y"), ("ves", "f"), ("ves", "fe"), ("s", ""), ("es", ""))
+_TO_PLURAL = (("", "s"), ("", "es"), ("y", "ies"), ("f", "ves"), ("fe", "ves"))
+_SHORTEST_PART = 3
+_MAX_REPORTED = 5
+_MAX_NEIGHBOURS = 20000
+
+
+def load_class_embeddings(class_names: Sequence[str], path: Optional[str] = None,
+                          normalize: bool = True,
+                          words: Optional[Mapping[str, str]] = None) -> np.ndarray:
+    """Embeddings a_i of the classes, from a word-vector file.
+
+    Args:
+        class_names (list[str]): C names.
+        path (str, optional): a file as in ``read_vectors``; None or ``"glove100"`` for the
+            vectors that come with the package, GloVe 100-d for the built-in class names.
+        normalize (bool): scale each class vector to unit L2 norm, after averaging its words.
+        words (dict[str, str], optional): class name to the word or words to look up instead.
+
+    Returns:
+        float32 array [C, d_w].
+
+    Raises:
+        UserError: a class without a word, naming the nearest known spellings; a class whose
+            vector is zero; a key of ``words`` that is no class; a damaged file.
+    """
+    vectors, how = resolve_class_embeddings(class_names, path, normalize, words)
+    inexact = [f"{name} = {rule}" for name, rule in zip(class_names, how)
+               if not rule.startswith("exact")]
+    if inexact:
+        logger.info(f"class embeddings not under the class's own name: {'; '.join(inexact)}")
+    return vectors
+
+
+def resolve_class_embeddings(class_names: Sequence[str], path: Optional[str] = None,
+                             normalize: bool = True, words: Optional[Mapping[str, str]] = None
+                             ) -> Tuple[np.ndarray, List[str]]:
+    """As ``load_class_embeddings``, and how each class was found.
+
+    Returns:
+        float32 array [C, d_w] and C texts, ``"rule: word + word"``.
+    """
+    found, vocabulary = find_words(class_names, path, words)
+    vectors = np.stack([vocabulary.mean(resolution.words) for resolution in found])
+    _check_distinct(vectors, class_names, found)
+    if normalize:
+        vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    return vectors, list(map(str, found))
+
+
+def find_words(class_names: Sequence[str], path: Optional[str] = None,
+               words: Optional[Mapping[str, str]] = None
+               ) -> Tuple[List["Resolution"], "Vocabulary"]:
+    """The words that stand for each class, by the rules, and the vocabulary that holds them.
+
+    Arguments and errors are those of ``load_class_embeddings``.
+    """
+    names = _names_to_look_up(class_names, words or {})
+    path = GLOVE100 if path in (None, "glove100") else path
+    wanted, best = spellings(names), {_synonyms(name)[0] for name in names}
+    vocabulary = Vocabulary(read_vectors(path, lambda word: word.casefold() in wanted,
+                                         lambda kept: best <= kept.keys()))
+    found = [_resolve(name, vocabulary) for name in names]
+    missing = [pair for pair, resolution in zip(zip(class_names, names), found)
+               if resolution is None]
+    if missing:
+        _raise_missing(missing, path, vocabulary)
+    return found, vocabulary
+
+
+def spellings(names: Iterable[str]) -> Set[str]:
+    """Every spelling, case-folded, that the rules may ask a file for.
+
+    The rules run on an empty vocabulary that takes notes, so that this is exactly what they
+    look for.
+    """
+    recorder = _Recorder()
+    for name in names:
+        _resolve(name, recorder)
+    return recorder.asked
+
+
+class Resolution(NamedTuple):
+    """The rule that found a class and the words, as the file spells them, to be averaged."""
+
+    rule: str
+    words: List[str]
+
+    def __str__(self) -> str:
+        return f"{self.rule}: {' + '.join(self.words)}"
+
+
+class Vocabulary:
+    """The kept words of a file, found by exact or else case-folded spelling."""
+
+    def __init__(self, kept: Mapping[str, WordVector]):
+        self.kept = kept
+        self._by_folded: Dict[str, str] = {}
+        for word in kept:
+            self._by_folded.setdefault(word.casefold(), word)
+
+    def find(self, spelling: str) -> Optional[str]:
+        return spelling if spelling in self.kept else self._by_folded.get(spelling.casefold())
+
+    def frequency(self, words: Iterable[str]) -> float:
+        """Joint frequency of independent words, up to a factor, by Zipf's law."""
+        return float(np.prod([1 / (1 + self.kept[word].rank) for word in words]))
+
+    def mean(self, words: Sequence[str]) -> np.ndarray:
+        return np.mean([self.kept[word].vector for word in words], axis=0)
+
+
+class _Recorder(Vocabulary):
+    """A vocabulary of nothing that notes what it was asked for."""
+
+    def __init__(self):
+        super().__init__({})
+        self.asked: Set[str] = set()
+
+    def find(self, spelling: str) -> None:
+        self.asked.add(spelling.casefold())
+
+
+def _resolve(name: str, vocabulary: Vocabulary) -> Optional[Resolution]:
+    for rule, look_up in _RULES.items():
+        for synonym in _synonyms(name):
+            words = look_up(synonym, vocabulary)
+            if words:
+                return Resolution(rule, words)
+    return None
+
+
+# The rules: a name and a vocabulary to the words found, none if the rule fails. On failure a
+# rule has asked for every spelling it knows, which `spellings` relies on.
+
+def _exact(name: str, vocabulary: Vocabulary) -> List[str]:
+    return [name] if vocabulary.find(name) == name else []
+
+
+def _folded(name: str, vocabulary: Vocabulary) -> List[str]:
+    word = vocabulary.find(name)
+    return [word] if word else []
+
+
+def _phrase(name: str, vocabulary: Vocabulary) -> List[str]:
+    parts = _parts(name)
+    found = (vocabulary.find(separator.join(parts)) for separator in ("_", "-", ""))
+    return list(itertools.islice(filter(None, found), 1))
+
+
+def _alias(name: str, vocabulary: Vocabulary) -> List[str]:
+    target = ALIASES.get("".join(_parts(name)).casefold())
+    return _first(target, vocabulary, _folded, _phrase, _mean, _inflection) if target else []
+
+
+def _mean(name: str, vocabulary: Vocabulary) -> List[str]:
+    parts = _parts(name)
+    found = [_word(part, vocabulary) for part in parts if part.casefold() not in FILLERS]
+    return sum(found, []) if len(parts) > 1 and all(found) else []
+
+
+def _inflection(name: str, vocabulary: Vocabulary) -> List[str]:
+    endings = _TO_SINGULAR if name.casefold().endswith("s") else _TO_PLURAL
+    found = (vocabulary.find(name[:len(name) - len(old)] + new) for old, new in endings
+             if name.casefold().endswith(old) and len(name) - len(old) >= _SHORTEST_PART)
+    return list(itertools.islice(filter(None, found), 1))
+
+
+def _split(name: str, vocabulary: Vocabulary) -> List[str]:
+    pairs = [[vocabulary.find(name[:at]), vocabulary.find(name[at:])]
+             for at in range(_SHORTEST_PART, len(name) - _SHORTEST_PART + 1)]
+    return max(filter(all, pairs), key=vocabulary.frequency, default=[])
+
+
+_RULES = {"exact": _exact, "case-folded": _folded, "phrase": _phrase, "alias": _alias,
+          "mean": _mean, "inflection": _inflection, "split": _split}
+
+
+def _word(part: str, vocabulary: Vocabulary) -> List[str]:
+    """One word of a multi-word name."""
+    return _first(part, vocabulary, _folded, _alias, _inflection, _split)
+
+
+def _first(name: str, vocabulary: Vocabulary, *rules: Callable) -> List[str]:
+    return next(filter(None, (rule(name, vocabulary) for rule in rules)), [])
+
+
+def _parts(name: str) -> List[str]:
+    return [part for part in _SEPARATORS.split(name) if part]
+
+
+def _synonyms(name: str) -> List[str]:
+    return [part for part in re.split(r"\s*[;,]\s*", name.strip()) if part]
+
+
+def _names_to_look_up(class_names: Sequence[str], words: Mapping[str, str]) -> List[str]:
+    for name in words:
+        if name not in class_names:
+            nearest = difflib.get_close_matches(str(name), list(map(str, class_names)), n=3)
+            raise UserError(f"`words` names {name!r}, which is no class; "
+                            f"{_suggest(nearest, 'use the class names')}")
+    names = [words.get(name, name) for name in class_names]
+    for class_name, name in zip(class_names, names):
+        if not isinstance(name, str) or not any(map(_parts, _synonyms(name))):
+            raise UserError(f"class {class_name!r}: {name!r} is no word to look up; give text")
+    if not names:
+        raise UserError("there are no class names to find embeddings for")
+    return names
+
+
+def _raise_missing(missing: Sequence[Tuple[str, str]], path: str,
+                   vocabulary: Vocabulary) -> None:
+    """Report (class name, name looked up) pairs, with their neighbours from a second pass."""
+    unknown = {name: [part for synonym in _synonyms(name) for part in _parts(synonym)
+                      if not _word(part, vocabulary)] for _, name in missing[:_MAX_REPORTED]}
+    neighbours = _neighbours(path, itertools.chain(*unknown.values()))
+    reports = []
+    for class_name, name in missing[:_MAX_REPORTED]:
+        nearest = list(itertools.chain(*(neighbours[part] for part in unknown[name])))
+        reports.append(f"class {class_name!r} ({_suggest(nearest, 'nothing near it known')})")
+    more = f" and {len(missing) - _MAX_REPORTED} more" if len(missing) > _MAX_REPORTED else ""
+    raise UserError(f"{path} has no word for {', '.join(reports)}{more}; name another word under "
+                    f"`words`, such as words: {{{missing[0][0]}: thing}}, or give another file")
+
+
+def _neighbours(path: str, words: Iterable[str]) -> Dict[str, List[str]]:
+    """The nearest spellings in the file, among words of like length and equal first letter."""
+    near: Dict[str, List[str]] = {word: [] for word in words}
+    for candidate, _, _ in iterate_rows(path):
+        for word, candidates in near.items():
+            if (candidate[:1].casefold() == word[:1].casefold()
+                    and abs(len(candidate) - len(word)) <= 2
+                    and len(candidates) < _MAX_NEIGHBOURS):
+                candidates.append(candidate)
+    return {word: difflib.get_close_matches(word, candidates, n=3)
+            for word, candidates in near.items()}
+
+
+def _suggest(nearest: Sequence[str], otherwise: str) -> str:
+    return f"nearest known: {', '.join(nearest)}" if nearest else otherwise
+
+
+def _check_distinct(vectors: np.ndarray, class_names: Sequence[str],
+                    found: Sequence[Resolution]) -> None:
+    owners: Dict[bytes, str] = {}
+    for name, vector, resolution in zip(class_names, vectors, found):
+        if not vector.any():
+            raise UserError(f"the vector of class {name!r} ({resolution}) is zero; name another "
+                            f"word for it under `words`")
+        other = owners.setdefault(vector.tobytes(), name)
+        if other is not name:
+            logger.warning(f"classes {other!r} and {name!r} have the same embedding "
+                           f"({resolution}); no method can tell them apart")

@@ -1,0 +1,3 @@
+from paddle_csrl.metrics.zero_shot_evaluator import ZeroShotEvaluator
+
+__all__ = ["ZeroShotEvaluator"]

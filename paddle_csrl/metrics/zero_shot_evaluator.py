@@ -1,0 +1,185 @@
+"""Generalized zero-shot scores: seen, unseen and overall mIoU and their harmonic mean."""
+
+from typing import Dict, List, Optional, Sequence, Union
+
+import numpy as np
+import paddle
+from prettytable import PrettyTable
+
+from paddle_csrl.datasets.class_names import resolve_classes
+from paddle_csrl.errors import UserError
+from paddle_csrl.registry import EVALUATORS, register
+
+Labels = Union[np.ndarray, paddle.Tensor]
+
+_SUMMARY = ("seen_miou", "unseen_miou", "miou", "hiou")
+
+
+@register(EVALUATORS)
+class ZeroShotEvaluator:
+    """Seen/unseen mIoU and hIoU over a whole data set (CSRL section 5.1).
+
+    IoU is taken from the pixel counts of all images together, never averaged over images. The
+    state is ``confusion``, int64 [C, C], rows by label and columns by prediction; the states of
+    several processes or shards add up to that of one.
+
+    Args:
+        num_classes (int): C, seen and unseen.
+        unseen (list[int] | list[str]): ids of the unseen classes, or their names.
+        ignore_index (int): label of the pixels left out; no class id.
+        class_names (list[str], optional): C names, for ``unseen`` and ``table``.
+        absent (str): how a class with an empty union, neither labelled nor predicted, counts:
+            ``"zero"`` as IoU 0 (ZS3Net's rule, the papers' numbers), ``"skip"`` as nan that the
+            means leave out.
+
+    Raises:
+        UserError: an argument outside the above.
+    """
+
+    def __init__(self, num_classes: int, unseen: Union[Sequence[int], Sequence[str]],
+                 ignore_index: int = 255, class_names: Optional[Sequence[str]] = None,
+                 absent: str = "zero"):
+        if num_classes < 1:
+            raise UserError(f"num_classes must be at least 1, got {num_classes}")
+        if 0 <= ignore_index < num_classes:
+            raise UserError(f"ignore_index {ignore_index} is one of the {num_classes} class ids; "
+                            f"use a value outside 0..{num_classes - 1}")
+        if class_names is not None and len(class_names) != num_classes:
+            raise UserError(f"class_names holds {len(class_names)} names for {num_classes} classes")
+        if absent not in ("zero", "skip"):
+            raise UserError(f"absent must be 'zero' or 'skip', got {absent!r}")
+        self.num_classes = num_classes
+        self.ignore_index = ignore_index
+        self.class_names = list(class_names or map(str, range(num_classes)))
+        self.absent = absent
+        self.unseen = np.zeros(num_classes, bool)
+        self.unseen[_unseen_ids(unseen, num_classes, class_names)] = True
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget all counts."""
+        self.confusion = np.zeros((self.num_classes, self.num_classes), np.int64)
+
+    def update(self, pred: Labels, label: Labels) -> None:
+        """Count one image or batch.
+
+        Predictions at ignored pixels are not looked at.
+
+        Args:
+            pred: class ids, any integer or bool dtype, any shape such as [N, H, W]; a channel
+                axis of one, [N, 1, H, W], is dropped as in PaddleSeg.
+            label: class ids or ``ignore_index``, of the same shape.
+
+        Raises:
+            UserError: shapes differ, a dtype is not integer, or an id is no class; the counts
+                are then as before.
+        """
+        pred, label = _to_ids(pred, "prediction"), _to_ids(label, "label")
+        if pred.shape != label.shape:
+            raise UserError(f"prediction {list(pred.shape)} and label {list(label.shape)} "
+                            f"differ in shape")
+        # One bin past the classes gathers every other id, so that no mask copies the images.
+        bins = self.num_classes + 1
+        index = _clip_ids(label, self.num_classes) * bins
+        index += _clip_ids(pred, self.num_classes)
+        counts = np.bincount(index.ravel(), minlength=bins * bins).reshape(bins, bins)
+        if counts[-1].sum() != np.count_nonzero(label == self.ignore_index):
+            self._raise_bad_ids("label", label[label != self.ignore_index])
+        if counts[:-1, -1].any():
+            self._raise_bad_ids("prediction", pred[label != self.ignore_index])
+        self.confusion += counts[:-1, :-1]
+
+    def merge(self, other: "ZeroShotEvaluator") -> None:
+        """Add the counts of another evaluator of the same classes."""
+        if not np.array_equal(self.unseen, other.unseen):
+            raise UserError(f"cannot merge evaluators of {self.num_classes} classes, unseen "
+                            f"{np.flatnonzero(self.unseen).tolist()}, and {other.num_classes} "
+                            f"classes, unseen {np.flatnonzero(other.unseen).tolist()}")
+        self.confusion += other.confusion
+
+    def compute(self) -> Dict[str, Union[float, np.ndarray]]:
+        """The scores so far, as fractions in [0, 1].
+
+        Returns:
+            dict: ``seen_miou``, ``unseen_miou``, ``miou``: mean IoU over the seen, the unseen
+            and all classes, nan for a group of no classes; ``hiou``: 2su / (s + u), 0 where both
+            are 0, nan where either is nan; ``class_iou``: float64 [C]; ``pixel_accuracy``: share
+            of correct pixels, nan without pixels; ``selection_miou``: mean IoU over the seen
+            classes counting only pixels whose label is seen, so that a checkpoint can be picked
+            without looking at unseen pixels.
+        """
+        iou = self._class_iou(self.confusion)
+        only_seen = np.where(self.unseen[:, None], 0, self.confusion)
+        seen, unseen = _mean(iou[~self.unseen]), _mean(iou[self.unseen])
+        pixels = self.confusion.sum()
+        return {
+            "seen_miou": seen,
+            "unseen_miou": unseen,
+            "miou": _mean(iou),
+            "hiou": 0.0 if seen + unseen == 0 else 2 * seen * unseen / (seen + unseen),
+            "class_iou": iou,
+            "pixel_accuracy": float(self.confusion.trace() / pixels) if pixels else float("nan"),
+            "selection_miou": _mean(self._class_iou(only_seen)[~self.unseen]),
+        }
+
+    def table(self) -> str:
+        """Class IoUs and the four summary scores in percent, as a text table."""
+        scores = self.compute()
+        table = PrettyTable(["class", "kind", "IoU %"], align="r")
+        table.align["class"] = "l"
+        for name, unseen, iou in zip(self.class_names, self.unseen, scores["class_iou"]):
+            table.add_row([name, "unseen" if unseen else "seen", f"{100 * iou:.2f}"])
+        summary = PrettyTable(["seen mIoU", "unseen mIoU", "mIoU", "hIoU"])
+        summary.add_row([f"{100 * scores[key]:.2f}" for key in _SUMMARY])
+        return f"{table}\n{summary}"
+
+    def _class_iou(self, confusion: np.ndarray) -> np.ndarray:
+        hits = confusion.diagonal()
+        union = confusion.sum(0) + confusion.sum(1) - hits
+        empty = 0.0 if self.absent == "zero" else np.nan
+        return np.where(union > 0, hits / np.maximum(union, 1), empty)
+
+    def _raise_bad_ids(self, what: str, ids: np.ndarray) -> None:
+        bad = [int(i) for i in np.unique(ids) if not 0 <= i < self.num_classes]
+        shown = ", ".join(map(str, bad[:5])) + (", ..." if len(bad) > 5 else "")
+        raise UserError(f"{what} holds {shown}; expected class ids 0..{self.num_classes - 1}"
+                        + (f" or ignore_index {self.ignore_index}" if what == "label" else ""))
+
+
+def _unseen_ids(unseen: Union[Sequence[int], Sequence[str]], num_classes: int,
+                class_names: Optional[Sequence[str]]) -> List[int]:
+    if any(isinstance(item, str) for item in unseen):
+        if class_names is None:
+            raise UserError(f"unseen {list(unseen)} are names; give class_names too, or ids")
+        return resolve_classes(list(class_names), unseen)
+    for item in unseen:
+        if not 0 <= item < num_classes:
+            raise UserError(f"unseen class {item} is outside 0..{num_classes - 1}")
+    return [int(item) for item in unseen]
+
+
+def _to_ids(values: Labels, what: str) -> np.ndarray:
+    ids = values.numpy() if isinstance(values, paddle.Tensor) else np.asarray(values)
+    if ids.dtype == bool:
+        ids = ids.view(np.uint8)
+    if ids.dtype.kind not in "iu":
+        raise UserError(f"{what} must hold integer class ids, got {ids.dtype}; take the argmax "
+                        f"or cast it first")
+    return ids.squeeze(1) if ids.ndim == 4 and ids.shape[1] == 1 else ids
+
+
+def _clip_ids(ids: np.ndarray, num_classes: int) -> np.ndarray:
+    """``ids`` with all that are no class set to ``num_classes``, in the narrowest dtype.
+
+    Read as unsigned, negative ids are large ones. The dtype holds (num_classes + 1)² - 1.
+    """
+    unsigned = ids.view(ids.dtype.str.replace("i", "u"))
+    limit = min(num_classes, np.iinfo(unsigned.dtype).max)
+    narrow = np.min_scalar_type((num_classes + 1)**2 - 1)
+    return np.minimum(unsigned, unsigned.dtype.type(limit)).astype(narrow)
+
+
+def _mean(iou: np.ndarray) -> float:
+    """Mean of the values that are not nan; nan where there are none."""
+    present = iou[~np.isnan(iou)]
+    return float(present.mean()) if present.size else float("nan")

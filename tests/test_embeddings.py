@@ -1,0 +1,348 @@
+"""Word-vector readers and the rules from class names to words."""
+
+import gzip
+import os
+
+import numpy as np
+import pytest
+
+from paddle_csrl.datasets.class_names import CLASS_NAMES
+from paddle_csrl.embeddings import load_class_embeddings, read_vectors, resolve_class_embeddings
+from paddle_csrl.embeddings import resolve
+from paddle_csrl.errors import UserError
+
+WORDS = ["the", "table", "Cow", "dining", "cow", "traffic_light", "naïve", "sign", "tv",
+         "monitor", "curtain", "wall", "brick", "foot", "stool", "foots", "tool", "couch"]
+VECTORS = np.random.default_rng(0).normal(size=(len(WORDS), 5)).astype(np.float32)
+ROW = {word: vector for word, vector in zip(WORDS, VECTORS)}
+
+
+def text_rows(words, vectors, end="\n"):
+    return [" ".join([word, *(repr(float(value)) for value in vector)]) + end
+            for word, vector in zip(words, vectors)]
+
+
+def write_glove(path, words=WORDS, vectors=VECTORS, end="\n"):
+    with open(path, "w", encoding="utf-8", newline="") as file:
+        file.writelines(text_rows(words, vectors, end))
+
+
+def write_header_text(path, words=WORDS, vectors=VECTORS, end="\n"):
+    with open(path, "w", encoding="utf-8", newline="") as file:
+        file.write(f"{len(words)} {vectors.shape[1]}\n")
+        file.writelines(text_rows(words, vectors, end))
+
+
+def write_binary(path, words=WORDS, vectors=VECTORS, end=b"\n"):
+    with open(path, "wb") as file:
+        file.write(f"{len(words)} {vectors.shape[1]}\n".encode())
+        for word, vector in zip(words, vectors):
+            file.write(word.encode() + b" " + vector.astype("<f4").tobytes() + end)
+
+
+def write_npz(path, words=WORDS, vectors=VECTORS):
+    np.savez(path, names=np.array(words), vectors=vectors)
+
+
+def zipped(write):
+    def write_zipped(path):
+        write(path)
+        with open(path, "rb") as file:
+            content = file.read()
+        with gzip.open(path, "wb") as file:
+            file.write(content)
+    return write_zipped
+
+
+FORMATS = {
+    "glove.txt": write_glove,
+    "windows.txt": lambda path: write_glove(path, end="\r\n"),
+    "glove.txt.gz": zipped(write_glove),
+    "word2vec.txt": write_header_text,
+    "fasttext.vec": lambda path: write_header_text(path, end=" \n"),
+    "word2vec.bin": write_binary,
+    "google.bin": lambda path: write_binary(path, end=b""),
+    "google.bin.gz": zipped(write_binary),
+    "vectors.npz": write_npz,
+    "mistaken.bin": write_glove,
+}
+
+
+@pytest.fixture
+def glove(tmp_path):
+    path = str(tmp_path / "glove.txt")
+    write_glove(path)
+    return path
+
+
+def write_lines(tmp_path, *lines, name="vectors.txt"):
+    path = tmp_path / name
+    path.write_bytes(b"\n".join(lines))
+    return str(path)
+
+
+# Readers
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_every_format_gives_the_same_vectors(tmp_path, name):
+    path = str(tmp_path / name)
+    FORMATS[name](path)
+    kept = read_vectors(path, lambda word: True)
+    assert list(kept) == WORDS
+    assert [word.rank for word in kept.values()] == list(range(len(WORDS)))
+    np.testing.assert_array_equal([word.vector for word in kept.values()], VECTORS)
+
+
+def test_only_wanted_words_are_kept(glove):
+    assert list(read_vectors(glove, {"sign", "cow", "absent"}.__contains__)) == ["cow", "sign"]
+
+
+def test_the_first_of_equal_words_counts(tmp_path):
+    path = write_lines(tmp_path, b"cow 1 2", b"cow 3 4")
+    assert read_vectors(path, lambda word: True)["cow"].vector.tolist() == [1, 2]
+
+
+def test_reading_ends_when_every_name_is_found(tmp_path):
+    path = write_lines(tmp_path, b"cow 1 2", b"horse 3 4", b"damaged 5")
+    assert load_class_embeddings(["horse", "cow"], path, normalize=False).tolist() == [[3, 4],
+                                                                                     [1, 2]]
+
+
+def test_words_with_blanks_tabs_and_byte_order_mark(tmp_path):
+    path = write_lines(tmp_path, b"\xef\xbb\xbfcow 1 2", b". . . 3 4", b"", b"horse\t5\t6")
+    kept = read_vectors(path, lambda word: True)
+    assert {word: kept[word].vector.tolist() for word in kept} == {
+        "cow": [1, 2], ". . .": [3, 4], "horse": [5, 6]}
+
+
+def test_binary_words_longer_than_a_chunk_boundary(tmp_path):
+    path = str(tmp_path / "large.bin")
+    words = [f"word{i}" for i in range(3000)]
+    vectors = np.random.default_rng(1).normal(size=(3000, 200)).astype(np.float32)  # 2.4 MB
+    write_binary(path, words, vectors)
+    kept = read_vectors(path, lambda word: True)
+    assert list(kept) == words
+    np.testing.assert_array_equal([word.vector for word in kept.values()], vectors)
+
+
+def test_binary_word_cut_within_a_character(tmp_path):
+    path = tmp_path / "cut.bin"
+    path.write_bytes(b"2 1\n\xc3 " + np.float32(1).tobytes() + b"cow " + np.float32(2).tobytes())
+    assert load_class_embeddings(["cow"], str(path), normalize=False).tolist() == [[2]]
+
+
+@pytest.mark.parametrize("lines, message", [
+    ([b""], "is empty"),
+    ([b"cow 1 2", b"horse 1"], "line 2: 1 values where the file's dimension is 2"),
+    ([b"cow 1 2", b"horse 1 2 3"], "line 2: 3 values where the file's dimension is 2"),
+    ([b"2 3", b"cow 1 2 3", b"horse 1 2"], "line 3: 2 values where the file's dimension is 3"),
+    ([b"cow 1 2", b"horse 1 x2"], r"line 2 \('horse'\): `x2` is no number"),
+    ([b"cow 1 2", b"horse nan 2"], r"line 2 \('horse'\): the vector has a nan or infinite"),
+    ([b"cow 1 2", b"horse 1 -inf"], r"line 2 \('horse'\): the vector has a nan or infinite"),
+    ([b"cow 1 2", b"horse 1 1e39"], r"line 2 \('horse'\): the vector has a nan or infinite"),
+    ([b"cow 1 2", b"k\xe4se 1 2"], r"line 2: .* is not UTF-8"),
+    (["cow 1 2\nhorse 1 2".encode("utf-16")], "is UTF-16 text; save it as UTF-8"),
+    ([b"3 2", b"cow 1 2", b"horse 3 4"], "holds 2 rows but its first line announces 3"),
+    ([b"1 2", b"cow 1 2", b"horse 3 4"], "holds 2 rows but its first line announces 1"),
+    ([b"cow"], "line 1: `cow` holds no `word value ... value`"),
+    ([b"\x00\x01\x02cow 1 2"], "is no word-vector file; give GloVe"),
+])
+def test_damaged_text(tmp_path, lines, message):
+    path = write_lines(tmp_path, *lines)
+    with pytest.raises(UserError, match=message) as caught:
+        read_vectors(path, lambda word: True)
+    assert path in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("size", [50, 12, 5, 4])
+def test_cut_binary(tmp_path, size):
+    path = tmp_path / "cut.bin"
+    write_binary(str(path), ["cow", "horse"], np.ones((2, 10), np.float32))
+    path.write_bytes(path.read_bytes()[:size])
+    with pytest.raises(UserError, match="cut short"):
+        read_vectors(str(path), lambda word: True)
+
+
+def test_cut_gzip(tmp_path):
+    path = tmp_path / "glove.txt.gz"
+    FORMATS["glove.txt.gz"](str(path))
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(UserError, match="is a damaged or cut gzip file"):
+        read_vectors(str(path), lambda word: True)
+
+
+def test_missing_file(tmp_path):
+    with pytest.raises(UserError, match="no word-vector file at .*absent.txt; give GloVe"):
+        read_vectors(str(tmp_path / "absent.txt"), lambda word: True)
+
+
+@pytest.mark.parametrize("arrays, message", [
+    (dict(vectors=VECTORS), "has no `names`"),
+    (dict(names=np.array(WORDS)), "has no `vectors`"),
+    (dict(names=np.array(WORDS), vectors=VECTORS[:3]), r"vectors float32 \[3, 5\] do not fit"),
+    (dict(names=np.arange(18), vectors=VECTORS), r"names int64 \[18\] .* do not fit"),
+    (dict(names=np.array(WORDS, object), vectors=VECTORS), "cannot be read"),
+    (dict(names=np.array([], str), vectors=VECTORS[:0]), "is empty"),
+    (dict(names=np.array(["cow"]), vectors=np.array([[1.0, np.nan]])), r"row 1 \('cow'\)"),
+])
+def test_damaged_npz(tmp_path, arrays, message):
+    path = str(tmp_path / "vectors.npz")
+    np.savez(path, **arrays)
+    with pytest.raises(UserError, match=message):
+        read_vectors(path, lambda word: True)
+
+
+def test_cut_npz(tmp_path):
+    path = tmp_path / "vectors.npz"
+    write_npz(str(path))
+    path.write_bytes(path.read_bytes()[:300])
+    with pytest.raises(UserError, match="cannot be read"):
+        read_vectors(str(path), lambda word: True)
+
+
+# From class names to words
+
+
+@pytest.mark.parametrize("name, rule, words", [
+    ("cow", "exact", ["cow"]),
+    ("Cow", "exact", ["Cow"]),
+    ("COW", "case-folded", ["Cow"]),
+    ("TV", "case-folded", ["tv"]),
+    ("traffic light", "phrase", ["traffic_light"]),
+    ("Traffic-Light", "phrase", ["traffic_light"]),
+    ("mon-itor", "phrase", ["monitor"]),
+    ("sofa", "alias", ["couch"]),
+    ("tvmonitor", "alias", ["tv", "monitor"]),
+    ("tv/monitor", None, None),
+    ("dining table", "mean", ["dining", "table"]),
+    ("wall-brick", "mean", ["wall", "brick"]),
+    ("wall-other", "mean", ["wall"]),
+    ("sign of the wall", "mean", ["sign", "wall"]),
+    ("diningtable sign", "mean", ["dining", "table", "sign"]),
+    ("brick curtains", "mean", ["brick", "curtain"]),
+    ("curtains", "inflection", ["curtain"]),
+    ("diningtable", "split", ["dining", "table"]),
+    ("footstool", "split", ["foot", "stool"]),  # more frequent than foots + tool
+    ("automobile;cow", "exact", ["cow"]),
+    ("curtains, sign", "exact", ["sign"]),
+    ("naïve", "exact", ["naïve"]),
+])
+def test_rules(glove, name, rule, words):
+    if rule is None:
+        with pytest.raises(UserError, match=f"no word for class '{name}'"):
+            resolve_class_embeddings([name], glove)
+        return
+    vectors, how = resolve_class_embeddings([name], glove, normalize=False)
+    assert how == [f"{rule}: {' + '.join(words)}"]
+    np.testing.assert_allclose(vectors[0], sum(ROW[word] for word in words) / len(words),
+                               rtol=1e-6)
+
+
+@pytest.mark.parametrize("name, word", [
+    ("berries", "berry"), ("berry", "berries"), ("shelves", "shelf"), ("knives", "knife"),
+    ("buses", "bus"), ("bench", "benches"), ("leaf", "leaves"), ("stair", "stairs"),
+])
+def test_inflections(tmp_path, name, word):
+    path = write_lines(tmp_path, f"{word} 1 2".encode(), b"thing 3 4")
+    assert resolve_class_embeddings([name], path)[1] == [f"inflection: {word}"]
+
+
+def test_normalize_after_averaging(glove):
+    mean = (ROW["dining"] + ROW["table"]) / 2
+    vectors = load_class_embeddings(["cow", "dining table"], glove)
+    assert vectors.dtype == np.float32 and vectors.shape == (2, 5)
+    np.testing.assert_allclose(vectors, [ROW["cow"] / np.linalg.norm(ROW["cow"]),
+                                         mean / np.linalg.norm(mean)], rtol=1e-5)
+
+
+def test_explicit_words(glove):
+    vectors, how = resolve_class_embeddings(["cow", "thingummy"], glove, normalize=False,
+                                            words={"thingummy": "brick wall"})
+    assert how == ["exact: cow", "mean: brick + wall"]
+    np.testing.assert_allclose(vectors[1], (ROW["brick"] + ROW["wall"]) / 2, rtol=1e-6)
+
+
+def test_explicit_word_for_no_class(glove):
+    with pytest.raises(UserError, match="`words` names 'cwo', which is no class; nearest known: "
+                                        "cow"):
+        load_class_embeddings(["cow"], glove, words={"cwo": "cow"})
+
+
+@pytest.mark.parametrize("name", ["", " ; ", None, 7])
+def test_names_must_be_words(glove, name):
+    with pytest.raises(UserError, match="is no word to look up; give text"):
+        load_class_embeddings(["cow", name], glove)
+
+
+def test_no_names(glove):
+    with pytest.raises(UserError, match="there are no class names"):
+        load_class_embeddings([], glove)
+
+
+def test_missing_words_name_class_neighbours_and_fix(glove):
+    with pytest.raises(UserError) as caught:
+        load_class_embeddings(["cow", "monitr wall", "zzz"], glove)
+    assert str(caught.value) == (
+        f"{glove} has no word for class 'monitr wall' (nearest known: monitor), class 'zzz' "
+        f"(nothing near it known); name another word under `words`, such as "
+        f"words: {{monitr wall: thing}}, or give another file")
+
+
+def test_many_missing_words_are_shortened(glove):
+    with pytest.raises(UserError, match=r"'zzz4' \(nothing near it known\) and 2 more;"):
+        load_class_embeddings([f"zzz{i}" for i in range(7)], glove)
+
+
+def test_zero_vector(tmp_path):
+    path = write_lines(tmp_path, b"cow 1 2", b"sign -1 -2")
+    with pytest.raises(UserError, match=r"class 'cow sign' \(mean: cow \+ sign\) is zero"):
+        load_class_embeddings(["cow", "cow sign"], path)
+
+
+def test_two_classes_of_one_embedding_are_warned_about(glove, capsys):
+    load_class_embeddings(["wall", "cow", "wall-other"], glove)
+    assert "classes 'wall' and 'wall-other' have the same embedding" in capsys.readouterr().out
+
+
+def test_distinct_classes_are_not_warned_about(glove, capsys):
+    load_class_embeddings(["wall", "cow", "diningtable"], glove)
+    out = capsys.readouterr().out
+    assert "WARNING" not in out and "diningtable = split: dining + table" in out
+
+
+def test_no_alias_leads_to_itself():
+    for name, target in resolve.ALIASES.items():
+        assert name == "".join(name.split()).casefold()
+        assert not set(target.split()) & {name}
+        assert all(word not in resolve.ALIASES or resolve.ALIASES[word] != name
+                   for word in target.split())
+
+
+# The vectors that come with the package
+
+
+@pytest.mark.parametrize("group", CLASS_NAMES)
+def test_every_built_in_class_has_a_vector_of_its_own(group, capsys):
+    names = CLASS_NAMES[group]
+    vectors = load_class_embeddings(names)
+    assert vectors.shape == (len(names), 100)
+    assert "same embedding" not in capsys.readouterr().out
+    np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, rtol=1e-5)
+
+
+def test_relations_of_the_shipped_vectors():
+    names = ["cow", "horse", "sheep", "bus", "car", "train"]
+    vectors = load_class_embeddings(names, "glove100")
+    cosine = vectors @ vectors.T
+    assert cosine[:3, :3].min() > cosine[:3, 3:].max()
+
+
+def test_shipped_file_is_small():
+    assert os.path.getsize(resolve.GLOVE100) <= 400 * 1024
+
+
+@pytest.mark.parametrize("name", ["red striped", "turquoise checkered", "magenta", "cyan",
+                                  "speckled hexagon", "green zigzag", "grey ellipse", "bicyclist"])
+def test_colours_patterns_and_shapes(name):
+    assert load_class_embeddings([name]).shape == (1, 100)
