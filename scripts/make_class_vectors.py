@@ -29,25 +29,25 @@ PATTERNS = """striped stripes dotted dots checkered checked plain solid spotted 
 SHAPES = """circle square triangle star ring cross diamond hexagon heart moon disc ellipse oval
     rectangle pentagon crescent arrow flower leaf cone cube cylinder spiral""".split()
 # What people segment besides: animals, land use, food, vehicles, clothes, bodies, materials.
-EVERYDAY = """animal insect fish lion tiger wolf fox monkey rabbit mouse rat pig goat duck chicken goose
-    deer eagle owl snake turtle frog butterfly bee spider whale dolphin shark kangaroo camel
-    donkey barn forest farmland agriculture urban residential industrial commercial barren
-    desert wetland shrub bush meadow orchard garden lawn park beach coast island cliff
-    glacier volcano cave roof chimney balcony facade arch stadium playground airport harbor
-    harbour dock dam canal tunnel highway curb lane parking rail roundabout intersection
-    crop weed soil wheat rice corn soybean cotton grape strawberry lemon peach pear tomato
-    potato onion garlic pepper cucumber cabbage lettuce mushroom bread cheese egg meat soup
-    noodles pasta salad coffee tea milk juice wine beer helicopter drone rocket satellite
-    tractor trailer van ambulance taxi scooter motorcycle tricycle wheel tire engine helmet
-    hat cap glove gloves scarf shirt pants jeans dress skirt coat jacket shoe shoes boot
-    boots sock glasses watch necklace hair face hand arm leg head eye nose mouth ear skin
-    bone tooth brain heart liver kidney lung spleen stomach colon bladder tumor lesion
-    vessel nerve cell nucleus tissue crack rust scratch dent hole stain pipe wire cable
-    panel screw bolt nut hammer saw drill brush broom bucket ladder rope chain metal steel
-    iron copper plastic rubber leather ceramic fabric wool silk gravel mud asphalt smoke
-    fire flame cloud fog rain ice lamp candle lantern speaker camera phone printer battery
-    piano guitar violin drum doll puppet robot statue monument temple church castle mosque
-    bridge gate pillar ruins rubble billboard banner mailbox kiosk""".split()
+EVERYDAY = """animal insect fish lion tiger wolf fox monkey rabbit mouse rat pig goat duck
+    chicken goose deer eagle owl snake turtle frog butterfly bee spider whale dolphin shark
+    kangaroo camel donkey barn forest farmland agriculture urban residential industrial
+    commercial barren desert wetland shrub bush meadow orchard garden lawn park beach coast
+    island cliff glacier volcano cave roof chimney balcony facade arch stadium playground
+    airport harbor harbour dock dam canal tunnel highway curb lane parking rail roundabout
+    intersection crop weed soil wheat rice corn soybean cotton grape strawberry lemon peach pear
+    tomato potato onion garlic pepper cucumber cabbage lettuce mushroom bread cheese egg meat
+    soup noodles pasta salad coffee tea milk juice wine beer helicopter drone rocket satellite
+    tractor trailer van ambulance taxi scooter motorcycle tricycle wheel tire engine helmet hat
+    cap glove gloves scarf shirt pants jeans dress skirt coat jacket shoe shoes boot boots sock
+    glasses watch necklace hair face hand arm leg head eye nose mouth ear skin bone tooth brain
+    heart liver kidney lung spleen stomach colon bladder tumor lesion vessel nerve cell nucleus
+    tissue crack rust scratch dent hole stain pipe wire cable panel screw bolt nut hammer saw
+    drill brush broom bucket ladder rope chain metal steel iron copper plastic rubber leather
+    ceramic fabric wool silk gravel mud asphalt smoke fire flame cloud fog rain ice lamp candle
+    lantern speaker camera phone printer battery piano guitar violin drum doll puppet robot
+    statue monument temple church castle mosque bridge gate pillar ruins rubble billboard banner
+    mailbox kiosk""".split()
 
 
 def main(argv: Optional[List[str]] = None) -> None:
