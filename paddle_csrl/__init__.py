@@ -5,3 +5,11 @@ registers the components, so that PaddleSeg's YAML files can name them.
 """
 
 __version__ = "0.1.0"
+
+from paddle_csrl import compat  # first: it orders the imports of cv2 and paddle
+
+compat.mend_paddleseg()
+
+from paddle_csrl import datasets, losses, metrics, models  # noqa: E402
+
+__all__ = ["compat", "datasets", "losses", "metrics", "models"]

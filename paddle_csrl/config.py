@@ -14,6 +14,7 @@ from typing import Any, Dict, Iterable, Optional
 import yaml
 from paddleseg.cvlibs import Config, manager
 from paddleseg.cvlibs.config import merge_config_dicts
+from paddleseg.cvlibs.config_checker import DefaultLossRule
 
 from paddle_csrl.errors import UserError
 
@@ -30,10 +31,10 @@ KNOWN_KEYS = {
     "zero_shot": {"unseen", "policy", "class_names", "embeddings", "features", "cache_dir"},
     "zero_shot.embeddings": {"path", "normalize", "words"},
     "zero_shot.features": {"samples_per_class", "normalize", "transforms"},
-    "generator": _TRAINING_KEYS | {"num_samples", "relation", "relation_warmup",
-                                   "save_interval", "log_iters"},
+    "generator": _TRAINING_KEYS - {"batch_size"} | {
+        "num_samples", "relation", "relation_warmup", "save_interval", "log_iters"},
     "classifier": _TRAINING_KEYS - {"model"} | {
-        "samples_per_batch", "unseen_share", "class_balance", "num_generated", "calibration",
+        "unseen_share", "class_balance", "num_generated", "calibration",
         "save_interval", "log_iters"},
     "test_config": {"aug_eval", "scales", "flip_horizontal", "flip_vertical", "is_slide",
                     "stride", "crop_size"},
@@ -44,7 +45,7 @@ _REQUIRED_KEYS = {
          "iters", "batch_size", "zero_shot", "generator", "classifier"),
     "zero_shot": ("unseen",),
     "generator": ("model", "loss", "optimizer", "lr_scheduler", "iters", "num_samples"),
-    "classifier": ("loss", "optimizer", "lr_scheduler", "iters", "samples_per_batch"),
+    "classifier": ("loss", "optimizer", "lr_scheduler", "iters", "batch_size"),
 }
 
 _COMPONENTS = (manager.MODELS, manager.BACKBONES, manager.DATASETS, manager.TRANSFORMS,
@@ -138,11 +139,17 @@ class ZeroShotConfig(Config):
 
 
 class StageConfig(Config):
-    """A PaddleSeg ``Config`` made from a dict, for the stages that have no file of their own."""
+    """A PaddleSeg ``Config`` made from one section, for the stages that have no file of their own.
 
-    def __init__(self, dic: Dict[str, Any]):
-        self.dic = copy.deepcopy(dic)
-        self._build_default_checker().apply_all_rules(self)
+    Args:
+        section (dict): the section ``generator`` or ``classifier``.
+    """
+
+    def __init__(self, section: Dict[str, Any]):
+        # PaddleSeg's builder asks for the type of the data set; `Dataset` is the one for which
+        # it infers nothing.
+        self.dic = {**copy.deepcopy(section), "train_dataset": {"type": "Dataset"}}
+        DefaultLossRule("loss").check_and_correct(self)
 
 
 def check_keys(dic: Dict[str, Any], place: str) -> None:

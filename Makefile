@@ -1,0 +1,29 @@
+# `make demo` and `make test` need Python 3.10-3.12 and nothing else; PYTHON chooses which one.
+PYTHON ?= python3
+VENV ?= .venv
+REQUIREMENTS ?= requirements.txt
+
+.PHONY: demo test test-paddle26 benchmarks install clean
+
+demo: install
+	$(VENV)/bin/python tools/train.py -c configs/csrl_shapes.yml
+
+test: install
+	$(VENV)/bin/python -m pytest tests
+
+# The same tests on Paddle 2.6.2, the newest with a GPU build on PyPI.
+test-paddle26:
+	$(MAKE) test VENV=.venv-paddle26 REQUIREMENTS=requirements-paddle26.txt
+
+benchmarks: install
+	for script in benchmarks/*.py; do $(VENV)/bin/python $$script || exit 1; done
+
+install: $(VENV)/installed
+
+$(VENV)/installed: $(REQUIREMENTS) requirements-common.txt
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -r $(REQUIREMENTS)
+	touch $@
+
+clean:
+	rm -rf .venv .venv-paddle26 output .cache .pytest_cache

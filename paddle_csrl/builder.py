@@ -1,0 +1,148 @@
+"""Building the data sets, names and embeddings of a zero-shot config."""
+
+import copy
+from types import SimpleNamespace
+from typing import Any, Dict, List
+
+import numpy as np
+import paddle
+from paddleseg.cvlibs import SegBuilder
+from paddleseg.utils.utils import CachedProperty as cached_property
+
+from paddle_csrl import visualize
+from paddle_csrl.config import ZeroShotConfig
+from paddle_csrl.datasets.class_names import class_names_for, read_class_names, resolve_classes
+from paddle_csrl.datasets.label_scan import fingerprint
+from paddle_csrl.datasets.sources import require_data
+from paddle_csrl.datasets.zero_shot import ZeroShotDataset
+from paddle_csrl.embeddings import load_class_embeddings
+from paddle_csrl.errors import UserError
+
+
+class ZeroShotBuilder(SegBuilder):
+    """PaddleSeg's ``SegBuilder`` with the data sets wrapped in ``ZeroShotDataset``.
+
+    Args:
+        config (ZeroShotConfig): the config.
+    """
+
+    config: ZeroShotConfig
+
+    def build_component(self, cfg: Dict[str, Any]) -> Any:
+        """As PaddleSeg's, but a mistake a user can mend surfaces as it was raised."""
+        try:
+            return super().build_component(cfg)
+        except RuntimeError as error:
+            raise _user_error_behind(error) or UserError(
+                f"could not make {cfg.get('type')}: "
+                f"{' '.join(str(error.__context__ or error).split())}") from error
+
+    @property
+    def train_dataset_class(self) -> SimpleNamespace:
+        """What PaddleSeg reads off a data set's class, taken from the data set itself.
+
+        A data set may have another number of classes than its class says (``Dataset`` says
+        none at all), so the built object is the authority.
+        """
+        dataset = self.train_dataset
+        return SimpleNamespace(NUM_CLASSES=dataset.num_classes,
+                               IGNORE_INDEX=dataset.ignore_index,
+                               IMG_CHANNELS=getattr(dataset, "img_channels", 3))
+
+    @cached_property
+    def train_dataset(self) -> ZeroShotDataset:
+        """The training set of stage 1: unseen classes cannot get past it."""
+        return self._wrap(self._inner_train)
+
+    @cached_property
+    def val_dataset(self) -> ZeroShotDataset:
+        """The validation set with every class, for the final scores."""
+        return self._wrap(self._inner_val, mode="val")
+
+    @cached_property
+    def selection_dataset(self) -> ZeroShotDataset:
+        """The validation set under the training policy, for choosing checkpoints."""
+        return self._wrap(copy.copy(self._inner_val), mode="val", hide_unseen=True)
+
+    @cached_property
+    def feature_dataset(self) -> ZeroShotDataset:
+        """The training set under the validation transforms, for the feature bank."""
+        cfg = copy.deepcopy(self.config.train_dataset_cfg)
+        transforms = (self.config.zero_shot.get("features") or {}).get("transforms")
+        cfg["transforms"] = copy.deepcopy(
+            transforms or self.config.val_dataset_cfg.get("transforms", []))
+        return self._wrap(self.build_component(cfg))
+
+    @cached_property
+    def _inner_train(self) -> paddle.io.Dataset:
+        require_data(self.config.train_dataset_cfg)
+        return self.build_component(self.config.train_dataset_cfg)
+
+    @cached_property
+    def _inner_val(self) -> paddle.io.Dataset:
+        require_data(self.config.val_dataset_cfg)
+        return self.build_component(self.config.val_dataset_cfg)
+
+    def _wrap(self, dataset: paddle.io.Dataset, **kwargs) -> ZeroShotDataset:
+        zero_shot = self.config.zero_shot
+        return ZeroShotDataset(dataset, unseen=zero_shot["unseen"],
+                               policy=zero_shot.get("policy", "drop"),
+                               class_names=self.class_names,
+                               cache_dir=zero_shot.get("cache_dir"), **kwargs)
+
+    @cached_property
+    def class_names(self) -> List[str]:
+        """Name of every class, by id."""
+        given = self.config.zero_shot.get("class_names")
+        if given:
+            names = read_class_names(given)
+        else:
+            own = getattr(self._inner_val, "class_names", None)
+            names = list(own or class_names_for(self.config.val_dataset_cfg["type"]))
+        if len(names) != self._inner_val.num_classes:
+            raise UserError(f"`zero_shot.class_names` gives {len(names)} names for the "
+                            f"{self._inner_val.num_classes} classes of the data set")
+        return names
+
+    @cached_property
+    def unseen_ids(self) -> np.ndarray:
+        """int64 [U]: ids of the unseen classes, ascending."""
+        return np.array(sorted(resolve_classes(
+            self.class_names, self.config.zero_shot["unseen"])), np.int64)
+
+    @cached_property
+    def seen_ids(self) -> np.ndarray:
+        """int64 [S]: ids of the seen classes, ascending."""
+        return np.setdiff1d(np.arange(len(self.class_names)), self.unseen_ids)
+
+    @cached_property
+    def embeddings(self) -> np.ndarray:
+        """float32 [C, d_w]: one embedding per class."""
+        section = self.config.zero_shot.get("embeddings") or {}
+        return load_class_embeddings(self.class_names, **section)
+
+    @cached_property
+    def palette(self) -> np.ndarray:
+        """uint8 RGB [C, 3]: the data set's own colours, where it has some that people know."""
+        own = getattr(self._inner_val, "palette", None)
+        name = "voc" if self.config.val_dataset_cfg["type"] == "PascalVOC" else None
+        return visualize.palette(len(self.class_names), name) if own is None else own
+
+    @property
+    def normalizes_features(self) -> bool:
+        """Whether stages 2 and 3 work on standardized features."""
+        return (self.config.zero_shot.get("features") or {}).get("normalize", True)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Hash over the names, sizes and times of all training files the policy lets through."""
+        return fingerprint(self.train_dataset.file_list)
+
+
+def _user_error_behind(error: BaseException) -> UserError:
+    """The ``UserError`` that led to ``error``, if one did."""
+    while error is not None:
+        if isinstance(error, UserError):
+            return error
+        error = error.__cause__ or error.__context__
+    return None

@@ -1,0 +1,94 @@
+"""Flags that several tools share, under PaddleSeg's names."""
+
+import argparse
+from typing import Any, Dict, Optional
+
+from paddle_csrl.core.run import STAGES
+
+
+def add_common(parser: argparse.ArgumentParser) -> None:
+    """Flags of every tool that reads a config."""
+    parser.add_argument("-c", "--config", required=True, metavar="FILE",
+                        help="the YAML config, such as configs/csrl_shapes.yml")
+    parser.add_argument("--device", default="gpu", choices=["cpu", "gpu", "xpu", "npu", "mlu"],
+                        help="where to compute; falls back to cpu where there is none "
+                             "(default: gpu)")
+    parser.add_argument("--num_workers", type=int, metavar="N",
+                        help="processes that read and transform images (default: 0)")
+    parser.add_argument("--precision", choices=["fp32", "fp16"],
+                        help="fp16 switches automatic mixed precision on")
+    parser.add_argument("--amp_level", choices=["O1", "O2"],
+                        help="level of mixed precision (default: O1)")
+    parser.add_argument("--opts", nargs="+", default=[], metavar="KEY=VALUE",
+                        help="override any key of the config, such as "
+                             "zero_shot.unseen=\"['cow','motorbike']\" generator.iters=500")
+
+
+def add_test(parser: argparse.ArgumentParser) -> None:
+    """Flags of test-time augmentation and sliding windows, as PaddleSeg's tools/val.py."""
+    parser.add_argument("--aug_eval", action="store_true", default=None,
+                        help="average over --scales and flips")
+    parser.add_argument("--scales", nargs="+", type=float, metavar="S",
+                        help="image scales for --aug_eval (default: 1.0)")
+    parser.add_argument("--flip_horizontal", action="store_true", default=None,
+                        help="also the mirrored image, with --aug_eval")
+    parser.add_argument("--flip_vertical", action="store_true", default=None,
+                        help="also the image upside down, with --aug_eval")
+    parser.add_argument("--is_slide", action="store_true", default=None,
+                        help="predict in sliding windows of --crop_size")
+    parser.add_argument("--crop_size", nargs=2, type=int, metavar=("W", "H"),
+                        help="sliding window size in pixels")
+    parser.add_argument("--stride", nargs=2, type=int, metavar=("W", "H"),
+                        help="sliding window step in pixels")
+
+
+def common_overrides(args: argparse.Namespace) -> Dict[str, Any]:
+    """Config overrides of ``add_common``'s flags."""
+    return {"num_workers": args.num_workers, "precision": args.precision,
+            "amp_level": args.amp_level}
+
+
+def test_overrides(args: argparse.Namespace) -> Dict[str, Any]:
+    """Config overrides of ``add_test``'s flags."""
+    keys = ("aug_eval", "scales", "flip_horizontal", "flip_vertical", "is_slide", "crop_size",
+            "stride")
+    return {f"test_config.{key}": getattr(args, key) for key in keys}
+
+
+def stage_overrides(args: argparse.Namespace, stage: Optional[str]) -> Dict[str, Any]:
+    """Config overrides of the training flags, which mean the stage that ``--stage`` names."""
+    section = "" if stage in (None, "segmentor") else f"{stage}."
+    keys = {"iters": "iters", "batch_size": "batch_size",
+            "learning_rate": "lr_scheduler.learning_rate",
+            "save_interval": "save_interval", "log_iters": "log_iters"}
+    return {section + key: getattr(args, flag) for flag, key in keys.items()}
+
+
+def add_training(parser: argparse.ArgumentParser) -> None:
+    """Flags of training, as PaddleSeg's tools/train.py."""
+    parser.add_argument("--stage", choices=STAGES,
+                        help="run this stage alone; finished earlier stages are needed "
+                             "(default: all, skipping those already up to date)")
+    parser.add_argument("--save_dir", metavar="DIR",
+                        help="where everything is written (default: output/NAME of the config)")
+    parser.add_argument("--iters", type=int, metavar="N",
+                        help="iterations of the stage (without --stage: of stage 1)")
+    parser.add_argument("--batch_size", type=int, metavar="N",
+                        help="samples per iteration and device, of the stage as above")
+    parser.add_argument("--learning_rate", type=float, metavar="LR",
+                        help="initial learning rate of the stage as above")
+    parser.add_argument("--seed", type=int, metavar="N", help="random seed (default: 0)")
+    parser.add_argument("--do_eval", action=argparse.BooleanOptionalAction, default=None,
+                        help="evaluate while training and keep the best stage-1 checkpoint, "
+                             "chosen without unseen pixels (default: as the config says)")
+    parser.add_argument("--use_vdl", action=argparse.BooleanOptionalAction, default=None,
+                        help="record curves and pictures for VisualDL (default: yes)")
+    parser.add_argument("--log_iters", type=int, metavar="N",
+                        help="iterations between two lines of the log (default: 10)")
+    parser.add_argument("--save_interval", type=int, metavar="N",
+                        help="iterations between two checkpoints (default: 1000)")
+    parser.add_argument("--keep_checkpoint_max", type=int, metavar="N",
+                        help="checkpoints kept per stage (default: 3)")
+    parser.add_argument("--resume_model", metavar="DIR",
+                        help="checkpoint folder to go on from, such as "
+                             "output/NAME/segmentor/iter_1000")

@@ -1,0 +1,58 @@
+"""Train a zero-shot segmentor: all stages, then the GZS3 scores."""
+
+import argparse
+from typing import Any, Dict, List, Optional
+
+from paddleseg.utils import utils
+
+from paddle_csrl.cli import options
+from paddle_csrl.config import ZeroShotConfig
+from paddle_csrl.core.pipeline import run_pipeline
+from paddle_csrl.core.run import Run
+from paddle_csrl.errors import UserError
+
+_EPILOG = """
+stages:
+  segmentor   a stock PaddleSeg segmentor learns the seen classes
+  features    the frozen segmentor fills a bank with real features, once per image
+  generator   learns to make features from class embeddings (CSRL's losses)
+  classifier  a new last layer learns real seen and generated unseen features
+
+examples:
+  python tools/train.py -c configs/csrl_shapes.yml
+  python tools/train.py -c configs/csrl_voc_unseen4.yml --device gpu --num_workers 8
+  python tools/train.py -c configs/csrl_custom.yml --opts zero_shot.unseen=tree,car
+  python tools/train.py -c configs/csrl_shapes.yml --stage generator --iters 500
+"""
+
+
+def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="train.py", description=__doc__, epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter)
+    options.add_common(parser)
+    options.add_training(parser)
+    return parser.parse_args(argv)
+
+
+def main(argv: Optional[List[str]] = None) -> Dict[str, Any]:
+    """Run the command line ``argv``.
+
+    Returns:
+        The content of ``metrics.json``; empty where ``--stage`` ends before the final model.
+
+    Raises:
+        UserError: a mistake in the config, the data or the flags.
+    """
+    args = parse_args(argv)
+    if args.stage == "features" and (args.iters or args.batch_size or args.learning_rate):
+        raise UserError("--stage features trains nothing: leave out --iters, --batch_size and "
+                        "--learning_rate")
+    overrides = {**options.common_overrides(args), **options.stage_overrides(args, args.stage),
+                 "save_dir": args.save_dir, "seed": args.seed, "do_eval": args.do_eval,
+                 "use_vdl": args.use_vdl, "keep_checkpoint_max": args.keep_checkpoint_max}
+    config = ZeroShotConfig(args.config, opts=args.opts, overrides=overrides)
+    utils.show_env_info()
+    utils.set_device(args.device)
+    utils.set_cv2_num_threads(config.option("num_workers", 0))
+    return run_pipeline(Run(config, args.resume_model), args.stage)

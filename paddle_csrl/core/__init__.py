@@ -1,0 +1,1 @@
+"""The stages of training, the feature bank between them, and evaluation."""

@@ -1,0 +1,122 @@
+"""Stage 3: a new classification layer, put back into the segmentor."""
+
+import os
+from typing import Dict
+
+import numpy as np
+import paddle
+from paddleseg.utils import logger, utils
+
+from paddle_csrl.config import StageConfig
+from paddle_csrl.core.evaluate import evaluate
+from paddle_csrl.core.extractor import find_classification_layer
+from paddle_csrl.core.feature_bank import FeatureBank, Scale
+from paddle_csrl.core.generator import load_bank, load_generator
+from paddle_csrl.core.monitor import StageLogWriter
+from paddle_csrl.core.pictures import PictureBook
+from paddle_csrl.core.run import Run
+from paddle_csrl.core.segmentor import load_segmentor
+from paddle_csrl.core.stage_data import ClassifierBatches
+from paddle_csrl.core.trainer import StageBuilder, save_state, train_stage
+from paddle_csrl.metrics import ZeroShotEvaluator
+from paddle_csrl.models.pixel_classifier import PixelClassifier
+
+DEFAULT_NUM_GENERATED = 4096
+
+
+def train_classifier(run: Run) -> None:
+    """Train the layer on real seen and generated unseen features and save the final model.
+
+    The last iteration is kept: choosing among checkpoints would need unseen pixels.
+    """
+    builder, section = run.builder, run.config.dic["classifier"]
+    utils.set_seed(run.seed("classifier"))
+    bank, scale = load_bank(run)
+    generated = generate(run, bank, section.get("num_generated", DEFAULT_NUM_GENERATED))
+    config = StageConfig({key: value for key, value in section.items() if key != "batch_size"})
+    batches = ClassifierBatches(
+        bank, generated, builder.unseen_ids, section["batch_size"],
+        section.get("unseen_share", "auto"), section.get("class_balance", "balanced"),
+        config.iters * paddle.distributed.get_world_size(), run.seed("classifier"))
+    classifier = PixelClassifier(bank.feature_dim, len(builder.class_names))
+    segmentor = load_segmentor(run)
+
+    def assemble() -> None:
+        put_back(segmentor, final_layer(classifier, scale, builder.seen_ids,
+                                        section.get("calibration", 0.0)))
+
+    folder = train_stage(run, "classifier", StageBuilder(config, classifier), batches,
+                         batch_size=1, on_logged=_score_recorder(run, segmentor, assemble))
+    classifier.set_state_dict(paddle.load(os.path.join(folder, "model.pdparams")))
+    assemble()
+    save_state(classifier.state_dict(), run.output("classifier"))
+    save_state(segmentor.state_dict(), run.final_model)
+    logger.info(f"[classifier] final model, a stock {type(segmentor).__name__}: "
+                f"{run.final_model}")
+
+
+def generate(run: Run, bank: FeatureBank, num_samples: int) -> np.ndarray:
+    """Features of the unseen classes, float32 [U, num_samples, D], in the bank's scale.
+
+    The generator stays in training mode: the distribution that MMD fitted is the one with
+    dropout, whose noise is part of the samples' spread.
+    """
+    task = load_generator(run, bank)
+    utils.set_seed(run.seed("classifier"))
+    task.train()
+    with paddle.no_grad():
+        features = task.generator(task.embeddings, num_samples).features
+    return features.index_select(task.unseen_ids).astype("float32").numpy()
+
+
+def final_layer(classifier: PixelClassifier, scale: Scale, seen_ids: np.ndarray,
+                calibration: float) -> Dict[str, np.ndarray]:
+    """The layer for raw features: standardization and calibration folded into its weights.
+
+    With x' = (x − m)/s, W x' + b = (W/s) x + (b − (W/s) m). The calibration δ is taken off the
+    logits of seen classes (calibrated stacking), so that it too ends in the bias.
+
+    Returns:
+        ``weight`` float32 [C, D, 1, 1] and ``bias`` float32 [C].
+    """
+    weight = classifier.conv.weight.numpy() / scale.deviation[None, :, None, None]
+    bias = classifier.conv.bias.numpy() - weight[:, :, 0, 0] @ scale.mean
+    bias[seen_ids] -= calibration
+    return {"weight": weight, "bias": bias}
+
+
+def put_back(segmentor: paddle.nn.Layer, layer: Dict[str, np.ndarray]) -> None:
+    """Write ``weight`` and ``bias`` into the segmentor's classification layer."""
+    _, convolution = find_classification_layer(segmentor, len(layer["bias"]))
+    convolution.weight.set_value(layer["weight"])
+    convolution.bias.set_value(layer["bias"])
+
+
+def _score_recorder(run: Run, segmentor: paddle.nn.Layer, assemble):
+    """Record GZS3 scores and pictures in VisualDL while the layer trains, if ``do_eval``.
+
+    They are there to be watched: nothing in training depends on them.
+    """
+    if not run.config.option("do_eval", True):
+        return None
+    builder = run.builder
+    interval = run.config.option("save_interval", 1000, "classifier")
+    iters = run.config.dic["classifier"]["iters"]
+
+    def record(writer: StageLogWriter, iteration: int) -> None:
+        if iteration % interval and iteration != iters:
+            return
+        assemble()
+        evaluator = ZeroShotEvaluator(builder.val_dataset.num_classes, builder.unseen_ids,
+                                      ignore_index=builder.val_dataset.ignore_index)
+        book = PictureBook(builder, limit=4)
+        state = paddle.get_rng_state()
+        scores = evaluate(segmentor, builder.val_dataset, evaluator,
+                          run.config.option("num_workers", 0), on_prediction=book.add,
+                          **run.config.test_config).compute()
+        paddle.set_rng_state(state)
+        writer.add_scores(scores, builder.class_names, iteration)
+        for number, picture in enumerate(book.pictures()):
+            writer.add_picture(f"Predictions/{number}", picture, iteration)
+
+    return record

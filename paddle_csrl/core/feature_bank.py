@@ -1,0 +1,192 @@
+"""The feature bank: a bounded, uniform sample of real pixel features of every seen class.
+
+Sampling is bottom-k: every pixel draws a uniform key and each class keeps the pixels with its
+smallest keys. That is a uniform sample without replacement, needs one pass, and merges: the
+sample of a union is the bottom-k of the samples. Keys depend on the seed and the image alone,
+so the bank is the same however the images are ordered or shared out among processes.
+"""
+
+import zipfile
+from dataclasses import dataclass
+from typing import List
+
+import numpy as np
+
+from paddle_csrl.errors import UserError
+from paddle_csrl.utils import atomic_path
+
+
+class BottomKSampler:
+    """Collects at most ``bound`` features per class from a stream of pixels.
+
+    Args:
+        num_classes (int): number of classes C.
+        bound (int): features kept per class, > 0.
+        ignore_index (int): label that is passed over.
+
+    Memory is that of the features kept plus at most the same amount waiting to be merged.
+    """
+
+    def __init__(self, num_classes: int, bound: int, ignore_index: int = 255):
+        if bound < 1:
+            raise UserError(f"samples_per_class must be at least 1, got {bound}")
+        self.num_classes, self.bound, self.ignore_index = num_classes, bound, ignore_index
+        self.pixel_counts = np.zeros(num_classes, np.int64)
+        self._threshold = np.full(num_classes, np.inf)
+        self._parts: List[tuple] = []
+        self._waiting = 0
+
+    def candidates(self, labels: np.ndarray, seed: List[int]) -> tuple:
+        """Draw the keys of one image's pixels and tell which pixels may enter the sample.
+
+        Args:
+            labels (int array [P]): class of each pixel, or ``ignore_index``.
+            seed (list[int]): seed of the keys, such as ``[seed, image index]``.
+
+        Returns:
+            positions (int64 [K]), labels (int64 [K]) and keys (float64 [K]) of the candidates.
+        """
+        keys = np.random.default_rng(seed).random(labels.size)
+        valid = np.flatnonzero(labels != self.ignore_index)
+        classes = labels[valid].astype(np.int64)
+        self.pixel_counts += np.bincount(classes, minlength=self.num_classes)
+        inside = keys[valid] < self._threshold[classes]
+        positions = valid[inside]
+        return positions, classes[inside], keys[positions]
+
+    def add(self, features: np.ndarray, labels: np.ndarray, keys: np.ndarray) -> None:
+        """Offer candidate ``features`` (float32 [K, D]) with their ``labels`` and ``keys``."""
+        if not len(labels):
+            return
+        self._parts.append((features, labels, keys))
+        self._waiting += len(labels)
+        if self._waiting > max(self.num_classes * self.bound, 65536):
+            self._compact()
+
+    def merge(self, other: "BottomKSampler") -> None:
+        """Take in another sampler's pixels, as if both streams had been one."""
+        self.pixel_counts += other.pixel_counts
+        for part in other._parts:
+            self.add(*part)
+
+    def _compact(self) -> None:
+        if not self._parts:
+            return
+        features, labels, keys = (np.concatenate(column) for column in zip(*self._parts))
+        order = np.lexsort((keys, labels))
+        starts = np.searchsorted(labels[order], np.arange(self.num_classes))
+        rank = np.arange(len(order)) - starts[labels[order]]
+        kept = order[rank < self.bound]
+        full = order[rank == self.bound - 1]
+        self._threshold[labels[full]] = keys[full]
+        self._parts = [(features[kept], labels[kept], keys[kept])]
+        self._waiting = 0
+
+    def bank(self) -> "FeatureBank":
+        """The sample so far.
+
+        Raises:
+            UserError: no labelled pixel was offered.
+        """
+        self._compact()
+        if not self._parts:
+            raise UserError("the training set has no labelled pixel of a seen class, so the "
+                            "feature bank is empty; check the labels and `zero_shot.unseen`")
+        features, labels, _ = self._parts[0]
+        return FeatureBank(features.astype(np.float32), np.bincount(
+            labels, minlength=self.num_classes), self.pixel_counts.copy())
+
+
+@dataclass
+class Scale:
+    """What features are standardized by: (x − mean) / deviation, float32 [D] each."""
+    mean: np.ndarray
+    deviation: np.ndarray
+
+    @classmethod
+    def identity(cls, feature_dim: int) -> "Scale":
+        """The scale that changes nothing."""
+        return cls(np.zeros(feature_dim, np.float32), np.ones(feature_dim, np.float32))
+
+
+@dataclass
+class FeatureBank:
+    """Real features by class.
+
+    Attributes:
+        features (float32 [K, D]): the sampled features, sorted by class.
+        counts (int64 [C]): how many of them belong to each class; 0 for unseen classes.
+        pixel_counts (int64 [C]): labelled pixels met in the training set, before sampling.
+    """
+    features: np.ndarray
+    counts: np.ndarray
+    pixel_counts: np.ndarray
+
+    @property
+    def starts(self) -> np.ndarray:
+        """int64 [C]: row where each class begins."""
+        return np.cumsum(self.counts) - self.counts
+
+    @property
+    def feature_dim(self) -> int:
+        return self.features.shape[1]
+
+    def of(self, class_id: int) -> np.ndarray:
+        """float32 [K_c, D]: the features of one class."""
+        start = self.starts[class_id]
+        return self.features[start:start + self.counts[class_id]]
+
+    def prototypes(self, class_ids: np.ndarray) -> np.ndarray:
+        """float32 [len(class_ids), D]: mean feature of each class."""
+        return np.stack([self.of(class_id).mean(0) for class_id in class_ids])
+
+    def scale(self) -> "Scale":
+        """Mean and standard deviation of a feature, every present class weighing alike.
+
+        A dimension that never varies gets deviation 1, so that dividing by it is harmless.
+        """
+        present = np.flatnonzero(self.counts)
+        mean = np.mean([self.of(c).mean(0, dtype=np.float64) for c in present], axis=0)
+        variance = np.mean([np.square(self.of(c) - mean).mean(0) for c in present], axis=0)
+        deviation = np.sqrt(variance)
+        deviation[deviation <= 1e-6 * deviation.max()] = 1.0
+        return Scale(mean.astype(np.float32), deviation.astype(np.float32))
+
+    def scaled(self, scale: "Scale") -> "FeatureBank":
+        """The bank with its features standardized by ``scale``."""
+        return FeatureBank((self.features - scale.mean) / scale.deviation, self.counts,
+                           self.pixel_counts)
+
+    def draw(self, class_ids: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """float32 [len(class_ids), D]: a feature, drawn with replacement, for each class id."""
+        rows = self.starts[class_ids] + (rng.random(len(class_ids))
+                                         * self.counts[class_ids]).astype(np.int64)
+        return self.features[rows]
+
+    def save(self, path: str) -> None:
+        """Write the bank to an ``.npz`` file, atomically."""
+        with atomic_path(path) as temporary:
+            np.savez(temporary, features=self.features, counts=self.counts,
+                     pixel_counts=self.pixel_counts)
+
+    @classmethod
+    def load(cls, path: str) -> "FeatureBank":
+        """Read what ``save`` wrote.
+
+        Raises:
+            UserError: the file is missing, torn, not a bank, or empty.
+        """
+        advice = "make it anew with --stage features"
+        try:
+            with np.load(path, allow_pickle=False) as content:
+                bank = cls(*(content[key] for key in ("features", "counts", "pixel_counts")))
+        except FileNotFoundError:
+            raise UserError(f"no feature bank at {path}; {advice}") from None
+        except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile) as error:
+            raise UserError(f"{path} is not a whole feature bank ({error}); {advice}") from None
+        if bank.features.ndim != 2 or len(bank.features) != bank.counts.sum():
+            raise UserError(f"{path} holds {bank.features.shape} features for "
+                            f"{bank.counts.sum()} counted; {advice}")
+        if not len(bank.features):
+            raise UserError(f"the feature bank {path} is empty; {advice}")
+        return bank

@@ -1,0 +1,55 @@
+"""Between stages 1 and 2: the frozen segmentor fills the feature bank, once per image."""
+
+import numpy as np
+import paddle
+from paddleseg.utils import logger
+
+from paddle_csrl.core.extractor import FeatureExtractor
+from paddle_csrl.core.feature_bank import BottomKSampler
+from paddle_csrl.core.run import Run
+from paddle_csrl.core.segmentor import load_segmentor
+from paddle_csrl.utils import progress
+
+DEFAULT_SAMPLES_PER_CLASS = 8192
+
+
+def extract_features(run: Run) -> None:
+    """Run the segmentor over the training set and save the bank."""
+    builder = run.builder
+    section = run.config.zero_shot.get("features") or {}
+    dataset = builder.feature_dataset
+    extractor = FeatureExtractor(load_segmentor(run), dataset.num_classes)
+    sampler = BottomKSampler(
+        dataset.num_classes, section.get("samples_per_class", DEFAULT_SAMPLES_PER_CLASS),
+        dataset.ignore_index)
+    fill(sampler, extractor, dataset, run.seed("features"), run.config.option("num_workers", 0))
+    bank = sampler.bank()
+    bank.save(run.output("features"))
+    missing = [builder.class_names[c] for c in builder.seen_ids if not bank.counts[c]]
+    if missing:
+        logger.warning(f"no training pixel of {', '.join(missing)}: nothing real to learn from")
+    logger.info(f"[features] {bank.counts.sum()} features of {bank.feature_dim} channels "
+                f"from {len(dataset)} images, {np.count_nonzero(bank.counts)} seen classes")
+
+
+def fill(sampler: BottomKSampler, extractor: FeatureExtractor, dataset: paddle.io.Dataset,
+         seed: int, num_workers: int = 0) -> None:
+    """Offer the features of every image of ``dataset`` to ``sampler``."""
+    loader = paddle.io.DataLoader(dataset, batch_size=1, num_workers=num_workers,
+                                  return_list=True)
+    for index, data in enumerate(progress(loader, "features")):
+        features = extractor(data["img"])
+        labels = labels_at(data["label"].numpy().squeeze(), features.shape[2:])
+        positions, classes, keys = sampler.candidates(labels.reshape(-1), [seed, index])
+        if not len(positions):
+            continue
+        pixels = features.reshape([features.shape[1], -1])
+        chosen = pixels.index_select(paddle.to_tensor(positions), axis=1)
+        sampler.add(chosen.numpy().T, classes, keys)
+
+
+def labels_at(labels: np.ndarray, size: tuple) -> np.ndarray:
+    """Labels [H, W] at the centres of a grid of ``size`` [h, w] cells over the image."""
+    rows, columns = (((np.arange(small) + 0.5) * full / small).astype(np.int64)
+                     for small, full in zip(size, labels.shape))
+    return labels[rows[:, None], columns]

@@ -1,0 +1,55 @@
+"""VisualDL records: named loss terms, scores over time, pictures and relation matrices."""
+
+from typing import Callable, Optional, Sequence
+
+import numpy as np
+from visualdl import LogWriter
+
+_LOSS_TAG = "Train/loss_"
+
+
+class StageLogWriter(LogWriter):
+    """The writer that PaddleSeg's trainer gets: it knows the loss terms by name.
+
+    The trainer numbers the terms (``Train/loss_0`` …); here they carry the name of their loss.
+    It also tells a listener when an iteration has been logged, for the trainer has no callback.
+
+    Args:
+        logdir (str): folder of the log.
+        loss_names (sequence of str): names of the terms, in the order of the config.
+        on_logged (callable, optional): called with (writer, iteration) after each record.
+    """
+
+    def __init__(self, logdir: str, loss_names: Sequence[str],
+                 on_logged: Optional[Callable[["StageLogWriter", int], None]] = None):
+        super().__init__(logdir)
+        self.loss_names, self.on_logged = loss_names, on_logged
+
+    def add_scalar(self, tag: str, value: float, step: int, walltime: Optional[int] = None):
+        value = float(np.asarray(value).reshape(-1)[0])
+        if tag.startswith(_LOSS_TAG):
+            tag = f"Train/{self.loss_names[int(tag[len(_LOSS_TAG):])]}"
+        super().add_scalar(tag=tag, value=value, step=step, walltime=walltime)
+        if tag == "Train/loss" and len(self.loss_names) == 1:
+            super().add_scalar(tag=f"Train/{self.loss_names[0]}", value=value, step=step,
+                               walltime=walltime)
+        if tag == "Train/lr" and self.on_logged:
+            self.on_logged(self, step)
+
+    def add_scores(self, scores: dict, class_names: Sequence[str], step: int) -> None:
+        """Record what ``ZeroShotEvaluator.compute`` returned, as fractions."""
+        for key in ("seen_miou", "unseen_miou", "miou", "hiou"):
+            self.add_scalar(f"Evaluate/{key}", scores[key], step)
+        for name, iou in zip(class_names, scores["class_iou"]):
+            self.add_scalar(f"IoU/{name.replace(' ', '_')}", iou, step)
+
+    def add_picture(self, tag: str, picture: np.ndarray, step: int) -> None:
+        """Record an RGB picture, uint8 [H, W, 3]."""
+        self.add_image(tag=tag, img=picture, step=step)
+
+
+def loss_names(loss_cfg: dict) -> list:
+    """A distinct name for every term of a PaddleSeg ``loss`` section."""
+    names = [item["type"] for item in loss_cfg["types"]]
+    return [name if names.count(name) == 1 else f"{name}_{index}"
+            for index, name in enumerate(names)]

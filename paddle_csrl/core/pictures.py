@@ -1,0 +1,49 @@
+"""Prediction pictures: image, truth and prediction side by side."""
+
+import os
+from typing import List
+
+import cv2
+import numpy as np
+
+from paddle_csrl import visualize
+from paddle_csrl.builder import ZeroShotBuilder
+
+
+class PictureBook:
+    """Collects a few predictions during an evaluation, those with unseen classes first.
+
+    Args:
+        builder (ZeroShotBuilder): gives the validation set and the class names.
+        limit (int): number of pictures.
+    """
+
+    def __init__(self, builder: ZeroShotBuilder, limit: int):
+        self.builder, self.limit = builder, limit
+        self._with_unseen: List[tuple] = []
+        self._without: List[tuple] = []
+
+    def add(self, index: int, prediction: np.ndarray, label: np.ndarray) -> None:
+        """Offer the prediction (int [H, W]) for image ``index`` with its truth."""
+        has_unseen = np.isin(self.builder.unseen_ids, label).any()
+        shelf = self._with_unseen if has_unseen else self._without
+        if len(shelf) < self.limit:
+            shelf.append((index, prediction, label))
+
+    def pictures(self) -> List[np.ndarray]:
+        """The panels, uint8 RGB [H, W, 3] each."""
+        builder, dataset = self.builder, self.builder.val_dataset
+        panels = []
+        for index, prediction, label in (self._with_unseen + self._without)[:self.limit]:
+            image = cv2.cvtColor(cv2.imread(dataset.file_list[index][0]), cv2.COLOR_BGR2RGB)
+            panels.append(visualize.prediction_panel(
+                image, label, prediction, builder.class_names, builder.unseen_ids, builder.palette))
+        return panels
+
+    def save(self, folder: str) -> List[str]:
+        """Write the panels as PNG files into ``folder`` and return their paths."""
+        paths = []
+        for number, panel in enumerate(self.pictures()):
+            paths.append(os.path.join(folder, f"{number:02d}.png"))
+            visualize.save_png(paths[-1], panel)
+        return paths

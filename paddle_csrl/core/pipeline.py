@@ -1,0 +1,80 @@
+"""The stages in order, each skipped where its result is already there."""
+
+import os
+import time
+from typing import Any, Dict, Optional
+
+import paddle
+import yaml
+from paddleseg.utils import logger, utils
+
+from paddle_csrl.core.classifier import train_classifier
+from paddle_csrl.core.features import extract_features
+from paddle_csrl.core.generator import train_generator
+from paddle_csrl.core.report import audit_line, score, visualdl_line
+from paddle_csrl.core.run import STAGES, Run
+from paddle_csrl.core.segmentor import train_segmentor
+from paddle_csrl.core.trainer import load_weights
+from paddle_csrl.utils import atomic_path
+
+_RUN_STAGE = {"segmentor": train_segmentor, "features": extract_features,
+              "generator": train_generator, "classifier": train_classifier}
+
+
+def run_pipeline(run: Run, stage: Optional[str] = None) -> Dict[str, Any]:
+    """Run all stages, or one, and score the final model if it was made.
+
+    Args:
+        run: the run.
+        stage: one of ``STAGES``; all of them by default.
+
+    Returns:
+        The content of ``metrics.json``; empty if the final model was not reached.
+
+    Raises:
+        UserError: an earlier stage that ``stage`` needs is missing or out of date.
+    """
+    start = time.time()
+    stages = [stage] if stage else list(STAGES)
+    for earlier in STAGES[:STAGES.index(stages[0])]:
+        run.require(earlier)
+    for name in stages:
+        _run_unless_finished(run, name)
+    write_config(run)
+    logger.info(audit_line(run.builder))
+    if stages[-1] != STAGES[-1]:
+        return {}
+    model = run.builder.model
+    load_weights(model, run.final_model)
+    log_dir = os.path.join(run.save_dir, "scores") if run.config.option("use_vdl", True) else None
+    metrics = score(run.builder, model, os.path.join(run.save_dir, "metrics.json"),
+                    os.path.join(run.save_dir, "predictions"), log_dir)
+    logger.info(f"model: {run.final_model}, made in {time.time() - start:.0f} s")
+    if log_dir:
+        logger.info(f"curves: {visualdl_line(run.save_dir)}")
+    return metrics
+
+
+def _run_unless_finished(run: Run, stage: str) -> None:
+    changes = run.changes(stage)
+    final_is_missing = stage == "classifier" and not os.path.isfile(run.final_model)
+    if changes == [] and not final_is_missing and not run.resumes(stage):
+        logger.info(f"[{stage}] up to date: {run.output(stage)}")
+        return
+    if changes:
+        logger.info(f"[{stage}] runs again, for these changed: {', '.join(changes)}")
+    inputs = run.inputs(stage)
+    run.begin(stage)
+    start = time.time()
+    _RUN_STAGE[stage](run)
+    run.finish(stage, inputs)
+    logger.info(f"[{stage}] took {time.time() - start:.0f} s")
+
+
+def write_config(run: Run) -> None:
+    """Write the whole config beside the results, so that they can be made again."""
+    if paddle.distributed.get_rank() == 0:
+        with atomic_path(os.path.join(run.save_dir, "config.yml")) as temporary:
+            with open(temporary, "w", encoding="utf-8") as file:
+                yaml.dump(run.config.dic, file, Dumper=utils.NoAliasDumper, allow_unicode=True,
+                          sort_keys=False)

@@ -1,0 +1,155 @@
+"""One training run: its config, folders and the record of what is finished."""
+
+import hashlib
+import json
+import os
+import shutil
+from typing import Any, Dict, List, Optional
+
+import paddle
+from paddleseg.utils import logger
+
+import paddle_csrl
+from paddle_csrl.builder import ZeroShotBuilder
+from paddle_csrl.config import ZeroShotConfig
+from paddle_csrl.errors import UserError
+from paddle_csrl.utils import read_json, write_json
+
+#: The stages in the order they run.
+STAGES = ("segmentor", "features", "generator", "classifier")
+
+_OUTPUTS = {"segmentor": "model.pdparams", "features": "bank.npz",
+            "generator": "model.pdparams", "classifier": "model.pdparams"}
+
+_SEGMENTOR_KEYS = ("model", "loss", "optimizer", "lr_scheduler", "iters", "batch_size",
+                   "train_dataset", "val_dataset", "test_config", "to_static_training",
+                   "precision", "amp_level", "do_eval", "save_interval", "num_workers")
+
+
+class Run:
+    """A config together with the folder its stages write to.
+
+    Each stage keeps a ``stage.json`` with what it was made from: its part of the config, the
+    data's fingerprint and the checksums of the stages before it. A stage is finished if that
+    record is whole and still says the same.
+
+    Args:
+        config (ZeroShotConfig): the config.
+        resume_model (str, optional): a checkpoint folder ``<stage>/iter_N`` to go on from.
+    """
+
+    def __init__(self, config: ZeroShotConfig, resume_model: Optional[str] = None):
+        self.config = config
+        self.builder = ZeroShotBuilder(config)
+        self.save_dir = config.save_dir
+        self.resume_model = resume_model and os.path.normpath(resume_model)
+        if self.resume_model and not os.path.isfile(
+                os.path.join(self.resume_model, "model.pdparams")):
+            raise UserError(f"--resume_model {resume_model}: no model.pdparams there; name a "
+                            f"folder such as {self.folder('segmentor')}/iter_1000")
+
+    def folder(self, stage: str) -> str:
+        return os.path.join(self.save_dir, stage)
+
+    def output(self, stage: str) -> str:
+        """The file that a finished stage leaves for the next ones."""
+        return os.path.join(self.folder(stage), _OUTPUTS[stage])
+
+    @property
+    def final_model(self) -> str:
+        """The stock DeepLabV3P state dict that the run ends with."""
+        return os.path.join(self.save_dir, "model.pdparams")
+
+    def seed(self, stage: str) -> int:
+        return self.config.dic.get(stage, {}).get("seed", self.config.seed)
+
+    def resumes(self, stage: str) -> Optional[str]:
+        """The checkpoint to go on from, if it is one of this stage."""
+        parent = self.resume_model and os.path.basename(os.path.dirname(self.resume_model))
+        if parent and (parent == stage or (parent not in STAGES and stage == "segmentor")):
+            return self.resume_model
+        return None
+
+    def inputs(self, stage: str) -> Dict[str, Any]:
+        """All that the stage's result depends on, as JSON-able values by name."""
+        dic, zero_shot = self.config.dic, self.config.zero_shot
+        embeddings = hashlib.sha256(self.builder.embeddings.tobytes()).hexdigest()
+        common = {"paddle_csrl": paddle_csrl.__version__, "seed": self.seed(stage),
+                  "unseen": [self.builder.class_names[c] for c in self.builder.unseen_ids]}
+        if stage == "segmentor":
+            special = {key: dic.get(key) for key in _SEGMENTOR_KEYS}
+            special.update(policy=zero_shot.get("policy", "drop"), data=self.builder.fingerprint)
+        elif stage == "features":
+            features = dict(zero_shot.get("features") or {})
+            features.pop("normalize", None)
+            special = {"features": features, "segmentor": checksum(self.output("segmentor")),
+                       "data": self.builder.fingerprint}
+        elif stage == "generator":
+            special = {"generator": _without_logging(dic["generator"]),
+                       "bank": checksum(self.output("features")),
+                       "normalize": self.builder.normalizes_features, "embeddings": embeddings}
+        else:
+            special = {"classifier": _without_logging(dic["classifier"]), "embeddings": embeddings,
+                       "segmentor": checksum(self.output("segmentor")),
+                       "bank": checksum(self.output("features")),
+                       "generator": checksum(self.output("generator"))}
+        return {**common, **special}
+
+    def changes(self, stage: str) -> Optional[List[str]]:
+        """Names of the inputs that changed since the stage finished; None if it never did."""
+        record = read_json(self._record(stage))
+        if not record or not record.get("finished") or not os.path.isfile(self.output(stage)):
+            return None
+        inputs = json.loads(json.dumps(self.inputs(stage)))
+        old = record["inputs"]
+        return sorted(key for key in set(inputs) | set(old) if inputs.get(key) != old.get(key))
+
+    def require(self, stage: str) -> None:
+        """Insist that an earlier stage is finished and up to date.
+
+        Raises:
+            UserError: it is not; the message says what is missing or changed.
+        """
+        changes = self.changes(stage)
+        if changes is None:
+            raise UserError(f"stage {stage} has not finished in {self.folder(stage)}; run "
+                            f"--stage {stage} first, or leave --stage out to run all")
+        if changes:
+            raise UserError(f"stage {stage} in {self.folder(stage)} was made with another "
+                            f"{', '.join(changes)}; run --stage {stage} again, or leave "
+                            f"--stage out")
+
+    def begin(self, stage: str) -> None:
+        """Clear the stage's folder, unless it is resumed, and mark it as begun."""
+        folder = self.folder(stage)
+        if paddle.distributed.get_rank() == 0:
+            if os.path.isdir(folder) and os.listdir(folder) and not self.resumes(stage):
+                if not os.path.isfile(self._record(stage)):
+                    raise UserError(f"{folder} holds files of something else; "
+                                    f"choose another --save_dir")
+                shutil.rmtree(folder)
+            os.makedirs(folder, exist_ok=True)
+            write_json(self._record(stage), {"finished": False})
+
+    def finish(self, stage: str, inputs: Dict[str, Any]) -> None:
+        """Mark the stage as finished from ``inputs``."""
+        if paddle.distributed.get_rank() == 0:
+            write_json(self._record(stage), {"finished": True, "inputs": inputs})
+        logger.info(f"[{stage}] finished: {self.output(stage)}")
+
+    def _record(self, stage: str) -> str:
+        return os.path.join(self.folder(stage), "stage.json")
+
+
+def _without_logging(section: Dict[str, Any]) -> Dict[str, Any]:
+    return {key: value for key, value in section.items()
+            if key not in ("log_iters", "save_interval")}
+
+
+def checksum(path: str) -> str:
+    """SHA-256 of a file, in hexadecimal."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        for block in iter(lambda: file.read(1 << 20), b""):
+            digest.update(block)
+    return digest.hexdigest()

@@ -1,0 +1,109 @@
+"""Running PaddleSeg's trainer for one stage."""
+
+import os
+import shutil
+from typing import Callable, Optional
+
+import paddle
+from paddleseg.core import train
+from paddleseg.cvlibs import SegBuilder
+from paddleseg.utils import logger
+
+from paddle_csrl.compat import trainer_hooks
+from paddle_csrl.core.monitor import StageLogWriter, loss_names
+from paddle_csrl.core.run import Run
+from paddle_csrl.errors import UserError
+from paddle_csrl.utils import atomic_path
+
+
+class StageBuilder(SegBuilder):
+    """PaddleSeg's builder around a model that is already made.
+
+    Stages 2 and 3 train small models whose arguments are arrays (embeddings, prototypes),
+    which have no place in YAML; loss, optimizer and schedule come from the config as usual.
+    """
+
+    def __init__(self, config, model: paddle.nn.Layer):
+        super().__init__(config)
+        self.model = model
+
+
+def train_stage(run: Run, stage: str, builder: SegBuilder, train_dataset: paddle.io.Dataset,
+                batch_size: int, val_dataset: Optional[paddle.io.Dataset] = None,
+                evaluate: Optional[Callable] = None,
+                on_logged: Optional[Callable] = None) -> str:
+    """Train ``builder.model`` with PaddleSeg's trainer and return its last checkpoint's folder.
+
+    Args:
+        run: the run; its config gives ``save_interval``, ``log_iters`` and the like.
+        stage: the stage, whose folder receives checkpoints and the VisualDL log.
+        builder: provides model, optimizer, loss and the number of iterations.
+        train_dataset, val_dataset: as in PaddleSeg.
+        batch_size: samples per iteration and device.
+        evaluate: replaces ``paddleseg.core.evaluate`` during training.
+        on_logged: called with (writer, iteration) whenever the trainer has logged.
+    """
+    config, folder, iters = run.config, run.folder(stage), builder.config.iters
+    section = "" if stage == "segmentor" else stage
+    names = loss_names(builder.config.loss_cfg)
+    with trainer_hooks(
+            evaluate=evaluate,
+            log_writer=lambda save_dir: StageLogWriter(save_dir, names, on_logged)):
+        train(
+            builder.model,
+            train_dataset,
+            val_dataset=val_dataset,
+            optimizer=builder.optimizer,
+            save_dir=folder,
+            iters=iters,
+            batch_size=batch_size,
+            resume_model=run.resumes(stage),
+            save_interval=min(config.option("save_interval", 1000, section), iters),
+            log_iters=min(config.option("log_iters", 10, section), iters),
+            num_workers=config.option("num_workers", 0) if stage == "segmentor" else 0,
+            use_vdl=config.option("use_vdl", True),
+            losses=builder.loss,
+            keep_checkpoint_max=config.option("keep_checkpoint_max", 3),
+            test_config=config.test_config,
+            precision=config.option("precision", "fp32"),
+            amp_level=config.option("amp_level", "O1"),
+            to_static_training=config.to_static_training and stage == "segmentor")
+    return os.path.join(folder, f"iter_{iters}")
+
+
+def save_state(state: dict, path: str) -> None:
+    """Write a state dict as ``.pdparams``, atomically; only the first process writes."""
+    if paddle.distributed.get_rank() == 0:
+        with atomic_path(path) as temporary:
+            paddle.save(state, temporary)
+
+
+def load_weights(model: paddle.nn.Layer, path: str) -> None:
+    """Load a state dict that fits ``model`` exactly.
+
+    Raises:
+        UserError: the file is missing, torn, or its keys or shapes are not the model's.
+    """
+    if not os.path.isfile(path):
+        raise UserError(f"no weights at {path}")
+    try:
+        state = paddle.load(path)
+    except Exception as error:  # Paddle raises many types for a torn file
+        raise UserError(f"{path} is not a whole .pdparams file "
+                        f"({' '.join(str(error).split())[:200]})") from None
+    own = model.state_dict()
+    wrong = sorted(set(own) ^ set(state)) or [
+        key for key in own if list(own[key].shape) != list(state[key].shape)]
+    if wrong:
+        raise UserError(f"{path} does not fit {type(model).__name__} of this config: {len(wrong)} "
+                        f"entries differ, the first is {wrong[0]}; use the config it was "
+                        f"trained with")
+    model.set_state_dict(state)
+
+
+def keep_checkpoint(folder: str, path: str) -> None:
+    """Copy the weights in a checkpoint ``folder`` to ``path``, atomically."""
+    if paddle.distributed.get_rank() == 0:
+        with atomic_path(path) as temporary:
+            shutil.copyfile(os.path.join(folder, "model.pdparams"), temporary)
+        logger.info(f"kept {folder} as {path}")

@@ -1,0 +1,60 @@
+"""Where the data sets come from: what to say when one is not there."""
+
+import os
+from typing import Any, Dict
+
+from paddle_csrl.errors import UserError
+
+# Data set type -> (path below dataset_root that must exist, what to do if it does not).
+_SOURCES = {
+    "PascalVOC": (
+        os.path.join("VOC2012", "ImageSets", "Segmentation", "val.txt"),
+        "download VOCtrainval_11-May-2012.tar from http://host.robots.ox.ac.uk/pascal/VOC/voc2012/ "
+        "and unpack it so that {root}/VOC2012 exists"),
+    "PascalContext": (
+        os.path.join("ImageSets", "Segmentation", "val_context.txt"),
+        "download VOCtrainval_03-May-2010.tar and the Pascal-Context labels "
+        "(https://www.cs.stanford.edu/~roozbeh/pascal-context/), convert them with PaddleSeg's "
+        "tools/data/convert_voc2010.py and put the result in {root}"),
+    "Cityscapes": (
+        "leftImg8bit",
+        "download leftImg8bit_trainvaltest.zip and gtFine_trainvaltest.zip from "
+        "https://www.cityscapes-dataset.com and unpack both into {root}"),
+}
+
+_AUGMENTED = (os.path.join("VOC2012", "ImageSets", "Segmentation", "aug.txt"),
+              "add the SBD masks (benchmark.tgz, "
+              "https://www2.eecs.berkeley.edu/Research/Projects/CS/vision/grouping/) as "
+              "{root}/VOC2012/SegmentationClassAug with aug.txt (PaddleSeg's "
+              "tools/data/voc_augment.py does it), or set train_dataset.mode=train")
+
+
+def require_data(cfg: Dict[str, Any]) -> None:
+    """Check that the data set of a PaddleSeg ``cfg`` is on disk, before anything downloads it.
+
+    Raises:
+        UserError: it is not; the one line says what to download and where to put it.
+    """
+    kind, root = cfg["type"], cfg.get("dataset_root")
+    if kind == "Dataset":
+        _require_lists(cfg)
+    checks = [_SOURCES[kind]] if kind in _SOURCES else []
+    if kind == "PascalVOC" and cfg.get("mode") == "trainaug":
+        checks.append(_AUGMENTED)
+    for marker, advice in checks:
+        if root is None or not os.path.exists(os.path.join(root, marker)):
+            root = root or "data"
+            raise UserError(f"{kind} is not in `dataset_root: {root}` (no {marker}): "
+                            f"{advice.format(root=root)}")
+
+
+def _require_lists(cfg: Dict[str, Any]) -> None:
+    """The generic ``Dataset``: its root and the list file of its mode."""
+    root, key = cfg.get("dataset_root"), f"{cfg.get('mode', 'train')}_path"
+    if not root or not os.path.isdir(root):
+        raise UserError(f"no folder at `dataset_root: {root}`; point it at your data, for example "
+                        f"--opts train_dataset.dataset_root=DIR val_dataset.dataset_root=DIR")
+    path = cfg.get(key)
+    if not path or not os.path.isfile(path):
+        raise UserError(f"no list file at `{key}: {path}`; it holds one `image label` pair of "
+                        f"paths, relative to dataset_root, a line")

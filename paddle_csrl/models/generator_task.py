@@ -1,0 +1,107 @@
+"""Stage 2 as a model PaddleSeg's trainer can train: a generator with its objective."""
+
+from typing import Dict, List, Sequence
+
+import numpy as np
+import paddle
+from paddle import nn
+from paddleseg.cvlibs import manager
+
+from paddle_csrl.errors import UserError
+from paddle_csrl.losses import prototype_relations, standardize_rows
+from paddle_csrl.registry import register
+
+RELATIONS = ("edges", "prototypes")
+
+
+@register(manager.MODELS)
+class GeneratorTask(nn.Layer):
+    """A feature generator together with what its losses compare (L = L_point + L_pair + L_list).
+
+    Letters: C classes, of them S seen and U unseen; N generated and M real samples per class;
+    D feature channels; d_w embedding dimensions.
+
+    Args:
+        generator (nn.Layer): maps embeddings [C, d_w] to ``features`` [C, N, D] and
+            ``relations``, the list e⁰ … e^L of [C, C].
+        embeddings (float32 array [C, d_w]): class embeddings.
+        prototypes (float32 array [S, D]): mean real feature of each seen class.
+        seen_ids (sequence of int): ids of the seen classes, in the order of ``prototypes``.
+        unseen_ids (sequence of int): ids of the unseen classes.
+        num_samples (int): N.
+        relation (str): ``edges``, the learned relations e^L against e⁰ as the paper prints
+            them; or ``prototypes``, the centred cosines between generated unseen and real seen
+            prototypes against those between the embeddings, both with rows z-scored.
+        relation_warmup (int): iterations over which the losses on unseen classes grow linearly
+            to their full weight, so that the generator first learns what a feature is.
+
+    Raises:
+        UserError: an unknown ``relation``.
+    """
+
+    def __init__(self, generator: nn.Layer, embeddings: np.ndarray, prototypes: np.ndarray,
+                 seen_ids: Sequence[int], unseen_ids: Sequence[int], num_samples: int,
+                 relation: str = "prototypes", relation_warmup: int = 0):
+        super().__init__()
+        if relation not in RELATIONS:
+            raise UserError(f"`generator.relation: {relation}` must be one of "
+                            f"{', '.join(RELATIONS)}")
+        self.generator = generator
+        self.relation, self.num_samples = relation, num_samples
+        self.relation_warmup = relation_warmup
+        self.register_buffer("embeddings", paddle.to_tensor(embeddings), persistable=False)
+        self.register_buffer("prototypes", paddle.to_tensor(prototypes), persistable=False)
+        self.register_buffer("seen_ids", paddle.to_tensor(np.asarray(seen_ids, np.int64)),
+                             persistable=False)
+        self.register_buffer("unseen_ids", paddle.to_tensor(np.asarray(unseen_ids, np.int64)),
+                             persistable=False)
+        self.register_buffer("step", paddle.zeros([1], "int64"))
+
+    def forward(self, real: paddle.Tensor) -> List[paddle.Tensor]:
+        """Generate for all classes; ``real`` [1, S, M, D] only serves the losses.
+
+        Returns:
+            [features [C, N, D], e⁰, …, e^L], a plain list as PaddleSeg's trainer expects.
+        """
+        output = self.generator(self.embeddings, self.num_samples)
+        return [output.features, *output.relations]
+
+    def loss_computation(self, logits_list: List[paddle.Tensor], losses: dict,
+                         data: Dict[str, paddle.Tensor]) -> List[paddle.Tensor]:
+        """Every loss of ``losses`` times its coefficient; the trainer adds them up.
+
+        Args:
+            logits_list: what ``forward`` returned.
+            losses (dict): ``types`` and ``coef``; each type says with ``consumes`` which pair
+                it compares: ``features``, ``relations`` or ``prototypes``.
+            data (dict): ``img`` float32 [1, S, M, D], real features; ``label`` int64 [1, S],
+                how many of the M are valid for each class.
+        """
+        features, relations = logits_list[0].astype("float32"), logits_list[1:]
+        unseen_prototypes = features.index_select(self.unseen_ids).mean(1)
+        pairs = {
+            "features": (features.index_select(self.seen_ids), data["img"][0], data["label"][0]),
+            "relations": self.compared_relations(unseen_prototypes, relations),
+            "prototypes": (unseen_prototypes, self.prototypes),
+        }
+        if self.training:
+            self.step += 1
+        weight = min(1.0, int(self.step) / max(self.relation_warmup, 1))
+        return [coef * (1.0 if loss.consumes == "features" else weight)
+                * loss(*pairs[loss.consumes])
+                for loss, coef in zip(losses["types"], losses["coef"])]
+
+    def compared_relations(self, unseen_prototypes: paddle.Tensor,
+                           relations: List[paddle.Tensor]) -> tuple:
+        """The generated and the semantic relations [U, S] that the relation losses compare."""
+        if self.relation == "edges":
+            return tuple(edge.index_select(self.unseen_ids).index_select(self.seen_ids, axis=1)
+                         for edge in (relations[-1], relations[0]))
+        return (standardize_rows(prototype_relations(unseen_prototypes, self.prototypes)),
+                self.semantic_relations())
+
+    def semantic_relations(self) -> paddle.Tensor:
+        """Z-scored centred cosines [U, S] between unseen and seen embeddings."""
+        return standardize_rows(prototype_relations(
+            self.embeddings.index_select(self.unseen_ids),
+            self.embeddings.index_select(self.seen_ids)))

@@ -1,0 +1,26 @@
+"""Packaging: `pip install .` installs the package with its assets."""
+
+import re
+
+from setuptools import find_packages, setup
+
+
+def read(path: str) -> str:
+    with open(path, encoding="utf-8") as file:
+        return file.read()
+
+
+setup(
+    name="paddle_csrl",
+    version=re.search(r'__version__ = "(.+?)"', read("paddle_csrl/__init__.py")).group(1),
+    description="Generalized zero-shot semantic segmentation (CSRL) as a PaddleSeg extension",
+    long_description=read("README.md"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    packages=find_packages(include=["paddle_csrl", "paddle_csrl.*"]),
+    package_data={"paddle_csrl": ["assets/**/*"]},
+    python_requires=">=3.10,<3.13",
+    # Paddle itself is left out: the CPU and the GPU build have different names.
+    install_requires=["paddleseg==2.8.0", "numpy>=1.24,<2", "opencv-python", "Pillow>=10.1",
+                      "PyYAML>=6.0.1", "tqdm", "visualdl>=2.5.3"],
+)
