@@ -57,7 +57,7 @@ def make_update(num_layers: int) -> Callable[[], None]:
 
 def make_products(num_layers: int) -> Callable[[], None]:
     """A function that does the matrix products of one update and nothing else."""
-    rows, pairs = CLASSES * SAMPLES, CLASSES**2
+    rows, pairs = CLASSES * SAMPLES, CLASSES * (CLASSES + 1) // 2
     node = EMBED + NOISE
     products = _product(rows, NOISE, HIDDEN, input_gradient=False)
     products += _product(NOISE, node, HIDDEN, input_gradient=False)

@@ -153,7 +153,7 @@ def test_far_from_the_origin_in_float32():
 def test_blocks_of_classes_change_nothing(monkeypatch):
     x, y = samples(classes=5)
     whole = evaluate(MMDLoss(ZS3NET), x, y), gradient(MMDLoss(ZS3NET), x, y)
-    monkeypatch.setattr(mmd_loss, "BLOCK_SIZE", 2 * 5 * 6)
+    monkeypatch.setattr(mmd_loss, "CPU_BLOCK_SIZE", 2 * 5 * 6)
     assert evaluate(MMDLoss(ZS3NET), x, y) == pytest.approx(whole[0], rel=1e-12)
     np.testing.assert_allclose(gradient(MMDLoss(ZS3NET), x, y), whole[1], rtol=1e-10)
 

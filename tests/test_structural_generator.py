@@ -72,8 +72,8 @@ def test_agrees_with_loops(num_layers):
         np.testing.assert_allclose(relation, edge, **CLOSE)
 
 
-@pytest.mark.parametrize("block", [1, 2 * C * H])
-def test_blocks_of_rows_change_neither_values_nor_gradients(monkeypatch, block):
+@pytest.mark.parametrize("block", [1, 3 * H])
+def test_blocks_of_pairs_change_neither_values_nor_gradients(monkeypatch, block):
     def outcome():
         model = build()
         embeddings, noise = map(paddle.to_tensor, inputs())
@@ -110,6 +110,21 @@ def test_gradient():
         parameter.set_value(value)
         assert parameter.grad.numpy()[index] == pytest.approx(
             (sums[0] - sums[1]) / 2e-5, rel=1e-5, abs=1e-8)
+
+
+@pytest.mark.parametrize("moved", [0, 1])
+def test_gradient_to_the_inputs(generator, moved):
+    tensors = [paddle.to_tensor(value, stop_gradient=False) for value in inputs()]
+    generator(tensors[0], N, tensors[1]).features.square().sum().backward()
+
+    def total(step):
+        arrays = [value.copy() for value in inputs()]
+        arrays[moved][(1, 0, 1)[:arrays[moved].ndim]] += step
+        return (run(generator, *arrays)[0]**2).sum()
+
+    numeric = (total(1e-5) - total(-1e-5)) / 2e-5
+    made = tensors[moved].grad.numpy()
+    assert made[(1, 0, 1)[:made.ndim]] == pytest.approx(numeric, rel=1e-5)
 
 
 def test_reordering_the_classes_reorders_the_output(generator):

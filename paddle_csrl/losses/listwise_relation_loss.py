@@ -13,8 +13,8 @@ from paddle import Tensor, nn
 from paddleseg.cvlibs import manager
 
 from paddle_csrl.errors import UserError
-from paddle_csrl.losses.functional import (check_positive, check_relations, differentiable_zero,
-                                           in_full_precision)
+from paddle_csrl.losses.functional import (attach_gradient, check_positive, check_relations,
+                                           differentiable_zero, in_full_precision)
 from paddle_csrl.registry import register
 
 METHODS = ("auto", "exact", "sampled")
@@ -154,11 +154,23 @@ def _exact_divergence(scores: Tensor, table: _SetTable) -> Tensor:
     seen = scores.shape[1]
     low = _nonempty_logsumexp(scores[:, :seen // 2])
     high = _nonempty_logsumexp(scores[:, seen // 2:])
-    union = F.log_sigmoid(high.unsqueeze(2) - low.unsqueeze(1))
     expected = ((table.high * high).sum(axis=1) + (table.low * low).sum(axis=1)
-                - (table.both * union).sum(axis=[1, 2]))
+                - _mean_log_sigmoid(high, low, table.both))
     # Rounding alone can take a divergence of zero below zero.
     return (expected - scores.sum(axis=1) - table.constant).clip(min=0)
+
+
+def _mean_log_sigmoid(high: Tensor, low: Tensor, weights: Tensor) -> Tensor:
+    """sum_hl weights_hl log_sigmoid(high_h - low_l), [U].
+
+    The gradient is written out: it reuses the values, of which there are nearly 2^S a row.
+    """
+    with paddle.no_grad():
+        values = F.log_sigmoid(high.unsqueeze(2) - low.unsqueeze(1))
+        slopes = weights * (1 - values.exp())
+        total = (weights * values).sum(axis=[1, 2])
+        of_high, of_low = slopes.sum(axis=2), -slopes.sum(axis=1)
+    return attach_gradient(attach_gradient(total, high, of_high), low, of_low)
 
 
 def _nonempty_logsumexp(scores: Tensor) -> Tensor:

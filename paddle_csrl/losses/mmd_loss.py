@@ -18,8 +18,9 @@ from paddle_csrl.registry import register
 ZS3NET_BANDWIDTHS = (2, 5, 10, 20, 40, 80)
 #: What ``bandwidths: auto`` multiplies the median squared distance by.
 AUTO_FACTORS = (1 / 8, 1 / 4, 1 / 2, 1, 2)
-#: Most kernel values and most feature values held for one block of classes.
-BLOCK_SIZE = 2**24
+#: Most kernel values, and most feature values, of one block of classes: on CPU, blocks that
+#: stay in its cache; on GPU, blocks that fill it.
+CPU_BLOCK_SIZE, GPU_BLOCK_SIZE = 2**17, 2**24
 
 
 @register(manager.LOSSES)
@@ -117,7 +118,8 @@ def _mmd2(generated: Tensor, real: Tensor, weights: Tensor,
     C * N * M outlives this function.
     """
     samples = max(generated.shape[1], real.shape[1])
-    size = max(1, BLOCK_SIZE // (samples * max(samples, generated.shape[2])))
+    most = CPU_BLOCK_SIZE if generated.place.is_cpu_place() else GPU_BLOCK_SIZE
+    size = max(1, most // (samples * max(samples, generated.shape[2])))
     # Distances do not change with the origin, and are rounded least around the mean.
     centre = _weighted_mean(real, weights)
     blocks = [_mmd2_block(generated[start:start + size] - centre, real[start:start + size] - centre,
@@ -129,17 +131,18 @@ def _mmd2(generated: Tensor, real: Tensor, weights: Tensor,
 
 
 def _weighted_mean(samples: Tensor, weights: Tensor) -> Tensor:
-    """[C, M, D] and [C, M, 1] -> [1, D]; a product, because Paddle's sum is slower on CPU."""
-    total = paddle.matmul(weights.flatten().unsqueeze(0), samples.flatten(0, 1))
+    """[C, M, D] and [C, M, 1] -> [D]; a product, because Paddle's sum is slower on CPU."""
+    total = paddle.matmul(weights.flatten(), samples.flatten(0, 1))
     return total / weights.sum().clip(min=1)
 
 
 def _mmd2_block(x: Tensor, y: Tensor, weights: Tensor,
                 bandwidths: Sequence[float]) -> Tuple[Tensor, Tensor]:
     count = x.shape[1]
-    kernel_xx, slope_xx = _kernel(x, x, bandwidths)
-    kernel_xy, slope_xy = _kernel(x, y, bandwidths)
-    kernel_yy, _ = _kernel(y, y, bandwidths)
+    norms_x, norms_y = _squared_norms(x), _squared_norms(y)
+    kernel_xx, slope_xx = _kernel(_squared_distances(x, x, norms_x, norms_x), bandwidths)
+    kernel_xy, slope_xy = _kernel(_squared_distances(x, y, norms_x, norms_y), bandwidths)
+    kernel_yy, _ = _kernel(_squared_distances(y, y, norms_y, norms_y), bandwidths, slope=False)
     value = (kernel_xx.mean(axis=[1, 2]) - 2 * (kernel_xy @ weights).mean(axis=[1, 2])
              + (weights * (kernel_yy @ weights)).sum(axis=[1, 2]))
     # d k(a, b) / da = -2 slope (a - b); x_i stands on both sides of k(x_i, x_j).
@@ -150,33 +153,39 @@ def _mmd2_block(x: Tensor, y: Tensor, weights: Tensor,
     return value, gradient.scale_(4 / count)
 
 
-def _kernel(a: Tensor, b: Tensor, bandwidths: Sequence[float]) -> Tuple[Tensor, Tensor]:
+def _kernel(distances: Tensor, bandwidths: Sequence[float],
+            slope: bool = True) -> Tuple[Tensor, Optional[Tensor]]:
     """k = sum_v exp(-d2 / 2v) and -dk / d(d2) = sum_v exp(-d2 / 2v) / 2v, both [C, N, M].
 
     With the bandwidths from large to small, each that is half of the one before is its square;
     the relative error doubles each time, from one rounding.
     """
-    distances = _squared_distances(a, b)
-    total, slope = paddle.zeros_like(distances), paddle.zeros_like(distances)
+    total, slopes = paddle.zeros_like(distances), paddle.zeros_like(distances) if slope else None
     kernel, last = None, None
     for bandwidth in bandwidths:
         if last is not None and bandwidth * 2 == last:
-            # Squares under 1e-36 would become denormal, which is slow, and add nothing.
-            kernel.clip_(min=1e-18).multiply_(kernel)
+            kernel.multiply_(kernel)
         else:
+            # Results under 1e-35 add nothing, and would make exp seven times slower on CPU.
             kernel = distances.scale(-0.5 / bandwidth).clip_(min=-80.0).exp_()
         last = bandwidth
         total.add_(kernel)
-        slope.add_(kernel.scale(0.5 / bandwidth))
-    return total, slope
+        if slope:
+            slopes.add_(kernel.scale(0.5 / bandwidth))
+    return total, slopes
 
 
-def _squared_distances(a: Tensor, b: Tensor) -> Tensor:
+def _squared_norms(samples: Tensor) -> Tensor:
+    """[C, N, D] -> [C, N, 1]."""
+    return (samples * samples).sum(axis=2, keepdim=True)
+
+
+def _squared_distances(a: Tensor, b: Tensor, norms_a: Tensor, norms_b: Tensor) -> Tensor:
     """||a_i - b_j||^2 >= 0, [C, N, M]."""
     distances = paddle.matmul(a, b, transpose_y=True).scale_(-2.0)
-    distances.add_((a * a).sum(axis=2, keepdim=True))
+    distances.add_(norms_a)
     # Expanded first: Paddle broadcasts along an inner axis slowly on CPU.
-    distances.add_((b * b).sum(axis=2).unsqueeze(1).expand_as(distances))
+    distances.add_(norms_b.transpose([0, 2, 1]).expand_as(distances))
     return distances.clip_(min=0.0)
 
 
@@ -186,9 +195,10 @@ def _auto_bandwidths(real: Tensor, weights: Tensor) -> List[float]:
     most = real.shape[1]
     pairs = valid[:, :, None] & valid[:, None, :] & np.triu(np.ones((most, most), bool), 1)
     centred = real - real.mean(axis=[0, 1])
-    distances = _squared_distances(centred, centred).numpy()[pairs]
+    norms = _squared_norms(centred)
+    distances = _squared_distances(centred, centred, norms, norms).numpy()[pairs]
     median = float(np.median(distances)) if distances.size else 0.0
-    rounding = 100 * float(paddle.finfo(real.dtype).eps * (centred * centred).sum(axis=2).mean())
+    rounding = 100 * float(paddle.finfo(real.dtype).eps * norms.mean())
     scale = median if median > rounding else 1.0
     return [scale * factor for factor in reversed(AUTO_FACTORS)]
 

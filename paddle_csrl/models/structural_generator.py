@@ -3,19 +3,22 @@
 Shape letters: C classes, N samples a class, W embedding, Z noise and D feature dimensions.
 """
 
-from typing import List, NamedTuple, Optional
+from typing import List, NamedTuple, Optional, Tuple
 
 import numpy as np
 import paddle
 import paddle.nn.functional as F
 from paddle import Tensor, nn
+from paddle.autograd import PyLayer
 from paddle.distributed.fleet.utils import recompute
 from paddleseg.cvlibs import manager
 
 from paddle_csrl.errors import UserError
 from paddle_csrl.registry import register
 
-#: Most values of |p_i - p_j| held at once; with more, relations are computed in blocks of rows
+#: Negative slope of LeakyReLU, as in ZS3Net.
+LEAK = 0.2
+#: Most values of |p_i - p_j| held at once; with more, relations are computed in blocks of pairs
 #: that are computed again for the gradient instead of being kept.
 PAIR_BLOCK_SIZE = 2**22
 
@@ -95,6 +98,11 @@ class StructuralGenerator(nn.Layer):
             UserError: a shape does not fit, or an embedding is zero or not finite.
         """
         noise = self._check_inputs(embeddings, num_samples, noise)
+        # Products of edges, prototypes and nodes over layers outgrow half precision.
+        with paddle.amp.auto_cast(enable=False):
+            return self._propagate(embeddings, noise)
+
+    def _propagate(self, embeddings: Tensor, noise: Tensor) -> GeneratorOutput:
         relations = [semantic_relations(embeddings)]
         nodes = _initial_nodes(embeddings, noise)
         prototypes = nodes.prototypes()
@@ -148,7 +156,7 @@ class _Nodes(NamedTuple):
 
     base: Tensor  # [C, N, K]
     weight: Tensor  # [K, V]
-    offset: Tensor  # [C or 1, V]
+    offset: Tensor  # [C, V], or [V] where it is the same for all classes
 
     def prototypes(self) -> Tensor:
         """Eq. 1, [C, V]."""
@@ -159,40 +167,78 @@ class _Nodes(NamedTuple):
 
     def values(self) -> Tensor:
         """v, [C, N, V]."""
-        return paddle.matmul(self.base, self.weight) + self.offset.unsqueeze(1)
+        offset = self.offset.expand([self.base.shape[0], self.weight.shape[1]])
+        return _PerClassLinear.apply(self.base, self.weight, offset)
 
 
 def _initial_nodes(embeddings: Tensor, noise: Tensor) -> _Nodes:
     """v^0_in, the embedding of the class followed by the noise of the sample."""
     (classes, embed_dim), noise_dim = embeddings.shape, noise.shape[2]
     dtype = noise.dtype
-    return _Nodes(noise, paddle.eye(noise_dim, embed_dim + noise_dim, dtype=dtype).roll(embed_dim, 1),
-                  paddle.concat([embeddings, paddle.zeros([classes, noise_dim], dtype)], axis=1))
+    select_noise = paddle.eye(noise_dim, embed_dim + noise_dim, dtype=dtype).roll(embed_dim, 1)
+    offset = paddle.concat([embeddings, paddle.zeros([classes, noise_dim], dtype)], axis=1)
+    return _Nodes(noise, select_noise, offset)
 
 
 def _aggregate_features(mlp: nn.Sequential, nodes: _Nodes, messages: Tensor) -> _Nodes:
     """Eq. 2; ``messages`` [C, V] is its sum over the neighbours."""
-    first, activation, dropout, second = mlp
+    first, _, dropout, second = mlp
     of_node, of_messages = first.weight.chunk(2, axis=0)
     per_class = nodes.offset @ of_node + messages @ of_messages + first.bias
-    hidden = paddle.matmul(nodes.base, nodes.weight @ of_node)
-    # Expanded first: Paddle broadcasts along an inner axis slowly on CPU.
-    hidden = hidden + per_class.unsqueeze(1).expand_as(hidden)
-    return _Nodes(dropout(activation(hidden)), second.weight, second.bias.unsqueeze(0))
+    hidden = _PerClassLinear.apply(nodes.base, nodes.weight @ of_node, per_class)
+    return _Nodes(hidden * _activation_factor(hidden, dropout), second.weight, second.bias)
+
+
+class _PerClassLinear(PyLayer):
+    """base [C, N, K] times weight [K, V] plus per_class [C, V].
+
+    The sum's gradient is taken by a product too: Paddle's own broadcasts and sums over the
+    samples take longer on CPU than the product itself.
+    """
+
+    @staticmethod
+    def forward(ctx, base: Tensor, weight: Tensor, per_class: Tensor) -> Tensor:
+        ctx.save_for_backward(base, weight)
+        result = paddle.matmul(base, weight)
+        return result.add_(per_class.unsqueeze(1).expand_as(result))
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> Tuple[Optional[Tensor], Tensor, Tensor]:
+        base, weight = ctx.saved_tensor()
+        of_base = None if base.stop_gradient else paddle.matmul(gradient, weight, transpose_y=True)
+        of_weight = paddle.matmul(base.flatten(0, 1), gradient.flatten(0, 1), transpose_x=True)
+        samples = paddle.ones([1, gradient.shape[1]], gradient.dtype)
+        return of_base, of_weight, paddle.matmul(samples, gradient).squeeze(1)
+
+
+@paddle.no_grad()
+def _activation_factor(hidden: Tensor, dropout: "HostDropout") -> Tensor:
+    """What LeakyReLU and dropout together multiply ``hidden`` by: one pass, also backwards."""
+    factor = (hidden > 0).astype(hidden.dtype).scale_(1 - LEAK, LEAK)
+    mask = dropout.mask(hidden)
+    return factor if mask is None else factor.multiply_(mask)
 
 
 def _pair_scores(mlp: nn.Sequential, prototypes: Tensor) -> Tensor:
-    """f_e(|p_i - p_j|) of Eq. 3 for all pairs, [C, V] -> [C, C]."""
+    """f_e(|p_i - p_j|) of Eq. 3 for all pairs, [C, V] -> [C, C]; each i <= j is computed once."""
     classes, width = prototypes.shape
-    rows = max(1, PAIR_BLOCK_SIZE // (classes * max(width, mlp[0].weight.shape[1])))
+    first, second = np.triu_indices(classes)
+    position = np.empty([classes, classes], np.int64)
+    position[first, second] = position[second, first] = np.arange(len(first))
 
-    def scores(some: Tensor, every: Tensor) -> Tensor:
-        return mlp((some.unsqueeze(1) - every.unsqueeze(0)).abs()).squeeze(2)
+    def scores(prototypes: Tensor, first: Tensor, second: Tensor) -> Tensor:
+        difference = paddle.gather(prototypes, first) - paddle.gather(prototypes, second)
+        return mlp(difference.abs()).squeeze(1)
 
-    if rows >= classes:
-        return scores(prototypes, prototypes)
-    return paddle.concat([recompute(scores, prototypes[start:start + rows], prototypes)
-                          for start in range(0, classes, rows)])
+    first, second = paddle.to_tensor(first), paddle.to_tensor(second)
+    size = max(1, PAIR_BLOCK_SIZE // max(width, mlp[0].weight.shape[1]))
+    if len(first) <= size:
+        values = scores(prototypes, first, second)
+    else:
+        values = paddle.concat([
+            recompute(scores, prototypes, first[start:start + size], second[start:start + size])
+            for start in range(0, len(first), size)])
+    return paddle.gather(values, paddle.to_tensor(position.ravel())).reshape([classes, classes])
 
 
 def _without_diagonal(relations: Tensor) -> Tensor:
@@ -200,7 +246,7 @@ def _without_diagonal(relations: Tensor) -> Tensor:
 
 
 def _mlp(in_dim: int, hidden_dim: int, out_dim: int, dropout: float) -> nn.Sequential:
-    return nn.Sequential(_linear(in_dim, hidden_dim), nn.LeakyReLU(0.2), HostDropout(dropout),
+    return nn.Sequential(_linear(in_dim, hidden_dim), nn.LeakyReLU(LEAK), HostDropout(dropout),
                          _linear(hidden_dim, out_dim))
 
 
@@ -234,10 +280,17 @@ class HostDropout(nn.Dropout):
     """
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002 (Paddle's name)
-        if not self.training or self.p == 0 or not input.place.is_cpu_place():
-            return super().forward(input)
-        size = int(np.prod(input.shape))
+        mask = self.mask(input)
+        return input if mask is None else input * mask
+
+    @paddle.no_grad()
+    def mask(self, like: Tensor) -> Optional[Tensor]:
+        """What to multiply ``like`` by: 0 or 1 / (1 - rate); None for nothing."""
+        if not self.training or self.p == 0:
+            return None
+        if not like.place.is_cpu_place():
+            return F.dropout(paddle.ones_like(like), self.p)
+        size = int(np.prod(like.shape))
         draws = _host_generator().bit_generator.random_raw(-(-size // 4)).view(np.uint16)[:size]
-        keep = paddle.to_tensor(draws >= round(self.p * 2**16), place=input.place)
-        scale = keep.astype(input.dtype).scale_(1 / (1 - self.p))
-        return input * scale.reshape(input.shape)
+        keep = (draws >= round(self.p * 2**16)).reshape(like.shape)
+        return paddle.to_tensor(keep, place=like.place).astype(like.dtype).scale_(1 / (1 - self.p))
