@@ -57,7 +57,7 @@ def test_overrides(args: argparse.Namespace) -> Dict[str, Any]:
 
 def stage_overrides(args: argparse.Namespace, stage: Optional[str]) -> Dict[str, Any]:
     """Config overrides of the training flags, which mean the stage that ``--stage`` names."""
-    section = "" if stage in (None, "segmentor") else f"{stage}."
+    section = f"{stage}." if stage in ("generator", "classifier") else ""
     keys = {"iters": "iters", "batch_size": "batch_size",
             "learning_rate": "lr_scheduler.learning_rate",
             "save_interval": "save_interval", "log_iters": "log_iters"}

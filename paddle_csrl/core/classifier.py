@@ -65,8 +65,7 @@ def generate(run: Run, bank: FeatureBank, num_samples: int) -> np.ndarray:
     utils.set_seed(run.seed("classifier"))
     task.train()
     with paddle.no_grad():
-        features = task.generator(task.embeddings, num_samples).features
-    return features.index_select(task.unseen_ids).astype("float32").numpy()
+        return task.generate_unseen(num_samples).astype("float32").numpy()
 
 
 def final_layer(classifier: PixelClassifier, scale: Scale, seen_ids: np.ndarray,

@@ -28,10 +28,15 @@ def load_bank(run: Run) -> Tuple[FeatureBank, Scale]:
     return bank.scaled(scale), scale
 
 
+def seen_in(bank: FeatureBank) -> np.ndarray:
+    """int64 [S]: ids of the classes that have features, which are the seen ones."""
+    return np.flatnonzero(bank.counts)
+
+
 def build_task(run: Run, bank: FeatureBank) -> GeneratorTask:
     """The generator of the config, untrained, with its objective."""
     builder, section = run.builder, run.config.dic["generator"]
-    present = builder.seen_ids[bank.counts[builder.seen_ids] > 0]
+    present = seen_in(bank)
     generator = builder.build_component({
         **section["model"], "embed_dim": builder.embeddings.shape[1],
         "feature_dim": bank.feature_dim})
@@ -47,14 +52,14 @@ def train_generator(run: Run) -> None:
     bank, _ = load_bank(run)
     task = build_task(run, bank)
     config = StageConfig(run.config.dic["generator"])
-    batches = GeneratorBatches(bank, task.seen_ids.numpy(), task.num_samples,
+    batches = GeneratorBatches(bank, seen_in(bank), task.num_samples,
                                config.iters * paddle.distributed.get_world_size(),
                                run.seed("generator"))
     interval = run.config.option("save_interval", 1000, "generator")
 
     def record_relations(writer: StageLogWriter, iteration: int) -> None:
         if iteration % interval == 0 or iteration == config.iters:
-            writer.add_picture("Relations/semantic_generated", relation_picture(run, task),
+            writer.add_picture("Relations/semantic_generated", relation_picture(run, bank, task),
                                iteration)
 
     folder = train_stage(run, "generator", StageBuilder(config, task), batches, batch_size=1,
@@ -62,7 +67,7 @@ def train_generator(run: Run) -> None:
     task.set_state_dict(paddle.load(os.path.join(folder, "model.pdparams")))
     save_state(task.generator.state_dict(), run.output("generator"))
     visualize.save_png(os.path.join(run.folder("generator"), "relations.png"),
-                       relation_picture(run, task))
+                       relation_picture(run, bank, task))
 
 
 def load_generator(run: Run, bank: FeatureBank) -> GeneratorTask:
@@ -72,13 +77,12 @@ def load_generator(run: Run, bank: FeatureBank) -> GeneratorTask:
     return task
 
 
-def relation_picture(run: Run, task: GeneratorTask) -> np.ndarray:
+def relation_picture(run: Run, bank: FeatureBank, task: GeneratorTask) -> np.ndarray:
     """Semantic and generated relations [U, S] side by side, uint8 RGB [H, W, 3]."""
     names = run.builder.class_names
     with paddle.no_grad():
-        features, *relations = task(None)
-        generated, semantic = task.compared_relations(
-            features.index_select(task.unseen_ids).mean(1), relations)
+        _, unseen, *relations = task()
+        generated, semantic = task.compared_relations(unseen.mean(1), relations)
     return visualize.relation_panel(
         semantic.numpy(), generated.numpy(),
-        [names[c] for c in run.builder.unseen_ids], [names[c] for c in task.seen_ids.numpy()])
+        [names[c] for c in run.builder.unseen_ids], [names[c] for c in seen_in(bank)])

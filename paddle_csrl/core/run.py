@@ -93,14 +93,15 @@ class Run:
                        "segmentor": checksum(self.output("segmentor")),
                        "bank": checksum(self.output("features")),
                        "generator": checksum(self.output("generator"))}
-        return {**common, **special}
+        # A copy, for PaddleSeg's builder adds to the config as it builds.
+        return json.loads(json.dumps({**common, **special}))
 
     def changes(self, stage: str) -> Optional[List[str]]:
         """Names of the inputs that changed since the stage finished; None if it never did."""
         record = read_json(self._record(stage))
         if not record or not record.get("finished") or not os.path.isfile(self.output(stage)):
             return None
-        inputs = json.loads(json.dumps(self.inputs(stage)))
+        inputs = self.inputs(stage)
         old = record["inputs"]
         return sorted(key for key in set(inputs) | set(old) if inputs.get(key) != old.get(key))
 

@@ -1,6 +1,6 @@
 """Stage 2 as a model PaddleSeg's trainer can train: a generator with its objective."""
 
-from typing import Dict, List, Sequence
+from typing import Dict, List, Optional, Sequence
 
 import numpy as np
 import paddle
@@ -49,22 +49,28 @@ class GeneratorTask(nn.Layer):
         self.generator = generator
         self.relation, self.num_samples = relation, num_samples
         self.relation_warmup = relation_warmup
-        self.register_buffer("embeddings", paddle.to_tensor(embeddings), persistable=False)
+        self.num_seen, self.num_unseen = len(seen_ids), len(unseen_ids)
+        # The order of classes means nothing to the generator; with the seen ones first, their
+        # features are one block, which is cheaper to cut out than scattered rows.
+        ordered = embeddings[np.concatenate([seen_ids, unseen_ids]).astype(np.int64)]
+        self.register_buffer("embeddings", paddle.to_tensor(ordered), persistable=False)
         self.register_buffer("prototypes", paddle.to_tensor(prototypes), persistable=False)
-        self.register_buffer("seen_ids", paddle.to_tensor(np.asarray(seen_ids, np.int64)),
-                             persistable=False)
-        self.register_buffer("unseen_ids", paddle.to_tensor(np.asarray(unseen_ids, np.int64)),
-                             persistable=False)
         self.register_buffer("step", paddle.zeros([1], "int64"))
 
-    def forward(self, real: paddle.Tensor) -> List[paddle.Tensor]:
+    def forward(self, real: Optional[paddle.Tensor] = None) -> List[paddle.Tensor]:
         """Generate for all classes; ``real`` [1, S, M, D] only serves the losses.
 
         Returns:
-            [features [C, N, D], e⁰, …, e^L], a plain list as PaddleSeg's trainer expects.
+            [seen features [S, N, D], unseen features [U, N, D], e⁰, …, e^L], a plain list as
+            PaddleSeg's trainer expects. The rows of e are the seen, then the unseen classes.
         """
         output = self.generator(self.embeddings, self.num_samples)
-        return [output.features, *output.relations]
+        seen, unseen = output.features.split([self.num_seen, self.num_unseen])
+        return [seen, unseen, *output.relations]
+
+    def generate_unseen(self, num_samples: int) -> paddle.Tensor:
+        """Features of the unseen classes alone, [U, num_samples, D]."""
+        return self.generator(self.embeddings, num_samples).features[self.num_seen:]
 
     def loss_computation(self, logits_list: List[paddle.Tensor], losses: dict,
                          data: Dict[str, paddle.Tensor]) -> List[paddle.Tensor]:
@@ -77,10 +83,10 @@ class GeneratorTask(nn.Layer):
             data (dict): ``img`` float32 [1, S, M, D], real features; ``label`` int64 [1, S],
                 how many of the M are valid for each class.
         """
-        features, relations = logits_list[0].astype("float32"), logits_list[1:]
-        unseen_prototypes = features.index_select(self.unseen_ids).mean(1)
+        seen, unseen, *relations = logits_list
+        unseen_prototypes = unseen.astype("float32").mean(1)
         pairs = {
-            "features": (features.index_select(self.seen_ids), data["img"][0], data["label"][0]),
+            "features": (seen, data["img"][0], data["label"][0]),
             "relations": self.compared_relations(unseen_prototypes, relations),
             "prototypes": (unseen_prototypes, self.prototypes),
         }
@@ -95,13 +101,12 @@ class GeneratorTask(nn.Layer):
                            relations: List[paddle.Tensor]) -> tuple:
         """The generated and the semantic relations [U, S] that the relation losses compare."""
         if self.relation == "edges":
-            return tuple(edge.index_select(self.unseen_ids).index_select(self.seen_ids, axis=1)
+            return tuple(edge[self.num_seen:, :self.num_seen]
                          for edge in (relations[-1], relations[0]))
         return (standardize_rows(prototype_relations(unseen_prototypes, self.prototypes)),
                 self.semantic_relations())
 
     def semantic_relations(self) -> paddle.Tensor:
         """Z-scored centred cosines [U, S] between unseen and seen embeddings."""
-        return standardize_rows(prototype_relations(
-            self.embeddings.index_select(self.unseen_ids),
-            self.embeddings.index_select(self.seen_ids)))
+        seen, unseen = self.embeddings.split([self.num_seen, self.num_unseen])
+        return standardize_rows(prototype_relations(unseen, seen))
