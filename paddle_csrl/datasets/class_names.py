@@ -1,0 +1,168 @@
+"""Names of the classes, by label id, and from names back to ids."""
+
+import difflib
+import glob
+import os
+import re
+from typing import Dict, List, Sequence, Union
+
+from paddle_csrl.errors import UserError
+
+_ASSETS = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))),
+                       "assets", "class_names")
+
+# PaddleSeg's data set types and the built-in names that go with their label ids.
+_BY_DATASET_TYPE = {"PascalVOC": "voc", "PascalContext": "context", "Cityscapes": "cityscapes",
+                    "ADE20K": "ade20k", "CocoStuff": "coco_stuff"}
+
+#: Different words for one class. A member finds any other where a data set has just one of them.
+ALIASES = (("aeroplane", "airplane"), ("motorbike", "motorcycle"), ("sofa", "couch"),
+           ("tvmonitor", "tv", "television"))
+
+
+def read_class_names(source: Union[str, Sequence[str]]) -> List[str]:
+    """Class names from wherever a config may take them.
+
+    Args:
+        source: the name of a built-in set (a key of ``CLASS_NAMES``), the path of a text file,
+            or the names themselves. A file holds one name per line in the order of the label
+            ids; blank lines and what follows a ``#`` are skipped.
+
+    Returns:
+        list[str]: name of every class, by id.
+
+    Raises:
+        UserError: there is no such set or file, it names no class, or a name occurs twice.
+    """
+    if not isinstance(source, str):
+        return _read_list(source)
+    if source in CLASS_NAMES:
+        return list(CLASS_NAMES[source])
+    if not os.path.isfile(source):
+        raise UserError(f"`class_names: {source}` is neither a file nor one of "
+                        f"{', '.join(CLASS_NAMES)}")
+    return _read_file(source)
+
+
+def class_names_for(dataset_type: str) -> List[str]:
+    """The built-in names of a PaddleSeg data set type such as ``PascalVOC``.
+
+    Returns:
+        list[str]: name of every class, by PaddleSeg's label id.
+
+    Raises:
+        UserError: no names are built in for the type.
+    """
+    by_folded = {_fold(known): group for known, group in _BY_DATASET_TYPE.items()}
+    group = by_folded.get(_fold(dataset_type))
+    if group is None:
+        raise UserError(f"no class names are built in for data sets of `type: {dataset_type}`; "
+                        f"set `class_names` to a text file with one name per line, to a list, or "
+                        f"to one of {', '.join(CLASS_NAMES)}")
+    return list(CLASS_NAMES[group])
+
+
+def resolve_classes(names: Sequence[str], wanted: Union[str, Sequence[str]]) -> List[int]:
+    """Ids of the unseen classes.
+
+    Upper and lower case are alike, and blanks, ``_`` and ``-`` do not count: ``Potted-Plant``
+    finds ``pottedplant``. ``ALIASES`` are tried next.
+
+    Args:
+        names (list[str]): name of every class, by id.
+        wanted (list[str] or str): names of the unseen classes; a text separates them by commas.
+
+    Returns:
+        list[int]: ids in the order of ``wanted``.
+
+    Raises:
+        UserError: a name that no class or more than one class has, a class named twice, the
+            background, no class at all, or all of them.
+    """
+    wanted = _names_wanted(wanted)
+    ids = [_find(names, name) for name in wanted]
+    for position, class_id in enumerate(ids):
+        if class_id in ids[:position]:
+            raise UserError(f"`unseen` names {names[class_id]} twice "
+                            f"({wanted[ids.index(class_id)]}, {wanted[position]}); keep one")
+        if class_id == 0 and _fold(names[0]) == "background":
+            raise UserError(f"`unseen` holds {wanted[position]}; the background is always a seen "
+                            f"class, take it out")
+    if len(ids) == len(names):
+        raise UserError(f"`unseen` names all {len(names)} classes, so that none is left to learn "
+                        f"from; take some out")
+    return ids
+
+
+def _names_wanted(wanted: Union[str, Sequence[str]]) -> List[str]:
+    if isinstance(wanted, str):
+        wanted = [name.strip() for name in wanted.split(",")]
+    if not isinstance(wanted, (list, tuple)):
+        raise UserError(f"`unseen: {wanted}` must be a list of class names")
+    for name in wanted:
+        if not isinstance(name, str) or not name.strip():
+            raise UserError(f"`unseen` holds {name!r}, which is no class name; write a name (in "
+                            f"quotes where YAML would take it for a number or true/false)")
+    if not wanted:
+        raise UserError("`unseen` names no class; name at least one")
+    return list(wanted)
+
+
+def _find(names: Sequence[str], wanted: str) -> int:
+    folded, key = [_fold(name) for name in names], _fold(wanted)
+    if key in folded:
+        return folded.index(key)
+    others = {other for group in ALIASES if key in group for other in group}
+    found = [class_id for class_id, name in enumerate(folded) if name in others]
+    if len(found) == 1:
+        return found[0]
+    nearest = [names[class_id] for class_id in found] or [
+        names[folded.index(name)]
+        for name in difflib.get_close_matches(key, folded, n=3, cutoff=0.5)]
+    hint = f"did you mean {' or '.join(nearest)}?" if nearest else f"known: {', '.join(names)}"
+    raise UserError(f"`unseen` holds {wanted}, which is no class of the data set; {hint}")
+
+
+def _fold(name: str) -> str:
+    return re.sub(r"[\s_\-]+", "", name).casefold()
+
+
+def _read_list(source: Sequence[str]) -> List[str]:
+    if not isinstance(source, (list, tuple)) or not source:
+        raise UserError(f"`class_names: {source}` must be a list of names, a text file or one of "
+                        f"{', '.join(CLASS_NAMES)}")
+    first: Dict[str, int] = {}
+    for class_id, name in enumerate(source):
+        if not isinstance(name, str) or not name.strip():
+            raise UserError(f"`class_names` has {name!r} as class {class_id}, which is no name; "
+                            f"put it in quotes")
+        if first.setdefault(_fold(name), class_id) != class_id:
+            raise UserError(f"`class_names` has {name} twice, as class {first[_fold(name)]} and "
+                            f"{class_id}; rename one")
+    return [name.strip() for name in source]
+
+
+def _read_file(path: str) -> List[str]:
+    try:
+        with open(path, encoding="utf-8-sig") as file:
+            lines = [line.partition("#")[0].strip() for line in file]
+    except UnicodeDecodeError:
+        raise UserError(f"class names in {path} are not UTF-8 text; save the file as UTF-8"
+                        ) from None
+    first: Dict[str, int] = {}
+    for number, name in enumerate(lines, 1):
+        if name and first.setdefault(_fold(name), number) != number:
+            raise UserError(f"{path}, line {number}: {name} already stands in line "
+                            f"{first[_fold(name)]}; rename one or take it out")
+    if not first:
+        raise UserError(f"{path} names no class; write one name per line, by label id")
+    return [name for name in lines if name]
+
+
+def _built_in() -> Dict[str, List[str]]:
+    paths = sorted(glob.glob(os.path.join(_ASSETS, "*.txt")))
+    return {os.path.splitext(os.path.basename(path))[0]: _read_file(path) for path in paths}
+
+
+#: The built-in sets: ade20k, cityscapes, coco_stuff, context, voc.
+CLASS_NAMES: Dict[str, List[str]] = _built_in()

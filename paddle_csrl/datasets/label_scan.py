@@ -1,0 +1,237 @@
+"""One pass over the files of a data set: pixels per class in every label, and what is broken."""
+
+import hashlib
+import os
+import zipfile
+import zlib
+from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple, Optional, Sequence, Tuple
+
+import cv2
+import numpy as np
+from paddleseg.utils import logger
+from PIL import Image
+
+from paddle_csrl.errors import UserError
+from paddle_csrl.utils import atomic_path, progress
+
+#: Image and label of every sample.
+FileList = Sequence[Sequence[str]]
+
+_THREADS = 8
+_TAIL_BYTES = 4096
+_JPEG, _JPEG_END = b"\xff\xd8", b"\xff\xd9"
+_PNG, _PNG_END = b"\x89PNG", b"IEND"
+_CACHE_ERRORS = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error)
+
+
+class LabelScan(NamedTuple):
+    """What the labels hold.
+
+    Attributes:
+        counts (np.ndarray): int64 [N, C], pixels of every class in every label.
+        unlabelled (np.ndarray): int64 [N], pixels with the value ``ignore_index``.
+    """
+
+    counts: np.ndarray
+    unlabelled: np.ndarray
+
+
+def scan_labels(file_list: FileList, num_classes: int, ignore_index: int = 255,
+                cache_dir: Optional[str] = None, title: str = "checking labels",
+                zero_is_unlabelled: bool = False, num_workers: int = 0) -> LabelScan:
+    """Read every label once, check every file, and remember the outcome.
+
+    The result is kept in ``cache_dir`` under a hash of the files' names, sizes and times, so a
+    second call only looks at those. Threads do the work: decoding releases the interpreter, and
+    processes would cost their start-up and Paddle's import.
+
+    Args:
+        file_list (list[(str, str)]): N pairs of image and label file.
+        num_classes (int): C.
+        ignore_index (int): the label value of pixels without a class.
+        cache_dir (str, optional): where results are kept. Default: the environment variable
+            PADDLE_CSRL_CACHE, else ``.cache/paddle_csrl`` below the current folder.
+        title (str): what the progress bar says.
+        zero_is_unlabelled (bool): the files hold 0 for unlabelled and class + 1 elsewhere
+            (ADE20K); PaddleSeg takes one off, and so does the scan.
+        num_workers (int): number of threads; 0 for 8.
+
+    Returns:
+        LabelScan.
+
+    Raises:
+        UserError: a file is missing or cut short, a label is no 2-D index image, differs in size
+            from its image or holds a value that is no class. The message names the file.
+    """
+    key = repr((fingerprint(file_list), num_classes, ignore_index, zero_is_unlabelled))
+    path = os.path.join(cache_dir or default_cache_dir(),
+                        f"labels_{hashlib.sha256(key.encode()).hexdigest()[:20]}.npz")
+    scan = _load(path, (len(file_list), num_classes))
+    if scan is None:
+        scan = _scan(file_list, num_classes, ignore_index, title, zero_is_unlabelled, num_workers)
+        _save(path, scan)
+    return scan
+
+
+def default_cache_dir() -> str:
+    """PADDLE_CSRL_CACHE, else ``.cache/paddle_csrl`` below the current folder."""
+    return os.environ.get("PADDLE_CSRL_CACHE") or os.path.join(".cache", "paddle_csrl")
+
+
+def fingerprint(file_list: FileList) -> str:
+    """SHA-256 (hex) over the names, sizes and modification times of all files, in order.
+
+    Names count relative to the deepest common folder, so that a data set may move.
+
+    Raises:
+        UserError: a file is missing, naming it.
+    """
+    digest = hashlib.sha256()
+    pairs = [[os.path.abspath(path) for path in pair if path] for pair in file_list]
+    root = os.path.commonpath([path for pair in pairs for path in pair]) if pairs else ""
+    for pair in pairs:
+        for path, kind in zip(pair, ("image", "label")):
+            status = _status(path, kind)
+            entry = f"{path[len(root):]}\0{status.st_size}\0{status.st_mtime_ns}\n"
+            digest.update(entry.encode("utf-8", "surrogateescape"))
+    return digest.hexdigest()
+
+
+def class_pixels(label: np.ndarray) -> Tuple[np.ndarray, np.ndarray]:
+    """The values that occur in an integer label of any shape, ascending, and their counts."""
+    if label.dtype != np.uint8:
+        return np.unique(label, return_counts=True)
+    counts = np.bincount(label.ravel(), minlength=256)
+    values = np.flatnonzero(counts)
+    return values, counts[values]
+
+
+def require_classes(values: np.ndarray, num_classes: int, ignore_index: int, path: str) -> None:
+    """Raise ``UserError`` naming ``path`` if ``values`` holds anything but classes."""
+    wrong = values[(values != ignore_index) & ((values < 0) | (values >= num_classes))]
+    if len(wrong):
+        raise UserError(f"label {path} holds {wrong[0]}, but with {num_classes} classes the ids "
+                        f"are 0 to {num_classes - 1} ({ignore_index} where there is none); mend "
+                        f"the label or set `num_classes`")
+
+
+def require_whole_image(path: str) -> None:
+    """Raise ``UserError`` if a JPEG or PNG image is missing or cut short.
+
+    A cut image would not fail to load: OpenCV fills what is missing with grey. Only the end of
+    the file is read; if the end marker is not there, the image is decoded before the verdict.
+    """
+    size = _status(path, "image").st_size
+    with open(path, "rb") as file:
+        head = file.read(len(_PNG))
+        file.seek(max(0, size - _TAIL_BYTES))
+        tail = file.read()
+    cut = (size == 0 or head.startswith(_JPEG) and _JPEG_END not in tail
+           or head.startswith(_PNG) and _PNG_END not in tail)
+    if cut:
+        _decode(path, "image")
+
+
+def require_readable(image_path: str, label_path: Optional[str]) -> None:
+    """Raise ``UserError`` if the image or the label cannot be decoded."""
+    require_whole_image(image_path)
+    if cv2.imread(image_path) is None:
+        raise _unreadable("image", image_path, "not a picture that OpenCV reads")
+    if label_path:
+        read_label(label_path)
+
+
+def read_label(path: str, zero_is_unlabelled: bool = False) -> np.ndarray:
+    """The label as PaddleSeg reads it: palette images as indices.
+
+    Returns:
+        integer array [H, W].
+
+    Raises:
+        UserError: the file is missing, broken, or not a 2-D index image.
+    """
+    _status(path, "label")
+    label = _decode(path, "label")
+    if label.ndim != 2 or label.dtype.kind not in "uib":
+        raise UserError(f"label {path} is {label.dtype} {list(label.shape)}; it must be a "
+                        f"single-channel image of class ids")
+    return label - label.dtype.type(1) if zero_is_unlabelled else label
+
+
+def _scan(file_list: FileList, num_classes: int, ignore_index: int, title: str,
+          zero_is_unlabelled: bool, num_workers: int) -> LabelScan:
+    scan = LabelScan(np.zeros((len(file_list), num_classes), np.int64),
+                     np.zeros(len(file_list), np.int64))
+
+    def scan_one(index: int) -> None:
+        image_path, label_path = file_list[index]
+        require_whole_image(image_path)
+        label = read_label(label_path, zero_is_unlabelled)
+        _require_same_size(image_path, label_path, label.shape)
+        values, counts = class_pixels(label)
+        require_classes(values, num_classes, ignore_index, label_path)
+        is_class = values != ignore_index
+        scan.counts[index, values[is_class].astype(np.int64)] = counts[is_class]
+        scan.unlabelled[index] = counts[~is_class].sum()
+
+    with ThreadPoolExecutor(num_workers or _THREADS) as pool:
+        for _ in progress(pool.map(scan_one, range(len(file_list))), title, len(file_list)):
+            pass
+    return scan
+
+
+def _require_same_size(image_path: str, label_path: str, shape: Tuple[int, int]) -> None:
+    try:
+        with Image.open(image_path) as image:
+            if (image.height, image.width) == shape:
+                return
+    except Exception:  # PIL raises many types on formats it lacks; OpenCV decides
+        pass
+    image = cv2.imread(image_path)  # turned by its EXIF orientation, unlike PIL's size
+    if image is None:
+        raise _unreadable("image", image_path, "not a picture that OpenCV reads")
+    if image.shape[:2] != shape:
+        raise UserError(f"label {label_path} is {shape[0]} x {shape[1]} pixels (height x width), "
+                        f"but its image {image_path} is {image.shape[0]} x {image.shape[1]}; the "
+                        f"two must agree")
+
+
+def _decode(path: str, kind: str) -> np.ndarray:
+    try:
+        with Image.open(path) as image:
+            return np.asarray(image)
+    except Exception as error:  # PIL raises OSError, SyntaxError, ValueError and others
+        raise _unreadable(kind, path, str(error)) from error
+
+
+def _unreadable(kind: str, path: str, reason: str) -> UserError:
+    return UserError(f"{kind} {path} cannot be read ({' '.join(reason.split())}); copy it again "
+                     f"from its source or take it out of the list of files")
+
+
+def _status(path: str, kind: str) -> os.stat_result:
+    try:
+        return os.stat(path)
+    except OSError as error:
+        raise UserError(f"no {kind} at {path} ({error.strerror}); check `dataset_root` and the "
+                        f"list of files") from None
+
+
+def _load(path: str, shape: Tuple[int, int]) -> Optional[LabelScan]:
+    """The scan kept at ``path``; ``None`` if there is none or it is damaged."""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            scan = LabelScan(file["counts"], file["unlabelled"])
+    except _CACHE_ERRORS:
+        return None
+    return scan if scan.counts.shape == shape and scan.unlabelled.shape == shape[:1] else None
+
+
+def _save(path: str, scan: LabelScan) -> None:
+    try:
+        with atomic_path(path) as temporary:
+            np.savez_compressed(temporary, **scan._asdict())
+    except OSError as error:
+        logger.warning(f"the label scan could not be kept at {path} ({error.strerror}); it will "
+                       f"be done again next time. Set `cache_dir` to a folder you may write to")

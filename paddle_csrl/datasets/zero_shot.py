@@ -1,0 +1,260 @@
+"""Keeping unseen classes out of training."""
+
+import copy
+from typing import Any, Dict, List, Optional, Sequence, Union
+
+import numpy as np
+import paddle
+from paddleseg.cvlibs import manager
+from paddleseg.datasets import ADE20K
+
+from paddle_csrl.datasets.class_names import class_names_for, read_class_names, resolve_classes
+from paddle_csrl.datasets.label_scan import (LabelScan, class_pixels, require_classes,
+                                             require_readable, require_whole_image, scan_labels)
+from paddle_csrl.errors import UserError
+from paddle_csrl.registry import register
+
+# Marks a sample whose label `_HideUnseen` has been over.
+_HIDDEN = "_unseen_hidden"
+
+
+@register(manager.DATASETS)
+class ZeroShotDataset(paddle.io.Dataset):
+    """A PaddleSeg data set whose unseen classes cannot get into training.
+
+    While training (every ``mode`` but ``val`` and ``test``), ``policy`` says what happens to
+    pixels of unseen classes:
+
+    - ``drop``: images with at least one such pixel are left out.
+    - ``ignore``: their labels become ``ignore_index``, before any transform of the data set sees
+      the label. The pixels themselves stay visible.
+
+    Either way every sample is checked on its way out. Validation samples are not changed, unless
+    ``hide_unseen`` puts them under the policy too, as the choice of a checkpoint needs.
+
+    Args:
+        dataset (paddle.io.Dataset): the data set, whose samples are dicts with ``img`` and
+            ``label``. It is not changed.
+        unseen (list[str] or str): names of the unseen classes; a text separates them by commas.
+        policy (str, optional): ``drop`` or ``ignore``. Default: ``drop``.
+        class_names (list[str] or str, optional): as for ``read_class_names``. Default: the data
+            set's own ``class_names``, else those built in for its type.
+        cache_dir (str, optional): where the label scan is kept, see ``scan_labels``.
+        mode (str, optional): stands in for the data set's own ``mode``.
+        num_workers (int, optional): threads of the label scan; 0 for 8.
+        hide_unseen (bool, optional): apply the policy in validation too. Default: False.
+
+    Attributes:
+        seen_ids (np.ndarray): int64 [S], ascending.
+        unseen_ids (np.ndarray): int64 [U], ascending.
+        file_list (list): the data set's, without the images left out.
+
+    Raises:
+        UserError: on a wrong argument, a broken file or label (naming it), or if no image is
+            left. Reading a sample raises it, too.
+        RuntimeError: a sample is about to leave with an unseen label. This must never happen.
+    """
+
+    def __init__(self, dataset: paddle.io.Dataset, unseen: Union[str, Sequence[str]],
+                 policy: str = "drop",
+                 class_names: Optional[Union[str, Sequence[str]]] = None,
+                 cache_dir: Optional[str] = None, mode: Optional[str] = None,
+                 num_workers: int = 0, hide_unseen: bool = False):
+        super().__init__()
+        if policy not in ("drop", "ignore"):
+            raise UserError(f"`policy: {policy}` is unknown; choose drop or ignore")
+        self.dataset = dataset
+        self.policy = policy
+        self.mode = str(mode or getattr(dataset, "mode", "train")).lower()
+        self.num_classes = dataset.num_classes
+        self.ignore_index = getattr(dataset, "ignore_index", 255)
+        self.class_names = _class_names(dataset, class_names)
+        self.unseen_ids = np.sort(np.array(resolve_classes(self.class_names, unseen), np.int64))
+        self.seen_ids = np.setdiff1d(np.arange(self.num_classes), self.unseen_ids)
+        self.hides_unseen = hide_unseen or self.mode not in ("val", "test")
+        self._scan_options = {"cache_dir": cache_dir, "num_workers": num_workers}
+        self._scan = self._scan_dataset() if self.hides_unseen else None
+        self._sources = self._choose()
+        self._inner = self._hiding_copy() if self._remaps else dataset
+
+    @property
+    def _remaps(self) -> bool:
+        return self.hides_unseen and self.policy == "ignore"
+
+    @property
+    def transforms(self) -> Any:
+        """The transforms of the data set."""
+        return getattr(self.dataset, "transforms", None)
+
+    @property
+    def img_channels(self) -> int:
+        return getattr(self.dataset, "img_channels", 3)
+
+    @property
+    def file_list(self) -> List[Any]:
+        files = getattr(self.dataset, "file_list", None)
+        return [] if files is None else [files[source] for source in self._sources]
+
+    def __len__(self) -> int:
+        return len(self._sources)
+
+    def __getitem__(self, index: int) -> Dict[str, Any]:
+        source = int(self._sources[index])
+        data = self._read(source)
+        hidden = data.pop(_HIDDEN, False)
+        if data.get("label") is None:
+            return data
+        if self._remaps and not hidden:
+            if "edge" in data:
+                raise RuntimeError(f"must never happen: {self._name(source)} comes with edges of "
+                                   f"unseen classes, for its data set has no list of transforms")
+            data["label"] = _hide(np.asarray(data["label"]), self.unseen_ids, self.ignore_index)
+        self._guard(np.asarray(data["label"]), source)
+        return data
+
+    def audit(self) -> Dict[str, Any]:
+        """What of the data is used, from the label scan.
+
+        Returns:
+            dict: ``policy`` (``none`` in validation), ``images_total``, ``images_used``,
+            ``images_dropped`` and, over the images used, ``pixels_seen``, ``pixels_unlabelled``,
+            ``pixels_ignored_unseen``, ``pixels_unseen_used`` and ``seen_classes_absent`` (names).
+            A data set whose labels cannot be scanned has no more than the first four.
+        """
+        result = {"policy": self.policy if self.hides_unseen else "none",
+                  "images_total": len(self.dataset), "images_used": len(self),
+                  "images_dropped": len(self.dataset) - len(self)}
+        if self._scan is None:
+            self._scan = self._scan_dataset()
+        if self._scan is None:
+            return result
+        pixels = self._scan.counts[self._sources].sum(0)
+        unseen = int(pixels[self.unseen_ids].sum())
+        return {**result,
+                "pixels_seen": int(pixels[self.seen_ids].sum()),
+                "pixels_unlabelled": int(self._scan.unlabelled[self._sources].sum()),
+                "pixels_ignored_unseen": unseen if self._remaps else 0,
+                "pixels_unseen_used": 0 if self._remaps else unseen,
+                "seen_classes_absent": [self.class_names[class_id] for class_id in self.seen_ids
+                                        if pixels[class_id] == 0]}
+
+    def _scan_dataset(self) -> Optional[LabelScan]:
+        """Pixels per image and class; ``None`` if the data set offers no way to know."""
+        if hasattr(self.dataset, "label_histogram"):
+            counts = np.asarray(self.dataset.label_histogram(), np.int64)
+            if counts.shape != (len(self.dataset), self.num_classes):
+                raise UserError(f"label_histogram() of {type(self.dataset).__name__} is "
+                                f"{list(counts.shape)}; it must be {len(self.dataset)} images by "
+                                f"{self.num_classes} classes")
+            return LabelScan(counts, np.zeros(len(counts), np.int64))
+        files = getattr(self.dataset, "file_list", None)
+        if not files or not all(map(_is_pair, files)):
+            return None
+        return scan_labels(files, self.num_classes, self.ignore_index,
+                           title=f"checking labels ({self.mode})",
+                           zero_is_unlabelled=isinstance(self.dataset, ADE20K),
+                           **self._scan_options)
+
+    def _choose(self) -> np.ndarray:
+        """int64 [N']: the indices, in the data set, of the samples to be used."""
+        everything = np.arange(len(self.dataset))
+        if not self.hides_unseen:
+            return everything
+        if self._scan is None:
+            if self.policy == "drop":
+                raise UserError(f"`policy: drop` cannot tell which images of "
+                                f"{type(self.dataset).__name__} show unseen classes, for it has "
+                                f"neither a file_list nor label_histogram(); use policy: ignore")
+            return everything
+        unseen = self._scan.counts[:, self.unseen_ids].any(1)
+        chosen = everything[~unseen] if self.policy == "drop" else everything
+        if len(chosen) == 0:
+            names = ", ".join(self.class_names[class_id] for class_id in self.unseen_ids)
+            raise UserError(f"`policy: drop` leaves none of the {len(unseen)} images, for each "
+                            f"shows an unseen class ({names}); set policy: ignore or name fewer")
+        if not self._scan.counts[np.ix_(chosen, self.seen_ids)].any():
+            raise UserError(f"the {len(chosen)} images left hold no pixel of a seen class; name "
+                            f"fewer `unseen` classes or check `class_names`")
+        return chosen
+
+    def _hiding_copy(self) -> paddle.io.Dataset:
+        """The data set with ``_HideUnseen`` ahead of its own transforms."""
+        if not 0 <= self.ignore_index <= 255:
+            raise UserError(f"`policy: ignore` needs an `ignore_index` from 0 to 255, got "
+                            f"{self.ignore_index}")
+        inner = copy.copy(self.dataset)
+        if isinstance(getattr(self.transforms, "transforms", None), list):
+            inner.transforms = copy.copy(self.transforms)
+            inner.transforms.transforms = [_HideUnseen(self.unseen_ids, self.ignore_index),
+                                           *self.transforms.transforms]
+        return inner
+
+    def _read(self, source: int) -> Dict[str, Any]:
+        """The data set's sample; what goes wrong for a broken file becomes a ``UserError``."""
+        files = getattr(self.dataset, "file_list", None)
+        pair = files[source] if files and _is_pair(files[source]) else None
+        if pair:
+            require_whole_image(pair[0])
+        try:
+            data = self._inner[source]
+        except UserError:
+            raise
+        except Exception:
+            if pair:
+                require_readable(*pair)
+            raise
+        if not isinstance(data, dict):
+            raise UserError(f"{type(self.dataset).__name__} gives samples of type "
+                            f"{type(data).__name__}; they must be dicts with img and label")
+        return data
+
+    def _guard(self, label: np.ndarray, source: int) -> None:
+        values, _ = class_pixels(label)
+        if self.hides_unseen:
+            # The ignored value is no label, even where it equals an unseen class's id.
+            leaked = np.intersect1d(values[values != self.ignore_index], self.unseen_ids)
+            if len(leaked):
+                raise RuntimeError(f"must never happen: {self._name(source)} is about to be used "
+                                   f"with the unseen class {self.class_names[leaked[0]]} "
+                                   f"(policy: {self.policy})")
+        require_classes(values, self.num_classes, self.ignore_index, self._name(source))
+
+    def _name(self, source: int) -> str:
+        """The label file of a sample, or its number."""
+        files = getattr(self.dataset, "file_list", None)
+        return files[source][-1] if files and _is_pair(files[source]) else f"sample {source}"
+
+
+class _HideUnseen:
+    """The transform that turns unseen labels into ``ignore_index``."""
+
+    def __init__(self, unseen_ids: np.ndarray, ignore_index: int):
+        self.unseen_ids, self.ignore_index = unseen_ids, ignore_index
+
+    def __call__(self, data: Dict[str, Any]) -> Dict[str, Any]:
+        if isinstance(data.get("label"), np.ndarray):
+            data["label"] = _hide(data["label"], self.unseen_ids, self.ignore_index)
+            data[_HIDDEN] = True
+        return data
+
+
+def _hide(label: np.ndarray, unseen_ids: np.ndarray, ignore_index: int) -> np.ndarray:
+    return np.where(np.isin(label, unseen_ids), np.uint8(ignore_index), label)
+
+
+def _class_names(dataset: paddle.io.Dataset,
+                 given: Optional[Union[str, Sequence[str]]]) -> List[str]:
+    own = getattr(dataset, "class_names", None)
+    if given is None and own is None:
+        names = class_names_for(type(dataset).__name__)
+    else:
+        names = read_class_names(own if given is None else given)
+    if len(names) != dataset.num_classes:
+        raise UserError(f"`class_names` gives {len(names)} names for the {dataset.num_classes} "
+                        f"classes of {type(dataset).__name__}")
+    return names
+
+
+def _is_pair(item: Any) -> bool:
+    return (isinstance(item, (list, tuple)) and len(item) == 2
+            and all(isinstance(path, str) for path in item))

@@ -1,0 +1,182 @@
+"""The built-in class names, the files a user writes, and names back to ids."""
+
+import pytest
+
+from paddle_csrl.datasets.class_names import (CLASS_NAMES, class_names_for, read_class_names,
+                                              resolve_classes)
+from paddle_csrl.errors import UserError
+
+NAMES = ["background", "cow", "pottedplant", "tvmonitor", "traffic light"]
+
+# The 59 classes among the 459 of Pascal-Context, whose order PaddleSeg's label ids follow.
+CONTEXT_IDS_OF_459 = {
+    "aeroplane": 2, "bag": 9, "bed": 18, "bicycle": 23, "boat": 31, "book": 33, "car": 59,
+    "cat": 65, "cow": 98, "dog": 113, "fence": 144, "horse": 207, "motorbike": 258,
+    "person": 284, "sofa": 368, "table": 397, "track": 415, "train": 416, "tree": 420,
+    "tvmonitor": 427, "wall": 440, "wood": 458}
+
+
+def write(path, text, encoding="utf-8"):
+    path.write_bytes(text.encode(encoding))
+    return str(path)
+
+
+@pytest.mark.parametrize("group, size, known", [
+    ("voc", 21, {0: "background", 1: "aeroplane", 10: "cow", 14: "motorbike", 16: "pottedplant",
+                 20: "tvmonitor"}),
+    ("context", 60, {0: "background", 1: "aeroplane", 20: "cow", 34: "motorbike", 59: "wood"}),
+    ("cityscapes", 19, {0: "road", 6: "traffic light", 13: "car", 18: "bicycle"}),
+    ("ade20k", 150, {0: "wall", 12: "person", 20: "car", 89: "television", 126: "animal",
+                     149: "flag"}),
+    ("coco_stuff", 171, {0: "person", 10: "fire hydrant", 11: "stop sign", 79: "toothbrush",
+                         80: "banner", 145: "sky-other", 170: "wood"}),
+])
+def test_built_in_names_by_label_id(group, size, known):
+    names = CLASS_NAMES[group]
+    assert len(names) == size == len(set(names))
+    assert {class_id: names[class_id] for class_id in known} == known
+
+
+def test_context_is_in_the_order_of_the_459_ids():
+    names = [name for name in CLASS_NAMES["context"] if name in CONTEXT_IDS_OF_459]
+    assert names == sorted(CONTEXT_IDS_OF_459, key=CONTEXT_IDS_OF_459.get)
+
+
+@pytest.mark.parametrize("dataset_type, first, size", [
+    ("PascalVOC", "background", 21), ("PascalContext", "background", 60),
+    ("Cityscapes", "road", 19), ("ADE20K", "wall", 150), ("CocoStuff", "person", 171),
+    ("COCOStuff", "person", 171)])
+def test_names_of_paddleseg_data_sets(dataset_type, first, size):
+    names = class_names_for(dataset_type)
+    assert (names[0], len(names)) == (first, size)
+
+
+def test_names_handed_out_are_copies():
+    class_names_for("PascalVOC")[0] = "changed"
+    read_class_names("voc")[0] = "changed"
+    assert CLASS_NAMES["voc"][0] == "background"
+
+
+def test_unknown_data_set_type():
+    with pytest.raises(UserError, match="type: Dataset.*`class_names`.*voc"):
+        class_names_for("Dataset")
+
+
+def test_file_with_comments_blank_lines_and_byte_order_mark(tmp_path):
+    path = write(tmp_path / "classes.txt", "# mine\nroad\n\n traffic light # red\r\nmañana\n",
+                 "utf-8-sig")
+    assert read_class_names(path) == ["road", "traffic light", "mañana"]
+
+
+def test_list_and_built_in_set():
+    assert read_class_names(["a", "b "]) == ["a", "b"]
+    assert read_class_names("cityscapes") == CLASS_NAMES["cityscapes"]
+
+
+def test_duplicate_in_file_names_both_lines(tmp_path):
+    path = write(tmp_path / "classes.txt", "sky\n# x\ntraffic light\nTraffic-Light\n")
+    with pytest.raises(UserError, match=r"line 4: Traffic-Light already stands in line 3"):
+        read_class_names(path)
+
+
+def test_duplicate_in_list():
+    with pytest.raises(UserError, match="sky twice, as class 0 and 2"):
+        read_class_names(["sky", "road", "sky"])
+
+
+@pytest.mark.parametrize("source, message", [
+    ("nothing/here.txt", "nothing/here.txt.*neither a file"),
+    ([], "must be a list"),
+    ({"a": 1}, "must be a list"),
+    (["a", True], "True as class 1"),
+    (["a", " "], "' ' as class 1"),
+])
+def test_bad_source(source, message):
+    with pytest.raises(UserError, match=message):
+        read_class_names(source)
+
+
+def test_empty_file(tmp_path):
+    with pytest.raises(UserError, match="classes.txt names no class"):
+        read_class_names(write(tmp_path / "classes.txt", "# nothing\n"))
+
+
+def test_file_that_is_not_utf8(tmp_path):
+    with pytest.raises(UserError, match="not UTF-8"):
+        read_class_names(write(tmp_path / "classes.txt", "mañana\n", "latin-1"))
+
+
+@pytest.mark.parametrize("wanted, ids", [
+    (["cow"], [1]),
+    ("traffic_light, COW", [4, 1]),
+    (["Potted-Plant"], [2]),
+    (["potted plant"], [2]),
+    (["tv"], [3]),
+    (["tv-monitor"], [3]),
+    (["Television"], [3]),
+])
+def test_resolving_in_the_order_asked_for(wanted, ids):
+    assert resolve_classes(NAMES, wanted) == ids
+
+
+@pytest.mark.parametrize("names, wanted, name", [
+    (CLASS_NAMES["voc"], "airplane", "aeroplane"),
+    (CLASS_NAMES["voc"], "motorcycle", "motorbike"),
+    (CLASS_NAMES["voc"], "couch", "sofa"),
+    (CLASS_NAMES["coco_stuff"], "tvmonitor", "tv"),
+    (CLASS_NAMES["coco_stuff"], "aeroplane", "airplane"),
+    (CLASS_NAMES["ade20k"], "tv", "television"),
+])
+def test_aliases_work_both_ways(names, wanted, name):
+    assert resolve_classes(names, [wanted]) == [names.index(name)]
+
+
+def test_the_papers_splits_resolve():
+    voc = "cow, motorbike, airplane, sofa, cat, tv, train, bottle, chair, potted-plant"
+    ids = resolve_classes(CLASS_NAMES["voc"], voc)
+    assert [CLASS_NAMES["voc"][i] for i in ids] == [
+        "cow", "motorbike", "aeroplane", "sofa", "cat", "tvmonitor", "train", "bottle", "chair",
+        "pottedplant"]
+    context = "cow, motorbike, sofa, cat, boat, fence, bird, tvmonitor, keyboard, aeroplane"
+    assert len(resolve_classes(CLASS_NAMES["context"], context)) == 10
+
+
+def test_own_name_goes_before_an_alias():
+    assert resolve_classes(["television", "tv", "x"], ["tv"]) == [1]
+
+
+def test_ambiguous_alias():
+    with pytest.raises(UserError, match="tvmonitor.*did you mean television or tv"):
+        resolve_classes(["television", "tv", "x"], ["tvmonitor"])
+
+
+@pytest.mark.parametrize("wanted, message", [
+    (["cwo"], "holds cwo, which is no class.*did you mean cow"),
+    (["zzzzzz"], "zzzzzz.*known: background, cow"),
+    (["cow", "Cow"], r"cow twice \(cow, Cow\)"),
+    (["tv", "tvmonitor"], "tvmonitor twice"),
+    (["cow", "background"], "background is always a seen class"),
+    ([], "names no class"),
+    ("", "no class name"),
+    (["cow", False], "False, which is no class name"),
+    ("cow,,tv", "'', which is no class name"),
+    ({"cow": 1}, "must be a list"),
+])
+def test_bad_unseen(wanted, message):
+    with pytest.raises(UserError, match=message):
+        resolve_classes(NAMES, wanted)
+
+
+def test_everything_unseen():
+    with pytest.raises(UserError, match="all 2 classes"):
+        resolve_classes(["cat", "dog"], ["dog", "cat"])
+
+
+def test_class_zero_that_is_no_background_may_be_unseen():
+    assert resolve_classes(["road", "car"], ["road"]) == [0]
+
+
+def test_messages_are_one_line():
+    with pytest.raises(UserError) as caught:
+        resolve_classes(CLASS_NAMES["ade20k"], ["no such class"])
+    assert "\n" not in str(caught.value)
