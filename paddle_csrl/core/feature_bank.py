@@ -7,6 +7,7 @@ so the bank is the same however the images are ordered or shared out among proce
 """
 
 import zipfile
+import zlib
 from dataclasses import dataclass
 from typing import List
 
@@ -28,8 +29,8 @@ class BottomKSampler:
     """
 
     def __init__(self, num_classes: int, bound: int, ignore_index: int = 255):
-        if bound < 1:
-            raise UserError(f"samples_per_class must be at least 1, got {bound}")
+        if isinstance(bound, bool) or not isinstance(bound, int) or bound < 1:
+            raise UserError(f"`samples_per_class: {bound}` must be an integer of at least 1")
         self.num_classes, self.bound, self.ignore_index = num_classes, bound, ignore_index
         self.pixel_counts = np.zeros(num_classes, np.int64)
         self._threshold = np.full(num_classes, np.inf)
@@ -174,19 +175,32 @@ class FeatureBank:
         """Read what ``save`` wrote.
 
         Raises:
-            UserError: the file is missing, torn, not a bank, or empty.
+            UserError: the file is missing, torn, not a bank, empty, or not finite.
         """
         advice = "make it anew with --stage features"
         try:
-            with np.load(path, allow_pickle=False) as content:
+            with open(path, "rb") as file:
+                content = np.load(file, allow_pickle=False)
                 bank = cls(*(content[key] for key in ("features", "counts", "pixel_counts")))
         except FileNotFoundError:
             raise UserError(f"no feature bank at {path}; {advice}") from None
-        except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        except (OSError, LookupError, ValueError, EOFError, zipfile.BadZipFile,
+                zlib.error) as error:
             raise UserError(f"{path} is not a whole feature bank ({error}); {advice}") from None
-        if bank.features.ndim != 2 or len(bank.features) != bank.counts.sum():
-            raise UserError(f"{path} holds {bank.features.shape} features for "
-                            f"{bank.counts.sum()} counted; {advice}")
+        if not bank._is_consistent():
+            raise UserError(f"{path} is no feature bank: {bank.features.shape} features, counts "
+                            f"{bank.counts.tolist()}; {advice}")
         if not len(bank.features):
             raise UserError(f"the feature bank {path} is empty; {advice}")
+        if not np.isfinite(bank.features).all():
+            raise UserError(f"{path} holds features that are not finite, so stage segmentor has "
+                            f"diverged; train it again with a lower learning rate")
         return bank
+
+    def _is_consistent(self) -> bool:
+        """Whether the arrays fit together as the attributes say."""
+        counts = self.counts
+        return (self.features.ndim == 2 and self.features.dtype.kind == "f"
+                and counts.ndim == 1 and counts.shape == self.pixel_counts.shape
+                and counts.dtype.kind == self.pixel_counts.dtype.kind == "i"
+                and (counts >= 0).all() and counts.sum() == len(self.features))
