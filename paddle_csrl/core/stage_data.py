@@ -71,7 +71,7 @@ class ClassifierBatches(paddle.io.Dataset):
     def __init__(self, bank: FeatureBank, generated: np.ndarray, unseen_ids: np.ndarray,
                  batch_size: int, unseen_share: Union[float, str], class_balance: str,
                  length: int, seed: int):
-        if class_balance not in CLASS_BALANCE:
+        if class_balance not in list(CLASS_BALANCE):  # a list, for YAML may give what has no hash
             raise UserError(f"`classifier.class_balance: {class_balance}` must be one of "
                             f"{', '.join(CLASS_BALANCE)}")
         self.seen_ids = np.flatnonzero(bank.counts)
