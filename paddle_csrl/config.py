@@ -215,7 +215,7 @@ def _is_exponent_number(text: str) -> bool:
 
 
 def _check_component(content: Dict[str, Any], dotted: str, place: str) -> None:
-    name = content["type"]
+    name = _component_name(content)
     found = [registry[name] for registry in _COMPONENTS if name in registry.components_dict]
     if not found:
         known = [key for registry in _COMPONENTS for key in registry.components_dict]
@@ -230,6 +230,12 @@ def _check_component(content: Dict[str, Any], dotted: str, place: str) -> None:
     for key in content:
         if key not in ("type", "_inherited_"):
             _check_known(key, known, dotted, place)
+
+
+def _component_name(content: Dict[str, Any]) -> str:
+    """The component that PaddleSeg makes of ``type``, which for optimizers has older spellings."""
+    name = {"adam": "Adam", "sgd": "SGD"}.get(content["type"], content["type"])
+    return "Momentum" if name == "SGD" and "momentum" in content else name
 
 
 def _unwrap_zero_shot_datasets(dic: Dict[str, Any]) -> None:

@@ -42,8 +42,12 @@ def train_stage(run: Run, stage: str, builder: SegBuilder, train_dataset: paddle
         batch_size: samples per iteration and device.
         evaluate: replaces ``paddleseg.core.evaluate`` during training.
         on_logged: called with (writer, iteration) whenever the trainer has logged.
+
+    Raises:
+        UserError: ``train_dataset`` does not fill one batch on every device.
     """
     config, folder, iters = run.config, run.folder(stage), builder.config.iters
+    require_full_batch(train_dataset, batch_size)
     section = "" if stage == "segmentor" else stage
     names = loss_names(builder.config.loss_cfg)
     with trainer_hooks(
@@ -68,7 +72,28 @@ def train_stage(run: Run, stage: str, builder: SegBuilder, train_dataset: paddle
             precision=config.option("precision", "fp32"),
             amp_level=config.option("amp_level", "O1"),
             to_static_training=config.to_static_training and stage == "segmentor")
+    drop_flops_counters(builder.model)
     return os.path.join(folder, f"iter_{iters}")
+
+
+def require_full_batch(dataset: paddle.io.Dataset, batch_size: int) -> None:
+    """Raise ``UserError`` if there is no full batch: the trainer would wait for one for ever."""
+    devices = paddle.distributed.get_world_size()
+    if -(-len(dataset) // devices) < batch_size:
+        raise UserError(f"`batch_size: {batch_size}` is more than the {len(dataset)} training "
+                        f"images" + (f" on {devices} devices" if devices > 1 else "")
+                        + "; make it smaller")
+
+
+def drop_flops_counters(model: paddle.nn.Layer) -> None:
+    """Take away the buffers that Paddle's FLOPs counter, which ends the trainer, leaves behind.
+
+    It forgets those of layers that never ran, such as auxiliary heads, and they would end up in
+    the saved weights.
+    """
+    for layer in model.sublayers(include_self=True):
+        for name in ("total_ops", "total_params"):
+            layer._buffers.pop(name, None)
 
 
 def save_state(state: dict, path: str) -> None:
