@@ -5,15 +5,15 @@ and their embeddings; ``generator`` and ``classifier`` hold stages 2 and 3 under
 key names (``iters``, ``optimizer``, ``loss`` ...). ``docs/configs.md`` lists every key.
 """
 
+import ast
 import copy
 import difflib
 import inspect
 import os
-from typing import Any, Dict, Iterable, Optional
+from typing import Any, Dict, Iterable, Optional, Sequence
 
 import yaml
 from paddleseg.cvlibs import Config, manager
-from paddleseg.cvlibs.config import merge_config_dicts
 from paddleseg.cvlibs.config_checker import DefaultLossRule
 
 from paddle_csrl.errors import UserError
@@ -48,32 +48,65 @@ _REQUIRED_KEYS = {
     "classifier": ("loss", "optimizer", "lr_scheduler", "iters", "batch_size"),
 }
 
+#: Least value of the keys that hold whole numbers, in whatever section.
+_LEAST = {"iters": 1, "batch_size": 1, "save_interval": 1, "log_iters": 1, "num_samples": 1,
+          "num_generated": 1, "samples_per_class": 1, "relation_warmup": 0, "num_workers": 0,
+          "keep_checkpoint_max": 0, "seed": 0}
+
+_COMPONENT_KEYS = ("train_dataset", "val_dataset", "model", "loss", "optimizer", "lr_scheduler")
+
 _COMPONENTS = (manager.MODELS, manager.BACKBONES, manager.DATASETS, manager.TRANSFORMS,
                manager.LOSSES, manager.OPTIMIZERS)
 
 
-def load_yaml(path: str) -> Dict[str, Any]:
+def load_yaml(path: str, children: Sequence[str] = ()) -> Dict[str, Any]:
     """Read a config with its ``_base_`` files, PaddleSeg's way but with the safe YAML loader.
 
+    Args:
+        path (str): the file.
+        children (sequence of str): the files that led here by their ``_base_``.
+
     Raises:
-        UserError: the file is missing, is not a ``.yml``, or is not well-formed.
+        UserError: a file is missing, is not a ``.yml``, is not well-formed, or is its own base.
     """
-    if not os.path.isfile(path):
-        raise UserError(f"no config at {path}; give a YAML file with -c/--config")
-    if not path.endswith((".yml", ".yaml")):
-        raise UserError(f"config {path} must end in .yml or .yaml")
+    _check_path(path, children)
+    if any(os.path.samefile(path, child) for child in children):
+        raise UserError(f"{path} is its own `_base_`, by way of {children[-1]}")
     try:
         with open(path, encoding="utf-8") as file:
             content = yaml.safe_load(file)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"{path} is not well-formed YAML: {' '.join(str(error).split())}") from None
     if not isinstance(content, dict):
         raise UserError(f"{path} holds no `key: value` pairs")
     bases = content.pop("_base_", [])
-    for base in [bases] if isinstance(bases, str) else bases:
-        base_content = load_yaml(os.path.join(os.path.dirname(path), base))
-        content = merge_config_dicts(content, base_content)
+    bases = [bases] if isinstance(bases, str) else bases
+    if not isinstance(bases, list) or not all(isinstance(base, str) for base in bases):
+        raise UserError(f"{path}: `_base_: {bases}` must name one YAML file or a list of them")
+    for base in bases:
+        base_path = os.path.join(os.path.dirname(path), base)
+        content = _merge(content, load_yaml(base_path, (*children, path)))
     return content
+
+
+def _check_path(path: str, children: Sequence[str] = ()) -> None:
+    if not os.path.isfile(path):
+        hint = (f"the `_base_` of {children[-1]}" if children
+                else "give a YAML file with -c/--config")
+        raise UserError(f"no config at {path}; {hint}")
+    if not path.endswith((".yml", ".yaml")):
+        raise UserError(f"config {path} must end in .yml or .yaml")
+
+
+def _merge(content: Dict[str, Any], base: Dict[str, Any]) -> Dict[str, Any]:
+    """``base`` overridden by ``content``, section by section unless ``_inherited_: false``."""
+    if not content.get("_inherited_", True):
+        return {key: value for key, value in content.items() if key != "_inherited_"}
+    merged = dict(base)
+    for key, value in content.items():
+        both = isinstance(value, dict) and isinstance(base.get(key), dict)
+        merged[key] = _merge(value, base[key]) if both else value
+    return merged
 
 
 class ZeroShotConfig(Config):
@@ -92,16 +125,15 @@ class ZeroShotConfig(Config):
     def __init__(self, path: str, opts: Optional[Iterable[str]] = None,
                  overrides: Optional[Dict[str, Any]] = None):
         self.path = path
-        self.overrides = {key: value for key, value in (overrides or {}).items()
-                          if value is not None}
-        opts = list(opts or [])
-        for item in opts:
-            if item.count("=") != 1:
-                raise UserError(f"--opts {item}: write key=value, such as zero_shot.policy=ignore")
+        self._settings = {**dict(map(_parse_opt, opts or [])),
+                          **{key: value for key, value in (overrides or {}).items()
+                             if value is not None}}
+        _check_path(path)
         try:
-            super().__init__(path, opts=opts)
+            super().__init__(path)
         except (AssertionError, RuntimeError) as error:
-            _raise_in_one_line(error, path)
+            cause = error.__cause__ or error.__context__ or error
+            raise UserError(f"{path}: {' '.join(str(cause).split())}") from None
 
     @classmethod
     def _parse_from_yaml(cls, path: str, *args, **kwargs) -> Dict[str, Any]:
@@ -109,16 +141,16 @@ class ZeroShotConfig(Config):
 
     def update_config_dict(self, dic: dict, *args, **kwargs) -> dict:
         """Apply ``opts`` and the overrides, then check every key."""
-        dic = Config.update_config_dict(copy.deepcopy(dic), *args, **kwargs)
-        for dotted, value in self.overrides.items():
-            *parents, last = dotted.split(".")
-            section = dic
-            for parent in parents:
-                section = section.setdefault(parent, {})
-            section[last] = value
+        dic = _unshared(dic)
+        for dotted, value in self._settings.items():
+            _set(dic, dotted, value)
         _unwrap_zero_shot_datasets(dic)
         check_keys(dic, self.path)
         return dic
+
+    @property
+    def test_config(self) -> Dict[str, Any]:
+        return dict(self.dic.get("test_config") or {})
 
     @property
     def zero_shot(self) -> Dict[str, Any]:
@@ -152,6 +184,40 @@ class StageConfig(Config):
         DefaultLossRule("loss").check_and_correct(self)
 
 
+def _parse_opt(item: str) -> tuple:
+    """Dotted key and value of ``key=value``: a Python literal, true, false, null, or text."""
+    key, _, text = item.partition("=")
+    if item.count("=") != 1:
+        raise UserError(f"--opts {item}: write key=value, such as zero_shot.policy=ignore")
+    words = {"true": True, "false": False, "null": None}
+    if text.lower() in words:
+        return key, words[text.lower()]
+    try:
+        return key, ast.literal_eval(text)
+    except (ValueError, SyntaxError, TypeError):
+        return key, text
+
+
+def _unshared(value: Any) -> Any:
+    """A deep copy without shared parts, for a YAML anchor makes one object of many places."""
+    if isinstance(value, dict):
+        return {key: _unshared(item) for key, item in value.items()}
+    return [_unshared(item) for item in value] if isinstance(value, list) else value
+
+
+def _set(dic: Dict[str, Any], dotted: str, value: Any) -> None:
+    """Set a dotted key, making the sections on its way that are missing or empty."""
+    *parents, last = dotted.split(".")
+    for parent in parents:
+        if dic.get(parent) is None:
+            dic[parent] = {}
+        dic = dic[parent]
+        if not isinstance(dic, dict):
+            raise UserError(f"`{dotted}: {value}` cannot be set, for `{parent}` holds {dic!r}, "
+                            f"not `key: value` pairs")
+    dic[last] = value
+
+
 def check_keys(dic: Dict[str, Any], place: str) -> None:
     """Check section keys against ``KNOWN_KEYS`` and component arguments against signatures.
 
@@ -162,10 +228,15 @@ def check_keys(dic: Dict[str, Any], place: str) -> None:
         content = _section(dic, section)
         if content is None and section not in _REQUIRED_KEYS:
             continue
-        if not isinstance(content, dict):
-            raise UserError(f"{place}: `{section}` must hold `key: value` pairs, got {content!r}")
-        for key in content:
+        _check_pairs(content, section, place)
+        for key, value in content.items():
             _check_known(key, known, section, place)
+            if key in _COMPONENT_KEYS:
+                _check_pairs(value, _join(section, key), place)
+            if key in _LEAST:
+                _check_integer(value, _LEAST[key], _join(section, key), place)
+            if key == "loss":
+                _check_loss(value, _join(section, key), place)
         for key in _REQUIRED_KEYS.get(section, ()):
             if key not in content:
                 raise UserError(f"{place}: `{_join(section, key)}` is missing; set it or inherit "
@@ -189,6 +260,24 @@ def _check_known(key: str, known: Iterable[str], section: str, place: str) -> No
     nearest = difflib.get_close_matches(str(key), list(known), n=1)
     hint = f"did you mean `{nearest[0]}`?" if nearest else f"known: {', '.join(sorted(known))}"
     raise UserError(f"{place}: unknown key `{_join(section, key)}`; {hint}")
+
+
+def _check_pairs(content: Any, dotted: str, place: str) -> None:
+    if not isinstance(content, dict):
+        raise UserError(f"{place}: `{dotted}` must hold `key: value` pairs, got {content!r}")
+
+
+def _check_integer(value: Any, least: int, dotted: str, place: str) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise UserError(f"{place}: `{dotted}: {value}` must be an integer of at least {least}")
+
+
+def _check_loss(content: Dict[str, Any], dotted: str, place: str) -> None:
+    types, coef = content.get("types"), content.get("coef")
+    if not (isinstance(types, list) and isinstance(coef, list) and types
+            and len(types) in (1, len(coef))):
+        raise UserError(f"{place}: `{dotted}` must hold two lists of one length, `types` and "
+                        f"`coef`, got {types} and {coef}")
 
 
 def _check_values(value: Any, dotted: str, place: str) -> None:
@@ -219,7 +308,7 @@ def _check_component(content: Dict[str, Any], dotted: str, place: str) -> None:
     found = [registry[name] for registry in _COMPONENTS if name in registry.components_dict]
     if not found:
         known = [key for registry in _COMPONENTS for key in registry.components_dict]
-        nearest = difflib.get_close_matches(str(name), known, n=1)
+        nearest = difflib.get_close_matches(name, known, n=1)
         hint = f"; did you mean {nearest[0]}?" if nearest else ""
         raise UserError(f"{place}: `{dotted}.type: {name}` is no registered component{hint}")
     target = found[0].__init__ if inspect.isclass(found[0]) else found[0]
@@ -234,7 +323,8 @@ def _check_component(content: Dict[str, Any], dotted: str, place: str) -> None:
 
 def _component_name(content: Dict[str, Any]) -> str:
     """The component that PaddleSeg makes of ``type``, which for optimizers has older spellings."""
-    name = {"adam": "Adam", "sgd": "SGD"}.get(content["type"], content["type"])
+    name = str(content["type"])
+    name = {"adam": "Adam", "sgd": "SGD"}.get(name, name)
     return "Momentum" if name == "SGD" and "momentum" in content else name
 
 
@@ -256,11 +346,3 @@ def _unwrap_zero_shot_datasets(dic: Dict[str, Any]) -> None:
             if section.setdefault(key, value) != value:
                 raise UserError(f"`{name}.{key}: {value}` contradicts "
                                 f"`zero_shot.{key}: {section[key]}`; keep one of them")
-
-
-def _raise_in_one_line(error: Exception, place: str) -> None:
-    """Turn PaddleSeg's many-line config errors into one line."""
-    cause = error.__cause__ or error.__context__
-    if isinstance(error, UserError):
-        raise error
-    raise UserError(f"{place}: {' '.join(str(cause or error).split())}") from None
