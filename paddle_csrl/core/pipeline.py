@@ -66,7 +66,10 @@ def _run_unless_finished(run: Run, stage: str) -> None:
     inputs = run.inputs(stage)
     run.begin(stage)
     start = time.time()
-    _RUN_STAGE[stage](run)
+    # A checkpoint knows parameters by the names that Paddle counts up, which must therefore not
+    # depend on what else was built in this process.
+    with paddle.utils.unique_name.guard():
+        _RUN_STAGE[stage](run)
     run.finish(stage, inputs)
     logger.info(f"[{stage}] took {time.time() - start:.0f} s")
 

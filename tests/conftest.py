@@ -1,0 +1,44 @@
+"""Finished runs that the end-to-end tests share."""
+
+import sys
+import time
+from types import SimpleNamespace
+from typing import Callable, Dict
+
+import paddle_csrl  # noqa: F401  before paddle: see paddle_csrl.compat.check_zlib
+
+import pytest
+import tiny_runs
+from tiny_runs import Finished
+
+#: By name: how the recipe of a run is made from a folder for its data and one for its cache.
+RECIPES = {
+    "shapes": tiny_runs.shapes,
+    "voc": tiny_runs.voc,
+    "context": tiny_runs.context,
+    "custom": tiny_runs.custom,
+}
+
+
+@pytest.fixture(scope="session", autouse=True)
+def impatient_trainer():
+    """PaddleSeg's trainer waits a second at its end for loader processes; there are none here."""
+    trainer = sys.modules["paddleseg.core.train"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(trainer, "time", SimpleNamespace(time=time.time, sleep=lambda seconds: None))
+        yield
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory) -> Callable[[str], Finished]:
+    """``finished(name)``: a run of ``RECIPES[name]``, made at the first call. Not to be changed."""
+    runs: Dict[str, Finished] = {}
+
+    def get(name: str) -> Finished:
+        if name not in runs:
+            base = tmp_path_factory.mktemp(name)
+            recipe = RECIPES[name](str(base / "data"), str(base / "cache"))
+            runs[name] = tiny_runs.run_all(recipe, base / "run")
+        return runs[name]
+
+    return get
