@@ -23,7 +23,7 @@ def tiny_content(root: str) -> Dict[str, Any]:
         "train_dataset": {**dataset, "mode": "train", "train_path": f"{data}/train.txt"},
         "val_dataset": {**dataset, "mode": "val", "val_path": f"{data}/val.txt"},
         "model": {"type": "DeepLabV3P", "num_classes": 5, "backbone_indices": [0, 1],
-                  "aspp_ratios": [1, 2], "aspp_out_channels": 8,
+                  "aspp_ratios": [1, 2],
                   "backbone": {"type": "CSRLTinyNet", "width": 4}},
         "optimizer": {"type": "Adam"}, "lr_scheduler": _SCHEDULE, "loss": _CROSS_ENTROPY,
         "zero_shot": {"unseen": ["cow"], "policy": "ignore", "class_names": f"{data}/classes.txt",

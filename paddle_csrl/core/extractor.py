@@ -12,7 +12,7 @@ def find_classification_layer(model: nn.Layer, num_classes: int) -> Tuple[str, n
     """The last 1×1 convolution with ``num_classes`` outputs, and its dotted name.
 
     Raises:
-        UserError: the model has none.
+        UserError: the model has none, or it has no bias.
     """
     found = [(name, layer) for name, layer in model.named_sublayers()
              if isinstance(layer, nn.Conv2D) and layer.weight.shape[0] == num_classes
@@ -20,7 +20,11 @@ def find_classification_layer(model: nn.Layer, num_classes: int) -> Tuple[str, n
     if not found:
         raise UserError(f"{type(model).__name__} has no 1×1 convolution with {num_classes} "
                         f"outputs, so there is no classification layer to take away")
-    return found[-1]
+    name, layer = found[-1]
+    if layer.bias is None:
+        raise UserError(f"the classification layer {name} of {type(model).__name__} has no bias, "
+                        f"which standardized features and the calibration need")
+    return name, layer
 
 
 class _FeatureReached(Exception):
