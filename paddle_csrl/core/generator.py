@@ -83,6 +83,8 @@ def relation_picture(run: Run, bank: FeatureBank, task: GeneratorTask) -> np.nda
     with paddle.no_grad():
         _, unseen, *relations = task()
         generated, semantic = task.compared_relations(unseen.mean(1), relations)
+    semantic, generated = semantic.numpy(), generated.numpy()
+    limit = float(max(np.abs(semantic).max(), np.abs(generated).max(), 1e-6))
     return visualize.relation_panel(
-        semantic.numpy(), generated.numpy(),
-        [names[c] for c in run.builder.unseen_ids], [names[c] for c in seen_in(bank)])
+        semantic, generated, [names[c] for c in run.builder.unseen_ids],
+        [names[c] for c in seen_in(bank)], vmin=-limit, vmax=limit)

@@ -2,7 +2,7 @@
 
 import os
 import time
-from typing import Any, Dict, Optional
+from typing import Any, Dict, Optional, Sequence
 
 import paddle
 import yaml
@@ -36,10 +36,7 @@ def run_pipeline(run: Run, stage: Optional[str] = None) -> Dict[str, Any]:
     """
     start = time.time()
     stages = [stage] if stage else list(STAGES)
-    for earlier in STAGES[:STAGES.index(stages[0])]:
-        run.require(earlier)
-    for name in stages:
-        _run_unless_finished(run, name)
+    run_stages(run, stages)
     write_config(run)
     logger.info(audit_line(run.builder))
     if stages[-1] != STAGES[-1]:
@@ -53,6 +50,18 @@ def run_pipeline(run: Run, stage: Optional[str] = None) -> Dict[str, Any]:
     if log_dir:
         logger.info(f"curves: {visualdl_line(run.save_dir)}")
     return metrics
+
+
+def run_stages(run: Run, stages: Sequence[str]) -> None:
+    """Run consecutive ``stages``, except those that are finished and up to date.
+
+    Raises:
+        UserError: a stage before the first of them is missing or out of date.
+    """
+    for earlier in STAGES[:STAGES.index(stages[0])]:
+        run.require(earlier)
+    for stage in stages:
+        _run_unless_finished(run, stage)
 
 
 def _run_unless_finished(run: Run, stage: str) -> None:

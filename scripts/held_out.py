@@ -1,0 +1,107 @@
+"""Compare settings of stages 2 and 3 on seen classes held out; unseen classes take no part.
+
+For each fold some seen classes are declared unseen on top of the true ones, stage 1 is trained
+without them, and every variant is scored on the fold's classes. Images with a true unseen class
+are left out of training and of scoring.
+
+    python scripts/held_out.py -c configs/csrl_shapes.yml --fold "red striped,green dotted" \\
+        --fold "blue striped,purple dotted" --variant point=generator.loss.coef=[1,0,0,0] \\
+        --variant edges=generator.relation=edges --seeds 0 1 2 --out output/held_out
+"""
+
+import argparse
+import os
+import sys
+
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."))
+
+import paddle_csrl  # noqa: E402,F401  (first: it orders the imports of cv2 and paddle)
+import numpy as np  # noqa: E402
+
+from paddle_csrl.cli import run as run_cli  # noqa: E402
+from paddle_csrl.config import ZeroShotConfig  # noqa: E402
+from paddle_csrl.core.evaluate import evaluate  # noqa: E402
+from paddle_csrl.core.pipeline import run_stages  # noqa: E402
+from paddle_csrl.core.run import Run  # noqa: E402
+from paddle_csrl.core.segmentor import load_segmentor  # noqa: E402
+from paddle_csrl.core.trainer import load_weights  # noqa: E402
+from paddle_csrl.datasets import ZeroShotDataset  # noqa: E402
+from paddle_csrl.metrics import ZeroShotEvaluator  # noqa: E402
+from paddle_csrl.utils import write_json  # noqa: E402
+
+
+def parse_args(argv=None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("-c", "--config", required=True, help="the config to choose settings for")
+    parser.add_argument("--fold", action="append", required=True, metavar="NAMES",
+                        help="seen classes to hold out, by name, with commas; may be repeated")
+    parser.add_argument("--variant", action="append", required=True, metavar="NAME=OPT;OPT",
+                        help="a name and config overrides of stages 2 and 3, with semicolons")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0], help="seeds of stages 2 and 3")
+    parser.add_argument("--opts", nargs="+", default=[], help="overrides for all")
+    parser.add_argument("--out", default="output/held_out", help="folder of all runs and results")
+    return parser.parse_args(argv)
+
+
+def held_out_config(args: argparse.Namespace, fold: str, opts=(), overrides=None) -> ZeroShotConfig:
+    """The config with ``fold`` unseen as well; its own unseen classes stay so."""
+    own = ZeroShotConfig(args.config, opts=args.opts).zero_shot["unseen"]
+    own = own.split(",") if isinstance(own, str) else list(own)
+    return ZeroShotConfig(args.config, opts=[*args.opts, *opts], overrides={
+        "zero_shot.unseen": own + fold.split(","), "use_vdl": False, "do_eval": False,
+        **(overrides or {})})
+
+
+def fold_scores(args: argparse.Namespace, run: Run, fold: str) -> dict:
+    """Scores on the seen and the held-out classes over images without true unseen ones."""
+    own = ZeroShotConfig(args.config, opts=args.opts).zero_shot["unseen"]
+    builder = run.builder
+    dataset = ZeroShotDataset(builder.val_dataset.dataset, own, policy="drop", mode="val",
+                              class_names=builder.class_names, hide_unseen=True)
+    evaluator = ZeroShotEvaluator(dataset.num_classes, fold.split(","),
+                                  class_names=builder.class_names)
+    model = load_segmentor(run)
+    load_weights(model, run.final_model)
+    evaluate(model, dataset, evaluator)
+    iou = evaluator.compute()["class_iou"]
+    held_out = evaluator.unseen
+    seen = np.isin(np.arange(len(iou)), builder.seen_ids)
+    s, u = iou[seen].mean(), iou[held_out].mean()
+    return {"seen_miou": s, "unseen_miou": u, "hiou": 2 * s * u / (s + u) if s + u else 0.0}
+
+
+def main(argv=None) -> dict:
+    """Run every fold, variant and seed; print and write mean and spread of the scores."""
+    args = parse_args(argv)
+    variants = {name: opts.split(";") if opts else []
+                for name, opts in (variant.split("=", 1) for variant in args.variant)}
+    rows = []
+    for number, fold in enumerate(args.fold):
+        base = os.path.join(args.out, f"fold{number}")
+        run_stages(Run(held_out_config(args, fold, overrides={"save_dir": base})),
+                   ["segmentor", "features"])
+        for name, opts in variants.items():
+            for seed in args.seeds:
+                config = held_out_config(args, fold, opts, {
+                    "save_dir": base, "generator.seed": seed, "classifier.seed": seed})
+                run = Run(config)
+                run_stages(run, ["generator", "classifier"])
+                rows.append({"variant": name, "fold": fold, "seed": seed,
+                             **fold_scores(args, run, fold)})
+                write_json(os.path.join(args.out, "held_out.json"), rows)
+    summary = {}
+    for name in variants:
+        print(f"{name:24s}", end="")
+        for key in ("seen_miou", "unseen_miou", "hiou"):
+            # Folds differ far more than seeds: the spread is over the means of the folds.
+            folds = [np.mean([row[key] for row in rows if (row["variant"], row["fold"]) ==
+                              (name, fold)]) for fold in args.fold]
+            summary[name, key] = float(np.mean(folds))
+            print(f"  {key} {100 * np.mean(folds):5.1f} ± {100 * np.std(folds):4.1f}", end="")
+        print()
+    return summary
+
+
+if __name__ == "__main__":
+    run_cli(main)
