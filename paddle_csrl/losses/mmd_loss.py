@@ -21,6 +21,9 @@ AUTO_FACTORS = (1 / 8, 1 / 4, 1 / 2, 1, 2)
 #: Most kernel values, and most feature values, of one block of classes: on CPU, blocks that
 #: stay in its cache; on GPU, blocks that fill it.
 CPU_BLOCK_SIZE, GPU_BLOCK_SIZE = 2**17, 2**24
+# Smaller kernel values add nothing to a mean. Their squares would be denormal numbers, with
+# which a CPU computes many times more slowly.
+_LEAST_KERNEL = 1e-18
 
 
 @register(manager.LOSSES)
@@ -164,10 +167,9 @@ def _kernel(distances: Tensor, bandwidths: Sequence[float],
     kernel, last = None, None
     for bandwidth in bandwidths:
         if last is not None and bandwidth * 2 == last:
-            kernel.multiply_(kernel)
+            kernel.multiply_(kernel).clip_(min=_LEAST_KERNEL)
         else:
-            # Results under 1e-35 add nothing, and would make exp seven times slower on CPU.
-            kernel = distances.scale(-0.5 / bandwidth).clip_(min=-80.0).exp_()
+            kernel = distances.scale(-0.5 / bandwidth).clip_(min=float(np.log(_LEAST_KERNEL))).exp_()
         last = bandwidth
         total.add_(kernel)
         if slope:
