@@ -9,6 +9,7 @@ __version__ = "0.1.0"
 from paddle_csrl import compat  # first: it orders the imports of cv2 and paddle
 
 compat.mend_paddleseg()
+compat.mend_data_loader()
 
 from paddle_csrl import datasets, losses, metrics, models  # noqa: E402
 

@@ -54,6 +54,7 @@ import paddle  # noqa: E402
 import paddle.nn.functional as F  # noqa: E402
 import paddleseg.core  # noqa: E402
 from paddle import Tensor, nn  # noqa: E402
+from paddle.io.dataloader import dataloader_iter  # noqa: E402
 from paddleseg.models.losses import CrossEntropyLoss, OhemCrossEntropyLoss  # noqa: E402
 from paddleseg.utils import metrics  # noqa: E402
 
@@ -256,6 +257,51 @@ FAULTS = (
     Fault("train indexes 0-D loss terms", _loss_terms_are_0d, _mend_loss_terms),
     Fault("calculate_area concatenates 0-D sums", _calculate_area_fails, _mend_calculate_area),
 )
+
+
+def mend_data_loader() -> None:
+    """Make Paddle's ``DataLoader`` raise the error of a data set where the loader is read.
+
+    Upstream cause: the error ends the thread that fills the queue. Without workers the queue
+    stays open, and whoever reads it waits for ever; with workers it is killed, and the reader
+    gets a ``SystemError`` that says nothing of the cause.
+    """
+    for iterator in (dataloader_iter._DataLoaderIterSingleProcess,
+                     dataloader_iter._DataLoaderIterMultiProcess):
+        if not hasattr(iterator._thread_loop, "__wrapped__"):
+            iterator._thread_loop = _keeping_error(iterator._thread_loop)
+            iterator.__next__ = _raising_kept_error(iterator.__next__)
+
+
+def _keeping_error(thread_loop: Callable) -> Callable:
+    @functools.wraps(thread_loop)
+    def mended(self, *args) -> None:
+        try:
+            thread_loop(self, *args)
+        except Exception as error:
+            self._kept_error = error
+            self._exit_thread_unexpectedly()
+
+    return mended
+
+
+def _raising_kept_error(read_next: Callable) -> Callable:
+    @functools.wraps(read_next)
+    def mended(self) -> Any:
+        try:
+            return read_next(self)
+        except SystemError:
+            self._thread.join(5)  # it may have killed the queue before it kept the error
+            error = vars(self).pop("_kept_error", None)
+            if error is None:
+                raise
+            try:
+                self._try_shutdown_all()  # else the next loader's workers inherit this one's
+                raise error from None
+            finally:
+                del error  # it refers to this frame
+
+    return mended
 
 
 @contextlib.contextmanager

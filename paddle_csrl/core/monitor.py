@@ -49,7 +49,12 @@ class StageLogWriter(LogWriter):
 
 
 def loss_names(loss_cfg: dict) -> list:
-    """A distinct name for every term of a PaddleSeg ``loss`` section."""
-    names = [item["type"] for item in loss_cfg["types"]]
+    """A distinct name for every term that a PaddleSeg ``loss`` section gives rise to.
+
+    The trainer logs each part of a ``MixedLoss`` as a term of its own.
+    """
+    parts = [part for item in loss_cfg["types"]
+             for part in (item["losses"] if item["type"] == "MixedLoss" else [item])]
+    names = [part["type"] for part in parts]
     return [name if names.count(name) == 1 else f"{name}_{index}"
             for index, name in enumerate(names)]
