@@ -118,8 +118,16 @@ class ZeroShotBuilder(SegBuilder):
     @cached_property
     def embeddings(self) -> np.ndarray:
         """float32 [C, d_w]: one embedding per class."""
-        section = self.config.zero_shot.get("embeddings") or {}
-        return load_class_embeddings(self.class_names, **section)
+        section = dict(self.config.zero_shot.get("embeddings") or {})
+        if section.get("path") != "attributes":
+            return load_class_embeddings(self.class_names, **section)
+        attributes = getattr(self._inner_val, "attributes", None)
+        if attributes is None:
+            raise UserError(f"`zero_shot.embeddings.path: attributes`: "
+                            f"{self.config.val_dataset_cfg['type']} has no attributes; name a "
+                            f"word-vector file, or null for the vectors that come with the project")
+        norms = np.linalg.norm(attributes, axis=1, keepdims=True)
+        return attributes / norms if section.get("normalize", True) else attributes
 
     @cached_property
     def palette(self) -> np.ndarray:

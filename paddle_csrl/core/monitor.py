@@ -6,6 +6,9 @@ import numpy as np
 from visualdl import LogWriter
 
 _LOSS_TAG = "Train/loss_"
+# What PaddleSeg's trainer records of an evaluation is the score it selects checkpoints by: here
+# over seen classes, unseen ones hidden.
+_RENAMED = {"Evaluate/mIoU": "Evaluate/selection_miou", "Evaluate/Acc": "Evaluate/selection_acc"}
 
 
 class StageLogWriter(LogWriter):
@@ -27,6 +30,7 @@ class StageLogWriter(LogWriter):
 
     def add_scalar(self, tag: str, value: float, step: int, walltime: Optional[int] = None):
         value = float(np.asarray(value).reshape(-1)[0])
+        tag = _RENAMED.get(tag, tag)
         if tag.startswith(_LOSS_TAG):
             tag = f"Train/{self.loss_names[int(tag[len(_LOSS_TAG):])]}"
         super().add_scalar(tag=tag, value=value, step=step, walltime=walltime)
