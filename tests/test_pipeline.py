@@ -462,6 +462,15 @@ def test_generator_resumes(finished, tmp_path):
     assert int(paddle.load(run.path("generator", "iter_6", "model.pdparams"))["step"]) == 6
 
 
+def test_classifier_resumes(finished, tmp_path):
+    run = finished("custom").copy(tmp_path / "run")
+    before = times(run.folder)
+    run.again("classifier.iters=6", resume_model=run.path("classifier", "iter_4"))
+    assert changed(before, times(run.folder)) & set(STAGES) == {"classifier"}
+    assert paddle.load(run.path("classifier", "iter_6", "model.pdopt"))[
+        "LR_Scheduler"]["last_epoch"] == 6
+
+
 # Chance.
 
 def test_same_seed_gives_the_same_bits(finished, tmp_path):
@@ -579,7 +588,7 @@ def test_log_of_the_segmentor(finished):
     assert found["Train/CrossEntropyLoss"] == found["Train/loss"]
     assert found["Train/lr"] == pytest.approx(
         {step: 0.002 * (1 - (step - 1) / 4)**0.9 for step in (1, 2, 3, 4)}, rel=1e-4)
-    assert sorted(found["Evaluate/mIoU"]) == [2, 4]
+    assert sorted(found["Evaluate/selection_miou"]) == [2, 4]
 
 
 def test_log_of_the_generator(finished):
