@@ -42,11 +42,11 @@ class Run:
         self.config = config
         self.builder = ZeroShotBuilder(config)
         self.save_dir = config.save_dir
-        self.resume_model = resume_model and os.path.normpath(resume_model)
-        if self.resume_model and not os.path.isfile(
-                os.path.join(self.resume_model, "model.pdparams")):
-            raise UserError(f"--resume_model {resume_model}: no model.pdparams there; name a "
-                            f"folder such as {self.folder('segmentor')}/iter_1000")
+        self.resume_model = resume_model and os.path.abspath(resume_model)
+        if self.resume_model and not _is_checkpoint(self.resume_model):
+            raise UserError(f"--resume_model {resume_model}: no model.pdparams and model.pdopt in "
+                            f"a folder of that name that ends in _N, the iterations done; name "
+                            f"one such as {self.folder('segmentor')}/iter_1000")
 
     def folder(self, stage: str) -> str:
         return os.path.join(self.save_dir, stage)
@@ -75,14 +75,17 @@ class Run:
         dic, zero_shot = self.config.dic, self.config.zero_shot
         embeddings = hashlib.sha256(self.builder.embeddings.tobytes()).hexdigest()
         common = {"paddle_csrl": paddle_csrl.__version__, "seed": self.seed(stage),
-                  "unseen": [self.builder.class_names[c] for c in self.builder.unseen_ids]}
+                  "unseen": {self.builder.class_names[c]: int(c)
+                             for c in self.builder.unseen_ids}}
         if stage == "segmentor":
             special = {key: dic.get(key) for key in _SEGMENTOR_KEYS}
             special.update(policy=zero_shot.get("policy", "drop"), data=self.builder.fingerprint)
         elif stage == "features":
             features = dict(zero_shot.get("features") or {})
             features.pop("normalize", None)
-            special = {"features": features, "segmentor": checksum(self.output("segmentor")),
+            transforms = features.pop("transforms", None) or dic["val_dataset"].get("transforms")
+            special = {"features": features, "transforms": transforms,
+                       "segmentor": checksum(self.output("segmentor")),
                        "data": self.builder.fingerprint}
         elif stage == "generator":
             special = {"generator": _without_logging(dic["generator"]),
@@ -99,10 +102,10 @@ class Run:
     def changes(self, stage: str) -> Optional[List[str]]:
         """Names of the inputs that changed since the stage finished; None if it never did."""
         record = read_json(self._record(stage))
-        if not record or not record.get("finished") or not os.path.isfile(self.output(stage)):
+        if not isinstance(record, dict) or not record.get("finished") \
+                or not os.path.isfile(self.output(stage)):
             return None
-        inputs = self.inputs(stage)
-        old = record["inputs"]
+        inputs, old = self.inputs(stage), record.get("inputs", {})
         return sorted(key for key in set(inputs) | set(old) if inputs.get(key) != old.get(key))
 
     def require(self, stage: str) -> None:
@@ -140,6 +143,12 @@ class Run:
 
     def _record(self, stage: str) -> str:
         return os.path.join(self.folder(stage), "stage.json")
+
+
+def _is_checkpoint(folder: str) -> bool:
+    """Whether PaddleSeg's trainer can go on from ``folder``; it reads the iteration off its name."""
+    files = (os.path.join(folder, name) for name in ("model.pdparams", "model.pdopt"))
+    return folder.rsplit("_", 1)[-1].isdigit() and all(map(os.path.isfile, files))
 
 
 def _without_logging(section: Dict[str, Any]) -> Dict[str, Any]:

@@ -1,0 +1,277 @@
+"""What is finished, what has changed, and whose files are whose."""
+
+import json
+import os
+
+import paddle_csrl  # noqa: F401  (first: it orders the imports of cv2 and paddle)
+import pytest
+from paddle_csrl.config import ZeroShotConfig
+from paddle_csrl.core.run import STAGES, Run, checksum
+from paddle_csrl.errors import UserError
+from tiny_config import tiny_content, write_config
+
+
+@pytest.fixture(scope="module")
+def content(tmp_path_factory):
+    return tiny_content(str(tmp_path_factory.mktemp("data")))
+
+
+@pytest.fixture
+def make_run(tmp_path, content):
+    """Runs on the tiny config that write below ``tmp_path``, with dotted keys set."""
+
+    def make_run(changes=None, resume_model=None, **overrides):
+        path = write_config(tmp_path / "tiny.yml", {**content, "save_dir": str(tmp_path / "out")})
+        return Run(ZeroShotConfig(path, overrides={**(changes or {}), **overrides}), resume_model)
+
+    return make_run
+
+
+def finish(run, stages=STAGES):
+    """Leave what finished stages leave, with outputs that stand in for the real ones."""
+    for stage in stages:
+        run.begin(stage)
+        with open(run.output(stage), "w", encoding="utf-8") as file:
+            file.write(f"output of {stage}")
+        run.finish(stage, run.inputs(stage))
+
+
+def changed(run):
+    """{stage: changed inputs} of the stages that have changes."""
+    return {stage: run.changes(stage) for stage in STAGES if run.changes(stage)}
+
+
+def test_nothing_is_finished_at_first(make_run):
+    run = make_run()
+    assert [run.changes(stage) for stage in STAGES] == [None] * 4
+    assert not os.path.exists(run.save_dir)
+
+
+def test_finished_stages_are_up_to_date_in_a_new_process(make_run):
+    finish(make_run())
+    assert [make_run().changes(stage) for stage in STAGES] == [[]] * 4
+
+
+def test_an_input_reads_the_same_after_building(make_run):
+    # PaddleSeg's builder writes into the config that it builds from.
+    run = make_run()
+    before = run.inputs("segmentor")
+    finish(run, ["segmentor"])
+    run.builder.model, run.builder.loss, run.builder.optimizer
+    run.builder.train_dataset[0]
+    assert run.changes("segmentor") == [] and make_run().inputs("segmentor") == before
+
+
+ALL = {stage: ["seed"] for stage in STAGES}
+
+
+@pytest.mark.parametrize("changes, expected", [
+    ({"seed": 5}, ALL),
+    ({"zero_shot.unseen": ["dog"]}, {stage: ["unseen"] for stage in STAGES}),
+    ({"iters": 3}, {"segmentor": ["iters"]}),
+    ({"batch_size": 1}, {"segmentor": ["batch_size"]}),
+    ({"lr_scheduler.learning_rate": 0.5}, {"segmentor": ["lr_scheduler"]}),
+    ({"model.backbone.width": 6}, {"segmentor": ["model"]}),
+    ({"precision": "fp16"}, {"segmentor": ["precision"]}),
+    ({"zero_shot.features.samples_per_class": 9}, {"features": ["features"]}),
+    ({"zero_shot.features.normalize": False}, {"generator": ["normalize"]}),
+    ({"zero_shot.features.transforms": [{"type": "Normalize"}]}, {"features": ["transforms"]}),
+    ({"val_dataset.transforms": [{"type": "Normalize"}]},
+     {"segmentor": ["val_dataset"], "features": ["transforms"]}),
+    ({"zero_shot.embeddings.normalize": False},
+     {"generator": ["embeddings"], "classifier": ["embeddings"]}),
+    ({"generator.num_samples": 5}, {"generator": ["generator"]}),
+    ({"generator.seed": 5}, {"generator": ["generator", "seed"]}),
+    ({"generator.lr_scheduler.learning_rate": 0.5}, {"generator": ["generator"]}),
+    ({"classifier.calibration": 1.0}, {"classifier": ["classifier"]}),
+    ({"classifier.unseen_share": 0.5}, {"classifier": ["classifier"]}),
+    ({"log_iters": 3}, {}),
+    ({"generator.log_iters": 3, "classifier.save_interval": 3}, {}),
+    ({"keep_checkpoint_max": 1, "use_vdl": False}, {}),
+    ({"test_config": {}}, {"segmentor": ["test_config"]}),
+])
+def test_a_change_touches_the_stages_that_depend_on_it(make_run, changes, expected):
+    finish(make_run())
+    assert changed(make_run(changes)) == expected
+
+
+def test_other_training_images_are_a_change(make_run, content):
+    finish(make_run())
+    found = changed(make_run({"train_dataset.train_path": content["val_dataset"]["val_path"]}))
+    assert found == {"segmentor": ["data", "train_dataset"], "features": ["data"]}
+
+
+def test_the_policy_is_an_input_of_stage_one_and_of_its_data(make_run):
+    finish(make_run())
+    found = changed(make_run({"zero_shot.policy": "drop"}))
+    assert found == {"segmentor": ["data", "policy"], "features": ["data"]}
+
+
+def test_another_id_for_the_same_class_name_is_a_change(make_run, content, tmp_path):
+    finish(make_run())
+    names = tmp_path / "names.txt"
+    names.write_text("background\ncat\ncow\ndog\ncar\n")
+    found = changed(make_run({"zero_shot.class_names": str(names)}))
+    assert all("unseen" in found[stage] for stage in STAGES)
+
+
+def test_a_touched_training_file_is_a_change(make_run, content):
+    finish(make_run())
+    path = os.path.join(content["train_dataset"]["dataset_root"], "labels", "train_0001.png")
+    status = os.stat(path)
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns + 10**10))
+    try:
+        assert changed(make_run()) == {"segmentor": ["data"], "features": ["data"]}
+    finally:
+        os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert changed(make_run()) == {}
+
+
+@pytest.mark.parametrize("stage, expected", [
+    ("segmentor", {"features": ["segmentor"], "classifier": ["segmentor"]}),
+    ("features", {"generator": ["bank"], "classifier": ["bank"]}),
+    ("generator", {"classifier": ["generator"]}),
+    ("classifier", {}),
+])
+def test_a_changed_output_touches_the_stages_after_it(make_run, stage, expected):
+    run = make_run()
+    finish(run)
+    with open(run.output(stage), "a", encoding="utf-8") as file:
+        file.write(" and more")
+    assert changed(make_run()) == expected
+
+
+@pytest.mark.parametrize("content_", [b"", b"{\"finished\": tru", b"\xff\x00\x80", b"[1, 2]",
+                                      b"{}", b"{\"finished\": false}", b"null", b"5"])
+def test_a_record_that_is_not_whole_means_unfinished(make_run, content_):
+    run = make_run()
+    finish(run)
+    with open(os.path.join(run.folder("generator"), "stage.json"), "wb") as file:
+        file.write(content_)
+    assert run.changes("generator") is None and run.changes("classifier") == []
+
+
+def test_a_record_without_inputs_means_that_all_have_changed(make_run):
+    run = make_run()
+    finish(run)
+    with open(os.path.join(run.folder("generator"), "stage.json"), "w", encoding="utf-8") as file:
+        json.dump({"finished": True}, file)
+    assert run.changes("generator") == sorted(run.inputs("generator"))
+
+
+def test_a_stage_without_its_output_is_unfinished(make_run):
+    run = make_run()
+    finish(run)
+    os.remove(run.output("features"))
+    assert run.changes("features") is None
+
+
+def test_a_stage_that_begins_is_unfinished_and_empty(make_run):
+    run = make_run()
+    finish(run)
+    run.begin("features")
+    assert run.changes("features") is None
+    assert os.listdir(run.folder("features")) == ["stage.json"]
+    assert os.path.isfile(run.output("segmentor"))
+
+
+def test_files_of_something_else_are_left_alone(make_run):
+    run = make_run()
+    os.makedirs(run.folder("segmentor"))
+    precious = os.path.join(run.folder("segmentor"), "thesis.txt")
+    with open(precious, "w", encoding="utf-8") as file:
+        file.write("years of work")
+    with pytest.raises(UserError, match="segmentor holds files of something else; .*--save_dir"):
+        run.begin("segmentor")
+    with open(precious, encoding="utf-8") as file:
+        assert file.read() == "years of work"
+
+
+def test_an_empty_folder_is_taken(make_run):
+    run = make_run()
+    os.makedirs(run.folder("segmentor"))
+    run.begin("segmentor")
+    assert os.listdir(run.folder("segmentor")) == ["stage.json"]
+
+
+def test_an_unfinished_stage_is_asked_for(make_run):
+    with pytest.raises(UserError, match="stage segmentor has not finished in .*segmentor; run "
+                                        "--stage segmentor first, or leave --stage out"):
+        make_run().require("segmentor")
+
+
+def test_an_outdated_stage_is_asked_for_by_what_changed(make_run):
+    finish(make_run())
+    with pytest.raises(UserError, match="segmentor was made with another batch_size, iters; "
+                                        "run --stage segmentor again"):
+        make_run({"iters": 3, "batch_size": 1}).require("segmentor")
+
+
+def test_a_finished_stage_satisfies(make_run):
+    run = make_run()
+    finish(run)
+    assert [run.require(stage) for stage in STAGES] == [None] * 4
+
+
+def make_checkpoint(folder, files=("model.pdparams", "model.pdopt")):
+    os.makedirs(folder)
+    for name in files:
+        open(os.path.join(folder, name), "wb").close()
+    return str(folder)
+
+
+@pytest.mark.parametrize("stage", STAGES[:1] + STAGES[2:])
+def test_a_checkpoint_belongs_to_the_stage_of_its_folder(make_run, tmp_path, stage):
+    folder = make_checkpoint(tmp_path / "out" / stage / "iter_5")
+    run = make_run(resume_model=folder + os.sep)
+    assert {other: run.resumes(other) for other in STAGES} == {
+        other: folder if other == stage else None for other in STAGES}
+
+
+def test_a_checkpoint_from_elsewhere_is_one_of_stage_one(make_run, tmp_path):
+    run = make_run(resume_model=make_checkpoint(tmp_path / "elsewhere" / "iter_5"))
+    assert run.resumes("segmentor") and not run.resumes("generator")
+
+
+def test_a_relative_checkpoint_is_found_from_inside_the_stage(make_run, tmp_path, monkeypatch):
+    folder = make_checkpoint(tmp_path / "out" / "generator" / "iter_5")
+    monkeypatch.chdir(tmp_path / "out" / "generator")
+    assert make_run(resume_model="iter_5").resumes("generator") == folder
+
+
+def test_beginning_keeps_the_checkpoint_that_is_resumed(make_run, tmp_path):
+    run = make_run()
+    finish(run)
+    folder = make_checkpoint(tmp_path / "out" / "segmentor" / "iter_1")
+    make_run(resume_model=folder).begin("segmentor")
+    assert os.path.isfile(os.path.join(folder, "model.pdopt"))
+    assert run.changes("segmentor") is None
+
+
+@pytest.mark.parametrize("name, files", [
+    ("iter_5", ()),
+    ("iter_5", ("model.pdparams",)),
+    ("iter_5", ("model.pdopt",)),
+    ("best_model", ("model.pdparams", "model.pdopt")),
+])
+def test_what_is_no_checkpoint_cannot_be_resumed(make_run, tmp_path, name, files):
+    folder = make_checkpoint(tmp_path / "segmentor" / name, files)
+    with pytest.raises(UserError, match=f"--resume_model .*{name}: .*iter_1000"):
+        make_run(resume_model=folder)
+
+
+def test_a_missing_checkpoint_is_named(make_run, tmp_path):
+    with pytest.raises(UserError, match="--resume_model .*absent_1: no model.pdparams"):
+        make_run(resume_model=str(tmp_path / "absent_1"))
+
+
+def test_a_stages_own_seed_comes_before_the_runs(make_run):
+    run = make_run({"seed": 3, "generator.seed": 4})
+    assert [run.seed(stage) for stage in STAGES] == [3, 3, 4, 3]
+
+
+def test_checksum_is_sha256(tmp_path):
+    (tmp_path / "a").write_bytes(b"abc")
+    # The test vector of FIPS 180.
+    assert checksum(str(tmp_path / "a")) == (
+        "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad")
