@@ -146,7 +146,7 @@ class Run:
 
 
 def _is_checkpoint(folder: str) -> bool:
-    """Whether PaddleSeg's trainer can go on from ``folder``; it reads the iteration off its name."""
+    """Whether PaddleSeg's trainer, which reads the iteration off the name, can go on from it."""
     files = (os.path.join(folder, name) for name in ("model.pdparams", "model.pdopt"))
     return folder.rsplit("_", 1)[-1].isdigit() and all(map(os.path.isfile, files))
 

@@ -1,0 +1,148 @@
+"""Building data sets, names and embeddings from a config."""
+
+import numpy as np
+import paddle_csrl  # noqa: F401  (first: it orders the imports of cv2 and paddle)
+import pytest
+from paddle_csrl.builder import ZeroShotBuilder
+from paddle_csrl.config import ZeroShotConfig
+from paddle_csrl.errors import UserError
+from tiny_config import CLASS_NAMES, tiny_content, write_config
+
+COW = 3
+
+
+@pytest.fixture(scope="module")
+def content(tmp_path_factory):
+    return tiny_content(str(tmp_path_factory.mktemp("data")))
+
+
+@pytest.fixture
+def build(tmp_path, content):
+    def build(**overrides):
+        path = write_config(tmp_path / "tiny.yml", content)
+        return ZeroShotBuilder(ZeroShotConfig(path, overrides={
+            key.replace("__", "."): value for key, value in overrides.items()}))
+
+    return build
+
+
+def classes_in(dataset):
+    return set(np.concatenate([np.unique(dataset[i]["label"]) for i in range(len(dataset))]))
+
+
+def test_ids_names_and_model_follow_the_config(build):
+    builder = build()
+    assert builder.class_names == list(CLASS_NAMES)
+    assert builder.unseen_ids.tolist() == [COW] and builder.seen_ids.tolist() == [0, 1, 2, 4]
+    assert builder.unseen_ids.dtype == builder.seen_ids.dtype == np.int64
+    assert builder.model.head.decoder.conv.weight.shape[0] == 5
+
+
+def test_the_order_of_unseen_names_does_not_matter(build):
+    builders = [build(zero_shot__unseen=names) for names in (["car", "cat"], "cat,car")]
+    assert [builder.unseen_ids.tolist() for builder in builders] == [[1, 4]] * 2
+
+
+@pytest.mark.parametrize("policy", ["ignore", "drop"])
+def test_unseen_labels_are_in_validation_only(build, policy):
+    builder = build(zero_shot__policy=policy)
+    for hidden in (builder.train_dataset, builder.selection_dataset, builder.feature_dataset):
+        assert COW not in classes_in(hidden) and {0, 1} <= classes_in(hidden)
+    assert COW in classes_in(builder.val_dataset)
+
+
+def test_drop_leaves_out_images_and_ignore_keeps_them(build):
+    kept, dropped = build(), build(zero_shot__policy="drop")
+    assert len(kept.train_dataset) == 6 > len(dropped.train_dataset) > 0
+    assert len(kept.val_dataset) == len(dropped.val_dataset) == 4
+
+
+def test_features_are_taken_of_the_training_images_under_the_validation_transforms(build):
+    crop = [{"type": "RandomPaddingCrop", "crop_size": [16, 16]}, {"type": "Normalize"}]
+    builder = build(train_dataset__transforms=crop)
+    assert builder.train_dataset[0]["img"].shape == (3, 16, 16)
+    first, again = builder.feature_dataset[0], builder.feature_dataset[0]
+    assert first["img"].shape[1:] == first["label"].shape > (32, 32)
+    assert np.array_equal(first["img"], again["img"])
+    assert builder.feature_dataset.file_list == builder.train_dataset.file_list
+
+
+def test_features_may_have_transforms_of_their_own(build):
+    resize = [{"type": "Resize", "target_size": [24, 32]}, {"type": "Normalize"}]
+    builder = build(zero_shot__features__transforms=resize)
+    assert builder.feature_dataset[0]["img"].shape[1:] in ((24, 32), (32, 24))
+
+
+def test_a_config_is_not_changed_by_its_data_sets(build):
+    builder = build()
+    before = repr(builder.config.dic)
+    builder.train_dataset, builder.val_dataset, builder.feature_dataset
+    assert repr(builder.config.dic) == before
+
+
+def test_embeddings_are_one_unit_row_for_every_class(build):
+    embeddings = build().embeddings
+    assert embeddings.shape[0] == 5 and embeddings.dtype == np.float32
+    np.testing.assert_allclose(np.linalg.norm(embeddings, axis=1), 1.0, rtol=1e-5)
+    assert len(np.unique(embeddings, axis=0)) == 5
+
+
+def test_embeddings_come_from_the_file_of_the_config(build, tmp_path):
+    rows = np.random.default_rng(0).normal(size=(5, 7)).astype(np.float32)
+    (tmp_path / "vectors.txt").write_text("\n".join(
+        " ".join([name, *(f"{value:.6f}" for value in row)])
+        for name, row in zip(CLASS_NAMES, rows)) + "\n")
+    builder = build(zero_shot__embeddings__path=str(tmp_path / "vectors.txt"),
+                    zero_shot__embeddings__normalize=False)
+    np.testing.assert_allclose(builder.embeddings, rows, atol=1e-5)
+
+
+def test_normalizing_features_is_the_default(build):
+    assert build().normalizes_features is True
+    assert build(zero_shot__features__normalize=False).normalizes_features is False
+
+
+def test_colours_are_one_for_every_class(build):
+    palette = np.asarray(build().palette)
+    assert palette.shape == (5, 3) and palette.dtype == np.uint8
+    assert len(np.unique(palette, axis=0)) == 5
+
+
+def test_the_fingerprint_follows_the_training_files(build, content):
+    assert build().fingerprint == build(iters=9).fingerprint
+    assert build().fingerprint != build(zero_shot__policy="drop").fingerprint
+
+
+def test_too_few_names_are_refused(build, tmp_path):
+    (tmp_path / "names.txt").write_text("background\ncat\ncow\n")
+    with pytest.raises(UserError, match="`zero_shot.class_names` gives 3 names for the 5 classes"):
+        build(zero_shot__class_names=str(tmp_path / "names.txt")).class_names
+
+
+def test_an_unknown_unseen_class_is_refused(build):
+    with pytest.raises(UserError, match="cowz"):
+        build(zero_shot__unseen=["cowz"]).unseen_ids
+
+
+@pytest.mark.parametrize("key, value, match", [
+    ("model__backbone__width", "wide", "could not make CSRLTinyNet: "),
+    ("model__aspp_ratios", 5, "could not make DeepLabV3P: "),
+    ("val_dataset__transforms", [{"type": "Resize", "target_size": 3}], "could not make Resize: "),
+])
+def test_a_component_that_cannot_be_made_is_named_in_one_line(build, key, value, match):
+    builder = build(**{key: value})
+    with pytest.raises(UserError, match=match) as caught:
+        builder.model, builder.val_dataset
+    assert "\n" not in str(caught.value)
+
+
+def test_a_users_mistake_inside_a_component_comes_through_as_it_was_said(build):
+    builder = build(generator__model__dropout=7)
+    with pytest.raises(UserError, match="^StructuralGenerator: dropout must be in"):
+        builder.build_component({**builder.config.dic["generator"]["model"], "embed_dim": 3,
+                                 "feature_dim": 4})
+
+
+def test_missing_data_is_reported_before_it_is_looked_for(build, tmp_path):
+    with pytest.raises(UserError, match="no folder at `dataset_root: .*absent"):
+        build(train_dataset__dataset_root=str(tmp_path / "absent")).train_dataset
