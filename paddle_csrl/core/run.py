@@ -23,7 +23,7 @@ _OUTPUTS = {"segmentor": "model.pdparams", "features": "bank.npz",
 
 _SEGMENTOR_KEYS = ("model", "loss", "optimizer", "lr_scheduler", "iters", "batch_size",
                    "train_dataset", "val_dataset", "test_config", "to_static_training",
-                   "precision", "amp_level", "do_eval", "save_interval", "num_workers")
+                   "precision", "amp_level", "do_eval", "save_interval")
 
 
 class Run:
