@@ -19,14 +19,8 @@ from paddle_csrl.embeddings import load_class_embeddings
 from paddle_csrl.errors import UserError
 
 
-class ZeroShotBuilder(SegBuilder):
-    """PaddleSeg's ``SegBuilder`` with the data sets wrapped in ``ZeroShotDataset``.
-
-    Args:
-        config (ZeroShotConfig): the config.
-    """
-
-    config: ZeroShotConfig
+class UserErrorBuilder(SegBuilder):
+    """PaddleSeg's ``SegBuilder`` whose errors are for users."""
 
     def build_component(self, cfg: Dict[str, Any]) -> Any:
         """As PaddleSeg's, but a mistake a user can mend surfaces as it was raised."""
@@ -36,6 +30,16 @@ class ZeroShotBuilder(SegBuilder):
             raise _user_error_behind(error) or UserError(
                 f"could not make {cfg.get('type')}: "
                 f"{' '.join(str(error.__context__ or error).split())}") from error
+
+
+class ZeroShotBuilder(UserErrorBuilder):
+    """PaddleSeg's ``SegBuilder`` with the data sets wrapped in ``ZeroShotDataset``.
+
+    Args:
+        config (ZeroShotConfig): the config.
+    """
+
+    config: ZeroShotConfig
 
     @property
     def train_dataset_class(self) -> SimpleNamespace:

@@ -13,6 +13,7 @@ import os
 from typing import Any, Dict, Iterable, Optional, Sequence
 
 import yaml
+from paddle.optimizer import lr
 from paddleseg.cvlibs import Config, manager
 from paddleseg.cvlibs.config_checker import DefaultLossRule
 
@@ -242,6 +243,27 @@ def check_keys(dic: Dict[str, Any], place: str) -> None:
                 raise UserError(f"{place}: `{_join(section, key)}` is missing; set it or inherit "
                                 f"it from a file under configs/_base_/")
     _check_values(dic, "", place)
+    _check_test_config(dic.get("test_config") or {}, place)
+    calibration = dic["classifier"].get("calibration", 0.0)
+    if isinstance(calibration, bool) or not isinstance(calibration, (int, float)):
+        raise UserError(f"{place}: `classifier.calibration: {calibration}` must be a number")
+
+
+def _check_test_config(content: Dict[str, Any], place: str) -> None:
+    """What PaddleSeg's inference takes for granted: windows and scales above 0."""
+    for key in ("crop_size", "stride"):
+        value = content.get(key)
+        if value is None and content.get("is_slide"):
+            raise UserError(f"{place}: --is_slide needs `test_config.{key}`; give --{key} W H")
+        if value is not None and not (
+                isinstance(value, (list, tuple)) and len(value) == 2
+                and all(isinstance(side, int) and side > 0 for side in value)):
+            raise UserError(f"{place}: `test_config.{key}: {value}` must be two whole numbers "
+                            f"above 0, width and height")
+    scales = content.get("scales", 1.0)
+    for scale in scales if isinstance(scales, (list, tuple)) else [scales]:
+        if not isinstance(scale, (int, float)) or scale <= 0:
+            raise UserError(f"{place}: `test_config.scales: {scales}` must be numbers above 0")
 
 
 def _section(dic: Dict[str, Any], dotted: str) -> Any:
@@ -283,7 +305,9 @@ def _check_loss(content: Dict[str, Any], dotted: str, place: str) -> None:
 def _check_values(value: Any, dotted: str, place: str) -> None:
     """Walk the config: component arguments must exist, numbers must be numbers."""
     if isinstance(value, dict):
-        if "type" in value and dotted.rsplit(".", 1)[-1] != "lr_scheduler":
+        if dotted.rsplit(".", 1)[-1] == "lr_scheduler":
+            _check_scheduler(value, dotted, place)
+        elif "type" in value:
             _check_component(value, dotted, place)
         for key, item in value.items():
             _check_values(item, _join(dotted, key), place)
@@ -319,6 +343,19 @@ def _check_component(content: Dict[str, Any], dotted: str, place: str) -> None:
     for key in content:
         if key not in ("type", "_inherited_"):
             _check_known(key, known, dotted, place)
+
+
+def _check_scheduler(content: Dict[str, Any], dotted: str, place: str) -> None:
+    """A schedule is a class of ``paddle.optimizer.lr``, with PaddleSeg's warm-up around it."""
+    name, known = content.get("type"), lr.__all__
+    if name not in known:
+        nearest = difflib.get_close_matches(str(name), known, n=1)
+        hint = f"did you mean {nearest[0]}?" if nearest else f"known: {', '.join(known)}"
+        raise UserError(f"{place}: `{dotted}.type: {name}` is no schedule; {hint}")
+    parameters = set(inspect.signature(getattr(lr, name).__init__).parameters) - {"self"}
+    for key in content:
+        _check_known(key, parameters | {"type", "_inherited_", "warmup_iters",
+                                        "warmup_start_lr"}, dotted, place)
 
 
 def _component_name(content: Dict[str, Any]) -> str:

@@ -240,8 +240,8 @@ def test_overrides_come_last_and_none_leaves_the_key(load):
 
 
 def test_overrides_reach_into_an_empty_section(load):
-    config = load({"test_config": None}, overrides={"test_config.is_slide": True})
-    assert config.test_config == {"is_slide": True}
+    config = load({"test_config": None}, overrides={"test_config.aug_eval": True})
+    assert config.test_config == {"aug_eval": True}
 
 
 def test_a_setting_does_not_reach_the_other_uses_of_a_yaml_anchor(tmp_path, content):

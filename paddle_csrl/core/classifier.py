@@ -34,10 +34,7 @@ def train_classifier(run: Run) -> None:
     bank, scale = load_bank(run)
     generated = generate(run, bank, section.get("num_generated", DEFAULT_NUM_GENERATED))
     config = StageConfig({key: value for key, value in section.items() if key != "batch_size"})
-    batches = ClassifierBatches(
-        bank, generated, builder.unseen_ids, section["batch_size"],
-        section.get("unseen_share", "auto"), section.get("class_balance", "balanced"),
-        config.iters * paddle.distributed.get_world_size(), run.seed("classifier"))
+    batches = classifier_batches(run, bank, generated)
     classifier = PixelClassifier(bank.feature_dim, len(builder.class_names))
     segmentor = load_segmentor(run)
 
@@ -53,6 +50,15 @@ def train_classifier(run: Run) -> None:
     save_state(segmentor.state_dict(), run.final_model)
     logger.info(f"[classifier] final model, a stock {type(segmentor).__name__}: "
                 f"{run.final_model}")
+
+
+def classifier_batches(run: Run, bank: FeatureBank, generated: np.ndarray) -> ClassifierBatches:
+    """The batches of the config's section, from real and ``generated`` features [U, P, D]."""
+    section = run.config.dic["classifier"]
+    return ClassifierBatches(
+        bank, generated, run.builder.unseen_ids, section["batch_size"],
+        section.get("unseen_share", "auto"), section.get("class_balance", "balanced"),
+        section["iters"] * paddle.distributed.get_world_size(), run.seed("classifier"))
 
 
 def generate(run: Run, bank: FeatureBank, num_samples: int) -> np.ndarray:

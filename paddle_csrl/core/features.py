@@ -24,6 +24,7 @@ def extract_features(run: Run) -> None:
         dataset.ignore_index)
     fill(sampler, extractor, dataset, run.seed("features"), run.config.option("num_workers", 0))
     bank = sampler.bank()
+    run.begin("features")
     bank.save(run.output("features"))
     missing = [builder.class_names[c] for c in builder.seen_ids if not bank.counts[c]]
     if missing:

@@ -13,7 +13,7 @@ from paddle_csrl.core.feature_bank import FeatureBank, Scale
 from paddle_csrl.core.monitor import StageLogWriter
 from paddle_csrl.core.run import Run
 from paddle_csrl.core.stage_data import GeneratorBatches
-from paddle_csrl.core.trainer import StageBuilder, save_state, train_stage
+from paddle_csrl.core.trainer import StageBuilder, load_weights, save_state, train_stage
 from paddle_csrl.errors import UserError
 from paddle_csrl.models.generator_task import GeneratorTask
 
@@ -73,7 +73,7 @@ def train_generator(run: Run) -> None:
 def load_generator(run: Run, bank: FeatureBank) -> GeneratorTask:
     """The trained generator of stage 2."""
     task = build_task(run, bank)
-    task.generator.set_state_dict(paddle.load(run.output("generator")))
+    load_weights(task.generator, run.output("generator"))
     return task
 
 

@@ -8,6 +8,7 @@ import paddle
 import yaml
 from paddleseg.utils import logger, utils
 
+from paddle_csrl.core import preflight
 from paddle_csrl.core.classifier import train_classifier
 from paddle_csrl.core.features import extract_features
 from paddle_csrl.core.generator import train_generator
@@ -60,6 +61,7 @@ def run_stages(run: Run, stages: Sequence[str]) -> None:
     """
     for earlier in STAGES[:STAGES.index(stages[0])]:
         run.require(earlier)
+    preflight.check(run, stages)
     for stage in stages:
         _run_unless_finished(run, stage)
 
@@ -73,7 +75,6 @@ def _run_unless_finished(run: Run, stage: str) -> None:
     if changes:
         logger.info(f"[{stage}] runs again, for these changed: {', '.join(changes)}")
     inputs = run.inputs(stage)
-    run.begin(stage)
     start = time.time()
     # A checkpoint knows parameters by the names that Paddle counts up, which must therefore not
     # depend on what else was built in this process.

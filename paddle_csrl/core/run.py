@@ -123,14 +123,19 @@ class Run:
                             f"{', '.join(changes)}; run --stage {stage} again, or leave "
                             f"--stage out")
 
+    def check_folder(self, stage: str) -> None:
+        """Raise ``UserError`` if the stage's folder holds what no stage has written."""
+        folder = self.folder(stage)
+        if os.path.isdir(folder) and os.listdir(folder) and not self.resumes(stage) \
+                and not os.path.isfile(self._record(stage)):
+            raise UserError(f"{folder} holds files of something else; choose another --save_dir")
+
     def begin(self, stage: str) -> None:
         """Clear the stage's folder, unless it is resumed, and mark it as begun."""
         folder = self.folder(stage)
         if paddle.distributed.get_rank() == 0:
-            if os.path.isdir(folder) and os.listdir(folder) and not self.resumes(stage):
-                if not os.path.isfile(self._record(stage)):
-                    raise UserError(f"{folder} holds files of something else; "
-                                    f"choose another --save_dir")
+            self.check_folder(stage)
+            if os.path.isdir(folder) and not self.resumes(stage):
                 shutil.rmtree(folder)
             os.makedirs(folder, exist_ok=True)
             write_json(self._record(stage), {"finished": False})

@@ -9,6 +9,7 @@ from paddleseg.core import train
 from paddleseg.cvlibs import SegBuilder
 from paddleseg.utils import logger
 
+from paddle_csrl.builder import UserErrorBuilder
 from paddle_csrl.compat import trainer_hooks
 from paddle_csrl.core.monitor import StageLogWriter, loss_names
 from paddle_csrl.core.run import Run
@@ -16,7 +17,7 @@ from paddle_csrl.errors import UserError
 from paddle_csrl.utils import atomic_path
 
 
-class StageBuilder(SegBuilder):
+class StageBuilder(UserErrorBuilder):
     """PaddleSeg's builder around a model that is already made.
 
     Stages 2 and 3 train small models whose arguments are arrays (embeddings, prototypes),
@@ -49,7 +50,9 @@ def train_stage(run: Run, stage: str, builder: SegBuilder, train_dataset: paddle
     config, folder, iters = run.config, run.folder(stage), builder.config.iters
     require_full_batch(train_dataset, batch_size)
     section = "" if stage == "segmentor" else stage
+    optimizer, losses = builder.optimizer, builder.loss
     names = loss_names(builder.config.loss_cfg)
+    run.begin(stage)  # not before all is built, for it clears the folder
     with trainer_hooks(
             evaluate=evaluate,
             log_writer=lambda save_dir: StageLogWriter(save_dir, names, on_logged)):
@@ -57,7 +60,7 @@ def train_stage(run: Run, stage: str, builder: SegBuilder, train_dataset: paddle
             builder.model,
             train_dataset,
             val_dataset=val_dataset,
-            optimizer=builder.optimizer,
+            optimizer=optimizer,
             save_dir=folder,
             iters=iters,
             batch_size=batch_size,
@@ -66,7 +69,7 @@ def train_stage(run: Run, stage: str, builder: SegBuilder, train_dataset: paddle
             log_iters=min(config.option("log_iters", 10, section), iters),
             num_workers=config.option("num_workers", 0) if stage == "segmentor" else 0,
             use_vdl=config.option("use_vdl", True),
-            losses=builder.loss,
+            losses=losses,
             keep_checkpoint_max=config.option("keep_checkpoint_max", 3),
             test_config=config.test_config,
             precision=config.option("precision", "fp32"),
@@ -103,19 +106,28 @@ def save_state(state: dict, path: str) -> None:
             paddle.save(state, temporary)
 
 
+def load_state(path: str) -> dict:
+    """Read a state dict.
+
+    Raises:
+        UserError: the file is missing or torn.
+    """
+    if not os.path.isfile(path):
+        raise UserError(f"no weights at {path}")
+    try:
+        return paddle.load(path)
+    except Exception as error:  # Paddle raises many types for a torn file
+        raise UserError(f"{path} is not a whole .pdparams or .pdopt file "
+                        f"({' '.join(str(error).split())[:200]})") from None
+
+
 def load_weights(model: paddle.nn.Layer, path: str) -> None:
     """Load a state dict that fits ``model`` exactly.
 
     Raises:
         UserError: the file is missing, torn, or its keys or shapes are not the model's.
     """
-    if not os.path.isfile(path):
-        raise UserError(f"no weights at {path}")
-    try:
-        state = paddle.load(path)
-    except Exception as error:  # Paddle raises many types for a torn file
-        raise UserError(f"{path} is not a whole .pdparams file "
-                        f"({' '.join(str(error).split())[:200]})") from None
+    state = load_state(path)
     own = model.state_dict()
     wrong = sorted(set(own) ^ set(state)) or [
         key for key in own if list(own[key].shape) != list(state[key].shape)]

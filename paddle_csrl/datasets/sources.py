@@ -58,3 +58,12 @@ def _require_lists(cfg: Dict[str, Any]) -> None:
     if not path or not os.path.isfile(path):
         raise UserError(f"no list file at `{key}: {path}`; it holds one `image label` pair of "
                         f"paths, relative to dataset_root, a line")
+    separator = cfg.get("separator", " ")
+    with open(path, encoding="utf-8") as file:
+        lines = [line.strip() for line in file]
+    for number, line in enumerate(lines, 1):
+        if len(line.split(separator)) != 2:
+            raise UserError(f"{path}, line {number}: `{line}` is no pair of an image and a label "
+                            f"with {separator!r} between them")
+    if not lines:
+        raise UserError(f"{path} lists no image; write one `image label` pair a line")

@@ -3,7 +3,10 @@
 import contextlib
 import json
 import os
+import tempfile
 from typing import Any, Iterator
+
+from paddle_csrl.errors import UserError
 
 
 @contextlib.contextmanager
@@ -22,6 +25,21 @@ def atomic_path(path: str) -> Iterator[str]:
     finally:
         if os.path.exists(temporary):
             os.remove(temporary)
+
+
+def make_folder(folder: str, option: str) -> None:
+    """Make ``folder`` unless it is there.
+
+    Raises:
+        UserError: it cannot be written to; the message names the ``option`` that chose it.
+    """
+    try:
+        os.makedirs(folder, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise UserError(f"`{option}: {folder}` is no folder that can be written to "
+                        f"({error.strerror}); choose another") from None
 
 
 def write_json(path: str, content: Any) -> None:
