@@ -16,7 +16,8 @@ test-paddle26:
 	$(MAKE) test VENV=.venv-paddle26 REQUIREMENTS=requirements-paddle26.txt
 
 benchmarks: install
-	for script in benchmarks/*.py; do $(VENV)/bin/python $$script || exit 1; done
+	for script in benchmarks/*.py; do \
+		PYTHONPATH=. OMP_NUM_THREADS=1 $(VENV)/bin/python $$script || exit 1; done
 
 install: $(VENV)/installed
 

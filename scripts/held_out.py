@@ -1,8 +1,8 @@
 """Compare settings of stages 2 and 3 on seen classes held out; unseen classes take no part.
 
 For each fold some seen classes are declared unseen on top of the true ones, stage 1 is trained
-without them, and every variant is scored on the fold's classes. Images with a true unseen class
-are left out of training and of scoring.
+without them, and every variant is scored on the fold's classes. The config's policy keeps the true
+unseen classes out of training and of scoring: their images (drop) or their labels (ignore).
 
     python scripts/held_out.py -c configs/csrl_shapes.yml --fold "red striped,green dotted" \\
         --fold "blue striped,purple dotted" --variant point=generator.loss.coef=[1,0,0,0] \\
@@ -55,10 +55,11 @@ def held_out_config(args: argparse.Namespace, fold: str, opts=(), overrides=None
 
 def fold_scores(args: argparse.Namespace, run: Run, fold: str) -> dict:
     """Scores on the seen and the held-out classes over images without true unseen ones."""
-    own = ZeroShotConfig(args.config, opts=args.opts).zero_shot["unseen"]
+    zero_shot = ZeroShotConfig(args.config, opts=args.opts).zero_shot
     builder = run.builder
-    dataset = ZeroShotDataset(builder.val_dataset.dataset, own, policy="drop", mode="val",
-                              class_names=builder.class_names, hide_unseen=True)
+    dataset = ZeroShotDataset(builder.val_dataset.dataset, zero_shot["unseen"], mode="val",
+                              policy=zero_shot.get("policy", "drop"), hide_unseen=True,
+                              class_names=builder.class_names)
     evaluator = ZeroShotEvaluator(dataset.num_classes, fold.split(","),
                                   class_names=builder.class_names)
     model = load_segmentor(run)
