@@ -21,9 +21,6 @@ AUTO_FACTORS = (1 / 8, 1 / 4, 1 / 2, 1, 2)
 #: Most kernel values, and most feature values, of one block of classes: on CPU, blocks that
 #: stay in its cache; on GPU, blocks that fill it.
 CPU_BLOCK_SIZE, GPU_BLOCK_SIZE = 2**17, 2**24
-# Smaller kernel values add nothing to a mean. Their squares would be denormal numbers, with
-# which a CPU computes many times more slowly.
-_LEAST_KERNEL = 1e-18
 
 
 @register(manager.LOSSES)
@@ -143,9 +140,11 @@ def _mmd2_block(x: Tensor, y: Tensor, weights: Tensor,
                 bandwidths: Sequence[float]) -> Tuple[Tensor, Tensor]:
     count = x.shape[1]
     norms_x, norms_y = _squared_norms(x), _squared_norms(y)
-    kernel_xx, slope_xx = _kernel(_squared_distances(x, x, norms_x, norms_x), bandwidths)
-    kernel_xy, slope_xy = _kernel(_squared_distances(x, y, norms_x, norms_y), bandwidths)
-    kernel_yy, _ = _kernel(_squared_distances(y, y, norms_y, norms_y), bandwidths, slope=False)
+    farthest = 4 * max(float(norms_x.max()), float(norms_y.max()))  # ||a - b||^2 at the most
+    kernel_xx, slope_xx = _kernel(_squared_distances(x, x, norms_x, norms_x), bandwidths, farthest)
+    kernel_xy, slope_xy = _kernel(_squared_distances(x, y, norms_x, norms_y), bandwidths, farthest)
+    kernel_yy, _ = _kernel(_squared_distances(y, y, norms_y, norms_y), bandwidths, farthest,
+                           slope=False)
     value = (kernel_xx.mean(axis=[1, 2]) - 2 * (kernel_xy @ weights).mean(axis=[1, 2])
              + (weights * (kernel_yy @ weights)).sum(axis=[1, 2]))
     # d k(a, b) / da = -2 slope (a - b); x_i stands on both sides of k(x_i, x_j).
@@ -156,20 +155,25 @@ def _mmd2_block(x: Tensor, y: Tensor, weights: Tensor,
     return value, gradient.scale_(4 / count)
 
 
-def _kernel(distances: Tensor, bandwidths: Sequence[float],
+def _kernel(distances: Tensor, bandwidths: Sequence[float], farthest: float,
             slope: bool = True) -> Tuple[Tensor, Optional[Tensor]]:
     """k = sum_v exp(-d2 / 2v) and -dk / d(d2) = sum_v exp(-d2 / 2v) / 2v, both [C, N, M].
 
     With the bandwidths from large to small, each that is half of the one before is its square;
-    the relative error doubles each time, from one rounding.
+    the relative error doubles each time, from one rounding. No distance is above ``farthest``.
     """
     total, slopes = paddle.zeros_like(distances), paddle.zeros_like(distances) if slope else None
     kernel, last = None, None
     for bandwidth in bandwidths:
+        # Values that add nothing are raised, those to be squared twice as much: exp and products
+        # that end in denormal numbers take a CPU many times as long.
+        depth = 40.0 if bandwidth / 2 in bandwidths else 80.0
         if last is not None and bandwidth * 2 == last:
-            kernel.multiply_(kernel).clip_(min=_LEAST_KERNEL)
+            kernel.multiply_(kernel)
+            if depth == 40.0 and farthest > 2 * depth * bandwidth:
+                kernel.clip_(min=float(np.exp(-depth)))
         else:
-            kernel = distances.scale(-0.5 / bandwidth).clip_(min=float(np.log(_LEAST_KERNEL))).exp_()
+            kernel = distances.scale(-0.5 / bandwidth).clip_(min=-depth).exp_()
         last = bandwidth
         total.add_(kernel)
         if slope:
