@@ -11,7 +11,9 @@ from paddle_csrl.errors import UserError
 from tiny_config import tiny_content, write_config
 
 CONFIGS = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "configs")
-SHIPPED = sorted(glob.glob(os.path.join(CONFIGS, "*.yml")))
+#: All but the parts that others are made of.
+SHIPPED = sorted(path for path in glob.glob(os.path.join(CONFIGS, "**", "*.yml"), recursive=True)
+                 if "_base_" not in path)
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +46,11 @@ def refuses(load, match, **kwargs):
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("path", SHIPPED, ids=os.path.basename)
+def shipped(*names):
+    return ZeroShotConfig(os.path.join(CONFIGS, *names))
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: os.path.relpath(path, CONFIGS))
 def test_every_shipped_config_loads(path):
     config = ZeroShotConfig(path)
     assert config.iters > 0 and config.zero_shot["unseen"]
@@ -60,6 +66,47 @@ def test_shipped_splits_are_cumulative_and_as_long_as_their_names_say():
             unseen = ZeroShotConfig(path).zero_shot["unseen"]
             assert len(unseen) == len(set(unseen)) == count and unseen[:count - 2] == before
             before = unseen
+
+
+def test_every_shipped_config_writes_to_a_folder_of_its_own():
+    folders = [ZeroShotConfig(path).save_dir for path in SHIPPED]
+    assert len(set(folders)) == len(folders)
+
+
+@pytest.mark.parametrize("name", ["shapes", "custom"] + [
+    f"{data}_unseen{number}" for data in ("voc", "context") for number in (2, 4, 6, 8, 10)])
+def test_zs3net_differs_from_csrl_in_the_generator_alone(name):
+    csrl = shipped(f"csrl_{name}.yml").dic
+    zs3net = shipped("zs3net", f"zs3net_{name}.yml").dic
+    different = {key for key in set(csrl) | set(zs3net) if csrl.get(key) != zs3net.get(key)}
+    assert different <= {"generator", "save_dir"}
+    generators = csrl["generator"], zs3net["generator"]
+    assert {key for key in generators[0] if generators[0][key] != generators[1][key]} == {
+        "model", "relation", "loss"}
+    assert zs3net["generator"]["model"] == {
+        "type": "MLPGenerator", "noise_dim": 300, "hidden_dim": 256, "dropout": 0.5,
+        "noise": "uniform"}
+    assert zs3net["generator"]["loss"] == {"coef": [1.0], "types": [
+        {"type": "MMDLoss", "bandwidths": [2, 5, 10, 20, 40, 80], "squared": False}]}
+
+
+@pytest.mark.parametrize("data", ["voc_unseen2", "shapes", "custom"])
+@pytest.mark.parametrize("name, terms", [
+    ("point", ["MMDLoss"]),
+    ("point_pair", ["MMDLoss", "PairwiseRelationLoss"]),
+    ("point_list", ["MMDLoss", "ListwiseRelationLoss"]),
+    ("all", ["MMDLoss", "PairwiseRelationLoss", "ListwiseRelationLoss"]),
+])
+def test_an_ablation_leaves_out_terms_and_changes_nothing_else(data, name, terms):
+    whole = shipped(f"csrl_{data}.yml").dic
+    part = shipped("ablation", f"{name}_{data}.yml").dic
+    loss = whole["generator"]["loss"]
+    kept = [number for number, item in enumerate(loss["types"]) if item["type"] in terms]
+    expected = copy.deepcopy(whole)
+    expected["generator"]["loss"] = {key: [loss[key][number] for number in kept]
+                                     for key in ("types", "coef")}
+    assert len(kept) == len(terms)
+    assert {**part, "save_dir": None} == {**expected, "save_dir": None}
 
 
 def test_the_config_is_read_as_written(load, content, tmp_path):

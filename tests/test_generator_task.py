@@ -179,7 +179,7 @@ def run_losses(data, seen, unseen, relation):
 
     class Linear(nn.Layer):
         def forward(self, embeddings, num_samples):
-            from paddle_csrl.models.structural_generator import GeneratorOutput, semantic_relations
+            from paddle_csrl.models.feature_generator import GeneratorOutput, semantic_relations
             weight = paddle.to_tensor(np.random.default_rng(1).normal(
                 size=(W, D)).astype(np.float32))
             spread = paddle.linspace(0.5, 1.5, num_samples).reshape([1, -1, 1])

@@ -7,7 +7,8 @@ from paddleseg.cvlibs import manager
 
 from paddle_csrl.errors import UserError
 from paddle_csrl.models import structural_generator
-from paddle_csrl.models.structural_generator import HostDropout, StructuralGenerator
+from paddle_csrl.models.feature_generator import HostDropout
+from paddle_csrl.models.structural_generator import StructuralGenerator
 
 C, N, W, Z, H, D = 4, 3, 5, 2, 7, 6
 

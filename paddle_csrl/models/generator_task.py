@@ -36,7 +36,7 @@ class GeneratorTask(nn.Layer):
             to their full weight, so that the generator first learns what a feature is.
 
     Raises:
-        UserError: an unknown ``relation``.
+        UserError: an unknown ``relation``, or one that the generator does not have.
     """
 
     def __init__(self, generator: nn.Layer, embeddings: np.ndarray, prototypes: np.ndarray,
@@ -46,6 +46,9 @@ class GeneratorTask(nn.Layer):
         if relation not in RELATIONS:
             raise UserError(f"`generator.relation: {relation}` must be one of "
                             f"{', '.join(RELATIONS)}")
+        if relation == "edges" and not getattr(generator, "learns_relations", True):
+            raise UserError(f"`generator.relation: edges` compares relations that "
+                            f"{type(generator).__name__} does not learn; take prototypes")
         self.generator = generator
         self.relation, self.num_samples = relation, num_samples
         self.relation_warmup = relation_warmup

@@ -3,35 +3,26 @@
 Shape letters: C classes, N samples a class, W embedding, Z noise and D feature dimensions.
 """
 
-from typing import List, NamedTuple, Optional, Tuple
+from typing import NamedTuple, Optional, Tuple
 
 import numpy as np
 import paddle
-import paddle.nn.functional as F
 from paddle import Tensor, nn
 from paddle.autograd import PyLayer
 from paddle.distributed.fleet.utils import recompute
 from paddleseg.cvlibs import manager
 
-from paddle_csrl.errors import UserError
+from paddle_csrl.models.feature_generator import (LEAK, FeatureGenerator, GeneratorOutput,
+                                                  HostDropout, mlp, semantic_relations)
 from paddle_csrl.registry import register
 
-#: Negative slope of LeakyReLU, as in ZS3Net.
-LEAK = 0.2
 #: Most values of |p_i - p_j| held at once; with more, relations are computed in blocks of pairs
 #: that are computed again for the gradient instead of being kept.
 PAIR_BLOCK_SIZE = 2**22
 
 
-class GeneratorOutput(NamedTuple):
-    """What the generator returns."""
-
-    features: Tensor  # [C, N, D]
-    relations: List[Tensor]  # e^0 (semantic) to e^L (visual), each [C, C]
-
-
 @register(manager.MODELS)
-class StructuralGenerator(nn.Layer):
+class StructuralGenerator(FeatureGenerator):
     """CSRL's generator (NeurIPS 2020, section 4.1, Eqs. 1-3).
 
     It starts from the nodes v^0_in = [a_i + z_in] (concatenated; a embeddings, z noise) and the
@@ -60,49 +51,22 @@ class StructuralGenerator(nn.Layer):
         UserError: an argument is out of its range.
     """
 
+    learns_relations = True
+
     def __init__(self, embed_dim: int, feature_dim: int, noise_dim: int = 64, num_layers: int = 2,
                  hidden_dim: int = 256, dropout: float = 0.5,
                  num_classes: Optional[int] = None, in_channels: int = 3):
-        super().__init__()
-        sizes = {"embed_dim": embed_dim, "feature_dim": feature_dim, "noise_dim": noise_dim,
-                 "num_layers": num_layers, "hidden_dim": hidden_dim}
-        for name, value in sizes.items():
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise UserError(f"StructuralGenerator: {name} must be an integer >= 1, "
-                                f"got {value!r}")
-        if not isinstance(dropout, (int, float)) or not 0 <= dropout < 1:
-            raise UserError(f"StructuralGenerator: dropout must be in [0, 1), got {dropout!r}")
-        self.embed_dim = embed_dim
-        self.noise_dim = noise_dim
+        super().__init__(embed_dim, noise_dim, dropout, feature_dim=feature_dim,
+                         num_layers=num_layers, hidden_dim=hidden_dim)
         widths = [embed_dim + noise_dim] + [hidden_dim] * (num_layers - 1) + [feature_dim]
         self.feature_mlps = nn.LayerList(
-            [_mlp(2 * before, hidden_dim, after, dropout)
+            [mlp(2 * before, hidden_dim, after, dropout)
              for before, after in zip(widths, widths[1:])])
         self.relation_mlps = nn.LayerList(
-            [_mlp(width, hidden_dim, 1, dropout) for width in widths[1:]])
+            [mlp(width, hidden_dim, 1, dropout) for width in widths[1:]])
 
-    def forward(self, embeddings: Tensor, num_samples: int,
-                noise: Optional[Tensor] = None) -> GeneratorOutput:
-        """Generate features.
-
-        Args:
-            embeddings (Tensor): [C, W], C >= 1, none of norm zero.
-            num_samples (int): N >= 1.
-            noise (Tensor, optional): [C, N, Z]; standard normal where it is not given.
-
-        Returns:
-            GeneratorOutput: features [C, N, D] and the relations e^0..e^L, each [C, C]. With
-            C = 1 there are no neighbours and their sum in (2) is 0.
-
-        Raises:
-            UserError: a shape does not fit, or an embedding is zero or not finite.
-        """
-        noise = self._check_inputs(embeddings, num_samples, noise)
-        # Products of edges, prototypes and nodes over layers outgrow half precision.
-        with paddle.amp.auto_cast(enable=False):
-            return self._propagate(embeddings, noise)
-
-    def _propagate(self, embeddings: Tensor, noise: Tensor) -> GeneratorOutput:
+    def generate(self, embeddings: Tensor, noise: Tensor) -> GeneratorOutput:
+        """As ``forward``; with C = 1 there are no neighbours and their sum in (2) is 0."""
         relations = [semantic_relations(embeddings)]
         nodes = _initial_nodes(embeddings, noise)
         prototypes = nodes.prototypes()
@@ -112,39 +76,6 @@ class StructuralGenerator(nn.Layer):
             prototypes = nodes.prototypes()
             relations.append(_pair_scores(relation_mlp, prototypes) * relations[-1])
         return GeneratorOutput(nodes.values(), relations)
-
-    def _check_inputs(self, embeddings: Tensor, num_samples: int,
-                      noise: Optional[Tensor]) -> Tensor:
-        if embeddings.ndim != 2 or embeddings.shape[0] < 1 \
-                or embeddings.shape[1] != self.embed_dim:
-            raise UserError(f"StructuralGenerator: embeddings must be [C, {self.embed_dim}] with "
-                            f"C >= 1, got {list(embeddings.shape)}; embed_dim must be the "
-                            "dimension of the class embeddings")
-        if num_samples < 1:
-            raise UserError(f"StructuralGenerator: num_samples must be >= 1, got {num_samples!r}")
-        shape = [embeddings.shape[0], num_samples, self.noise_dim]
-        if noise is None:
-            return _normal(shape, embeddings)
-        if list(noise.shape) != shape:
-            raise UserError(f"StructuralGenerator: noise must be {shape}, got {list(noise.shape)}")
-        return noise
-
-
-def semantic_relations(embeddings: Tensor) -> Tensor:
-    """Cosines between class embeddings, [C, W] -> [C, C].
-
-    Raises:
-        UserError: an embedding is zero or not finite; the message names its row.
-    """
-    norms = embeddings.norm(axis=1, keepdim=True)
-    values = norms.numpy()
-    bad = np.flatnonzero(~((values > 0) & np.isfinite(values)))
-    if bad.size:
-        raise UserError("class embeddings need a finite norm > 0 for their cosine, row(s) "
-                        f"{bad.tolist()} have {values.ravel()[bad].tolist()}; give these classes "
-                        "an embedding")
-    directions = embeddings / norms
-    return paddle.matmul(directions, directions, transpose_y=True)
 
 
 class _Nodes(NamedTuple):
@@ -212,7 +143,7 @@ class _PerClassLinear(PyLayer):
 
 
 @paddle.no_grad()
-def _activation_factor(hidden: Tensor, dropout: "HostDropout") -> Tensor:
+def _activation_factor(hidden: Tensor, dropout: HostDropout) -> Tensor:
     """What LeakyReLU and dropout together multiply ``hidden`` by: one pass, also backwards."""
     factor = (hidden > 0).astype(hidden.dtype).scale_(1 - LEAK, LEAK)
     mask = dropout.mask(hidden)
@@ -243,54 +174,3 @@ def _pair_scores(mlp: nn.Sequential, prototypes: Tensor) -> Tensor:
 
 def _without_diagonal(relations: Tensor) -> Tensor:
     return relations * (1 - paddle.eye(relations.shape[0], dtype=relations.dtype))
-
-
-def _mlp(in_dim: int, hidden_dim: int, out_dim: int, dropout: float) -> nn.Sequential:
-    return nn.Sequential(_linear(in_dim, hidden_dim), nn.LeakyReLU(LEAK), HostDropout(dropout),
-                         _linear(hidden_dim, out_dim))
-
-
-def _linear(in_dim: int, out_dim: int) -> nn.Linear:
-    initial = nn.initializer
-    return nn.Linear(in_dim, out_dim,
-                     weight_attr=paddle.ParamAttr(initializer=initial.XavierUniform()),
-                     bias_attr=paddle.ParamAttr(initializer=initial.Constant(0.01)))
-
-
-def _host_generator() -> np.random.Generator:
-    """NumPy's generator seeded by Paddle's random state.
-
-    Paddle's own draws on the CPU take longer than the matrix products they go into.
-    """
-    return np.random.Generator(np.random.SFC64(int(paddle.randint(0, 2**31 - 1, [1]))))
-
-
-def _normal(shape: List[int], like: Tensor) -> Tensor:
-    """Standard normal values of the dtype and at the place of ``like``."""
-    if not like.place.is_cpu_place():
-        return paddle.randn(shape, dtype=like.dtype)
-    draws = _host_generator().standard_normal(shape, dtype=np.float32)
-    return paddle.to_tensor(draws, dtype=like.dtype, place=like.place)
-
-
-class HostDropout(nn.Dropout):
-    """Dropout whose mask is drawn by NumPy where the tensor is on the CPU.
-
-    The rate is rounded to a multiple of 2^-16 there.
-    """
-
-    def forward(self, input: Tensor) -> Tensor:  # noqa: A002 (Paddle's name)
-        mask = self.mask(input)
-        return input if mask is None else input * mask
-
-    @paddle.no_grad()
-    def mask(self, like: Tensor) -> Optional[Tensor]:
-        """What to multiply ``like`` by: 0 or 1 / (1 - rate); None for nothing."""
-        if not self.training or self.p == 0:
-            return None
-        if not like.place.is_cpu_place():
-            return F.dropout(paddle.ones_like(like), self.p)
-        size = int(np.prod(like.shape))
-        draws = _host_generator().bit_generator.random_raw(-(-size // 4)).view(np.uint16)[:size]
-        keep = (draws >= round(self.p * 2**16)).reshape(like.shape)
-        return paddle.to_tensor(keep, place=like.place).astype(like.dtype).scale_(1 / (1 - self.p))

@@ -1,0 +1,173 @@
+"""What the feature generators share: their contract, their MLP, noise and dropout.
+
+Shape letters: C classes, N samples a class, W embedding, Z noise and D feature dimensions.
+"""
+
+from typing import List, NamedTuple, Optional
+
+import numpy as np
+import paddle
+import paddle.nn.functional as F
+from paddle import Tensor, nn
+
+from paddle_csrl.errors import UserError
+
+#: Negative slope of LeakyReLU, as in ZS3Net.
+LEAK = 0.2
+
+
+class GeneratorOutput(NamedTuple):
+    """What the generator returns."""
+
+    features: Tensor  # [C, N, D]
+    relations: List[Tensor]  # e^0 (semantic) to e^L (visual), each [C, C]
+
+
+class FeatureGenerator(nn.Layer):
+    """From class embeddings and noise to visual features; subclasses say how in ``generate``.
+
+    Args:
+        embed_dim (int): W, of a class embedding.
+        noise_dim (int): Z.
+        dropout (float): the subclass's rate, in [0, 1), which is only checked here.
+        **sizes (int): the subclass's further sizes, which are only checked here.
+    """
+
+    #: Whether the relations after e^0 are learned, so that ``generator.relation: edges`` has
+    #: something to compare.
+    learns_relations = False
+
+    def __init__(self, embed_dim: int, noise_dim: int, dropout: float, **sizes: int):
+        super().__init__()
+        for name, value in {"embed_dim": embed_dim, "noise_dim": noise_dim, **sizes}.items():
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise UserError(f"{self._title}: {name} must be an integer >= 1, got {value!r}")
+        if not isinstance(dropout, (int, float)) or not 0 <= dropout < 1:
+            raise UserError(f"{self._title}: dropout must be in [0, 1), got {dropout!r}")
+        self.embed_dim = embed_dim
+        self.noise_dim = noise_dim
+
+    @property
+    def _title(self) -> str:
+        return type(self).__name__
+
+    def forward(self, embeddings: Tensor, num_samples: int,
+                noise: Optional[Tensor] = None) -> GeneratorOutput:
+        """Generate features.
+
+        Args:
+            embeddings (Tensor): [C, W], C >= 1, none of norm zero.
+            num_samples (int): N >= 1.
+            noise (Tensor, optional): [C, N, Z]; drawn where it is not given.
+
+        Returns:
+            GeneratorOutput: features [C, N, D] and the relations e^0..e^L, each [C, C].
+
+        Raises:
+            UserError: a shape does not fit, or an embedding is zero or not finite.
+        """
+        noise = self._check_inputs(embeddings, num_samples, noise)
+        # Products of edges, prototypes and nodes over layers outgrow half precision.
+        with paddle.amp.auto_cast(enable=False):
+            return self.generate(embeddings, noise)
+
+    def generate(self, embeddings: Tensor, noise: Tensor) -> GeneratorOutput:
+        """``forward`` on checked inputs of full precision."""
+        raise NotImplementedError
+
+    def draw_noise(self, shape: List[int], like: Tensor) -> Tensor:
+        """Noise of a shape, of the dtype and at the place of ``like``: standard normal."""
+        return normal(shape, like)
+
+    def _check_inputs(self, embeddings: Tensor, num_samples: int,
+                      noise: Optional[Tensor]) -> Tensor:
+        if embeddings.ndim != 2 or embeddings.shape[0] < 1 \
+                or embeddings.shape[1] != self.embed_dim:
+            raise UserError(f"{self._title}: embeddings must be [C, {self.embed_dim}] with "
+                            f"C >= 1, got {list(embeddings.shape)}; embed_dim must be the "
+                            "dimension of the class embeddings")
+        if num_samples < 1:
+            raise UserError(f"{self._title}: num_samples must be >= 1, got {num_samples!r}")
+        shape = [embeddings.shape[0], num_samples, self.noise_dim]
+        if noise is None:
+            return self.draw_noise(shape, embeddings)
+        if list(noise.shape) != shape:
+            raise UserError(f"{self._title}: noise must be {shape}, got {list(noise.shape)}")
+        return noise
+
+
+def semantic_relations(embeddings: Tensor) -> Tensor:
+    """Cosines between class embeddings, [C, W] -> [C, C].
+
+    Raises:
+        UserError: an embedding is zero or not finite; the message names its row.
+    """
+    norms = embeddings.norm(axis=1, keepdim=True)
+    values = norms.numpy()
+    bad = np.flatnonzero(~((values > 0) & np.isfinite(values)))
+    if bad.size:
+        raise UserError("class embeddings need a finite norm > 0 for their cosine, row(s) "
+                        f"{bad.tolist()} have {values.ravel()[bad].tolist()}; give these classes "
+                        "an embedding")
+    directions = embeddings / norms
+    return paddle.matmul(directions, directions, transpose_y=True)
+
+
+def mlp(in_dim: int, hidden_dim: int, out_dim: int, dropout: float) -> nn.Sequential:
+    """Linear - LeakyReLU(0.2) - Dropout - Linear, as in ZS3Net: Xavier weights, biases 0.01."""
+    return nn.Sequential(_linear(in_dim, hidden_dim), nn.LeakyReLU(LEAK), HostDropout(dropout),
+                         _linear(hidden_dim, out_dim))
+
+
+def _linear(in_dim: int, out_dim: int) -> nn.Linear:
+    initial = nn.initializer
+    return nn.Linear(in_dim, out_dim,
+                     weight_attr=paddle.ParamAttr(initializer=initial.XavierUniform()),
+                     bias_attr=paddle.ParamAttr(initializer=initial.Constant(0.01)))
+
+
+def _host_generator() -> np.random.Generator:
+    """NumPy's generator seeded by Paddle's random state.
+
+    Paddle's own draws on the CPU take longer than the matrix products they go into.
+    """
+    return np.random.Generator(np.random.SFC64(int(paddle.randint(0, 2**31 - 1, [1]))))
+
+
+def normal(shape: List[int], like: Tensor) -> Tensor:
+    """Standard normal values of the dtype and at the place of ``like``."""
+    if not like.place.is_cpu_place():
+        return paddle.randn(shape, dtype=like.dtype)
+    draws = _host_generator().standard_normal(shape, dtype=np.float32)
+    return paddle.to_tensor(draws, dtype=like.dtype, place=like.place)
+
+
+def uniform(shape: List[int], like: Tensor) -> Tensor:
+    """Uniform values from [0, 1) of the dtype and at the place of ``like``."""
+    if not like.place.is_cpu_place():
+        return paddle.rand(shape, dtype=like.dtype)
+    draws = _host_generator().random(shape, dtype=np.float32)
+    return paddle.to_tensor(draws, dtype=like.dtype, place=like.place)
+
+
+class HostDropout(nn.Dropout):
+    """Dropout whose mask is drawn by NumPy where the tensor is on the CPU.
+
+    The rate is rounded to a multiple of 2^-16 there.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002 (Paddle's name)
+        mask = self.mask(input)
+        return input if mask is None else input * mask
+
+    @paddle.no_grad()
+    def mask(self, like: Tensor) -> Optional[Tensor]:
+        """What to multiply ``like`` by: 0 or 1 / (1 - rate); None for nothing."""
+        if not self.training or self.p == 0:
+            return None
+        if not like.place.is_cpu_place():
+            return F.dropout(paddle.ones_like(like), self.p)
+        size = int(np.prod(like.shape))
+        draws = _host_generator().bit_generator.random_raw(-(-size // 4)).view(np.uint16)[:size]
+        keep = (draws >= round(self.p * 2**16)).reshape(like.shape)
+        return paddle.to_tensor(keep, place=like.place).astype(like.dtype).scale_(1 / (1 - self.p))
