@@ -1,7 +1,7 @@
 """Stage 3: a new classification layer, put back into the segmentor."""
 
 import os
-from typing import Dict
+from typing import Any, Dict
 
 import numpy as np
 import paddle
@@ -17,58 +17,81 @@ from paddle_csrl.core.pictures import PictureBook
 from paddle_csrl.core.run import Run
 from paddle_csrl.core.segmentor import load_segmentor
 from paddle_csrl.core.stage_data import ClassifierBatches
-from paddle_csrl.core.trainer import StageBuilder, save_state, train_stage
+from paddle_csrl.core.trainer import Fit, StageBuilder, save_state, train_stage
 from paddle_csrl.metrics import ZeroShotEvaluator
+from paddle_csrl.models.generator_task import GeneratorTask
 from paddle_csrl.models.pixel_classifier import PixelClassifier
 
 DEFAULT_NUM_GENERATED = 4096
 
 
+def fit_classifier(fit: Fit, section: Dict[str, Any], task: GeneratorTask, bank: FeatureBank,
+                   unseen_ids: np.ndarray, seed: int) -> PixelClassifier:
+    """Make the layer and have it trained on real seen and generated unseen features.
+
+    Args:
+        fit: trains the model of the builder that it is called with on the data set.
+        section: the section ``classifier``.
+        task: the trained generator.
+        bank: real features by class, C classes in all.
+        unseen_ids: int64 [U], the classes that ``task`` generates for.
+        seed: of generated features, initial weights and batches.
+    """
+    utils.set_seed(seed)
+    generated = generate(task, section.get("num_generated", DEFAULT_NUM_GENERATED))
+    batches = make_batches(section, bank, generated, unseen_ids, seed)
+    classifier = PixelClassifier(bank.feature_dim, len(bank.counts))
+    config = StageConfig({key: value for key, value in section.items() if key != "batch_size"})
+    fit(StageBuilder(config, classifier), batches)
+    return classifier
+
+
 def train_classifier(run: Run) -> None:
-    """Train the layer on real seen and generated unseen features and save the final model.
+    """Train the layer with PaddleSeg's trainer and save the final model.
 
     The last iteration is kept: choosing among checkpoints would need unseen pixels.
     """
     builder, section = run.builder, run.config.dic["classifier"]
     utils.set_seed(run.seed("classifier"))
     bank, scale = load_bank(run)
-    generated = generate(run, bank, section.get("num_generated", DEFAULT_NUM_GENERATED))
-    config = StageConfig({key: value for key, value in section.items() if key != "batch_size"})
-    batches = classifier_batches(run, bank, generated)
-    classifier = PixelClassifier(bank.feature_dim, len(builder.class_names))
-    segmentor = load_segmentor(run)
+    task = load_generator(run, bank)
 
-    def assemble() -> None:
+    def put_into(segmentor: paddle.nn.Layer, classifier: PixelClassifier) -> None:
         put_back(segmentor, final_layer(classifier, scale, builder.seen_ids,
                                         section.get("calibration", 0.0)))
 
-    folder = train_stage(run, "classifier", StageBuilder(config, classifier), batches,
-                         batch_size=1, on_logged=_score_recorder(run, segmentor, assemble))
-    classifier.set_state_dict(paddle.load(os.path.join(folder, "model.pdparams")))
-    assemble()
+    def fit(stage_builder: StageBuilder, batches: ClassifierBatches) -> None:
+        classifier, segmentor = stage_builder.model, load_segmentor(run)
+        recorder = _score_recorder(run, segmentor, lambda: put_into(segmentor, classifier))
+        folder = train_stage(run, "classifier", stage_builder, batches, batch_size=1,
+                             on_logged=recorder)
+        classifier.set_state_dict(paddle.load(os.path.join(folder, "model.pdparams")))
+
+    classifier = fit_classifier(fit, section, task, bank, builder.unseen_ids,
+                                run.seed("classifier"))
+    segmentor = load_segmentor(run)
+    put_into(segmentor, classifier)
     save_state(classifier.state_dict(), run.output("classifier"))
     save_state(segmentor.state_dict(), run.final_model)
     logger.info(f"[classifier] final model, a stock {type(segmentor).__name__}: "
                 f"{run.final_model}")
 
 
-def classifier_batches(run: Run, bank: FeatureBank, generated: np.ndarray) -> ClassifierBatches:
-    """The batches of the config's section, from real and ``generated`` features [U, P, D]."""
-    section = run.config.dic["classifier"]
+def make_batches(section: Dict[str, Any], bank: FeatureBank, generated: np.ndarray,
+                 unseen_ids: np.ndarray, seed: int) -> ClassifierBatches:
+    """The batches of the section, from real and ``generated`` features [U, P, D]."""
     return ClassifierBatches(
-        bank, generated, run.builder.unseen_ids, section["batch_size"],
+        bank, generated, unseen_ids, section["batch_size"],
         section.get("unseen_share", "auto"), section.get("class_balance", "balanced"),
-        section["iters"] * paddle.distributed.get_world_size(), run.seed("classifier"))
+        section["iters"] * paddle.distributed.get_world_size(), seed)
 
 
-def generate(run: Run, bank: FeatureBank, num_samples: int) -> np.ndarray:
+def generate(task: GeneratorTask, num_samples: int) -> np.ndarray:
     """Features of the unseen classes, float32 [U, num_samples, D], in the bank's scale.
 
     The generator stays in training mode: the distribution that MMD fitted is the one with
     dropout, whose noise is part of the samples' spread.
     """
-    task = load_generator(run, bank)
-    utils.set_seed(run.seed("classifier"))
     task.train()
     with paddle.no_grad():
         return task.generate_unseen(num_samples).astype("float32").numpy()

@@ -1,7 +1,7 @@
 """Stage 2: the generator learns to make visual features from class embeddings."""
 
 import os
-from typing import Tuple
+from typing import Any, Dict, Tuple
 
 import numpy as np
 import paddle
@@ -13,7 +13,8 @@ from paddle_csrl.core.feature_bank import FeatureBank, Scale
 from paddle_csrl.core.monitor import StageLogWriter
 from paddle_csrl.core.run import Run
 from paddle_csrl.core.stage_data import GeneratorBatches
-from paddle_csrl.core.trainer import StageBuilder, load_weights, save_state, train_stage
+from paddle_csrl.core.trainer import (Fit, StageBuilder, load_weights, save_state,
+                                      train_stage)
 from paddle_csrl.errors import UserError
 from paddle_csrl.models.generator_task import GeneratorTask
 
@@ -33,38 +34,60 @@ def seen_in(bank: FeatureBank) -> np.ndarray:
     return np.flatnonzero(bank.counts)
 
 
-def build_task(run: Run, bank: FeatureBank) -> GeneratorTask:
-    """The generator of the config, untrained, with its objective."""
-    builder, section = run.builder, run.config.dic["generator"]
+def make_task(section: Dict[str, Any], embeddings: np.ndarray, bank: FeatureBank,
+              unseen_ids: np.ndarray) -> GeneratorTask:
+    """The generator of a config's section ``generator``, untrained, with its objective.
+
+    Args:
+        section: the section.
+        embeddings: float32 [C, d_w], one per class.
+        bank: real features; the classes that have some are the seen ones.
+        unseen_ids: int64 [U], the classes to generate for.
+    """
     present = seen_in(bank)
-    generator = builder.build_component({
-        **section["model"], "embed_dim": builder.embeddings.shape[1],
-        "feature_dim": bank.feature_dim})
-    return GeneratorTask(generator, builder.embeddings, bank.prototypes(present), present,
-                         builder.unseen_ids, section["num_samples"],
-                         section.get("relation", "prototypes"),
+    generator = StageBuilder(StageConfig(section)).build_component({
+        **section["model"], "embed_dim": embeddings.shape[1], "feature_dim": bank.feature_dim})
+    return GeneratorTask(generator, embeddings, bank.prototypes(present), present, unseen_ids,
+                         section["num_samples"], section.get("relation", "prototypes"),
                          section.get("relation_warmup", 0))
+
+
+def fit_generator(fit: Fit, section: Dict[str, Any], embeddings: np.ndarray, bank: FeatureBank,
+                  unseen_ids: np.ndarray, seed: int) -> GeneratorTask:
+    """Make the generator and have it trained on the bank.
+
+    Args:
+        fit: trains the model of the builder that it is called with on the data set.
+        section, embeddings, bank, unseen_ids: as ``make_task``.
+        seed: of initial weights, noise and batches.
+    """
+    utils.set_seed(seed)
+    task = make_task(section, embeddings, bank, unseen_ids)
+    config = StageConfig(section)
+    fit(StageBuilder(config, task),
+        GeneratorBatches(bank, seen_in(bank), task.num_samples,
+                         config.iters * paddle.distributed.get_world_size(), seed))
+    return task
 
 
 def train_generator(run: Run) -> None:
     """Train the generator on the bank with PaddleSeg's trainer."""
-    utils.set_seed(run.seed("generator"))
     bank, _ = load_bank(run)
-    task = build_task(run, bank)
-    config = StageConfig(run.config.dic["generator"])
-    batches = GeneratorBatches(bank, seen_in(bank), task.num_samples,
-                               config.iters * paddle.distributed.get_world_size(),
-                               run.seed("generator"))
+    section = run.config.dic["generator"]
     interval = run.config.option("save_interval", 1000, "generator")
 
-    def record_relations(writer: StageLogWriter, iteration: int) -> None:
-        if iteration % interval == 0 or iteration == config.iters:
-            writer.add_picture("Relations/semantic_generated", relation_picture(run, bank, task),
-                               iteration)
+    def fit(builder: StageBuilder, batches: GeneratorBatches) -> None:
+        def record_relations(writer: StageLogWriter, iteration: int) -> None:
+            if iteration % interval == 0 or iteration == section["iters"]:
+                writer.add_picture("Relations/semantic_generated",
+                                   relation_picture(run, bank, builder.model), iteration)
 
-    folder = train_stage(run, "generator", StageBuilder(config, task), batches, batch_size=1,
-                         on_logged=record_relations)
-    task.set_state_dict(paddle.load(os.path.join(folder, "model.pdparams")))
+        folder = train_stage(run, "generator", builder, batches, batch_size=1,
+                             on_logged=record_relations)
+        builder.model.set_state_dict(paddle.load(os.path.join(folder, "model.pdparams")))
+
+    task = fit_generator(fit, section, run.builder.embeddings, bank, run.builder.unseen_ids,
+                         run.seed("generator"))
     save_state(task.generator.state_dict(), run.output("generator"))
     visualize.save_png(os.path.join(run.folder("generator"), "relations.png"),
                        relation_picture(run, bank, task))
@@ -72,7 +95,8 @@ def train_generator(run: Run) -> None:
 
 def load_generator(run: Run, bank: FeatureBank) -> GeneratorTask:
     """The trained generator of stage 2."""
-    task = build_task(run, bank)
+    task = make_task(run.config.dic["generator"], run.builder.embeddings, bank,
+                     run.builder.unseen_ids)
     load_weights(task.generator, run.output("generator"))
     return task
 
@@ -80,9 +104,11 @@ def load_generator(run: Run, bank: FeatureBank) -> GeneratorTask:
 def relation_picture(run: Run, bank: FeatureBank, task: GeneratorTask) -> np.ndarray:
     """Semantic and generated relations [U, S] side by side, uint8 RGB [H, W, 3]."""
     names = run.builder.class_names
+    state = paddle.get_rng_state()  # looking at the generator must not change its training
     with paddle.no_grad():
         _, unseen, *relations = task()
         generated, semantic = task.compared_relations(unseen.mean(1), relations)
+    paddle.set_rng_state(state)
     semantic, generated = semantic.numpy(), generated.numpy()
     limit = float(max(np.abs(semantic).max(), np.abs(generated).max(), 1e-6))
     return visualize.relation_panel(

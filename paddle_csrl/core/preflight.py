@@ -1,15 +1,15 @@
 """What is bound to fail is found before anything is trained, which takes hours, or replaced."""
 
-import copy
 import os
-from typing import Sequence
+from typing import Any, Dict, Sequence
 
 import numpy as np
 import paddle
 
-from paddle_csrl.core.classifier import classifier_batches
+from paddle_csrl.builder import UserErrorBuilder
+from paddle_csrl.core.classifier import make_batches
 from paddle_csrl.core.feature_bank import FeatureBank
-from paddle_csrl.core.generator import build_task
+from paddle_csrl.core.generator import make_task
 from paddle_csrl.core.run import Run
 from paddle_csrl.core.trainer import load_state, require_full_batch
 from paddle_csrl.errors import UserError
@@ -24,25 +24,36 @@ def check(run: Run, stages: Sequence[str]) -> None:
     """
     require_full_batch(run.builder.train_dataset, run.config.batch_size)
     run.builder.val_dataset.audit()  # reads every label and the end of every image, once
-    _check_sections(run)
+    _check_losses(run.config.dic)
+    check_sections(run.config.dic, run.builder.embeddings, run.builder.seen_ids,
+                   run.builder.unseen_ids)
     _check_resumed(run, stages)
     for stage in stages:
         run.check_folder(stage)
     make_folder(run.save_dir, "save_dir")
 
 
-def _check_sections(run: Run) -> None:
-    """Build what the sections of stages 2 and 3 name, on features of a single channel."""
-    builder, dic = run.builder, run.config.dic
-    counts = np.zeros(len(builder.class_names), np.int64)
-    counts[builder.seen_ids] = 1
+def check_sections(sections: Dict[str, Any], embeddings: np.ndarray, seen_ids: np.ndarray,
+                   unseen_ids: np.ndarray) -> None:
+    """Build what ``generator`` and ``classifier`` name, on features of a single channel.
+
+    Raises:
+        UserError: something in them cannot be built.
+    """
+    counts = np.zeros(len(embeddings), np.int64)
+    counts[seen_ids] = 1
     bank = FeatureBank(np.zeros((counts.sum(), 1), np.float32), counts, counts)
     with paddle.utils.unique_name.guard():
-        build_task(run, bank)
-        for section in (dic, dic["generator"], dic["classifier"]):
-            for loss in section["loss"]["types"]:
-                builder.build_component(copy.deepcopy(loss))
-    classifier_batches(run, bank, np.zeros((len(builder.unseen_ids), 1, 1), np.float32))
+        make_task(sections["generator"], embeddings, bank, unseen_ids)
+        for stage in ("generator", "classifier"):
+            _check_losses(sections[stage])
+    make_batches(sections["classifier"], bank, np.zeros((len(unseen_ids), 1, 1), np.float32),
+                 unseen_ids, seed=0)
+
+
+def _check_losses(section: Dict[str, Any]) -> None:
+    for loss in section["loss"]["types"]:
+        UserErrorBuilder(None).build_component(loss)
 
 
 def _check_resumed(run: Run, stages: Sequence[str]) -> None:

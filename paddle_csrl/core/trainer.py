@@ -2,10 +2,11 @@
 
 import os
 import shutil
-from typing import Callable, Optional
+from typing import Callable, Dict, List, Optional
 
 import paddle
 from paddleseg.core import train
+from paddleseg.core.train import loss_computation
 from paddleseg.cvlibs import SegBuilder
 from paddleseg.utils import logger
 
@@ -24,9 +25,13 @@ class StageBuilder(UserErrorBuilder):
     which have no place in YAML; loss, optimizer and schedule come from the config as usual.
     """
 
-    def __init__(self, config, model: paddle.nn.Layer):
+    def __init__(self, config, model: Optional[paddle.nn.Layer] = None):
         super().__init__(config)
         self.model = model
+
+
+#: What trains ``builder.model`` on a data set of whole batches.
+Fit = Callable[[StageBuilder, paddle.io.Dataset], None]
 
 
 def train_stage(run: Run, stage: str, builder: SegBuilder, train_dataset: paddle.io.Dataset,
@@ -77,6 +82,39 @@ def train_stage(run: Run, stage: str, builder: SegBuilder, train_dataset: paddle
             to_static_training=config.to_static_training and stage == "segmentor")
     drop_flops_counters(builder.model)
     return os.path.join(folder, f"iter_{iters}")
+
+
+def fit_silently(builder: StageBuilder, batches: paddle.io.Dataset) -> None:
+    """Train as ``train_stage`` does on one device, to the same weights, but leave no files.
+
+    There are no logs, checkpoints or loader processes, which for a model as small as those of
+    stages 2 and 3 take as long as the training itself.
+
+    Args:
+        builder: provides model, optimizer, loss and the number of iterations.
+        batches: whole batches, one per iteration.
+    """
+    model, optimizer, losses = builder.model, builder.optimizer, builder.loss
+    schedule = builder.lr_scheduler
+    order = paddle.io.DistributedBatchSampler(batches, batch_size=1, num_replicas=1, rank=0,
+                                              shuffle=True)  # the trainer's order
+    terms = getattr(model, "loss_computation", _loss_of_logits)
+    model.train()
+    for [index] in order:
+        data = {key: paddle.to_tensor(value[None]) for key, value in batches[index].items()}
+        loss = sum(terms(model(data["img"]), losses, data))
+        loss.backward()
+        optimizer.step()
+        if isinstance(schedule, paddle.optimizer.lr.ReduceOnPlateau):
+            schedule.step(loss)
+        else:
+            schedule.step()
+        optimizer.clear_grad(set_to_zero=False)
+
+
+def _loss_of_logits(logits: List[paddle.Tensor], losses: dict,
+                    data: Dict[str, paddle.Tensor]) -> List[paddle.Tensor]:
+    return loss_computation(logits_list=logits, labels=data["label"], edges=None, losses=losses)
 
 
 def require_full_batch(dataset: paddle.io.Dataset, batch_size: int) -> None:
