@@ -2,7 +2,7 @@
 
 import copy
 from types import SimpleNamespace
-from typing import Any, Dict, List
+from typing import Any, Dict, List, Tuple
 
 import numpy as np
 import paddle
@@ -11,6 +11,7 @@ from paddleseg.utils.utils import CachedProperty as cached_property
 
 from paddle_csrl import visualize
 from paddle_csrl.config import ZeroShotConfig
+from paddle_csrl.core.extractor import find_classification_layer
 from paddle_csrl.datasets.class_names import class_names_for, read_class_names, resolve_classes
 from paddle_csrl.datasets.label_scan import fingerprint
 from paddle_csrl.datasets.sources import require_data
@@ -118,6 +119,23 @@ class ZeroShotBuilder(UserErrorBuilder):
     def seen_ids(self) -> np.ndarray:
         """int64 [S]: ids of the seen classes, ascending."""
         return np.setdiff1d(np.arange(len(self.class_names)), self.unseen_ids)
+
+    def classification_layer(self, model: paddle.nn.Layer) -> Tuple[str, paddle.nn.Conv2D]:
+        """The layer of a segmentor of this config that stage 3 replaces, with its dotted name.
+
+        Raises:
+            UserError: it has none, or not the one that ``zero_shot.classifier_layer`` names.
+        """
+        return find_classification_layer(model, len(self.class_names),
+                                         self.config.zero_shot.get("classifier_layer"))
+
+    def throwaway_model(self) -> paddle.nn.Layer:
+        """An untrained segmentor of this config that leaves the config and ``model`` alone."""
+        builder = copy.copy(self)
+        builder.__dict__.pop("model", None)
+        builder.config = copy.deepcopy(self.config)
+        with paddle.utils.unique_name.guard():
+            return builder.model
 
     @cached_property
     def embeddings(self) -> np.ndarray:

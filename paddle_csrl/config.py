@@ -29,7 +29,8 @@ KNOWN_KEYS = {
         "save_dir", "save_interval", "log_iters", "num_workers", "keep_checkpoint_max",
         "do_eval", "use_vdl", "precision", "amp_level",
     },
-    "zero_shot": {"unseen", "policy", "class_names", "embeddings", "features", "cache_dir"},
+    "zero_shot": {"unseen", "policy", "class_names", "embeddings", "features", "cache_dir",
+                  "classifier_layer"},
     "zero_shot.embeddings": {"path", "normalize", "words"},
     "zero_shot.features": {"samples_per_class", "normalize", "transforms"},
     "generator": _TRAINING_KEYS - {"batch_size"} | {

@@ -5,9 +5,9 @@ import paddle_csrl  # noqa: F401  (first: it orders the imports of cv2 and paddl
 import paddle
 import pytest
 from paddle import nn
-from paddle_csrl.core.classifier import final_layer, put_back
+from paddle_csrl.core.final_layer import final_layer, put_back, unit_direction
 from paddle_csrl.core.extractor import FeatureExtractor, find_classification_layer
-from paddle_csrl.core.feature_bank import BottomKSampler, Scale
+from paddle_csrl.core.feature_bank import BottomKSampler, FeatureBank, Scale
 from paddle_csrl.core.features import fill, labels_at
 from paddle_csrl.errors import UserError
 from paddle_csrl.models.pixel_classifier import PixelClassifier
@@ -113,27 +113,65 @@ def test_a_wider_kernel_is_no_classification_layer():
         find_classification_layer(nn.Sequential(nn.Conv2D(3, 4, 3)), 4)
 
 
-def test_a_layer_without_bias_is_refused():
-    # Standardization and calibration end in the bias.
-    model = nn.Sequential(nn.Conv2D(3, 4, 1, bias_attr=False))
-    with pytest.raises(UserError, match="Sequential.* has no bias"):
-        find_classification_layer(model, 4)
+def test_the_reason_why_a_layer_does_not_serve_is_given():
+    with pytest.raises(UserError, match="; 0 looks at 3×3 features and 1 group"):
+        find_classification_layer(nn.Sequential(nn.Conv2D(3, 4, 3)), 4)
+    with pytest.raises(UserError, match="; 1 is Linear, where a stock layer over feature maps"):
+        find_classification_layer(nn.Sequential(nn.Conv2D(3, 8, 1), nn.Linear(8, 4)), 4)
 
 
-class _Auxiliary(nn.Layer):
-    """A model whose last such layer only runs in training."""
+class _TwoHeads(nn.Layer):
+    """Two layers of one shape; ``combine`` makes the eval logits of their outputs."""
 
-    def __init__(self):
+    def __init__(self, combine):
         super().__init__()
-        self.main, self.auxiliary = nn.Conv2D(3, 4, 1), nn.Conv2D(3, 4, 1)
+        self.one, self.other = nn.Conv2D(3, 4, 1), nn.Conv2D(3, 4, 1)
+        self.combine = combine
 
     def forward(self, x):
-        return [self.main(x)]
+        one, other = self.one(x), self.other(x)
+        return [one, other] if self.training else [self.combine(one, other)]
 
 
-def test_a_layer_that_never_runs_is_refused():
-    with pytest.raises(UserError, match="_Auxiliary never ran its layer auxiliary"):
-        FeatureExtractor(_Auxiliary(), 4)(images())
+def test_a_head_that_only_trains_is_not_taken_though_registered_and_run_last():
+    model = _TwoHeads(lambda one, other: one)
+    model.train()
+    assert find_classification_layer(model, 4) == ("one", model.one)
+    assert model.training and model.one.training
+
+
+def test_a_head_that_only_guides_is_not_taken():
+    # As in OCRNet, where the auxiliary head's soft regions gather the features.
+    model = _TwoHeads(lambda one, other: one + 0.0 * other)
+    assert find_classification_layer(model, 4)[0] == "one"
+
+
+@pytest.mark.parametrize("combine", [lambda a, b: (a + b) / 2,
+                                     lambda a, b: nn.functional.softmax(a, axis=1)])
+def test_logits_that_are_no_layers_own_outputs_are_refused_unless_one_is_named(combine):
+    model = _TwoHeads(combine)
+    with pytest.raises(UserError, match="if one of one, other will do, name it with "
+                                        "`zero_shot.classifier_layer`"):
+        find_classification_layer(model, 4)
+    assert find_classification_layer(model, 4, "one") == ("one", model.one)
+
+
+def test_an_unknown_name_lists_the_candidates():
+    with pytest.raises(UserError, match="classifier_layer: head.cls` is no 1×1 convolution with 4 "
+                                        "outputs of _TwoHeads; there are: one, other"):
+        find_classification_layer(_TwoHeads(None), 4, "head.cls")
+
+
+def test_a_named_layer_that_never_runs_is_refused():
+    model = _TwoHeads(None)
+    model.forward = lambda x: [model.one(x)]
+    with pytest.raises(UserError, match="_TwoHeads never ran its layer other"):
+        FeatureExtractor(model, 4, "other")(images())
+
+
+def test_a_model_that_cannot_be_probed_asks_for_the_name():
+    with pytest.raises(UserError, match="did not run on an image of 64.* name its last layer"):
+        find_classification_layer(nn.Sequential(nn.Conv2D(3, 5, 1), nn.Conv2D(6, 4, 1)), 4)
 
 
 class _Images(paddle.io.Dataset):
@@ -213,7 +251,7 @@ def test_put_back_changes_the_last_layer_and_nothing_else():
     rng = np.random.default_rng(0)
     new = {"weight": rng.normal(size=model.head.decoder.conv.weight.shape).astype(np.float32),
            "bias": rng.normal(size=7).astype(np.float32)}
-    put_back(model, new)
+    put_back(model.head.decoder.conv, new)
     after = statistics(model)
     assert np.array_equal(after.pop("head.decoder.conv.weight"), new["weight"])
     assert np.array_equal(after.pop("head.decoder.conv.bias"), new["bias"])
@@ -225,13 +263,33 @@ def test_the_segmentor_scores_features_as_the_trained_layer_does():
     features = FeatureExtractor(model, 7)(batch)
     scale = Scale(features.numpy().mean((0, 2, 3)), features.numpy().std((0, 2, 3)) + 0.1)
     classifier = PixelClassifier(features.shape[1], 7)
-    put_back(model, final_layer(classifier, scale, np.arange(7), 0.0))
+    put_back(model.head.decoder.conv, final_layer(classifier, scale, np.arange(7), 0.0))
     shape = [1, -1, 1, 1]
     standardized = ((features - paddle.to_tensor(scale.mean).reshape(shape))
                     / paddle.to_tensor(scale.deviation).reshape(shape))
     expected = nn.functional.interpolate(classifier(standardized)[0], batch.shape[2:],
                                          mode="bilinear")
     np.testing.assert_allclose(model(batch)[0].numpy(), expected.numpy(), atol=1e-4)
+
+
+def test_a_layer_without_bias_gets_the_logits_of_the_trained_one_and_the_calibration():
+    rng = np.random.default_rng(0)
+    raw = [rng.uniform(1, 2, (40, 6)).astype(np.float32) for _ in range(3)]
+    raw = [rows / rows[:, :4].sum(1, keepdims=True) for rows in raw]  # (1, 1, 1, 1, 0, 0)·x = 1
+    counts = np.array([40, 40, 40, 0])
+    bank = FeatureBank(np.concatenate(raw), counts, counts)
+    scale = bank.scale()
+    layer = nn.Conv2D(6, 4, 1, bias_attr=False)
+    classifier = PixelClassifier(6, 4, scale.origin)
+    assert classifier.conv.bias is None and list(classifier.state_dict()) == ["conv.weight"]
+    standardized = bank.scaled(scale)
+    expected = classifier(paddle.to_tensor(standardized.features.T[None, :, :, None]))[0].numpy()
+    expected[:, [0, 2]] -= 1.5
+    unit = unit_direction(standardized, scale)
+    np.testing.assert_allclose(bank.features @ unit, 1, atol=1e-3)
+    put_back(layer, final_layer(classifier, scale, np.array([0, 2]), 1.5, unit))
+    found = layer(paddle.to_tensor(bank.features.T[None, :, :, None])).numpy()
+    np.testing.assert_allclose(found, expected, atol=5e-3)
 
 
 def test_pixel_classifier_maps_every_pixel_alike():

@@ -1,7 +1,7 @@
 """Stage 3: a new classification layer, put back into the segmentor."""
 
 import os
-from typing import Any, Dict
+from typing import Any, Dict, Optional
 
 import numpy as np
 import paddle
@@ -9,8 +9,8 @@ from paddleseg.utils import logger, utils
 
 from paddle_csrl.config import StageConfig
 from paddle_csrl.core.evaluate import evaluate
-from paddle_csrl.core.extractor import find_classification_layer
-from paddle_csrl.core.feature_bank import FeatureBank, Scale
+from paddle_csrl.core.feature_bank import FeatureBank
+from paddle_csrl.core.final_layer import final_layer, put_back, unit_direction
 from paddle_csrl.core.generator import load_bank, load_generator
 from paddle_csrl.core.monitor import StageLogWriter
 from paddle_csrl.core.pictures import PictureBook
@@ -26,7 +26,8 @@ DEFAULT_NUM_GENERATED = 4096
 
 
 def fit_classifier(fit: Fit, section: Dict[str, Any], task: GeneratorTask, bank: FeatureBank,
-                   unseen_ids: np.ndarray, seed: int) -> PixelClassifier:
+                   unseen_ids: np.ndarray, seed: int,
+                   origin: Optional[np.ndarray] = None) -> PixelClassifier:
     """Make the layer and have it trained on real seen and generated unseen features.
 
     Args:
@@ -36,11 +37,12 @@ def fit_classifier(fit: Fit, section: Dict[str, Any], task: GeneratorTask, bank:
         bank: real features by class, C classes in all.
         unseen_ids: int64 [U], the classes that ``task`` generates for.
         seed: of generated features, initial weights and batches.
+        origin: float32 [D], for a layer without bias: where in ``bank`` the raw zero is, negated.
     """
     utils.set_seed(seed)
     generated = generate(task, section.get("num_generated", DEFAULT_NUM_GENERATED))
     batches = make_batches(section, bank, generated, unseen_ids, seed)
-    classifier = PixelClassifier(bank.feature_dim, len(bank.counts))
+    classifier = PixelClassifier(bank.feature_dim, len(bank.counts), origin)
     config = StageConfig({key: value for key, value in section.items() if key != "batch_size"})
     fit(StageBuilder(config, classifier), batches)
     return classifier
@@ -52,25 +54,27 @@ def train_classifier(run: Run) -> None:
     The last iteration is kept: choosing among checkpoints would need unseen pixels.
     """
     builder, section = run.builder, run.config.dic["classifier"]
-    utils.set_seed(run.seed("classifier"))
+    segmentor = load_segmentor(run)
+    _, layer = builder.classification_layer(segmentor)
     bank, scale = load_bank(run)
     task = load_generator(run, bank)
+    has_bias = layer.bias is not None
+    unit = None if has_bias else unit_direction(bank, scale)
 
-    def put_into(segmentor: paddle.nn.Layer, classifier: PixelClassifier) -> None:
-        put_back(segmentor, final_layer(classifier, scale, builder.seen_ids,
-                                        section.get("calibration", 0.0)))
+    def assemble(classifier: PixelClassifier) -> None:
+        put_back(layer, final_layer(classifier, scale, builder.seen_ids,
+                                    section.get("calibration", 0.0), unit))
 
     def fit(stage_builder: StageBuilder, batches: ClassifierBatches) -> None:
-        classifier, segmentor = stage_builder.model, load_segmentor(run)
-        recorder = _score_recorder(run, segmentor, lambda: put_into(segmentor, classifier))
+        classifier = stage_builder.model
+        recorder = _score_recorder(run, segmentor, lambda: assemble(classifier))
         folder = train_stage(run, "classifier", stage_builder, batches, batch_size=1,
                              on_logged=recorder)
         classifier.set_state_dict(paddle.load(os.path.join(folder, "model.pdparams")))
 
     classifier = fit_classifier(fit, section, task, bank, builder.unseen_ids,
-                                run.seed("classifier"))
-    segmentor = load_segmentor(run)
-    put_into(segmentor, classifier)
+                                run.seed("classifier"), None if has_bias else scale.origin)
+    assemble(classifier)
     save_state(classifier.state_dict(), run.output("classifier"))
     save_state(segmentor.state_dict(), run.final_model)
     logger.info(f"[classifier] final model, a stock {type(segmentor).__name__}: "
@@ -95,29 +99,6 @@ def generate(task: GeneratorTask, num_samples: int) -> np.ndarray:
     task.train()
     with paddle.no_grad():
         return task.generate_unseen(num_samples).astype("float32").numpy()
-
-
-def final_layer(classifier: PixelClassifier, scale: Scale, seen_ids: np.ndarray,
-                calibration: float) -> Dict[str, np.ndarray]:
-    """The layer for raw features: standardization and calibration folded into its weights.
-
-    With x' = (x − m)/s, W x' + b = (W/s) x + (b − (W/s) m). The calibration δ is taken off the
-    logits of seen classes (calibrated stacking), so that it too ends in the bias.
-
-    Returns:
-        ``weight`` float32 [C, D, 1, 1] and ``bias`` float32 [C].
-    """
-    weight = classifier.conv.weight.numpy() / scale.deviation[None, :, None, None]
-    bias = classifier.conv.bias.numpy() - weight[:, :, 0, 0] @ scale.mean
-    bias[seen_ids] -= calibration
-    return {"weight": weight, "bias": bias}
-
-
-def put_back(segmentor: paddle.nn.Layer, layer: Dict[str, np.ndarray]) -> None:
-    """Write ``weight`` and ``bias`` into the segmentor's classification layer."""
-    _, convolution = find_classification_layer(segmentor, len(layer["bias"]))
-    convolution.weight.set_value(layer["weight"])
-    convolution.bias.set_value(layer["bias"])
 
 
 def _score_recorder(run: Run, segmentor: paddle.nn.Layer, assemble):

@@ -109,6 +109,14 @@ class Scale:
         """The scale that changes nothing."""
         return cls(np.zeros(feature_dim, np.float32), np.ones(feature_dim, np.float32))
 
+    @property
+    def origin(self) -> np.ndarray:
+        """float32 [D]: what takes standardized features back to raw ones but for the deviation.
+
+        x' + origin = x / deviation, in which a layer without bias is linear.
+        """
+        return self.mean / self.deviation
+
 
 @dataclass
 class FeatureBank:

@@ -18,7 +18,8 @@ def extract_features(run: Run) -> None:
     builder = run.builder
     section = run.config.zero_shot.get("features") or {}
     dataset = builder.feature_dataset
-    extractor = FeatureExtractor(load_segmentor(run), dataset.num_classes)
+    extractor = FeatureExtractor(load_segmentor(run), dataset.num_classes,
+                                 run.config.zero_shot.get("classifier_layer"))
     sampler = BottomKSampler(
         dataset.num_classes, section.get("samples_per_class", DEFAULT_SAMPLES_PER_CLASS),
         dataset.ignore_index)

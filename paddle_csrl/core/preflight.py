@@ -17,7 +17,7 @@ from paddle_csrl.utils import make_folder
 
 
 def check(run: Run, stages: Sequence[str]) -> None:
-    """Look at the data, the sections of all stages, the checkpoint to resume and the folders.
+    """Look at the data, the model, all sections, the checkpoint to resume and the folders.
 
     Raises:
         UserError: something is wrong with one of them.
@@ -27,6 +27,8 @@ def check(run: Run, stages: Sequence[str]) -> None:
     _check_losses(run.config.dic)
     check_sections(run.config.dic, run.builder.embeddings, run.builder.seen_ids,
                    run.builder.unseen_ids)
+    if stages[0] == "segmentor":
+        run.builder.classification_layer(run.builder.throwaway_model())
     _check_resumed(run, stages)
     for stage in stages:
         run.check_folder(stage)

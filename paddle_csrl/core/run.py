@@ -57,7 +57,7 @@ class Run:
 
     @property
     def final_model(self) -> str:
-        """The stock DeepLabV3P state dict that the run ends with."""
+        """The state dict of a stock segmentor that the run ends with."""
         return os.path.join(self.save_dir, "model.pdparams")
 
     def seed(self, stage: str) -> int:
@@ -87,6 +87,8 @@ class Run:
             special = {"features": features, "transforms": transforms,
                        "segmentor": checksum(self.output("segmentor")),
                        "data": self.builder.fingerprint}
+            if zero_shot.get("classifier_layer"):
+                special["classifier_layer"] = zero_shot["classifier_layer"]
         elif stage == "generator":
             special = {"generator": _without_logging(dic["generator"]),
                        "bank": checksum(self.output("features")),

@@ -33,7 +33,8 @@ def train_segmentor(run: Run) -> None:
 
 def load_segmentor(run: Run) -> paddle.nn.Layer:
     """The trained segmentor of stage 1."""
-    model = run.builder.model
+    with paddle.utils.unique_name.guard():  # its parameters are not to count in a later stage
+        model = run.builder.model
     load_weights(model, run.output("segmentor"))
     return model
 
