@@ -157,7 +157,7 @@ def test_config_that_cannot_be_read(capsys, own, name, content, says):
 
 @pytest.mark.parametrize("name, says", [
     ("csrl_voc_unseen4", ["PascalVOC", "VOCtrainval_11-May-2012.tar", "host.robots.ox.ac.uk"]),
-    ("csrl_context_unseen2", ["PascalContext", "VOCtrainval_03-May-2010.tar", "convert_voc2010"]),
+    ("csrl_context_unseen2", ["PascalContext", "VOCtrainval_03-May-2010.tar", "prepare_context"]),
 ])
 def test_data_set_that_has_to_be_downloaded(capsys, own, name, says):
     root = str(own.tmp / "nothing")

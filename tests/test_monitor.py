@@ -108,7 +108,7 @@ def test_data_that_is_there_passes(roots):
 
 @pytest.mark.parametrize("kind, match", [
     ("PascalVOC", "PascalVOC is not in .*VOCtrainval_11-May-2012.tar.*host.robots.ox.ac.uk"),
-    ("PascalContext", "PascalContext is not in .*pascal-context.*convert_voc2010.py"),
+    ("PascalContext", "PascalContext is not in .*pascal-context.*prepare_context.py"),
     ("Cityscapes", "Cityscapes is not in .*leftImg8bit_trainvaltest.zip.*gtFine"),
     ("Dataset", "no folder at `dataset_root: .*train_dataset.dataset_root=DIR"),
 ])

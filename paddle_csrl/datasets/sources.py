@@ -10,12 +10,14 @@ _SOURCES = {
     "PascalVOC": (
         os.path.join("VOC2012", "ImageSets", "Segmentation", "val.txt"),
         "download VOCtrainval_11-May-2012.tar from http://host.robots.ox.ac.uk/pascal/VOC/voc2012/ "
-        "and unpack it so that {root}/VOC2012 exists"),
+        "and benchmark.tgz of SBD from https://www2.eecs.berkeley.edu/Research/Projects/CS/vision/"
+        "grouping/semantic_contours/, then run tools/prepare_voc.py --voc FILE --sbd FILE "
+        "--dataset_root {root}"),
     "PascalContext": (
         os.path.join("ImageSets", "Segmentation", "val_context.txt"),
-        "download VOCtrainval_03-May-2010.tar and the Pascal-Context labels "
-        "(https://www.cs.stanford.edu/~roozbeh/pascal-context/), convert them with PaddleSeg's "
-        "tools/data/convert_voc2010.py and put the result in {root}"),
+        "download VOCtrainval_03-May-2010.tar from http://host.robots.ox.ac.uk/pascal/VOC/voc2010/ "
+        "and trainval.tar.gz and labels.txt from https://cs.stanford.edu/~roozbeh/pascal-context/, "
+        "then run tools/prepare_context.py --voc FILE --labels FILE --dataset_root {root}"),
     "Cityscapes": (
         "leftImg8bit",
         "download leftImg8bit_trainvaltest.zip and gtFine_trainvaltest.zip from "
@@ -23,10 +25,10 @@ _SOURCES = {
 }
 
 _AUGMENTED = (os.path.join("VOC2012", "ImageSets", "Segmentation", "aug.txt"),
-              "add the SBD masks (benchmark.tgz, "
-              "https://www2.eecs.berkeley.edu/Research/Projects/CS/vision/grouping/) as "
-              "{root}/VOC2012/SegmentationClassAug with aug.txt (PaddleSeg's "
-              "tools/data/voc_augment.py does it), or set train_dataset.mode=train")
+              "add the SBD masks: download benchmark.tgz from https://www2.eecs.berkeley.edu/"
+              "Research/Projects/CS/vision/grouping/semantic_contours/ and run "
+              "tools/prepare_voc.py --voc {root} --sbd FILE --dataset_root {root}, or set "
+              "train_dataset.mode=train")
 
 
 def require_data(cfg: Dict[str, Any]) -> None:

@@ -1,0 +1,6 @@
+"""Bringing official downloads into the layout that PaddleSeg's data sets read."""
+
+from paddle_csrl.preparation.context import prepare_context
+from paddle_csrl.preparation.voc import prepare_voc
+
+__all__ = ["prepare_context", "prepare_voc"]

@@ -1,0 +1,287 @@
+"""Pascal-Context: labels of 459 classes become the 59 most frequent ones and the background.
+
+Mottaghi et al., "The Role of Context for Object Detection and Semantic Segmentation in the Wild"
+(CVPR 2014). Classes are matched by name, in the order of the project's own list; everything else
+is background, as in the benchmark.
+"""
+
+import json
+import os
+import re
+from typing import Any, Callable, Dict, Iterator, List, Mapping, NamedTuple, Optional, Tuple
+
+import numpy as np
+from paddleseg.utils import logger
+
+from paddle_csrl.datasets.class_names import CLASS_NAMES
+from paddle_csrl.errors import UserError
+from paddle_csrl.preparation.archives import copy_member, require_input, require_md5, walk
+from paddle_csrl.preparation.labels import (is_whole_label, left_out, parse_list,
+                                            read_mat_labels, stems, write_label, write_list)
+from paddle_csrl.preparation.rle import decode_mask
+from paddle_csrl.utils import progress
+
+VOC_ADVICE = ("download VOCtrainval_03-May-2010.tar (1.3 GB) from "
+              "http://host.robots.ox.ac.uk/pascal/VOC/voc2010/VOCtrainval_03-May-2010.tar")
+LABELS_ADVICE = ("download trainval.tar.gz and labels.txt from "
+                 "https://cs.stanford.edu/~roozbeh/pascal-context/, or trainval_merged.json from "
+                 "https://codalabuser.blob.core.windows.net/public/trainval_merged.json")
+_VOC_MD5 = "da459979d0c395079b5c75ee67908abb"
+_JSON_MD5 = "3c2d0c0656b7be9eb61928ffe885d8ce"
+
+_IMAGE = re.compile(r"(?!.*VOC(?!2010)\d{4}/)(?:.*/)?JPEGImages/([\w-]+\.jpg)")
+_LIST = re.compile(r"(?!.*VOC(?!2010)\d{4}/)(?:.*/)?ImageSets/Main/(train|val)\.txt")
+_MAT = re.compile(r"(?:.*/)?([\w-]+)\.mat")
+_NAMES_FILE = re.compile(r"(?:.*/)?labels\.txt")
+
+#: The class of the 459 that the benchmark's own list calls by another name.
+_OTHER_NAMES = {"table": "diningtable", "bedclothes": "bedcloth", "cloth": "clothes"}
+
+_EXPECTED = {"train": 4998, "val": 5105}
+
+
+class _Label(NamedTuple):
+    """A label that is not read yet: an image's name and what gives its class ids [H, W]."""
+    name: str
+    read: Callable[[], np.ndarray]
+
+
+def prepare_context(voc: str, labels: str, dataset_root: str, label_names: Optional[str] = None,
+                    lists: Optional[Mapping[str, Optional[str]]] = None, checksum: bool = True,
+                    overwrite: bool = False) -> Dict[str, Any]:
+    """Write ``dataset_root`` as PaddleSeg's ``PascalContext`` reads it.
+
+    What is there and whole is kept, so that a stopped run goes on where it was. The lists come
+    last.
+
+    Args:
+        voc (str): VOCtrainval_03-May-2010.tar, or the folder it unpacks to.
+        labels (str): trainval.tar.gz with one ``.mat`` per image, the folder it unpacks to, or
+            trainval_merged.json.
+        dataset_root (str): the folder that the config names; made if need be.
+        label_names (str, optional): the file ``labels.txt`` of the 459 names. Default: the one in
+            or beside ``labels``.
+        lists (dict, optional): files with the names of the ``train`` and ``val`` images.
+            Default: those of the JSON, or of VOC 2010's ``ImageSets/Main``.
+        checksum (bool): insist on the official files, where their checksum is known.
+        overwrite (bool): convert labels again that are there.
+
+    Returns:
+        dict: ``train`` and ``val`` (numbers of images), ``converted`` (labels written now) and
+        ``differences`` (why they are not 4,998 and 5,105; empty where they are).
+
+    Raises:
+        UserError: an input is missing, torn or not the official one.
+    """
+    require_input(voc, "--voc", VOC_ADVICE)
+    require_input(labels, "--labels", LABELS_ADVICE)
+    given = {split: path for split, path in (lists or {}).items() if path}
+    for split, path in given.items():
+        require_input(path, f"--{split}_list", "it holds one image name a line")
+    is_json = labels.endswith(".json")
+    if checksum:
+        require_md5(voc, _VOC_MD5)
+    if checksum and is_json:
+        require_md5(labels, _JSON_MD5)
+    if is_json:
+        splits, found = _read_json(labels)
+    else:
+        splits, found = {}, _read_mats(labels, class_table(read_label_names(labels, label_names)))
+    splits = {**_copy_images(voc, dataset_root), **splits, **_given_lists(given)}
+    for split in _EXPECTED:
+        if split not in splits:
+            raise UserError(f"{voc} holds no VOC2010/ImageSets/Main/{split}.txt; give "
+                            f"--{split}_list, or {VOC_ADVICE}")
+    converted = _convert(found, os.path.join(dataset_root, "Context"), overwrite)
+    return _finish(dataset_root, splits, converted)
+
+
+def class_table(names: Mapping[int, str]) -> np.ndarray:
+    """The class of the 60 for each id of the source: uint8 [largest id + 1], 0 for background.
+
+    Args:
+        names (dict[int, str]): name of every class of the source, by its id.
+
+    Raises:
+        UserError: the source lacks one of the 59 classes.
+    """
+    ids: Dict[Optional[str], int] = {}
+    for number, name in names.items():
+        ids.setdefault(_fold(name), number)
+    table = np.zeros(max(names) + 1, np.uint8)
+    missing = []
+    for class_id, name in enumerate(CLASS_NAMES["context"]):
+        number = ids.get(name, ids.get(_OTHER_NAMES.get(name)))
+        if number is not None:
+            table[number] = class_id
+        elif class_id:
+            missing.append(name)
+    if missing:
+        raise UserError(f"the {len(names)} label names lack {', '.join(missing)}; take the "
+                        f"official labels.txt (lines such as `1: accordion`)")
+    return table
+
+
+def read_label_names(labels: str, path: Optional[str] = None) -> Dict[int, str]:
+    """Names of the 459 classes by id, from ``path`` or the labels.txt in or beside ``labels``.
+
+    Raises:
+        UserError: there is no such file, or a line is not as ``1: accordion``.
+    """
+    beside = os.path.join(os.path.dirname(os.path.abspath(labels)), "labels.txt")
+    if path:
+        require_input(path, "--label_names", LABELS_ADVICE)
+    content = _read_file(path) if path else next(
+        (member.read() for member in walk(labels, "looking for labels.txt")
+         if _NAMES_FILE.fullmatch(member.name)), None)
+    if content is None and os.path.isfile(beside):
+        path, content = beside, _read_file(beside)
+    if content is None:
+        raise UserError(f"no labels.txt in or beside {labels}; download it from "
+                        f"https://cs.stanford.edu/~roozbeh/pascal-context/ and name it with "
+                        f"--label_names")
+    names = {}
+    for number, line in enumerate(content.decode("utf-8", "replace").splitlines(), 1):
+        match = re.fullmatch(r"\s*(\d{1,4})\s*:\s*(\S.*?)\s*", line)
+        if match and int(match[1]) not in names:
+            names[int(match[1])] = match[2]
+        elif line.strip():
+            raise UserError(f"{path or labels + ': labels.txt'}, line {number}: `{line.strip()}` "
+                            f"is not a new id and a name, such as `1: accordion`")
+    if not names:
+        raise UserError(f"{path or labels + ': labels.txt'} names no class; download it again")
+    return names
+
+
+def _read_file(path: str) -> bytes:
+    with open(path, "rb") as file:
+        return file.read()
+
+
+def _fold(name: str) -> str:
+    return re.sub(r"[\s_-]+", "", name).lower()
+
+
+def _copy_images(voc: str, root: str) -> Dict[str, List[str]]:
+    """Copy the images; return the names in VOC's own lists."""
+    lists = {}
+    for member in walk(voc, "VOC images"):
+        image, split = _IMAGE.fullmatch(member.name), _LIST.fullmatch(member.name)
+        if image:
+            copy_member(member, os.path.join(root, "JPEGImages", image[1]))
+        elif split:
+            lists[split[1]] = parse_list(member.read(), f"{voc}: {member.name}")
+    return lists
+
+
+def _given_lists(given: Mapping[str, str]) -> Dict[str, List[str]]:
+    return {split: parse_list(_read_file(path), path) for split, path in given.items()}
+
+
+def _read_mats(labels: str, table: np.ndarray) -> Iterator[_Label]:
+    for member in walk(labels, "Context labels"):
+        match = _MAT.fullmatch(member.name)
+        if match:
+            yield _Label(match[1], lambda member=member: _map_classes(
+                member.read(), table, f"{labels}: {member.name}"))
+
+
+def _map_classes(content: bytes, table: np.ndarray, place: str) -> np.ndarray:
+    label = read_mat_labels(content, place, "LabelMap")
+    if label.min() < 0 or label.max() >= len(table):
+        raise UserError(f"{place} holds the class {max(label.max(), -label.min())}, but labels.txt "
+                        f"ends at {len(table) - 1}; take the labels.txt that belongs to it")
+    return table[label]
+
+
+def _read_json(path: str) -> Tuple[Dict[str, List[str]], Iterator[_Label]]:
+    """The lists and labels of the PASCAL in Detail annotations."""
+    logger.info(f"reading {path}")
+    try:
+        with open(path, encoding="utf-8") as file:
+            content = json.load(file)
+        images = {image["image_id"]: (os.path.splitext(image["file_name"])[0], image["phase"],
+                                      (_small(image["height"]), _small(image["width"])))
+                  for image in content["images"]}
+        table = class_table({_small(category["category_id"]): category["name"]
+                             for category in content["categories"]})
+        masks: Dict[Any, list] = {number: [] for number in images}
+        for mask in content["annos_segmentation"]:
+            if mask["image_id"] in masks:
+                masks[mask["image_id"]].append((int(mask["category_id"]), mask["segmentation"]))
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+        raise UserError(f"{path} is not a whole trainval_merged.json ({type(error).__name__}: "
+                        f"{' '.join(str(error).split())[:120]}); {LABELS_ADVICE}") from None
+    lists = {split: parse_list("\n".join(name for name, phase, _ in images.values()
+                                         if phase == split).encode(), f"{path} ({split})")
+             for split in _EXPECTED}
+
+    def labels() -> Iterator[_Label]:
+        for number, (name, phase, size) in progress(images.items(), "Context labels"):
+            if phase in _EXPECTED:
+                yield _Label(name, lambda number=number, name=name, size=size: _paint(
+                    masks[number], size, table, f"{path}: {name}"))
+
+    return lists, labels()
+
+
+def _small(number: Any) -> int:
+    """A whole number such as an id or a length in pixels; ``ValueError`` if it is none."""
+    if not 0 <= int(number) < 1 << 14:
+        raise ValueError(f"{number} is out of range")
+    return int(number)
+
+
+def _paint(masks: List[tuple], size: Tuple[int, int], table: np.ndarray,
+           place: str) -> np.ndarray:
+    """Class ids uint8 [H, W]: later masks lie over earlier ones, as in the official reader."""
+    label = np.zeros(size, np.uint8)
+    for category, encoded in masks:
+        mask = decode_mask(encoded, place)
+        if mask.shape != size or not 0 <= category < len(table):
+            raise UserError(f"{place} has a mask of {list(mask.shape)} pixels and class {category}"
+                            f" in an image of {list(size)}; get it again")
+        label[mask] = table[category]
+    return label
+
+
+def _convert(labels: Iterator[_Label], folder: str, overwrite: bool) -> int:
+    """Write the labels that are not there yet; return their number."""
+    converted = 0
+    for name, read in labels:
+        path = os.path.join(folder, f"{name}.png")
+        if overwrite or not is_whole_label(path):
+            write_label(path, read())
+            converted += 1
+    return converted
+
+
+def _finish(root: str, splits: Dict[str, List[str]], converted: int) -> Dict[str, Any]:
+    """Write the lists of the images that are complete, and report."""
+    labels = stems(os.path.join(root, "Context"), ".png")
+    images = stems(os.path.join(root, "JPEGImages"), ".jpg")
+    used, reasons = {}, []
+    for split, number in _EXPECTED.items():
+        names = splits[split]
+        used[split] = [name for name in names if name in labels and name in images]
+        if not used[split]:
+            raise UserError(f"none of the {len(names)} {split} images, such as {names[0]}, has "
+                            f"both an image and a label; check --voc and --labels")
+        if len(names) != number:
+            reasons.append(f"{split} lists {len(names)} images instead of {number}")
+        for present, what in ((labels, "label"), (images, "JPEG in VOC")):
+            missing = [name for name in names if name not in present]
+            if missing:
+                reasons.append(left_out(missing, f"the {split}", what))
+    folder = os.path.join(root, "ImageSets", "Segmentation")
+    used["trainval"] = used["train"] + used["val"]
+    for split in ("trainval", "train", "val"):
+        write_list(os.path.join(folder, f"{split}_context.txt"), used[split])
+    line = (f"Pascal-Context: {len(used['train'])} training and {len(used['val'])} validation "
+            f"images, 59 classes and the background; {converted} labels converted now")
+    if reasons:
+        logger.warning(f"{line}; not 4998 and 5105: {'; '.join(reasons)}")
+    else:
+        logger.info(f"{line}; as in the benchmark")
+    return {"train": len(used["train"]), "val": len(used["val"]), "converted": converted,
+            "differences": reasons}

@@ -1,0 +1,165 @@
+"""Pascal VOC 2012 with the labels of SBD: the 10,582 training images of the literature.
+
+SBD (Hariharan et al., "Semantic contours from inverse detectors", ICCV 2011) labels 11,355 images
+of VOC. The training set is VOC's own plus those of SBD that are in neither of VOC's lists.
+"""
+
+import os
+import re
+from typing import Any, Dict, List
+
+from paddleseg.utils import logger
+
+from paddle_csrl.errors import UserError
+from paddle_csrl.preparation.archives import copy_member, require_input, require_md5, walk
+from paddle_csrl.preparation.labels import (is_whole_label, left_out, parse_list,
+                                            read_mat_labels, stems, write_label, write_list)
+
+VOC_ADVICE = ("download VOCtrainval_11-May-2012.tar (2 GB) from "
+              "http://host.robots.ox.ac.uk/pascal/VOC/voc2012/VOCtrainval_11-May-2012.tar")
+SBD_ADVICE = ("download benchmark.tgz (1.4 GB) from https://www2.eecs.berkeley.edu/Research/"
+              "Projects/CS/vision/grouping/semantic_contours/benchmark.tgz")
+_VOC_MD5 = "6cd6e144f989b92b3379bac3b3de84fd"
+_SBD_MD5 = "82b4d87ceb2ed10f6038a1cba92111cb"
+
+# A folder of another year may lie beside that of 2012.
+_VOC_FILE = re.compile(r"(?!.*VOC(?!2012)\d{4}/)(?:.*/)?((?:JPEGImages/[\w-]+\.jpg)"
+                       r"|(?:SegmentationClass/[\w-]+\.png))")
+_VOC_LIST = re.compile(r"(?!.*VOC(?!2012)\d{4}/)(?:.*/)?ImageSets/Segmentation/"
+                       r"(train|val|trainval)\.txt")
+_SBD_LABEL = re.compile(r"(?:.*/)?cls/([\w-]+)\.mat")
+_SBD_LIST = re.compile(r"(?:.*/)?(train|val)\.txt")
+
+_EXPECTED = {"VOC train": 1464, "VOC val": 1449, "SBD train": 8498, "SBD val": 2857}
+_EXPECTED_TOTAL = 10582
+_NUM_CLASSES = 21
+
+
+def prepare_voc(voc: str, sbd: str, dataset_root: str, checksum: bool = True,
+                overwrite: bool = False) -> Dict[str, Any]:
+    """Write ``dataset_root``/VOC2012 as PaddleSeg's ``PascalVOC`` reads it in ``mode: trainaug``.
+
+    What is there and whole is kept, so that a stopped run goes on where it was. ``aug.txt``
+    comes last.
+
+    Args:
+        voc (str): VOCtrainval_11-May-2012.tar, or the folder it unpacks to.
+        sbd (str): benchmark.tgz, or the folder it unpacks to.
+        dataset_root (str): the folder that the config names; made if need be.
+        checksum (bool): insist on the official archives.
+        overwrite (bool): convert labels again that are there.
+
+    Returns:
+        dict: ``train``, ``val`` and ``aug`` (numbers of images), ``trainaug`` (train + aug),
+        ``converted`` (labels written now) and ``differences`` (why trainaug is not 10,582; empty
+        where it is).
+
+    Raises:
+        UserError: an input is missing, torn or not the official one.
+    """
+    require_input(voc, "--voc", VOC_ADVICE)
+    require_input(sbd, "--sbd", SBD_ADVICE)
+    if checksum:
+        require_md5(voc, _VOC_MD5)
+        require_md5(sbd, _SBD_MD5)
+    base = os.path.join(dataset_root, "VOC2012")
+    own = _copy_voc(voc, base)
+    known = set(own["train"]) | set(own["val"])
+    sbd_lists, converted = _convert_sbd(sbd, base, known, overwrite)
+    listed = {name for names in sbd_lists.values() for name in names}
+    wanted = sorted(listed - known)
+    labels = stems(os.path.join(base, "SegmentationClassAug"), ".png")
+    images = stems(os.path.join(base, "JPEGImages"), ".jpg")
+    aug = [name for name in wanted if name in labels and name in images]
+    write_list(os.path.join(base, "ImageSets", "Segmentation", "aug.txt"), aug)
+
+    counts = {"VOC train": len(own["train"]), "VOC val": len(own["val"]),
+              "SBD train": len(sbd_lists["train"]), "SBD val": len(sbd_lists["val"])}
+    result = {"train": len(own["train"]), "val": len(own["val"]), "aug": len(aug),
+              "trainaug": len(own["train"]) + len(aug), "converted": converted,
+              "differences": _differences(counts, wanted, labels, images)}
+    _report(result, counts, len(listed & known))
+    return result
+
+
+def _copy_voc(voc: str, base: str) -> Dict[str, List[str]]:
+    """Copy images, labels and, once they are there, the lists; return the lists' names."""
+    lists, contents = {}, {}
+    for member in walk(voc, "VOC images and labels"):
+        file, split = _VOC_FILE.fullmatch(member.name), _VOC_LIST.fullmatch(member.name)
+        if file:
+            copy_member(member, os.path.join(base, *file[1].split("/")))
+        elif split:
+            contents[split[1]] = member.read()
+            lists[split[1]] = parse_list(contents[split[1]], f"{voc}: {member.name}")
+    images = stems(os.path.join(base, "JPEGImages"), ".jpg")
+    labels = stems(os.path.join(base, "SegmentationClass"), ".png")
+    for split in ("train", "val"):
+        if split not in lists:
+            raise UserError(f"{voc} holds no VOC2012/ImageSets/Segmentation/{split}.txt; "
+                            f"{VOC_ADVICE}")
+        missing = sorted(set(lists[split]) - (images & labels))
+        if missing:
+            raise UserError(f"{voc} lacks the image or label of {len(missing)} images of its "
+                            f"{split}.txt, such as {missing[0]}; {VOC_ADVICE} again")
+    lists.setdefault("trainval", lists["train"] + lists["val"])
+    for split, names in lists.items():
+        write_list(os.path.join(base, "ImageSets", "Segmentation", f"{split}.txt"), names)
+    return lists
+
+
+def _convert_sbd(sbd: str, base: str, known: set, overwrite: bool) -> tuple:
+    """Turn the labels of SBD, but for the images ``known`` to VOC's lists, into PNGs.
+
+    Returns:
+        the names in SBD's own lists, train and val, and the number of labels written.
+    """
+    lists, converted = {}, 0
+    for member in walk(sbd, "SBD labels"):
+        label, split = _SBD_LABEL.fullmatch(member.name), _SBD_LIST.fullmatch(member.name)
+        if split:
+            lists[split[1]] = parse_list(member.read(), f"{sbd}: {member.name}")
+        elif label and label[1] not in known:
+            path = os.path.join(base, "SegmentationClassAug", f"{label[1]}.png")
+            if overwrite or not is_whole_label(path):
+                write_label(path, _read_sbd(member.read(), f"{sbd}: {member.name}"))
+                converted += 1
+    for split in ("train", "val"):
+        if split not in lists:
+            raise UserError(f"{sbd} holds no dataset/{split}.txt; {SBD_ADVICE}")
+    return lists, converted
+
+
+def _read_sbd(content: bytes, place: str):
+    label = read_mat_labels(content, place, "GTcls", "Segmentation")
+    wrong = label[(label != 255) & ((label < 0) | (label >= _NUM_CLASSES))]
+    if wrong.size:
+        raise UserError(f"{place} holds the class {wrong[0]}; SBD has 0 to {_NUM_CLASSES - 1}; "
+                        f"get it again")
+    return label
+
+
+def _differences(counts: Dict[str, int], wanted: List[str], labels: set,
+                 images: set) -> List[str]:
+    """What makes the training list another than that of the literature."""
+    reasons = [f"{key} lists {counts[key]} images instead of {number}"
+               for key, number in _EXPECTED.items() if counts[key] != number]
+    for present, what in ((labels, "label"), (images, "JPEG in VOC")):
+        missing = [name for name in wanted if name not in present]
+        if missing:
+            reasons.append(left_out(missing, "SBD's", what))
+    if not reasons and counts["VOC train"] + len(wanted) != _EXPECTED_TOTAL:
+        reasons.append("the lists overlap in another way than the official ones")
+    return reasons
+
+
+def _report(result: Dict[str, Any], counts: Dict[str, int], shared: int) -> None:
+    logger.info(f"VOC 2012: {result['train']} training and {result['val']} validation images; "
+                f"SBD: {counts['SBD train']} + {counts['SBD val']} images, {shared} of them in "
+                f"VOC's lists; {result['converted']} labels converted now")
+    line = (f"training list (mode: trainaug): {result['trainaug']} images = {result['train']} of "
+            f"VOC + {result['aug']} of SBD")
+    if result["differences"]:
+        logger.warning(f"{line}, not {_EXPECTED_TOTAL}: {'; '.join(result['differences'])}")
+    else:
+        logger.info(f"{line}, as in the literature")
