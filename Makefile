@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 REQUIREMENTS ?= requirements.txt
 
-.PHONY: demo test test-paddle26 benchmarks install clean
+.PHONY: demo test test-paddle26 test-torch benchmarks install clean
 
 demo: install
 	$(VENV)/bin/python tools/train.py -c configs/csrl_shapes.yml
@@ -14,6 +14,11 @@ test: install
 # The same tests on Paddle 2.6.2, the newest with a GPU build on PyPI.
 test-paddle26:
 	$(MAKE) test VENV=.venv-paddle26 REQUIREMENTS=requirements-paddle26.txt
+
+# tools/convert_zs3.py against PyTorch itself, which the other tests do without.
+test-torch:
+	$(MAKE) install VENV=.venv-torch REQUIREMENTS=requirements-torch.txt
+	.venv-torch/bin/python -m pytest tests_torch
 
 benchmarks: install
 	for script in benchmarks/*.py; do \
@@ -27,4 +32,4 @@ $(VENV)/installed: $(REQUIREMENTS) requirements-common.txt
 	touch $@
 
 clean:
-	rm -rf .venv .venv-paddle26 output .cache .pytest_cache
+	rm -rf .venv .venv-paddle26 .venv-torch output .cache .pytest_cache

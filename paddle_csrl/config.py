@@ -27,7 +27,7 @@ KNOWN_KEYS = {
         "train_dataset", "val_dataset", "test_config", "to_static_training",
         "zero_shot", "generator", "classifier",
         "save_dir", "save_interval", "log_iters", "num_workers", "keep_checkpoint_max",
-        "do_eval", "use_vdl", "precision", "amp_level",
+        "do_eval", "use_vdl", "precision", "amp_level", "segmentor_weights",
     },
     "zero_shot": {"unseen", "policy", "class_names", "embeddings", "features", "cache_dir",
                   "classifier_layer"},
@@ -159,6 +159,11 @@ class ZeroShotConfig(Config):
         return self.dic["zero_shot"]
 
     @property
+    def segmentor_weights(self) -> Optional[str]:
+        """The trained segmentor that takes the place of stage 1, if any."""
+        return self.dic.get("segmentor_weights")
+
+    @property
     def save_dir(self) -> str:
         stem = os.path.splitext(os.path.basename(self.path))[0]
         return self.dic.get("save_dir") or os.path.join("output", stem)
@@ -245,6 +250,10 @@ def check_keys(dic: Dict[str, Any], place: str) -> None:
                                 f"it from a file under configs/_base_/")
     _check_values(dic, "", place)
     _check_test_config(dic.get("test_config") or {}, place)
+    weights = dic.get("segmentor_weights")
+    if weights is not None and not isinstance(weights, str):
+        raise UserError(f"{place}: `segmentor_weights: {weights}` must be the path of a .pdparams "
+                        f"file, or null to train stage 1")
     calibration = dic["classifier"].get("calibration", 0.0)
     if isinstance(calibration, bool) or not isinstance(calibration, (int, float)):
         raise UserError(f"{place}: `classifier.calibration: {calibration}` must be a number")

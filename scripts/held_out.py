@@ -26,6 +26,7 @@ from paddle_csrl.core.run import Run  # noqa: E402
 from paddle_csrl.core.segmentor import load_segmentor  # noqa: E402
 from paddle_csrl.core.trainer import load_weights  # noqa: E402
 from paddle_csrl.datasets import ZeroShotDataset  # noqa: E402
+from paddle_csrl.errors import UserError  # noqa: E402
 from paddle_csrl.metrics import ZeroShotEvaluator  # noqa: E402
 from paddle_csrl.utils import write_json  # noqa: E402
 
@@ -46,7 +47,11 @@ def parse_args(argv=None) -> argparse.Namespace:
 
 def held_out_config(args: argparse.Namespace, fold: str, opts=(), overrides=None) -> ZeroShotConfig:
     """The config with ``fold`` unseen as well; its own unseen classes stay so."""
-    own = ZeroShotConfig(args.config, opts=args.opts).zero_shot["unseen"]
+    config = ZeroShotConfig(args.config, opts=args.opts)
+    if config.segmentor_weights:
+        raise UserError(f"`segmentor_weights: {config.segmentor_weights}` may know the classes held "
+                        f"out; set it to null, so that stage 1 is trained without them")
+    own = config.zero_shot["unseen"]
     own = own.split(",") if isinstance(own, str) else list(own)
     return ZeroShotConfig(args.config, opts=[*args.opts, *opts], overrides={
         "zero_shot.unseen": own + fold.split(","), "use_vdl": False, "do_eval": False,

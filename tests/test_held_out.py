@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 import tiny_runs
 
+from paddle_csrl.errors import UserError
+
 SCRIPT = os.path.join(tiny_runs.ROOT, "scripts", "held_out.py")
 
 
@@ -69,3 +71,11 @@ def _swap_ids(root: str, first: int, second: int) -> None:
                 table = np.arange(256, dtype=np.uint8)
                 table[[first, second]] = second, first
                 write_label(path, table[label])
+
+
+def test_a_segmentor_that_may_know_the_fold_is_refused(held_out, tmp_path):
+    recipe = tiny_runs.custom(str(tmp_path / "data"), str(tmp_path / "cache"))
+    with pytest.raises(UserError, match="`segmentor_weights: w.pdparams` may know the cl"):
+        held_out.main(["-c", recipe.config, "--out", str(tmp_path / "out"), "--fold", "dog",
+                       "--variant", "plain=", "--opts", *recipe.opts,
+                       "segmentor_weights=w.pdparams"])

@@ -8,6 +8,7 @@ from paddle_csrl.core.extractor import FeatureExtractor
 from paddle_csrl.core.feature_bank import BottomKSampler
 from paddle_csrl.core.run import Run
 from paddle_csrl.core.segmentor import load_segmentor
+from paddle_csrl.datasets.transforms import labels_at
 from paddle_csrl.utils import progress
 
 DEFAULT_SAMPLES_PER_CLASS = 8192
@@ -48,10 +49,3 @@ def fill(sampler: BottomKSampler, extractor: FeatureExtractor, dataset: paddle.i
         pixels = features.reshape([features.shape[1], -1])
         chosen = pixels.index_select(paddle.to_tensor(positions), axis=1)
         sampler.add(chosen.numpy().T, classes, keys)
-
-
-def labels_at(labels: np.ndarray, size: tuple) -> np.ndarray:
-    """Labels [H, W] at the centres of a grid of ``size`` [h, w] cells over the image."""
-    rows, columns = (((np.arange(small) + 0.5) * full / small).astype(np.int64)
-                     for small, full in zip(size, labels.shape))
-    return labels[rows[:, None], columns]

@@ -36,6 +36,8 @@ class PictureBook:
         panels = []
         for index, prediction, label in (self._with_unseen + self._without)[:self.limit]:
             image = cv2.cvtColor(cv2.imread(dataset.file_list[index][0]), cv2.COLOR_BGR2RGB)
+            # Transforms may have resized the label.
+            image = cv2.resize(image, label.shape[::-1], interpolation=cv2.INTER_AREA)
             panels.append(visualize.prediction_panel(
                 image, label, prediction, builder.class_names, builder.unseen_ids, builder.palette))
         return panels

@@ -11,9 +11,10 @@ from paddle_csrl.core.classifier import make_batches
 from paddle_csrl.core.feature_bank import FeatureBank
 from paddle_csrl.core.generator import make_task
 from paddle_csrl.core.run import Run
-from paddle_csrl.core.trainer import load_state, require_full_batch
+from paddle_csrl.core.trainer import require_full_batch
 from paddle_csrl.errors import UserError
 from paddle_csrl.utils import make_folder
+from paddle_csrl.utils.weights import load_state
 
 
 def check(run: Run, stages: Sequence[str]) -> None:
@@ -65,6 +66,10 @@ def _check_resumed(run: Run, stages: Sequence[str]) -> None:
     if stage is None:
         raise UserError(f"--resume_model {run.resume_model} is no checkpoint of --stage "
                         f"{stages[0]}; leave one of the two flags out")
+    if stage == "segmentor" and run.config.segmentor_weights:
+        raise UserError(f"--resume_model {run.resume_model} goes on training stage 1, which "
+                        f"`segmentor_weights: {run.config.segmentor_weights}` replaces; leave one "
+                        f"of the two out")
     section = run.config.dic if stage == "segmentor" else run.config.dic[stage]
     done = int(run.resume_model.rsplit("_", 1)[-1])
     if done >= section["iters"]:

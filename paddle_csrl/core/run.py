@@ -77,7 +77,10 @@ class Run:
         common = {"paddle_csrl": paddle_csrl.__version__, "seed": self.seed(stage),
                   "unseen": {self.builder.class_names[c]: int(c)
                              for c in self.builder.unseen_ids}}
-        if stage == "segmentor":
+        if stage == "segmentor" and self.config.segmentor_weights:
+            special = {"model": dic["model"],
+                       "segmentor_weights": _weights_checksum(self.config.segmentor_weights)}
+        elif stage == "segmentor":
             special = {key: dic.get(key) for key in _SEGMENTOR_KEYS}
             special.update(policy=zero_shot.get("policy", "drop"), data=self.builder.fingerprint)
         elif stage == "features":
@@ -161,6 +164,13 @@ def _is_checkpoint(folder: str) -> bool:
 def _without_logging(section: Dict[str, Any]) -> Dict[str, Any]:
     return {key: value for key, value in section.items()
             if key not in ("log_iters", "save_interval")}
+
+
+def _weights_checksum(path: str) -> str:
+    if not os.path.isfile(path):
+        raise UserError(f"`segmentor_weights: {path}` is no file; give a .pdparams file, or null "
+                        f"to train stage 1")
+    return checksum(path)
 
 
 def checksum(path: str) -> str:

@@ -17,9 +17,13 @@ def train_segmentor(run: Run) -> None:
 
     With ``do_eval`` the best checkpoint is kept, as judged by the mean IoU over seen classes
     on the validation set under the training policy: no unseen pixel takes part in the choice.
-    Without it, or where the policy leaves no validation image, the last one is kept.
+    Without it, or where the policy leaves no validation image, the last one is kept. With
+    ``segmentor_weights`` nothing is trained: that checkpoint becomes the result as it is.
     """
     builder, config = run.builder, run.config
+    if config.segmentor_weights:
+        _adopt(run, config.segmentor_weights)
+        return
     utils.set_seed(run.seed("segmentor"))
     model = utils.convert_sync_batchnorm(builder.model, paddle.get_device().split(":")[0])
     builder.model = model
@@ -28,7 +32,20 @@ def train_segmentor(run: Run) -> None:
                          evaluate=lambda *args, **kwargs: _selection_score(run, *args, **kwargs))
     best = os.path.join(run.folder("segmentor"), "best_model")
     chosen = best if os.path.isdir(best) else folder
-    keep_checkpoint(chosen, run.output("segmentor"))
+    keep_checkpoint(os.path.join(chosen, "model.pdparams"), run.output("segmentor"))
+
+
+def _adopt(run: Run, path: str) -> None:
+    """Make a trained segmentor the result of the stage."""
+    folder = os.path.realpath(run.folder("segmentor"))
+    if os.path.commonpath([folder, os.path.realpath(path)]) == folder:
+        raise UserError(f"`segmentor_weights: {path}` lies in {run.folder('segmentor')}, which the "
+                        f"stage clears; move it elsewhere or choose another --save_dir")
+    load_weights(run.builder.model, path)
+    run.begin("segmentor")
+    keep_checkpoint(path, run.output("segmentor"))
+    logger.info("[segmentor] not trained: whether these weights know the unseen classes is for "
+                "you to say")
 
 
 def load_segmentor(run: Run) -> paddle.nn.Layer:

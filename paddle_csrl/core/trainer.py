@@ -16,6 +16,7 @@ from paddle_csrl.core.monitor import StageLogWriter, loss_names
 from paddle_csrl.core.run import Run
 from paddle_csrl.errors import UserError
 from paddle_csrl.utils import atomic_path
+from paddle_csrl.utils.weights import load_state
 
 
 class StageBuilder(UserErrorBuilder):
@@ -144,21 +145,6 @@ def save_state(state: dict, path: str) -> None:
             paddle.save(state, temporary)
 
 
-def load_state(path: str) -> dict:
-    """Read a state dict.
-
-    Raises:
-        UserError: the file is missing or torn.
-    """
-    if not os.path.isfile(path):
-        raise UserError(f"no weights at {path}")
-    try:
-        return paddle.load(path)
-    except Exception as error:  # Paddle raises many types for a torn file
-        raise UserError(f"{path} is not a whole .pdparams or .pdopt file "
-                        f"({' '.join(str(error).split())[:200]})") from None
-
-
 def load_weights(model: paddle.nn.Layer, path: str) -> None:
     """Load a state dict that fits ``model`` exactly.
 
@@ -176,9 +162,9 @@ def load_weights(model: paddle.nn.Layer, path: str) -> None:
     model.set_state_dict(state)
 
 
-def keep_checkpoint(folder: str, path: str) -> None:
-    """Copy the weights in a checkpoint ``folder`` to ``path``, atomically."""
+def keep_checkpoint(weights: str, path: str) -> None:
+    """Copy the file ``weights`` to ``path``, atomically."""
     if paddle.distributed.get_rank() == 0:
         with atomic_path(path) as temporary:
-            shutil.copyfile(os.path.join(folder, "model.pdparams"), temporary)
-        logger.info(f"kept {folder} as {path}")
+            shutil.copyfile(weights, temporary)
+        logger.info(f"kept {weights} as {path}")

@@ -2,7 +2,9 @@ from paddle_csrl.datasets.class_names import (CLASS_NAMES, class_names_for, read
                                               resolve_classes)
 from paddle_csrl.datasets.label_scan import LabelScan, fingerprint, scan_labels
 from paddle_csrl.datasets.shapes import AttributeShapes
+from paddle_csrl.datasets.transforms import RandomGaussianBlur, ResizeShortSide
 from paddle_csrl.datasets.zero_shot import ZeroShotDataset
 
-__all__ = ["CLASS_NAMES", "AttributeShapes", "LabelScan", "ZeroShotDataset", "class_names_for",
-           "fingerprint", "read_class_names", "resolve_classes", "scan_labels"]
+__all__ = ["CLASS_NAMES", "AttributeShapes", "LabelScan", "RandomGaussianBlur", "ResizeShortSide",
+           "ZeroShotDataset", "class_names_for", "fingerprint", "read_class_names",
+           "resolve_classes", "scan_labels"]

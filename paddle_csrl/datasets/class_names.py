@@ -164,5 +164,5 @@ def _built_in() -> Dict[str, List[str]]:
     return {os.path.splitext(os.path.basename(path))[0]: _read_file(path) for path in paths}
 
 
-#: The built-in sets: ade20k, cityscapes, coco_stuff, context, voc.
+#: The built-in sets: ade20k, cityscapes, coco_stuff, context, context_zs3, voc.
 CLASS_NAMES: Dict[str, List[str]] = _built_in()

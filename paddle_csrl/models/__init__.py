@@ -1,5 +1,6 @@
 """Models; importing one registers it in PaddleSeg's ``MODELS`` or ``BACKBONES``."""
 
+from paddle_csrl.models.deeplab import DeepLabV3PPlain
 from paddle_csrl.models.feature_generator import FeatureGenerator, GeneratorOutput
 from paddle_csrl.models.generator_task import GeneratorTask
 from paddle_csrl.models.mlp_generator import MLPGenerator
@@ -8,5 +9,6 @@ from paddle_csrl.models.resnet import CSRLResNet50, CSRLResNet101
 from paddle_csrl.models.structural_generator import StructuralGenerator
 from paddle_csrl.models.tiny_net import CSRLTinyNet
 
-__all__ = ["CSRLResNet101", "CSRLResNet50", "CSRLTinyNet", "FeatureGenerator", "GeneratorOutput",
-           "GeneratorTask", "MLPGenerator", "PixelClassifier", "StructuralGenerator"]
+__all__ = ["CSRLResNet101", "CSRLResNet50", "CSRLTinyNet", "DeepLabV3PPlain", "FeatureGenerator",
+           "GeneratorOutput", "GeneratorTask", "MLPGenerator", "PixelClassifier",
+           "StructuralGenerator"]

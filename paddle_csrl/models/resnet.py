@@ -4,18 +4,15 @@ PaddleSeg has the "vd" variants only; the released ZS3Net weights, which were pr
 the unseen classes, need the plain one (He et al., CVPR 2016) with DeepLab's dilations.
 """
 
-import os
 from typing import List, Optional, Sequence, Tuple
-from urllib.parse import urlparse
 
-import paddle
 import paddle.nn.functional as F
 from paddle import Tensor, nn
 from paddleseg.cvlibs import manager
 from paddleseg.models import layers
-from paddleseg.utils import utils
 
 from paddle_csrl.errors import UserError
+from paddle_csrl.models.pretrained import load_pretrained
 from paddle_csrl.registry import register
 
 #: Output stride to the (stride, dilation) of layers 1 to 4.
@@ -116,7 +113,7 @@ class DilatedResNet(nn.Layer):
             self.add_sublayer(f"layer{index + 1}", layer)
             self.feat_channels.append(channels)
         if pretrained is not None:
-            _load_backbone(self, pretrained)
+            load_pretrained(self, pretrained)
 
     def _make_layer(self, in_channels: int, width: int, stride: int,
                     dilations: Sequence[int]) -> nn.Sequential:
@@ -132,23 +129,6 @@ class DilatedResNet(nn.Layer):
             x = layer(x)
             features.append(x)
         return features
-
-
-def _load_backbone(model: DilatedResNet, pretrained: str) -> None:
-    """Load all of the backbone or nothing: PaddleSeg's loader leaves misfits random."""
-    place = f"{type(model).__name__}: pretrained is {pretrained}"
-    is_url = bool(urlparse(pretrained).netloc)
-    path = utils.download_pretrained_model(pretrained) if is_url else pretrained
-    if not os.path.isfile(path):
-        raise UserError(f"{place}, which is no file; give a .pdparams file or a URL")
-    weights = paddle.load(path)
-    state = model.state_dict()
-    misfits = [key for key, value in state.items()
-               if key not in weights or list(weights[key].shape) != list(value.shape)]
-    if misfits:
-        raise UserError(f"{place}, which lacks {len(misfits)} of {len(state)} tensors or has them "
-                        f"in another shape, first {misfits[0]}; give weights of this backbone")
-    model.set_state_dict({key: weights[key] for key in state})
 
 
 @register(manager.BACKBONES)

@@ -1,0 +1,87 @@
+"""Make ZS3Net's released PyTorch weights loadable here: .pth.tar to .pdparams."""
+
+import argparse
+import os
+from typing import Any, Dict, List, Optional
+
+import paddle
+from paddleseg.utils import logger
+
+from paddle_csrl.core.convert import KINDS, convert, read_torch
+from paddle_csrl.core.trainer import save_state
+from paddle_csrl.errors import UserError
+from paddle_csrl.utils import make_folder
+
+_EPILOG = """
+ZS3Net (https://github.com/valeoai/ZS3) publishes a ResNet-101 pre-trained on ImageNet without the
+classes of VOC or Context, and a DeepLabV3+ trained on the seen classes of every split. Reading
+them needs PyTorch: pip install "torch>=2.6". Nothing in the file is run.
+
+examples:
+  python tools/convert_zs3.py --model_path resnet_backbone.pth.tar --out resnet101.pdparams
+  python tools/train.py -c configs/zs3_protocol/csrl_voc_unseen2.yml \\
+      --opts model.backbone.pretrained=resnet101.pdparams
+
+  python tools/convert_zs3.py --model_path deeplab_voc_02_unseen.pth.tar --out deeplab.pdparams
+  python tools/train.py -c configs/zs3_protocol/csrl_voc_unseen2.yml \\
+      --opts segmentor_weights=deeplab.pdparams     # in place of stage 1
+"""
+
+_USE = {"backbone": "model.backbone.pretrained={out}",
+        "deeplab": "segmentor_weights={out} (in place of stage 1) or model.pretrained={out} (where "
+                   "it starts), with `model.type: DeepLabV3PPlain`"}
+
+
+def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="convert_zs3.py", description=__doc__, epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model_path", required=True, metavar="FILE",
+                        help="the PyTorch checkpoint, such as deeplab_voc_02_unseen.pth.tar")
+    parser.add_argument("--out", required=True, metavar="FILE",
+                        help="where to write the weights; ends in .pdparams")
+    parser.add_argument("--kind", choices=KINDS, default="auto",
+                        help="backbone: ResNet-101 alone, also out of a whole DeepLabV3+; deeplab: "
+                             "all of it (default: auto, told by the names)")
+    parser.add_argument("--num_classes", type=int, metavar="N",
+                        help="insist on so many classes: 21 for VOC, 60 for Context (default: as "
+                             "the file says)")
+    return parser.parse_args(argv)
+
+
+def main(argv: Optional[List[str]] = None) -> Dict[str, Any]:
+    """Run the command line ``argv``.
+
+    Returns:
+        ``kind``, ``num_tensors``, ``num_values``, ``num_classes`` (None for a backbone),
+        ``left_out`` (names) and ``out``.
+
+    Raises:
+        UserError: PyTorch is missing, or the file is none of ZS3Net's; then nothing is written.
+    """
+    args = parse_args(argv)
+    if not args.out.endswith(".pdparams"):
+        raise UserError(f"--out {args.out} must end in .pdparams")
+    make_folder(os.path.dirname(os.path.abspath(args.out)), "--out")
+    paddle.set_device("cpu")
+    converted = convert(read_torch(args.model_path), args.kind, args.num_classes)
+    save_state({name: paddle.to_tensor(value) for name, value in converted.state.items()},
+               args.out)
+    result = {"kind": converted.kind, "num_tensors": len(converted.state),
+              "num_values": sum(value.size for value in converted.state.values()),
+              "num_classes": converted.num_classes, "left_out": converted.left_out,
+              "out": args.out}
+    logger.info(_summary(result))
+    return result
+
+
+def _summary(result: Dict[str, Any]) -> str:
+    classes = f", {result['num_classes']} classes" if result["num_classes"] else ""
+    left_out = result["left_out"]
+    counters = sum(name.endswith("num_batches_tracked") for name in left_out)
+    others = sorted({name.split(".")[0] for name in left_out
+                     if not name.endswith("num_batches_tracked")})
+    return (f"{result['out']}: {result['kind']}, {result['num_tensors']} tensors, "
+            f"{result['num_values']:,} values{classes}; left out: {counters} counters of batches"
+            + "".join(f", {name}" for name in others)
+            + f"\nuse it with --opts {_USE[result['kind']].format(out=result['out'])}")

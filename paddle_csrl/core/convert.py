@@ -1,0 +1,183 @@
+"""ZS3Net's released PyTorch weights as Paddle state dicts."""
+
+import os
+from typing import Any, Dict, List, NamedTuple, Optional, Sequence
+
+import numpy as np
+import paddle
+from paddle import nn
+
+from paddle_csrl.datasets.class_names import CLASS_NAMES
+from paddle_csrl.errors import UserError
+from paddle_csrl.models import CSRLResNet101, DeepLabV3PPlain
+
+KINDS = ("auto", "backbone", "deeplab")
+
+State = Dict[str, np.ndarray]
+
+# PyTorch's names of what Paddle calls otherwise; all other names are the same in both.
+_RENAMED = {"running_mean": "_mean", "running_var": "_variance"}
+_CLASSIFIER = ("decoder.pred_conv.weight", "decoder.pred_conv.bias")
+# torch.load(weights_only=True) of earlier releases could be made to run code (CVE-2025-32434).
+_OLDEST_TORCH = (2, 6)
+_INSTALL = 'pip install "torch>=2.6"'
+
+
+class Converted(NamedTuple):
+    """What a checkpoint was made into.
+
+    Attributes:
+        kind (str): ``backbone`` or ``deeplab``.
+        state (dict): float32 arrays under Paddle's names, one for every tensor of the model.
+        num_classes (int, optional): of a ``deeplab``.
+        left_out (list[str]): PyTorch's names of what the model has no use for by design.
+    """
+
+    kind: str
+    state: State
+    num_classes: Optional[int]
+    left_out: List[str]
+
+
+class _Ignored:
+    """Stands in for the NumPy scalars beside the weights: nothing of theirs is made or kept."""
+
+    def __init__(self, *args: Any):
+        pass
+
+    def __setstate__(self, state: Any) -> None:
+        pass
+
+
+def read_torch(path: str) -> State:
+    """The tensors of a PyTorch checkpoint, nested in ``state_dict`` or not, as float32 arrays.
+
+    Nothing in the file is run: PyTorch's loader takes tensors and plain values and no more.
+
+    Raises:
+        UserError: PyTorch is missing or too old, or the file is missing, torn, no checkpoint, or
+            holds something that would have to be run.
+    """
+    torch = _import_torch()
+    if not os.path.isfile(path):
+        raise UserError(f"no file at --model_path {path}")
+    # ZS3Net's files hold the best score as a NumPy scalar.
+    scalars = [(_Ignored, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")]
+    try:
+        with torch.serialization.safe_globals([*scalars, (_Ignored, "numpy.dtype"), _Ignored]):
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises many types for what it cannot read
+        reason = str(error).split("WeightsUnpickler error: ")[-1].split(" was not an allowed")[0]
+        raise UserError(f"{path} is not a whole PyTorch checkpoint of tensors and plain values, "
+                        f"and nothing in it was run ({' '.join(reason.split())[:200]}); download "
+                        f"it again from ZS3Net's releases") from None
+    tensors = content.get("state_dict", content) if isinstance(content, dict) else content
+    if not isinstance(tensors, dict) or not tensors:
+        raise UserError(f"{path} holds no state dict; give a checkpoint of ZS3Net's releases")
+    for name, tensor in tensors.items():
+        if not isinstance(name, str) or not isinstance(tensor, torch.Tensor):
+            raise UserError(f"{path}: entry {name} of the state dict is no tensor; give a "
+                            f"checkpoint of ZS3Net's releases")
+    return {name: tensor.float().numpy() for name, tensor in tensors.items()}
+
+
+def _import_torch():
+    try:
+        import torch
+    except ImportError:
+        raise UserError(f"reading PyTorch files needs PyTorch, which is not installed: "
+                        f"{_INSTALL}") from None
+    if tuple(map(int, torch.__version__.split(".")[:2])) < _OLDEST_TORCH:
+        raise UserError(f"PyTorch {torch.__version__} may run code that a file holds, even where "
+                        f"it is told not to: {_INSTALL}")
+    return torch
+
+
+def convert(tensors: State, kind: str = "auto", num_classes: Optional[int] = None) -> Converted:
+    """Give ZS3Net's tensors the names of this project's models; every one must find its place.
+
+    The classification layer of a Pascal-Context checkpoint, known by its 60 classes, is put into
+    the order of PaddleSeg's label ids, from ZS3Net's (``context_zs3``).
+
+    Args:
+        tensors: arrays by PyTorch's names, ``module.`` in front or not.
+        kind (str): ``backbone`` (ResNet-101, also out of a whole DeepLabV3+), ``deeplab``, or
+            ``auto`` to tell them by the names.
+        num_classes (int, optional): insist on so many classes.
+
+    Raises:
+        UserError: another kind of network or number of classes, or a tensor that is missing, left
+            over or of another shape.
+    """
+    tensors = _without_prefix(tensors, "module.")
+    whole = any(name.startswith(("aspp.", "decoder.")) for name in tensors)
+    if kind == "auto":
+        kind = "deeplab" if whole else "backbone"
+    left_out = [name for name in tensors if name.endswith("num_batches_tracked")]
+    if kind == "backbone":
+        left_out += [name for name in tensors if name.startswith(("fc.", "aspp.", "decoder."))
+                     and name not in left_out]
+    tensors = {name: tensor for name, tensor in tensors.items() if name not in left_out}
+    with paddle.LazyGuard():  # for names and shapes alone
+        if kind == "backbone":
+            model, num_classes = CSRLResNet101(), None
+            tensors = _without_prefix(tensors, "backbone.")
+        else:
+            num_classes = _num_classes(tensors, num_classes)
+            model = DeepLabV3PPlain(num_classes, CSRLResNet101())
+    state = {_paddle_name(name): tensor for name, tensor in tensors.items()}
+    _require_fit(state, model, kind)
+    if kind == "deeplab" and num_classes == len(CLASS_NAMES["context"]):
+        state.update(_in_order_of_paddleseg({name: state[name] for name in _CLASSIFIER}))
+    return Converted(kind, state, num_classes, left_out)
+
+
+def _without_prefix(tensors: State, prefix: str) -> State:
+    short = {name[len(prefix):] if name.startswith(prefix) else name: tensor
+             for name, tensor in tensors.items()}
+    if len(short) < len(tensors):
+        raise UserError(f"the checkpoint holds tensors both with `{prefix}` in front of their "
+                        f"names and without it; give one of ZS3Net's releases")
+    return short
+
+
+def _paddle_name(name: str) -> str:
+    parent, _, last = name.rpartition(".")
+    return f"{parent}.{_RENAMED[last]}" if last in _RENAMED else name
+
+
+def _num_classes(tensors: State, wanted: Optional[int]) -> int:
+    layer = tensors.get(_CLASSIFIER[0])
+    if layer is None or layer.ndim != 4:
+        raise UserError(f"the checkpoint has no classification layer ({_CLASSIFIER[0]}), so it is "
+                        f"no whole DeepLabV3+ of ZS3Net; try --kind backbone")
+    if wanted not in (None, len(layer)):
+        raise UserError(f"--num_classes {wanted}: the checkpoint has {len(layer)} classes; give "
+                        f"that number or leave the flag out")
+    return len(layer)
+
+
+def _require_fit(state: State, model: nn.Layer, kind: str) -> None:
+    shapes = {name: tuple(value.shape) for name, value in model.state_dict().items()}
+    name = {"backbone": "ResNet-101", "deeplab": "DeepLabV3+ on ResNet-101"}[kind]
+    hint = "is --kind right, and the file one of ZS3Net's?"
+    _require_none([key for key in shapes if key not in state],
+                  f"the checkpoint lacks {{count}} of the {len(shapes)} tensors of {name}, first "
+                  f"{{first}}; {hint}")
+    _require_none([key for key in state if key not in shapes],
+                  f"the checkpoint holds {{count}} tensors that {name} has no place for, first "
+                  f"{{first}}; {hint}")
+    _require_none([f"{key} {list(state[key].shape)} for {list(shapes[key])}" for key in shapes
+                   if state[key].shape != shapes[key]],
+                  f"the checkpoint has {{count}} tensors in another shape than {name}, first "
+                  f"{{first}}; {hint}")
+
+
+def _require_none(faults: Sequence[str], message: str) -> None:
+    if faults:
+        raise UserError(message.format(count=len(faults), first=faults[0]))
+
+
+def _in_order_of_paddleseg(layer: State) -> State:
+    source = [CLASS_NAMES["context_zs3"].index(name) for name in CLASS_NAMES["context"]]
+    return {name: values[source] for name, values in layer.items()}

@@ -1,0 +1,40 @@
+"""Loading ``pretrained`` weights: all of them or none."""
+
+import os
+from typing import Sequence
+from urllib.parse import urlparse
+
+from paddle import nn
+from paddleseg.utils import utils
+
+from paddle_csrl.errors import UserError
+from paddle_csrl.utils.weights import load_state
+
+
+def load_pretrained(model: nn.Layer, pretrained: str, optional: Sequence[str] = ()) -> None:
+    """Load every tensor of ``model``; PaddleSeg's loader leaves those that do not fit random.
+
+    Args:
+        model: the model; it is changed only if the weights fit.
+        pretrained (str): path or URL of a ``.pdparams`` file. What else it holds is passed over.
+        optional (sequence of str): names of tensors that may be missing or of another shape, and
+            then stay as they are.
+
+    Raises:
+        UserError: there is no such file, or a tensor is missing in it or of another shape.
+    """
+    place = f"{type(model).__name__}: pretrained is {pretrained}"
+    is_url = bool(urlparse(pretrained).netloc)
+    path = utils.download_pretrained_model(pretrained) if is_url else pretrained
+    if not os.path.isfile(path):
+        raise UserError(f"{place}, which is no file; give a .pdparams file or a URL")
+    weights, state = load_state(path), model.state_dict()
+    misfits = [key for key, value in state.items()
+               if key not in weights or list(weights[key].shape) != list(value.shape)]
+    needed = [key for key in misfits if key not in optional]
+    if needed:
+        raise UserError(f"{place}, which lacks {len(needed)} of {len(state)} tensors or has them "
+                        f"in another shape, first {needed[0]}; give weights of this "
+                        f"{type(model).__name__}")
+    model.set_state_dict({**{key: weights[key] for key in state if key not in misfits},
+                          **{key: state[key] for key in misfits}})
