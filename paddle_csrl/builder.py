@@ -18,6 +18,7 @@ from paddle_csrl.datasets.sources import require_data
 from paddle_csrl.datasets.zero_shot import ZeroShotDataset
 from paddle_csrl.embeddings import load_class_embeddings
 from paddle_csrl.errors import UserError
+from paddle_csrl.models.projection_segmentor import ProjectionSegmentor
 
 
 class UserErrorBuilder(SegBuilder):
@@ -150,6 +151,22 @@ class ZeroShotBuilder(UserErrorBuilder):
                             f"word-vector file, or null for the vectors that come with the project")
         norms = np.linalg.norm(attributes, axis=1, keepdims=True)
         return attributes / norms if section.get("normalize", True) else attributes
+
+    def projecting(self) -> "ZeroShotBuilder":
+        """A builder over the same data whose ``model`` is new and ends in the projection.
+
+        The model of this one stays the stock segmentor that ``ProjectionSegmentor.fold`` leads
+        back to. A ``pretrained`` of the model is loaded before its last layer is exchanged.
+        """
+        builder = copy.copy(self)
+        for made in ("model", "optimizer", "lr_scheduler"):
+            builder.__dict__.pop(made, None)
+        builder.config = copy.deepcopy(self.config)
+        segmentor = builder.model
+        layer_name, _ = self.classification_layer(segmentor)
+        builder.model = ProjectionSegmentor(segmentor, layer_name, self.embeddings, self.seen_ids,
+                                            **self.config.projection)
+        return builder
 
     @cached_property
     def palette(self) -> np.ndarray:

@@ -2,7 +2,9 @@
 
 The top-level keys are stage 1, as PaddleSeg reads them. ``zero_shot`` names the unseen classes
 and their embeddings; ``generator`` and ``classifier`` hold stages 2 and 3 under PaddleSeg's own
-key names (``iters``, ``optimizer``, ``loss`` ...). ``docs/configs.md`` lists every key.
+key names (``iters``, ``optimizer``, ``loss`` ...). With ``projection``, stage 1 learns a
+projection onto the embeddings and there is nothing to generate. ``docs/configs.md`` lists every
+key.
 """
 
 import ast
@@ -18,6 +20,7 @@ from paddleseg.cvlibs import Config, manager
 from paddleseg.cvlibs.config_checker import DefaultLossRule
 
 from paddle_csrl.errors import UserError
+from paddle_csrl.models.projection_segmentor import SIMILARITIES
 
 _TRAINING_KEYS = {"iters", "batch_size", "optimizer", "lr_scheduler", "loss", "model", "seed"}
 
@@ -25,7 +28,7 @@ _TRAINING_KEYS = {"iters", "batch_size", "optimizer", "lr_scheduler", "loss", "m
 KNOWN_KEYS = {
     "": _TRAINING_KEYS | {
         "train_dataset", "val_dataset", "test_config", "to_static_training",
-        "zero_shot", "generator", "classifier",
+        "zero_shot", "projection", "generator", "classifier",
         "save_dir", "save_interval", "log_iters", "num_workers", "keep_checkpoint_max",
         "do_eval", "use_vdl", "precision", "amp_level", "segmentor_weights",
     },
@@ -33,6 +36,7 @@ KNOWN_KEYS = {
                   "classifier_layer"},
     "zero_shot.embeddings": {"path", "normalize", "words"},
     "zero_shot.features": {"samples_per_class", "normalize", "transforms"},
+    "projection": {"similarity"},
     "generator": _TRAINING_KEYS - {"batch_size"} | {
         "num_samples", "relation", "relation_warmup", "save_interval", "log_iters"},
     "classifier": _TRAINING_KEYS - {"model"} | {
@@ -46,6 +50,7 @@ _REQUIRED_KEYS = {
     "": ("train_dataset", "val_dataset", "model", "loss", "optimizer", "lr_scheduler",
          "iters", "batch_size", "zero_shot", "generator", "classifier"),
     "zero_shot": ("unseen",),
+    "projection": ("similarity",),
     "generator": ("model", "loss", "optimizer", "lr_scheduler", "iters", "num_samples"),
     "classifier": ("loss", "optimizer", "lr_scheduler", "iters", "batch_size"),
 }
@@ -164,6 +169,11 @@ class ZeroShotConfig(Config):
         return self.dic.get("segmentor_weights")
 
     @property
+    def projection(self) -> Optional[Dict[str, Any]]:
+        """The section of SPNet and SegDeViSE, if the config has one."""
+        return self.dic.get("projection")
+
+    @property
     def save_dir(self) -> str:
         stem = os.path.splitext(os.path.basename(self.path))[0]
         return self.dic.get("save_dir") or os.path.join("output", stem)
@@ -174,7 +184,7 @@ class ZeroShotConfig(Config):
 
     def option(self, key: str, default: Any, stage: str = "") -> Any:
         """A run option such as ``log_iters``: the stage's own value, else the top level's."""
-        return self.dic.get(stage, {}).get(key, self.dic.get(key, default))
+        return (self.dic.get(stage) or {}).get(key, self.dic.get(key, default))
 
 
 class StageConfig(Config):
@@ -231,9 +241,10 @@ def check_keys(dic: Dict[str, Any], place: str) -> None:
     Raises:
         UserError: naming the key, where it stands and the nearest known key.
     """
+    required = _required_keys(dic)
     for section, known in KNOWN_KEYS.items():
         content = _section(dic, section)
-        if content is None and section not in _REQUIRED_KEYS:
+        if content is None and section not in required:
             continue
         _check_pairs(content, section, place)
         for key, value in content.items():
@@ -244,7 +255,7 @@ def check_keys(dic: Dict[str, Any], place: str) -> None:
                 _check_integer(value, _LEAST[key], _join(section, key), place)
             if key == "loss":
                 _check_loss(value, _join(section, key), place)
-        for key in _REQUIRED_KEYS.get(section, ()):
+        for key in required.get(section, ()):
             if key not in content:
                 raise UserError(f"{place}: `{_join(section, key)}` is missing; set it or inherit "
                                 f"it from a file under configs/_base_/")
@@ -254,9 +265,33 @@ def check_keys(dic: Dict[str, Any], place: str) -> None:
     if weights is not None and not isinstance(weights, str):
         raise UserError(f"{place}: `segmentor_weights: {weights}` must be the path of a .pdparams "
                         f"file, or null to train stage 1")
-    calibration = dic["classifier"].get("calibration", 0.0)
+    _check_projection(dic, place)
+    calibration = (dic.get("classifier") or {}).get("calibration", 0.0)
     if isinstance(calibration, bool) or not isinstance(calibration, (int, float)):
         raise UserError(f"{place}: `classifier.calibration: {calibration}` must be a number")
+
+
+def _required_keys(dic: Dict[str, Any]) -> Dict[str, Sequence[str]]:
+    """The keys that must be there: a projection takes the place of stages 2 and 3."""
+    replaced = ("projection",) if dic.get("projection") is None else ("generator", "classifier")
+    return {section: [key for key in keys if key not in replaced]
+            for section, keys in _REQUIRED_KEYS.items() if section not in replaced}
+
+
+def _check_projection(dic: Dict[str, Any], place: str) -> None:
+    """A known similarity, and cosines where the loss takes cosines."""
+    similarity = (dic.get("projection") or {}).get("similarity")
+    if dic.get("projection") is not None and similarity not in list(SIMILARITIES):
+        raise UserError(f"{place}: `projection.similarity: {similarity}` must be one of "
+                        f"{', '.join(SIMILARITIES)}")
+    if dic.get("projection") is not None and dic.get("segmentor_weights"):
+        raise UserError(f"{place}: `segmentor_weights` stands for a trained stage 1, but a "
+                        f"`projection` has to be trained; to start from these weights set "
+                        f"`model.pretrained: {dic['segmentor_weights']}`")
+    losses = [item.get("type") for item in dic["loss"]["types"] if isinstance(item, dict)]
+    if "CosineRegressionLoss" in losses and similarity != "cosine":
+        raise UserError(f"{place}: `loss` names CosineRegressionLoss, which takes cosines; set "
+                        f"`projection.similarity: cosine` or name another loss")
 
 
 def _check_test_config(content: Dict[str, Any], place: str) -> None:

@@ -23,12 +23,14 @@ from paddle_csrl.config import ZeroShotConfig  # noqa: E402
 from paddle_csrl.core.evaluate import evaluate  # noqa: E402
 from paddle_csrl.core.pipeline import run_stages  # noqa: E402
 from paddle_csrl.core.run import Run  # noqa: E402
-from paddle_csrl.core.segmentor import load_segmentor  # noqa: E402
 from paddle_csrl.core.trainer import load_weights  # noqa: E402
 from paddle_csrl.datasets import ZeroShotDataset  # noqa: E402
 from paddle_csrl.errors import UserError  # noqa: E402
 from paddle_csrl.metrics import ZeroShotEvaluator  # noqa: E402
 from paddle_csrl.utils import write_json  # noqa: E402
+
+#: The stages that all variants share.
+_SHARED = ("segmentor", "features")
 
 
 def parse_args(argv=None) -> argparse.Namespace:
@@ -67,7 +69,7 @@ def fold_scores(args: argparse.Namespace, run: Run, fold: str) -> dict:
                               class_names=builder.class_names)
     evaluator = ZeroShotEvaluator(dataset.num_classes, fold.split(","),
                                   class_names=builder.class_names)
-    model = load_segmentor(run)
+    model = builder.model
     load_weights(model, run.final_model)
     evaluate(model, dataset, evaluator)
     iou = evaluator.compute()["class_iou"]
@@ -85,14 +87,14 @@ def main(argv=None) -> dict:
     rows = []
     for number, fold in enumerate(args.fold):
         base = os.path.join(args.out, f"fold{number}")
-        run_stages(Run(held_out_config(args, fold, overrides={"save_dir": base})),
-                   ["segmentor", "features"])
+        shared = Run(held_out_config(args, fold, overrides={"save_dir": base}))
+        run_stages(shared, [stage for stage in shared.stages if stage in _SHARED])
         for name, opts in variants.items():
             for seed in args.seeds:
                 config = held_out_config(args, fold, opts, {
                     "save_dir": base, "generator.seed": seed, "classifier.seed": seed})
                 run = Run(config)
-                run_stages(run, ["generator", "classifier"])
+                run_stages(run, [stage for stage in run.stages if stage not in _SHARED])
                 rows.append({"variant": name, "fold": fold, "seed": seed,
                              **fold_scores(args, run, fold)})
                 write_json(os.path.join(args.out, "held_out.json"), rows)

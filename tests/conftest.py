@@ -1,5 +1,6 @@
 """Finished runs that the end-to-end tests share."""
 
+import functools
 import sys
 import time
 from types import SimpleNamespace
@@ -17,6 +18,8 @@ RECIPES = {
     "voc": tiny_runs.voc,
     "context": tiny_runs.context,
     "custom": tiny_runs.custom,
+    "spnet": functools.partial(tiny_runs.custom, name="spnet/spnet_custom"),
+    "segdevise": functools.partial(tiny_runs.shapes, name="segdevise/segdevise_shapes"),
 }
 
 

@@ -176,6 +176,38 @@ def test_selection_depends_on_seen_classes(original, tmp_path):
     assert first != second and selection(changed) not in ([first, second], [second, first])
 
 
+# Projections onto the embeddings.
+
+PROJECTIONS = {"spnet/spnet_custom": (DROP, overwrite_unseen_images),
+               "segdevise/segdevise_custom": (IGNORE, renaming({3: 4, 4: 3}))}
+
+
+def same_projection(first: Finished, second: Finished) -> None:
+    """All weights of training, the folded ones and the choice of checkpoint, bit for bit."""
+    for name in ("segmentor/iter_12", "segmentor/iter_24", "segmentor/best_model", "segmentor",
+                 "classifier", ""):
+        one, other = (paddle.load(run.path(name, "model.pdparams")) for run in (first, second))
+        assert list(one) == list(other)
+        for key in one:
+            assert one[key].numpy().tobytes() == other[key].numpy().tobytes(), (name, key)
+    assert selection(first) == selection(second)
+
+
+@pytest.mark.parametrize("name", PROJECTIONS)
+def test_unseen_classes_change_no_bit_of_a_projection(name, tmp_path):
+    """The network knows the embeddings of unseen classes, and nothing else of them."""
+    option, change = PROJECTIONS[name]
+    recipe = custom(str(tmp_path / "data"), str(tmp_path / "cache"), name, num_val=8)
+    recipe = recipe._replace(opts=(*recipe.opts, *LONGER, option))
+    first = run_all(recipe, tmp_path / "run")
+    changed = run_on_changed_data(first, tmp_path / "changed", change)
+    same_projection(first, changed)
+    assert changed.metrics["classes"] != first.metrics["classes"]
+    control = run_on_changed_data(first, tmp_path / "control", renaming({1: 2, 2: 1}), ["train"])
+    with pytest.raises(AssertionError):
+        same_projection(first, control)
+
+
 def test_validation_images_with_unseen_classes_alone(tmp_path, capsys):
     """With policy drop nothing is left to choose by: the last checkpoint, and it is said."""
     recipe = custom(str(tmp_path / "data"), str(tmp_path / "cache"))

@@ -82,10 +82,10 @@ def config_path(name: str) -> str:
     return os.path.join(ROOT, "configs", f"{name}.yml")
 
 
-def shapes(root: str, cache: str) -> Recipe:
+def shapes(root: str, cache: str, name: str = "csrl_shapes") -> Recipe:
     size = ("num_train=40", "num_val=4", "image_size=48", f"dataset_root={root}")
-    return _recipe("csrl_shapes", cache, *(f"{split}_dataset.{item}" for item in size
-                                           for split in ("train", "val")))
+    return _recipe(name, cache, *(f"{split}_dataset.{item}" for item in size
+                                 for split in ("train", "val")))
 
 
 def voc(root: str, cache: str, name: str = "csrl_voc_unseen4") -> Recipe:
@@ -98,12 +98,12 @@ def context(root: str, cache: str, name: str = "csrl_context_unseen2") -> Recipe
     return _recipe(name, cache, *_roots(data), _crop(32))
 
 
-def custom(root: str, cache: str, **kwargs: Any) -> Recipe:
+def custom(root: str, cache: str, name: str = "csrl_custom", **kwargs: Any) -> Recipe:
     """The generic layout, five classes of which cow and car are unseen."""
     data = make_dataset(root, **{"class_names": CLASSES, "num_train": 12, "num_val": 4,
                                  "size": (48, 56), **kwargs})
     return _recipe(
-        "csrl_custom", cache, *_roots(data), _crop(32), "zero_shot.unseen=cow,car",
+        name, cache, *_roots(data), _crop(32), "zero_shot.unseen=cow,car",
         f"zero_shot.class_names={data}/classes.txt",
         f"train_dataset.train_path={data}/train.txt", "train_dataset.num_classes=5",
         f"val_dataset.val_path={data}/val.txt", "val_dataset.num_classes=5")

@@ -18,10 +18,15 @@ stages:
   generator   learns to make features from class embeddings (CSRL's losses)
   classifier  a new last layer learns real seen and generated unseen features
 
+A config with a `projection` (SPNet, SegDeViSE) has two of them:
+  segmentor   a PaddleSeg segmentor learns to project pixels onto the class embeddings
+  classifier  embeddings and calibration are folded into a stock last layer
+
 examples:
   python tools/train.py -c configs/csrl_shapes.yml
   python tools/train.py -c configs/csrl_voc_unseen4.yml --device gpu --num_workers 8
   python tools/train.py -c configs/csrl_custom.yml --opts zero_shot.unseen=tree,car
+  python tools/train.py -c configs/spnet/spnet_voc_unseen4.yml --device gpu
   python tools/train.py -c configs/csrl_shapes.yml --stage generator --iters 500
 """
 
@@ -45,14 +50,16 @@ def main(argv: Optional[List[str]] = None) -> Dict[str, Any]:
         UserError: a mistake in the config, the data or the flags.
     """
     args = parse_args(argv)
-    if args.stage == "features" and (args.iters or args.batch_size or args.learning_rate):
-        raise UserError("--stage features trains nothing: leave out --iters, --batch_size and "
-                        "--learning_rate")
     overrides = {**options.common_overrides(args), **options.stage_overrides(args, args.stage),
                  "save_dir": args.save_dir, "seed": args.seed, "do_eval": args.do_eval,
                  "use_vdl": args.use_vdl, "keep_checkpoint_max": args.keep_checkpoint_max}
     config = ZeroShotConfig(args.config, opts=args.opts, overrides=overrides)
+    run = Run(config, args.resume_model)
+    if args.stage and not run.trains(args.stage) and (
+            args.iters or args.batch_size or args.learning_rate):
+        raise UserError(f"--stage {args.stage} trains nothing: leave out --iters, --batch_size "
+                        f"and --learning_rate")
     utils.show_env_info()
     utils.set_device(args.device)
     utils.set_cv2_num_threads(config.option("num_workers", 0))
-    return run_pipeline(Run(config, args.resume_model), args.stage)
+    return run_pipeline(run, args.stage)

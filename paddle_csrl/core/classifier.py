@@ -62,8 +62,7 @@ def train_classifier(run: Run) -> None:
     unit = None if has_bias else unit_direction(bank, scale)
 
     def assemble(classifier: PixelClassifier) -> None:
-        put_back(layer, final_layer(classifier, scale, builder.seen_ids,
-                                    section.get("calibration", 0.0), unit))
+        put_back(layer, final_layer(classifier, scale, builder.seen_ids, run.calibration, unit))
 
     def fit(stage_builder: StageBuilder, batches: ClassifierBatches) -> None:
         classifier = stage_builder.model

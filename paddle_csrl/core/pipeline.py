@@ -12,14 +12,17 @@ from paddle_csrl.core import preflight
 from paddle_csrl.core.classifier import train_classifier
 from paddle_csrl.core.features import extract_features
 from paddle_csrl.core.generator import train_generator
+from paddle_csrl.core.projection import fold_projection
 from paddle_csrl.core.report import audit_line, score, visualdl_line
-from paddle_csrl.core.run import STAGES, Run
+from paddle_csrl.core.run import Run
 from paddle_csrl.core.segmentor import train_segmentor
 from paddle_csrl.core.trainer import load_weights
+from paddle_csrl.errors import UserError
 from paddle_csrl.utils import atomic_path
 
 _RUN_STAGE = {"segmentor": train_segmentor, "features": extract_features,
               "generator": train_generator, "classifier": train_classifier}
+_RUN_PROJECTION_STAGE = {"segmentor": train_segmentor, "classifier": fold_projection}
 
 
 def run_pipeline(run: Run, stage: Optional[str] = None) -> Dict[str, Any]:
@@ -27,20 +30,21 @@ def run_pipeline(run: Run, stage: Optional[str] = None) -> Dict[str, Any]:
 
     Args:
         run: the run.
-        stage: one of ``STAGES``; all of them by default.
+        stage: one of ``run.stages``; all of them by default.
 
     Returns:
         The content of ``metrics.json``; empty if the final model was not reached.
 
     Raises:
-        UserError: an earlier stage that ``stage`` needs is missing or out of date.
+        UserError: the run has no such ``stage``, or an earlier one that it needs is missing or
+            out of date.
     """
     start = time.time()
-    stages = [stage] if stage else list(STAGES)
+    stages = [stage] if stage else list(run.stages)
     run_stages(run, stages)
     write_config(run)
     logger.info(audit_line(run.builder))
-    if stages[-1] != STAGES[-1]:
+    if stages[-1] != run.stages[-1]:
         return {}
     model = run.builder.model
     load_weights(model, run.final_model)
@@ -57,9 +61,14 @@ def run_stages(run: Run, stages: Sequence[str]) -> None:
     """Run consecutive ``stages``, except those that are finished and up to date.
 
     Raises:
-        UserError: a stage before the first of them is missing or out of date.
+        UserError: the run has no such stage, or one before the first of them is missing or out
+            of date.
     """
-    for earlier in STAGES[:STAGES.index(stages[0])]:
+    unknown = [stage for stage in stages if stage not in run.stages]
+    if unknown:
+        raise UserError(f"--stage {unknown[0]}: {run.config.path} has a `projection` and its "
+                        f"stages are {', '.join(run.stages)}; name one of them")
+    for earlier in run.stages[:run.stages.index(stages[0])]:
         run.require(earlier)
     preflight.check(run, stages)
     for stage in stages:
@@ -79,7 +88,7 @@ def _run_unless_finished(run: Run, stage: str) -> None:
     # A checkpoint knows parameters by the names that Paddle counts up, which must therefore not
     # depend on what else was built in this process.
     with paddle.utils.unique_name.guard():
-        _RUN_STAGE[stage](run)
+        (_RUN_PROJECTION_STAGE if run.config.projection else _RUN_STAGE)[stage](run)
     run.finish(stage, inputs)
     logger.info(f"[{stage}] took {time.time() - start:.0f} s")
 

@@ -26,10 +26,11 @@ def check(run: Run, stages: Sequence[str]) -> None:
     require_full_batch(run.builder.train_dataset, run.config.batch_size)
     run.builder.val_dataset.audit()  # reads every label and the end of every image, once
     _check_losses(run.config.dic)
-    check_sections(run.config.dic, run.builder.embeddings, run.builder.seen_ids,
-                   run.builder.unseen_ids)
+    if not run.config.projection:
+        check_sections(run.config.dic, run.builder.embeddings, run.builder.seen_ids,
+                       run.builder.unseen_ids)
     if stages[0] == "segmentor":
-        run.builder.classification_layer(run.builder.throwaway_model())
+        _check_last_layer(run)
     _check_resumed(run, stages)
     for stage in stages:
         run.check_folder(stage)
@@ -52,6 +53,15 @@ def check_sections(sections: Dict[str, Any], embeddings: np.ndarray, seen_ids: n
             _check_losses(sections[stage])
     make_batches(sections["classifier"], bank, np.zeros((len(unseen_ids), 1, 1), np.float32),
                  unseen_ids, seed=0)
+
+
+def _check_last_layer(run: Run) -> None:
+    """Whether an untrained segmentor has a last layer that can be taken away and put back."""
+    if run.config.projection:
+        with paddle.utils.unique_name.guard():
+            run.builder.projecting().model.fold(run.calibration)
+    else:
+        run.builder.classification_layer(run.builder.throwaway_model())
 
 
 def _check_losses(section: Dict[str, Any]) -> None:

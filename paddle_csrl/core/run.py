@@ -4,7 +4,7 @@ import hashlib
 import json
 import os
 import shutil
-from typing import Any, Dict, List, Optional
+from typing import Any, Dict, List, Optional, Tuple
 
 import paddle
 from paddleseg.utils import logger
@@ -17,6 +17,9 @@ from paddle_csrl.utils import read_json, write_json
 
 #: The stages in the order they run.
 STAGES = ("segmentor", "features", "generator", "classifier")
+
+#: Those of a config with a `projection`, whose last one only folds.
+PROJECTION_STAGES = ("segmentor", "classifier")
 
 _OUTPUTS = {"segmentor": "model.pdparams", "features": "bank.npz",
             "generator": "model.pdparams", "classifier": "model.pdparams"}
@@ -48,6 +51,11 @@ class Run:
                             f"a folder of that name that ends in _N, the iterations done; name "
                             f"one such as {self.folder('segmentor')}/iter_1000")
 
+    @property
+    def stages(self) -> Tuple[str, ...]:
+        """The stages of this run, in order."""
+        return PROJECTION_STAGES if self.config.projection else STAGES
+
     def folder(self, stage: str) -> str:
         return os.path.join(self.save_dir, stage)
 
@@ -60,13 +68,23 @@ class Run:
         """The state dict of a stock segmentor that the run ends with."""
         return os.path.join(self.save_dir, "model.pdparams")
 
+    @property
+    def calibration(self) -> float:
+        """What the final layer takes off the logits of seen classes."""
+        return (self.config.dic.get("classifier") or {}).get("calibration", 0.0)
+
+    def trains(self, stage: str) -> bool:
+        """Whether the stage has iterations, and so checkpoints."""
+        return stage != "features" and not (self.config.projection and stage == "classifier")
+
     def seed(self, stage: str) -> int:
-        return self.config.dic.get(stage, {}).get("seed", self.config.seed)
+        return (self.config.dic.get(stage) or {}).get("seed", self.config.seed)
 
     def resumes(self, stage: str) -> Optional[str]:
         """The checkpoint to go on from, if it is one of this stage."""
         parent = self.resume_model and os.path.basename(os.path.dirname(self.resume_model))
-        if parent and (parent == stage or (parent not in STAGES and stage == "segmentor")):
+        if parent and self.trains(stage) and (
+                parent == stage or (parent not in STAGES and stage == "segmentor")):
             return self.resume_model
         return None
 
@@ -83,6 +101,11 @@ class Run:
         elif stage == "segmentor":
             special = {key: dic.get(key) for key in _SEGMENTOR_KEYS}
             special.update(policy=zero_shot.get("policy", "drop"), data=self.builder.fingerprint)
+            if self.config.projection:
+                special.update(projection=self.config.projection, embeddings=embeddings)
+        elif self.config.projection:
+            special = {"calibration": self.calibration, "embeddings": embeddings,
+                       "segmentor": checksum(self.output("segmentor"))}
         elif stage == "features":
             features = dict(zero_shot.get("features") or {})
             features.pop("normalize", None)

@@ -1,4 +1,4 @@
-"""Stage 1: a stock PaddleSeg segmentor, trained on seen classes only."""
+"""Stage 1: a PaddleSeg segmentor, stock or with a projection, trained on seen classes only."""
 
 import os
 
@@ -20,11 +20,12 @@ def train_segmentor(run: Run) -> None:
     Without it, or where the policy leaves no validation image, the last one is kept. With
     ``segmentor_weights`` nothing is trained: that checkpoint becomes the result as it is.
     """
-    builder, config = run.builder, run.config
+    config = run.config
     if config.segmentor_weights:
         _adopt(run, config.segmentor_weights)
         return
     utils.set_seed(run.seed("segmentor"))
+    builder = run.builder.projecting() if config.projection else run.builder
     model = utils.convert_sync_batchnorm(builder.model, paddle.get_device().split(":")[0])
     builder.model = model
     folder = train_stage(run, "segmentor", builder, builder.train_dataset, config.batch_size,

@@ -1,5 +1,6 @@
-"""Losses of the generator; importing a loss registers it in PaddleSeg's ``LOSSES``."""
+"""Losses of the generator and the projection; importing a loss registers it in PaddleSeg's ``LOSSES``."""
 
+from paddle_csrl.losses.cosine_regression_loss import CosineRegressionLoss
 from paddle_csrl.losses.functional import prototype_relations, standardize_rows
 from paddle_csrl.losses.listwise_relation_loss import ListwiseRelationLoss
 from paddle_csrl.losses.mmd_loss import MMDLoss
@@ -7,6 +8,6 @@ from paddle_csrl.losses.pairwise_relation_loss import PairwiseRelationLoss
 from paddle_csrl.losses.prototype_norm_loss import PrototypeNormLoss
 
 __all__ = [
-    "ListwiseRelationLoss", "MMDLoss", "PairwiseRelationLoss", "PrototypeNormLoss",
-    "prototype_relations", "standardize_rows",
+    "CosineRegressionLoss", "ListwiseRelationLoss", "MMDLoss", "PairwiseRelationLoss",
+    "PrototypeNormLoss", "prototype_relations", "standardize_rows",
 ]

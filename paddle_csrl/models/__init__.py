@@ -5,10 +5,11 @@ from paddle_csrl.models.feature_generator import FeatureGenerator, GeneratorOutp
 from paddle_csrl.models.generator_task import GeneratorTask
 from paddle_csrl.models.mlp_generator import MLPGenerator
 from paddle_csrl.models.pixel_classifier import PixelClassifier
+from paddle_csrl.models.projection_segmentor import ProjectionSegmentor
 from paddle_csrl.models.resnet import CSRLResNet50, CSRLResNet101
 from paddle_csrl.models.structural_generator import StructuralGenerator
 from paddle_csrl.models.tiny_net import CSRLTinyNet
 
 __all__ = ["CSRLResNet101", "CSRLResNet50", "CSRLTinyNet", "DeepLabV3PPlain", "FeatureGenerator",
            "GeneratorOutput", "GeneratorTask", "MLPGenerator", "PixelClassifier",
-           "StructuralGenerator"]
+           "ProjectionSegmentor", "StructuralGenerator"]
