@@ -236,14 +236,14 @@ def test_deeplab_over_any_backbone_trains_and_folds(similarity, name):
     model(batch)  # fits the statistics of batch norm
     model.eval()
     scores = model(batch)[0].numpy()
-    assert np.abs(scores).max() < 1000
-    folded = model.fold(calibration=0.25)
+    scale = float(np.abs(scores).max())  # depends on the statistics of two tiny images
+    folded = model.fold(calibration=scale / 4)
     stock = deeplab(name)
     assert list(folded.state_dict()) == list(stock.state_dict())
     stock.set_state_dict(folded.state_dict())
     stock.eval()
-    scores[:, SEEN] -= 0.25
-    np.testing.assert_allclose(stock(batch)[0].numpy(), scores, atol=1e-4, rtol=1e-4)
+    scores[:, SEEN] -= scale / 4
+    np.testing.assert_allclose(stock(batch)[0].numpy() / scale, scores / scale, atol=1e-4)
 
 
 def test_the_folded_layer_is_the_product_of_embeddings_and_projection():
