@@ -38,7 +38,8 @@ KNOWN_KEYS = {
     "zero_shot.features": {"samples_per_class", "normalize", "transforms"},
     "projection": {"similarity"},
     "generator": _TRAINING_KEYS - {"batch_size"} | {
-        "num_samples", "relation", "relation_warmup", "save_interval", "log_iters"},
+        "num_samples", "relation", "relation_warmup", "unseen_prototypes", "save_interval",
+        "log_iters"},
     "classifier": _TRAINING_KEYS - {"model"} | {
         "unseen_share", "class_balance", "num_generated", "calibration",
         "save_interval", "log_iters"},

@@ -49,7 +49,8 @@ def make_task(section: Dict[str, Any], embeddings: np.ndarray, bank: FeatureBank
         **section["model"], "embed_dim": embeddings.shape[1], "feature_dim": bank.feature_dim})
     return GeneratorTask(generator, embeddings, bank.prototypes(present), present, unseen_ids,
                          section["num_samples"], section.get("relation", "prototypes"),
-                         section.get("relation_warmup", 0))
+                         section.get("relation_warmup", 0),
+                         section.get("unseen_prototypes", "free"))
 
 
 def fit_generator(fit: Fit, section: Dict[str, Any], embeddings: np.ndarray, bank: FeatureBank,

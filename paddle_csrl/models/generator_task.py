@@ -9,9 +9,11 @@ from paddleseg.cvlibs import manager
 
 from paddle_csrl.errors import UserError
 from paddle_csrl.losses import prototype_relations, standardize_rows
+from paddle_csrl.models.convex_hull import project_to_hull
 from paddle_csrl.registry import register
 
 RELATIONS = ("edges", "prototypes")
+UNSEEN_PROTOTYPES = ("free", "hull")
 
 
 @register(manager.MODELS)
@@ -41,17 +43,19 @@ class GeneratorTask(nn.Layer):
 
     def __init__(self, generator: nn.Layer, embeddings: np.ndarray, prototypes: np.ndarray,
                  seen_ids: Sequence[int], unseen_ids: Sequence[int], num_samples: int,
-                 relation: str = "prototypes", relation_warmup: int = 0):
+                 relation: str = "prototypes", relation_warmup: int = 0,
+                 unseen_prototypes: str = "free"):
         super().__init__()
-        if relation not in RELATIONS:
-            raise UserError(f"`generator.relation: {relation}` must be one of "
-                            f"{', '.join(RELATIONS)}")
+        for key, value, known in (("relation", relation, RELATIONS),
+                                  ("unseen_prototypes", unseen_prototypes, UNSEEN_PROTOTYPES)):
+            if value not in known:
+                raise UserError(f"`generator.{key}: {value}` must be one of {', '.join(known)}")
         if relation == "edges" and not getattr(generator, "learns_relations", True):
             raise UserError(f"`generator.relation: edges` compares relations that "
                             f"{type(generator).__name__} does not learn; take prototypes")
         self.generator = generator
         self.relation, self.num_samples = relation, num_samples
-        self.relation_warmup = relation_warmup
+        self.relation_warmup, self.unseen_prototypes = relation_warmup, unseen_prototypes
         self.num_seen, self.num_unseen = len(seen_ids), len(unseen_ids)
         # The order of classes means nothing to the generator; with the seen ones first, their
         # features are one block, which is cheaper to cut out than scattered rows.
@@ -73,7 +77,13 @@ class GeneratorTask(nn.Layer):
 
     def generate_unseen(self, num_samples: int) -> paddle.Tensor:
         """Features of the unseen classes alone, [U, num_samples, D]."""
-        return self.generator(self.embeddings, num_samples).features[self.num_seen:]
+        features = self.generator(self.embeddings, num_samples).features[self.num_seen:]
+        if self.unseen_prototypes == "free" or not self.num_unseen:
+            return features
+        means = features.astype("float32").mean(1).numpy()
+        nearest, _ = project_to_hull(means, self.prototypes.numpy())
+        shift = paddle.to_tensor(nearest - means).astype(features.dtype)
+        return features + shift.unsqueeze(1)
 
     def loss_computation(self, logits_list: List[paddle.Tensor], losses: dict,
                          data: Dict[str, paddle.Tensor]) -> List[paddle.Tensor]:
