@@ -93,7 +93,7 @@ def load_yaml(path: str, children: Sequence[str] = ()) -> Dict[str, Any]:
         raise UserError(f"{path}: `_base_: {bases}` must name one YAML file or a list of them")
     for base in bases:
         base_path = os.path.join(os.path.dirname(path), base)
-        content = _merge(content, load_yaml(base_path, (*children, path)))
+        content = merge(content, load_yaml(base_path, (*children, path)))
     return content
 
 
@@ -106,14 +106,14 @@ def _check_path(path: str, children: Sequence[str] = ()) -> None:
         raise UserError(f"config {path} must end in .yml or .yaml")
 
 
-def _merge(content: Dict[str, Any], base: Dict[str, Any]) -> Dict[str, Any]:
+def merge(content: Dict[str, Any], base: Dict[str, Any]) -> Dict[str, Any]:
     """``base`` overridden by ``content``, section by section unless ``_inherited_: false``."""
     if not content.get("_inherited_", True):
         return {key: value for key, value in content.items() if key != "_inherited_"}
     merged = dict(base)
     for key, value in content.items():
         both = isinstance(value, dict) and isinstance(base.get(key), dict)
-        merged[key] = _merge(value, base[key]) if both else value
+        merged[key] = merge(value, base[key]) if both else value
     return merged
 
 
@@ -151,7 +151,7 @@ class ZeroShotConfig(Config):
         """Apply ``opts`` and the overrides, then check every key."""
         dic = _unshared(dic)
         for dotted, value in self._settings.items():
-            _set(dic, dotted, value)
+            set_key(dic, dotted, value)
         _unwrap_zero_shot_datasets(dic)
         check_keys(dic, self.path)
         return dic
@@ -223,17 +223,31 @@ def _unshared(value: Any) -> Any:
     return [_unshared(item) for item in value] if isinstance(value, list) else value
 
 
-def _set(dic: Dict[str, Any], dotted: str, value: Any) -> None:
-    """Set a dotted key, making the sections on its way that are missing or empty."""
+def set_key(dic: Dict[str, Any], dotted: str, value: Any) -> None:
+    """Set a dotted key, making the sections on its way that are missing or empty.
+
+    A number is a place in a list, as in ``generator.loss.types.1.gamma``.
+
+    Raises:
+        UserError: the way leads through what is neither pairs nor a list, or past a list's end.
+    """
+    content, name = dic, ""
     *parents, last = dotted.split(".")
     for parent in parents:
-        if dic.get(parent) is None:
-            dic[parent] = {}
-        dic = dic[parent]
-        if not isinstance(dic, dict):
-            raise UserError(f"`{dotted}: {value}` cannot be set, for `{parent}` holds {dic!r}, "
-                            f"not `key: value` pairs")
-    dic[last] = value
+        if isinstance(content, dict) and content.get(parent) is None:
+            content[parent] = {}
+        content, name = content[_place(content, parent, name, dotted, value)], parent
+    content[_place(content, last, name, dotted, value)] = value
+
+
+def _place(content: Any, key: str, name: str, dotted: str, value: Any) -> Any:
+    """``key`` as ``content``, the value of ``name``, wants it: text, or a place in a list."""
+    if isinstance(content, list) and key.isdecimal() and int(key) < len(content):
+        return int(key)
+    if not isinstance(content, dict):
+        raise UserError(f"`{dotted}: {value}` cannot be set, for `{name}` holds {content!r}, "
+                        f"not `key: value` pairs")
+    return key
 
 
 def check_keys(dic: Dict[str, Any], place: str) -> None:

@@ -443,3 +443,12 @@ def test_stage_config_leaves_its_section_as_it_is():
     section = {"iters": 3, "loss": {"types": [{"type": "MMDLoss"}], "coef": [1, 2]}}
     StageConfig(section)
     assert section == {"iters": 3, "loss": {"types": [{"type": "MMDLoss"}], "coef": [1, 2]}}
+
+
+def test_an_option_reaches_into_a_list(tmp_path):
+    path = write_config(tmp_path / "tiny.yml", tiny_content(str(tmp_path)))
+    config = ZeroShotConfig(path, ["generator.loss.types.0.squared=false"])
+    assert config.dic["generator"]["loss"]["types"] == [{"type": "MMDLoss", "squared": False}]
+    for place in ("1", "-1", "first"):
+        with pytest.raises(UserError, match="cannot be set, for `types` holds"):
+            ZeroShotConfig(path, [f"generator.loss.types.{place}.squared=false"])

@@ -9,7 +9,7 @@ import paddle
 import pytest
 
 from paddle_csrl.config import ZeroShotConfig
-from paddle_csrl.core.classifier import fit_classifier
+from paddle_csrl.core.classifier import fit_classifier, generate
 from paddle_csrl.core.generator import fit_generator, load_bank
 from paddle_csrl.core.run import Run
 from paddle_csrl.core.trainer import fit_silently
@@ -28,8 +28,9 @@ def test_the_weights_are_those_of_the_stages(run):
     bank, _ = load_bank(run)
     task = fit_generator(fit_silently, dic["generator"], run.builder.embeddings, bank,
                          run.builder.unseen_ids, seed)
-    layer = fit_classifier(fit_silently, dic["classifier"], task, bank, run.builder.unseen_ids,
-                           seed)
+    generated = generate(task, dic["classifier"], seed)
+    layer = fit_classifier(fit_silently, dic["classifier"], generated, bank,
+                           run.builder.unseen_ids, seed)
     for stage, model in (("generator", task.generator), ("classifier", layer)):
         trained = paddle.load(run.output(stage))
         assert list(trained) == list(model.state_dict())

@@ -25,22 +25,20 @@ from paddle_csrl.models.pixel_classifier import PixelClassifier
 DEFAULT_NUM_GENERATED = 4096
 
 
-def fit_classifier(fit: Fit, section: Dict[str, Any], task: GeneratorTask, bank: FeatureBank,
+def fit_classifier(fit: Fit, section: Dict[str, Any], generated: np.ndarray, bank: FeatureBank,
                    unseen_ids: np.ndarray, seed: int,
                    origin: Optional[np.ndarray] = None) -> PixelClassifier:
-    """Make the layer and have it trained on real seen and generated unseen features.
+    """Make the layer, from Paddle's random state, and have it trained.
 
     Args:
         fit: trains the model of the builder that it is called with on the data set.
         section: the section ``classifier``.
-        task: the trained generator.
+        generated: float32 [U, P, D], features of the unseen classes.
         bank: real features by class, C classes in all.
-        unseen_ids: int64 [U], the classes that ``task`` generates for.
-        seed: of generated features, initial weights and batches.
+        unseen_ids: int64 [U].
+        seed: of the batches.
         origin: float32 [D], for a layer without bias: where in ``bank`` the raw zero is, negated.
     """
-    utils.set_seed(seed)
-    generated = generate(task, section.get("num_generated", DEFAULT_NUM_GENERATED))
     batches = make_batches(section, bank, generated, unseen_ids, seed)
     classifier = PixelClassifier(bank.feature_dim, len(bank.counts), origin)
     config = StageConfig({key: value for key, value in section.items() if key != "batch_size"})
@@ -54,10 +52,11 @@ def train_classifier(run: Run) -> None:
     The last iteration is kept: choosing among checkpoints would need unseen pixels.
     """
     builder, section = run.builder, run.config.dic["classifier"]
+    seed = run.seed("classifier")
     segmentor = load_segmentor(run)
     _, layer = builder.classification_layer(segmentor)
     bank, scale = load_bank(run)
-    task = load_generator(run, bank)
+    generated = generate(load_generator(run, bank), section, seed)
     has_bias = layer.bias is not None
     unit = None if has_bias else unit_direction(bank, scale)
 
@@ -71,8 +70,8 @@ def train_classifier(run: Run) -> None:
                              on_logged=recorder)
         classifier.set_state_dict(paddle.load(os.path.join(folder, "model.pdparams")))
 
-    classifier = fit_classifier(fit, section, task, bank, builder.unseen_ids,
-                                run.seed("classifier"), None if has_bias else scale.origin)
+    classifier = fit_classifier(fit, section, generated, bank, builder.unseen_ids, seed,
+                                None if has_bias else scale.origin)
     assemble(classifier)
     save_state(classifier.state_dict(), run.output("classifier"))
     save_state(segmentor.state_dict(), run.final_model)
@@ -89,15 +88,22 @@ def make_batches(section: Dict[str, Any], bank: FeatureBank, generated: np.ndarr
         section["iters"] * paddle.distributed.get_world_size(), seed)
 
 
-def generate(task: GeneratorTask, num_samples: int) -> np.ndarray:
-    """Features of the unseen classes, float32 [U, num_samples, D], in the bank's scale.
+def generate(task: GeneratorTask, section: Dict[str, Any], seed: int) -> np.ndarray:
+    """Features of the unseen classes, float32 [U, P, D], in the bank's scale.
 
     The generator stays in training mode: the distribution that MMD fitted is the one with
     dropout, whose noise is part of the samples' spread.
+
+    Args:
+        task: the trained generator.
+        section: the section ``classifier``, whose ``num_generated`` is P.
+        seed: of everything random, from here on.
     """
+    utils.set_seed(seed)
     task.train()
     with paddle.no_grad():
-        return task.generate_unseen(num_samples).astype("float32").numpy()
+        features = task.generate_unseen(section.get("num_generated", DEFAULT_NUM_GENERATED))
+        return features.astype("float32").numpy()
 
 
 def _score_recorder(run: Run, segmentor: paddle.nn.Layer, assemble):

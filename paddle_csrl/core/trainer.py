@@ -95,6 +95,7 @@ def fit_silently(builder: StageBuilder, batches: paddle.io.Dataset) -> None:
         builder: provides model, optimizer, loss and the number of iterations.
         batches: whole batches, one per iteration.
     """
+    builder.show_msg = lambda *_: None
     model, optimizer, losses = builder.model, builder.optimizer, builder.loss
     schedule = builder.lr_scheduler
     order = paddle.io.DistributedBatchSampler(batches, batch_size=1, num_replicas=1, rank=0,

@@ -1,0 +1,126 @@
+"""Choose settings of stages 2 and 3 without looking at the unseen classes."""
+
+import argparse
+import os
+from typing import Any, Dict, List, Optional
+
+from paddleseg.utils import logger, utils
+
+from paddle_csrl.cli import options
+from paddle_csrl.config import ZeroShotConfig
+from paddle_csrl.core.feature_bank import FeatureBank
+from paddle_csrl.core.pipeline import run_stages
+from paddle_csrl.core.run import Run
+from paddle_csrl.errors import UserError
+from paddle_csrl.tuning import Budget, Search, SeenClasses, Space, seen_classes
+from paddle_csrl.tuning.search import table, write_settings
+from paddle_csrl.utils import make_folder
+
+_STAGES = ("segmentor", "features")
+
+_EPILOG = """
+Some seen classes are held out of the feature bank in turn; generator and classification layer are
+trained without them and scored on them, in rows of the bank that nothing was trained on. Stage 1
+is not trained again: the backbone did see these classes, so their features are better separated
+than those of truly unseen ones, and the scores are higher. What is compared is settings.
+scripts/held_out.py trains stage 1 per fold, at the price of that.
+
+A setting is a generator (--budget of them), a classifier (--classifier_draws per generator) and a
+calibration; every method gets the same number. The first is the config as it stands.
+
+examples:
+  python tools/tune.py -c configs/csrl_shapes.yml --save_dir output/demo --method csrl
+  python tools/tune.py -c configs/csrl_shapes.yml --save_dir output/demo --method point \\
+      --budget 24 --folds 4 --finalists 3 --out output/demo/point.yml
+
+then a config that begins with the file:
+  _base_: [point.yml, ../../configs/csrl_shapes.yml]
+"""
+
+
+def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
+    defaults = Budget()
+    parser = argparse.ArgumentParser(
+        prog="tune.py", description=__doc__, epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter)
+    options.add_common(parser)
+    parser.add_argument("--save_dir", metavar="DIR",
+                        help="folder of the run whose bank is used; its stages segmentor and "
+                             "features run if they have not (default: output/NAME of the config)")
+    parser.add_argument("--method", required=True, metavar="NAME",
+                        help="the method, by its name in --space")
+    parser.add_argument("--space", default="configs/_base_/tune_space.yml", metavar="FILE",
+                        help="what is searched, per method (default: "
+                             "configs/_base_/tune_space.yml)")
+    parser.add_argument("--budget", type=int, default=defaults.trials, metavar="N",
+                        help=f"generator settings to try (default: {defaults.trials})")
+    parser.add_argument("--classifier_draws", type=int, default=defaults.classifiers, metavar="N",
+                        help="classifier settings to try on each generator "
+                             f"(default: {defaults.classifiers})")
+    parser.add_argument("--folds", type=int, default=defaults.folds, metavar="N",
+                        help="groups of seen classes to hold out in turn, each as large as the "
+                             f"group of unseen ones (default: {defaults.folds})")
+    parser.add_argument("--seeds", type=int, default=defaults.seeds, metavar="N",
+                        help=f"trainings per setting and fold (default: {defaults.seeds})")
+    parser.add_argument("--finalists", type=int, default=defaults.finalists, metavar="N",
+                        help="train the best N generators with --final_seeds more seeds and "
+                             f"choose among them (default: {defaults.finalists}, off)")
+    parser.add_argument("--final_seeds", type=int, default=defaults.final_seeds, metavar="N",
+                        help=f"further seeds of the finalists (default: {defaults.final_seeds})")
+    parser.add_argument("--seed", type=int, metavar="N",
+                        help="seed of folds and draws (default: the config's)")
+    parser.add_argument("--out", metavar="FILE",
+                        help="where the chosen settings go, a .yml for `_base_` (default: "
+                             "SAVE_DIR/tuning/METHOD.yml)")
+    return parser.parse_args(argv)
+
+
+def main(argv: Optional[List[str]] = None) -> Dict[str, Any]:
+    """Run the command line ``argv``.
+
+    Returns:
+        What ``Search.run`` returned: ``chosen``, the settings, and ``ranking``, the scores.
+
+    Raises:
+        UserError: a mistake in the config, the space, the data or the flags.
+    """
+    args = parse_args(argv)
+    config = ZeroShotConfig(args.config, opts=args.opts, overrides={
+        **options.common_overrides(args), "save_dir": args.save_dir})
+    if config.projection:
+        raise UserError(f"{args.config} has a `projection`, which makes no feature bank to tune "
+                        f"at; scripts/held_out.py compares its settings")
+    space = Space(args.space, args.method)
+    utils.set_device(args.device)
+    folder = os.path.join(config.save_dir, "tuning")
+    out = os.path.normpath(args.out or os.path.join(folder, f"{args.method}.yml"))
+    if not out.endswith((".yml", ".yaml")):
+        raise UserError(f"--out {args.out} must end in .yml, so that a config can name it")
+    make_folder(os.path.dirname(os.path.abspath(out)), "--out")
+    budget = Budget(args.budget, args.classifier_draws, args.folds, args.seeds, args.finalists,
+                    args.final_seeds)
+    budget.check()
+    search = Search(_seen_classes(Run(config)), space, config.dic, budget,
+                    config.seed if args.seed is None else args.seed,
+                    os.path.join(folder, f"{args.method}.json"))
+    summary = search.run()
+    write_settings(out, summary, os.path.basename(args.config))
+    logger.info(f"[tune] {args.method}, in percent:\n{table(summary)}")
+    logger.info(f"[tune] all trials: {search.record}")
+    logger.info(f"[tune] chosen settings: {out}; begin a config with `_base_: "
+                f"[{os.path.basename(out)}, {os.path.basename(args.config)}]`")
+    return summary
+
+
+def _seen_classes(run: Run) -> SeenClasses:
+    """The seen classes of the run: all that goes on to the search.
+
+    The validation set is not read, unless stage 1 has yet to run and chooses its checkpoint.
+    """
+    if any(run.changes(stage) != [] for stage in _STAGES):
+        run_stages(run, _STAGES)
+    builder = run.builder
+    _, layer = builder.classification_layer(builder.throwaway_model())
+    return seen_classes(FeatureBank.load(run.output("features")), builder.embeddings,
+                        builder.class_names, builder.unseen_ids, builder.normalizes_features,
+                        layer.bias is not None)

@@ -1,0 +1,213 @@
+"""Which settings are tried: a file of candidate values by dotted key, and draws from it."""
+
+import copy
+import math
+import os
+from typing import Any, Dict, List, NamedTuple, Optional, Tuple
+
+import numpy as np
+
+from paddle_csrl.config import check_keys, load_yaml, merge, set_key
+from paddle_csrl.errors import UserError
+
+CALIBRATION = "classifier.calibration"
+Overrides = Dict[str, Any]
+
+
+class Axis(NamedTuple):
+    """One thing that varies: its name and the overrides of each of its candidates."""
+    name: str
+    candidates: List[Overrides]
+
+    @property
+    def keys(self) -> List[str]:
+        return list(dict.fromkeys(key for candidate in self.candidates for key in candidate))
+
+    @property
+    def stage(self) -> str:
+        return self.keys[0].split(".")[0]
+
+
+class Draw(NamedTuple):
+    """Settings of one generator and of the layers that are trained on top of it."""
+    generator: Overrides
+    classifiers: List[Overrides]
+
+
+class Space:
+    """The search space of one method.
+
+    The file holds ``common``, what is searched for every method, and ``methods`` by name. Each
+    method may have ``base``, a config file laid over the config that is tuned, ``fixed``, dotted
+    keys with values, and ``search``. Where something is searched, a dotted key has a list of
+    values; a name without a dot has a list of alternatives, each with dotted keys of its own.
+    Keys of the classifier are searched under ``common`` alone, so that every method gets the
+    same number of settings.
+
+    Args:
+        path (str): the file.
+        method (str): the method.
+
+    Raises:
+        UserError: the file is no such space, or lacks the method.
+    """
+
+    def __init__(self, path: str, method: str):
+        content = load_yaml(path)
+        self.path, self.method = path, method
+        _check_names(content, ("common", "methods"), path)
+        methods = _pairs(content, "methods", path)
+        if method not in methods:
+            raise UserError(f"{path}: no method `{method}` under `methods`; it has "
+                            f"{', '.join(map(str, methods)) or 'none'}")
+        place = f"methods.{method}"
+        section = _pairs(methods, method, path, place)
+        _check_names(section, ("base", "fixed", "search"), path, place)
+        self.fixed = _pairs(section, "fixed", path, f"{place}.fixed")
+        for key in self.fixed:
+            _check_key(key, path)
+        self.base = self._load_base(section.get("base"))
+        common = _pairs(content, "common", path)
+        self.calibrations = _calibrations(common, path)
+        self.axes = [_axis(name, values, path) for name, values in common.items()
+                     if name != CALIBRATION]
+        for name, values in _pairs(section, "search", path, f"{place}.search").items():
+            axis = _axis(name, values, path)
+            if axis.stage == "classifier":
+                raise UserError(f"{path}: `{place}.search.{name}` belongs under `common`, so "
+                                f"that every method gets the same number of classifiers")
+            self.axes = [other for other in self.axes if other.name != name] + [axis]
+
+    def _load_base(self, name: Optional[str]) -> Dict[str, Any]:
+        if name is None:
+            return {}
+        base = load_yaml(os.path.join(os.path.dirname(self.path), str(name)), (self.path,))
+        _check_names(base, ("generator", "classifier"), f"{self.path}: base {name}")
+        return base
+
+    def start(self, dic: Dict[str, Any]) -> Dict[str, Any]:
+        """The config ``dic`` as the method starts from it, checked."""
+        dic = merge(copy.deepcopy(self.base), dic)
+        return self.settings(dic, self.fixed)
+
+    def settings(self, dic: Dict[str, Any], *overrides: Overrides) -> Dict[str, Any]:
+        """The content ``dic`` with ``overrides``, checked; what it was made of is not shared."""
+        dic = copy.deepcopy(dic)
+        for item in overrides:
+            for key, value in item.items():
+                set_key(dic, key, copy.deepcopy(value))
+        check_keys(dic, self.path)
+        return dic
+
+    def draws(self, start: Dict[str, Any], number: int, classifiers: int,
+              seed: int) -> List[Draw]:
+        """``number`` generators with ``classifiers`` layers each, drawn at random.
+
+        The first draw, and the first layer of each, leaves ``start`` as it is. No combination
+        comes twice before all have come; a generator that comes again gets other layers, and
+        where there are none left either, there are fewer draws. A larger ``number`` begins with
+        the draws of a smaller one.
+        """
+        generators = self._distinct("generator", start, number, seed)
+        draws = []
+        for index in range(number):
+            lap, which = divmod(index, len(generators))
+            layers = self._distinct("classifier", start, (lap + 1) * classifiers, [seed, which])
+            if layers[lap * classifiers:]:
+                draws.append(Draw(generators[which], layers[lap * classifiers:]))
+        return draws
+
+    def _distinct(self, stage: str, start: Dict[str, Any], number: int,
+                  seed: Any) -> List[Overrides]:
+        """At most ``number`` different combinations, the first of which changes nothing."""
+        rng = np.random.default_rng(seed)
+        sizes = [len(axis.candidates) for axis in self.axes if axis.stage == stage]
+        axes = [axis for axis in self.axes if axis.stage == stage]
+        found, tried = [{}], set()
+        while len(found) < number and len(tried) < math.prod(sizes):
+            picks = tuple(rng.integers(sizes).tolist())
+            overrides = {key: value for axis, pick in zip(axes, picks)
+                         for key, value in axis.candidates[pick].items()}
+            if picks not in tried and self.settings(start, overrides) != start:
+                found.append(overrides)
+            tried.add(picks)
+        return found
+
+    def chosen(self, original: Dict[str, Any], settings: Dict[str, Any]) -> Dict[str, Any]:
+        """What of ``settings`` a file has to say so that it turns ``original`` into them.
+
+        These are the keys that the method fixes and those that were searched.
+        """
+        content: Dict[str, Any] = copy.deepcopy(self.base)
+        keys = [*self.fixed, *(key for axis in self.axes for key in axis.keys), CALIBRATION]
+        for key in keys:
+            name, value = _outside_lists(settings, key)
+            if value is None:
+                continue
+            value, before = copy.deepcopy(value), _outside_lists(original, name)[1]
+            if isinstance(value, dict) and isinstance(before, dict) and set(before) - set(value):
+                value["_inherited_"] = False
+            set_key(content, name, value)
+        return content
+
+
+def _outside_lists(dic: Dict[str, Any], dotted: str) -> Tuple[str, Any]:
+    """The part of a dotted key that leads to a list or to its end, and the value there."""
+    value: Any = dic
+    names = dotted.split(".")
+    for depth, name in enumerate(names):
+        if isinstance(value, list):
+            return ".".join(names[:depth]), value
+        value = value.get(name) if isinstance(value, dict) else None
+    return dotted, value
+
+
+def _axis(name: str, values: Any, path: str) -> Axis:
+    if not isinstance(values, list) or not values:
+        raise UserError(f"{path}: `{name}: {values}` must be a list of candidates")
+    if "." in str(name):
+        axis = Axis(name, [{name: value} for value in values])
+    else:
+        if not all(isinstance(value, dict) and value for value in values):
+            raise UserError(f"{path}: `{name}` has no dot, so each of its candidates must hold "
+                            f"dotted keys with values, such as {{generator.relation: edges}}")
+        axis = Axis(str(name), values)
+    for key in axis.keys:
+        _check_key(key, path)
+    if len({key.split(".")[0] for key in axis.keys}) > 1:
+        raise UserError(f"{path}: `{name}` mixes keys of generator and classifier; split it")
+    return axis
+
+
+def _check_key(key: Any, path: str) -> None:
+    stage, _, rest = str(key).partition(".")
+    if stage not in ("generator", "classifier") or not rest or rest == "seed":
+        raise UserError(f"{path}: `{key}` cannot be tuned; only keys under generator and "
+                        f"classifier can, except their seed, for stage 1 is not trained again")
+    if str(key) == CALIBRATION:
+        raise UserError(f"{path}: `{CALIBRATION}` belongs directly under `common`, where it is "
+                        f"tried on every trained layer")
+
+
+def _calibrations(common: Dict[str, Any], path: str) -> List[float]:
+    values = common.get(CALIBRATION, [])
+    if not isinstance(values, list) or not all(
+            isinstance(value, (int, float)) and not isinstance(value, bool) for value in values):
+        raise UserError(f"{path}: `common.{CALIBRATION}: {values}` must be a list of numbers")
+    return [float(value) for value in values]
+
+
+def _pairs(content: Dict[str, Any], key: str, path: str, place: str = "") -> Dict[str, Any]:
+    value = content.get(key)
+    value = {} if value is None else value
+    if not isinstance(value, dict):
+        raise UserError(f"{path}: `{place or key}` must hold `key: value` pairs, got {value!r}")
+    return value
+
+
+def _check_names(content: Dict[str, Any], known: Tuple[str, ...], path: str,
+                 place: str = "") -> None:
+    for key in content:
+        if key not in known:
+            raise UserError(f"{path}: unknown key `{f'{place}.{key}' if place else key}`; "
+                            f"known: {', '.join(known)}")
