@@ -198,14 +198,15 @@ def test_a_layer_without_bias_is_scored_as_it_ends_in_the_segmentor():
     seen.has_bias, seen.normalizes = False, False
     fold = make_fold(seen, np.array([1]), 0)
     classifier, scale = PixelClassifier(6, 5, fold.origin), Scale.identity(6)
-    layer = final_layer(classifier, scale, np.array([0, 2, 3, 4]), 0.7,
+    classifier.conv.weight.set_value(seen.bank.prototypes(range(5))[:, :, None, None])
+    layer = final_layer(classifier, scale, np.array([0, 2, 3, 4]), 20.0,
                         unit_direction(fold.bank, scale))
     assert list(layer) == ["weight"]
     logits = fold.features @ layer["weight"][:, :, 0, 0].T
     expected = score_layer(np.eye(5, dtype=np.float32), np.zeros(5, np.float32),
                            fold._replace(features=logits), [0.0])
     weight = classifier.conv.weight.numpy()[:, :, 0, 0]
-    found = score_layer(weight, np.zeros(5, np.float32), fold, [0.7, 0.0])
+    found = score_layer(weight, np.zeros(5, np.float32), fold, [20.0, 0.0])
     np.testing.assert_allclose(found[:1], expected)
     assert not np.allclose(found[1], expected[0])
 
