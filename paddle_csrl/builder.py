@@ -15,6 +15,7 @@ from paddle_csrl.core.extractor import find_classification_layer
 from paddle_csrl.datasets.class_names import class_names_for, read_class_names, resolve_classes
 from paddle_csrl.datasets.label_scan import fingerprint
 from paddle_csrl.datasets.sources import require_data
+from paddle_csrl.datasets.unlabelled import UnlabelledImages
 from paddle_csrl.datasets.zero_shot import ZeroShotDataset
 from paddle_csrl.embeddings import load_class_embeddings
 from paddle_csrl.errors import UserError
@@ -78,6 +79,12 @@ class ZeroShotBuilder(UserErrorBuilder):
         cfg["transforms"] = copy.deepcopy(
             transforms or self.config.val_dataset_cfg.get("transforms", []))
         return self._wrap(self.build_component(cfg))
+
+    @cached_property
+    def unlabelled_dataset(self) -> UnlabelledImages:
+        """What the policy keeps from ``feature_dataset``: images, without labels."""
+        return UnlabelledImages(self.feature_dataset.unlabelled_images,
+                                self.feature_dataset.transforms)
 
     @cached_property
     def _inner_train(self) -> paddle.io.Dataset:
@@ -179,6 +186,16 @@ class ZeroShotBuilder(UserErrorBuilder):
     def normalizes_features(self) -> bool:
         """Whether stages 2 and 3 work on standardized features."""
         return (self.config.zero_shot.get("features") or {}).get("normalize", True)
+
+    @property
+    def whole_fingerprint(self) -> str:
+        """As ``fingerprint``, over all training files, also those the policy takes out."""
+        return fingerprint(getattr(self._inner_train, "file_list", None) or [])
+
+    @property
+    def unlabelled_fingerprint(self) -> str:
+        """As ``fingerprint``, over the images of ``unlabelled_dataset``."""
+        return fingerprint([[path] for path in self.unlabelled_dataset.paths])
 
     @cached_property
     def fingerprint(self) -> str:

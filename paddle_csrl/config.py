@@ -28,7 +28,7 @@ _TRAINING_KEYS = {"iters", "batch_size", "optimizer", "lr_scheduler", "loss", "m
 KNOWN_KEYS = {
     "": _TRAINING_KEYS | {
         "train_dataset", "val_dataset", "test_config", "to_static_training",
-        "zero_shot", "projection", "generator", "classifier",
+        "zero_shot", "projection", "generator", "classifier", "self_training",
         "save_dir", "save_interval", "log_iters", "num_workers", "keep_checkpoint_max",
         "do_eval", "use_vdl", "precision", "amp_level", "segmentor_weights",
     },
@@ -41,8 +41,10 @@ KNOWN_KEYS = {
         "num_samples", "relation", "relation_warmup", "unseen_prototypes", "save_interval",
         "log_iters"},
     "classifier": _TRAINING_KEYS - {"model"} | {
-        "unseen_share", "class_balance", "num_generated", "calibration",
+        "mode", "unseen_share", "class_balance", "num_generated", "calibration",
         "save_interval", "log_iters"},
+    "self_training": {"share", "rounds", "pseudo_share", "samples_per_class", "seed",
+                      "save_interval", "log_iters"},
     "test_config": {"aug_eval", "scales", "flip_horizontal", "flip_vertical", "is_slide",
                     "stride", "crop_size"},
 }
@@ -58,8 +60,10 @@ _REQUIRED_KEYS = {
 
 #: Least value of the keys that hold whole numbers, in whatever section.
 _LEAST = {"iters": 1, "batch_size": 1, "save_interval": 1, "log_iters": 1, "num_samples": 1,
-          "num_generated": 1, "samples_per_class": 1, "relation_warmup": 0, "num_workers": 0,
-          "keep_checkpoint_max": 0, "seed": 0}
+          "num_generated": 1, "samples_per_class": 1, "rounds": 1, "relation_warmup": 0,
+          "num_workers": 0, "keep_checkpoint_max": 0, "seed": 0}
+
+CLASSIFIER_MODES = ("clean", "legacy")
 
 _COMPONENT_KEYS = ("train_dataset", "val_dataset", "model", "loss", "optimizer", "lr_scheduler")
 
@@ -175,6 +179,25 @@ class ZeroShotConfig(Config):
         return self.dic.get("projection")
 
     @property
+    def leaks(self) -> Optional[str]:
+        """How labels of unseen classes get into training, where the config lets them."""
+        if (self.dic.get("classifier") or {}).get("mode", "clean") == "clean":
+            return None
+        return ("`classifier.mode: legacy` lays features out by the real labels of the training "
+                "images with unseen classes, so that these scores are not zero-shot")
+
+    @property
+    def transductive(self) -> bool:
+        """Whether images of unseen classes take part without their labels."""
+        return self.dic.get("self_training") is not None
+
+    @property
+    def remark(self) -> str:
+        """What has to stand beside the scores of such a config; mostly nothing."""
+        return ", ".join(["LEAKS labels of unseen classes"] * bool(self.leaks)
+                         + ["transductive"] * self.transductive)
+
+    @property
     def save_dir(self) -> str:
         stem = os.path.splitext(os.path.basename(self.path))[0]
         return self.dic.get("save_dir") or os.path.join("output", stem)
@@ -284,6 +307,22 @@ def check_keys(dic: Dict[str, Any], place: str) -> None:
     calibration = (dic.get("classifier") or {}).get("calibration", 0.0)
     if isinstance(calibration, bool) or not isinstance(calibration, (int, float)):
         raise UserError(f"{place}: `classifier.calibration: {calibration}` must be a number")
+    _check_self_training(dic.get("self_training") or {}, place)
+    mode = (dic.get("classifier") or {}).get("mode", "clean")
+    if mode not in CLASSIFIER_MODES:
+        raise UserError(f"{place}: `classifier.mode: {mode}` must be one of "
+                        f"{', '.join(CLASSIFIER_MODES)}")
+    if mode != "clean" and dic.get("projection") is not None:
+        raise UserError(f"{place}: `classifier.mode: {mode}` is a way to generate features, which "
+                        f"a `projection` does not; leave one of the two out")
+
+
+def _check_self_training(content: Dict[str, Any], place: str) -> None:
+    for key in ("share", "pseudo_share"):
+        value = content.get(key, 1.0)
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value <= 1:
+            raise UserError(f"{place}: `self_training.{key}: {value}` must be a number above 0 "
+                            f"and up to 1")
 
 
 def _required_keys(dic: Dict[str, Any]) -> Dict[str, Sequence[str]]:
@@ -303,6 +342,9 @@ def _check_projection(dic: Dict[str, Any], place: str) -> None:
         raise UserError(f"{place}: `segmentor_weights` stands for a trained stage 1, but a "
                         f"`projection` has to be trained; to start from these weights set "
                         f"`model.pretrained: {dic['segmentor_weights']}`")
+    if dic.get("projection") is not None and dic.get("self_training") is not None:
+        raise UserError(f"{place}: `self_training` trains the layer of stage 3, which a "
+                        f"`projection` has none of; leave one of the two out")
     losses = [item.get("type") for item in dic["loss"]["types"] if isinstance(item, dict)]
     if "CosineRegressionLoss" in losses and similarity != "cosine":
         raise UserError(f"{place}: `loss` names CosineRegressionLoss, which takes cosines; set "

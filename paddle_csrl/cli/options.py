@@ -3,7 +3,7 @@
 import argparse
 from typing import Any, Dict, Optional
 
-from paddle_csrl.core.run import STAGES
+from paddle_csrl.core.run import SELF_TRAINING, STAGES
 
 
 def add_common(parser: argparse.ArgumentParser) -> None:
@@ -66,7 +66,7 @@ def stage_overrides(args: argparse.Namespace, stage: Optional[str]) -> Dict[str,
 
 def add_training(parser: argparse.ArgumentParser) -> None:
     """Flags of training, as PaddleSeg's tools/train.py."""
-    parser.add_argument("--stage", choices=STAGES,
+    parser.add_argument("--stage", choices=[*STAGES, SELF_TRAINING],
                         help="run this stage alone; finished earlier stages are needed "
                              "(default: all, skipping those already up to date)")
     parser.add_argument("--save_dir", metavar="DIR",

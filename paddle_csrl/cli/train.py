@@ -17,6 +17,8 @@ stages:
   features    the frozen segmentor fills a bank with real features, once per image
   generator   learns to make features from class embeddings (CSRL's losses)
   classifier  a new last layer learns real seen and generated unseen features
+  self_training  (with a section of that name) the layer once more, with its own confident
+              predictions on images without labels
 
 A config with a `projection` (SPNet, SegDeViSE) has two of them:
   segmentor   a PaddleSeg segmentor learns to project pixels onto the class embeddings
@@ -50,6 +52,9 @@ def main(argv: Optional[List[str]] = None) -> Dict[str, Any]:
         UserError: a mistake in the config, the data or the flags.
     """
     args = parse_args(argv)
+    if args.stage == "self_training" and (args.iters or args.batch_size or args.learning_rate):
+        raise UserError("--stage self_training trains the layer as the section `classifier` says: "
+                        "leave out --iters, --batch_size and --learning_rate")
     overrides = {**options.common_overrides(args), **options.stage_overrides(args, args.stage),
                  "save_dir": args.save_dir, "seed": args.seed, "do_eval": args.do_eval,
                  "use_vdl": args.use_vdl, "keep_checkpoint_max": args.keep_checkpoint_max}

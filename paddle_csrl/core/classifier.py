@@ -1,7 +1,8 @@
 """Stage 3: a new classification layer, put back into the segmentor."""
 
 import os
-from typing import Any, Dict, Optional
+from functools import partial
+from typing import Any, Callable, Dict, Optional, Type
 
 import numpy as np
 import paddle
@@ -9,9 +10,10 @@ from paddleseg.utils import logger, utils
 
 from paddle_csrl.config import StageConfig
 from paddle_csrl.core.evaluate import evaluate
-from paddle_csrl.core.feature_bank import FeatureBank
+from paddle_csrl.core.feature_bank import FeatureBank, Scale
 from paddle_csrl.core.final_layer import final_layer, put_back, unit_direction
 from paddle_csrl.core.generator import load_bank, load_generator
+from paddle_csrl.core.legacy import label_counts, legacy_batches
 from paddle_csrl.core.monitor import StageLogWriter
 from paddle_csrl.core.pictures import PictureBook
 from paddle_csrl.core.run import Run
@@ -24,10 +26,14 @@ from paddle_csrl.models.pixel_classifier import PixelClassifier
 
 DEFAULT_NUM_GENERATED = 4096
 
+#: Makes the data set of section, bank, generated features, ids of the unseen classes and seed.
+BatchesOf = Callable[[Dict[str, Any], FeatureBank, np.ndarray, np.ndarray, int], paddle.io.Dataset]
+
 
 def fit_classifier(fit: Fit, section: Dict[str, Any], generated: np.ndarray, bank: FeatureBank,
                    unseen_ids: np.ndarray, seed: int,
-                   origin: Optional[np.ndarray] = None) -> PixelClassifier:
+                   origin: Optional[np.ndarray] = None,
+                   batches_of: Optional[BatchesOf] = None) -> PixelClassifier:
     """Make the layer, from Paddle's random state, and have it trained.
 
     Args:
@@ -38,8 +44,9 @@ def fit_classifier(fit: Fit, section: Dict[str, Any], generated: np.ndarray, ban
         unseen_ids: int64 [U].
         seed: of the batches.
         origin: float32 [D], for a layer without bias: where in ``bank`` the raw zero is, negated.
+        batches_of: makes the data set of the others but ``fit``; ``make_batches`` by default.
     """
-    batches = make_batches(section, bank, generated, unseen_ids, seed)
+    batches = (batches_of or make_batches)(section, bank, generated, unseen_ids, seed)
     classifier = PixelClassifier(bank.feature_dim, len(bank.counts), origin)
     config = StageConfig({key: value for key, value in section.items() if key != "batch_size"})
     fit(StageBuilder(config, classifier), batches)
@@ -47,48 +54,94 @@ def fit_classifier(fit: Fit, section: Dict[str, Any], generated: np.ndarray, ban
 
 
 def train_classifier(run: Run) -> None:
-    """Train the layer with PaddleSeg's trainer and save the final model.
+    """Train the layer on real seen and generated unseen features."""
+    bank, scale = load_bank(run)
+    if run.config.leaks:
+        train_layer(run, "classifier", bank, scale,
+                    partial(legacy_batches, label_counts=label_counts(run)))
+    else:
+        train_layer(run, "classifier", bank, scale)
+
+
+def train_layer(run: Run, stage: str, bank: FeatureBank, scale: Scale,
+                batches_of: Optional[BatchesOf] = None) -> PixelClassifier:
+    """Train the layer with PaddleSeg's trainer; the last stage of a run saves the final model.
 
     The last iteration is kept: choosing among checkpoints would need unseen pixels.
+
+    Args:
+        run: the run.
+        stage: the stage, whose folder receives the layer.
+        bank: real features, divided by ``scale``.
+        scale: goes into the final layer.
+        batches_of: as for ``fit_classifier``.
     """
-    builder, section = run.builder, run.config.dic["classifier"]
-    seed = run.seed("classifier")
-    segmentor = load_segmentor(run)
-    _, layer = builder.classification_layer(segmentor)
-    bank, scale = load_bank(run)
-    generated = generate(load_generator(run, bank), section, seed)
-    has_bias = layer.bias is not None
-    unit = None if has_bias else unit_direction(bank, scale)
+    section, seed, last = run.config.dic["classifier"], run.seed(stage), LastLayer(run, bank, scale)
+    generated = generate(load_generator(run, bank), section, seed, seen_too=bool(run.config.leaks))
 
-    def assemble(classifier: PixelClassifier) -> None:
-        put_back(layer, final_layer(classifier, scale, builder.seen_ids, run.calibration, unit))
-
-    def fit(stage_builder: StageBuilder, batches: ClassifierBatches) -> None:
+    def fit(stage_builder: StageBuilder, batches: paddle.io.Dataset) -> None:
         classifier = stage_builder.model
-        recorder = _score_recorder(run, segmentor, lambda: assemble(classifier))
-        folder = train_stage(run, "classifier", stage_builder, batches, batch_size=1,
-                             on_logged=recorder)
+        recorder = _score_recorder(run, stage, last.segmentor, lambda: last.exchange(classifier))
+        folder = train_stage(run, stage, stage_builder, batches, batch_size=1, on_logged=recorder)
         classifier.set_state_dict(paddle.load(os.path.join(folder, "model.pdparams")))
 
-    classifier = fit_classifier(fit, section, generated, bank, builder.unseen_ids, seed,
-                                None if has_bias else scale.origin)
-    assemble(classifier)
-    save_state(classifier.state_dict(), run.output("classifier"))
-    save_state(segmentor.state_dict(), run.final_model)
-    logger.info(f"[classifier] final model, a stock {type(segmentor).__name__}: "
-                f"{run.final_model}")
+    classifier = fit_classifier(fit, section, generated, bank, run.builder.unseen_ids, seed,
+                                last.origin, batches_of)
+    save_state(classifier.state_dict(), run.output(stage))
+    if stage == run.stages[-1]:
+        last.exchange(classifier)
+        save_state(last.segmentor.state_dict(), run.final_model)
+        logger.info(f"[{stage}] final model, a stock {type(last.segmentor).__name__}: "
+                    f"{run.final_model}")
+    return classifier
+
+
+class LastLayer:
+    """The segmentor of stage 1 with its last layer, which is there to be exchanged.
+
+    Args:
+        run: the run.
+        bank: real features, divided by ``scale``.
+        scale: goes into the layer.
+
+    Attributes:
+        segmentor (nn.Layer): the segmentor.
+        origin (float32 [D] or None): what a ``PixelClassifier`` needs to be exchanged for it.
+    """
+
+    def __init__(self, run: Run, bank: FeatureBank, scale: Scale):
+        self.run, self.scale = run, scale
+        self.segmentor = load_segmentor(run)
+        _, self._layer = run.builder.classification_layer(self.segmentor)
+        has_bias = self._layer.bias is not None
+        self.origin = None if has_bias else scale.origin
+        self._unit = None if has_bias else unit_direction(bank, scale)
+
+    def exchange(self, classifier: PixelClassifier) -> None:
+        """Make ``classifier`` the layer, calibrated as the config says."""
+        put_back(self._layer, final_layer(classifier, self.scale, self.run.builder.seen_ids,
+                                          self.run.calibration, self._unit))
 
 
 def make_batches(section: Dict[str, Any], bank: FeatureBank, generated: np.ndarray,
-                 unseen_ids: np.ndarray, seed: int) -> ClassifierBatches:
-    """The batches of the section, from real and ``generated`` features [U, P, D]."""
-    return ClassifierBatches(
+                 unseen_ids: np.ndarray, seed: int,
+                 kind: Type[ClassifierBatches] = ClassifierBatches,
+                 **options: Any) -> ClassifierBatches:
+    """The batches of the section, from real and ``generated`` features [U, P, D].
+
+    Args:
+        section, bank, generated, unseen_ids, seed: as for ``fit_classifier``.
+        kind: the class of the batches.
+        **options: what it takes besides.
+    """
+    return kind(
         bank, generated, unseen_ids, section["batch_size"],
         section.get("unseen_share", "auto"), section.get("class_balance", "balanced"),
-        section["iters"] * paddle.distributed.get_world_size(), seed)
+        section["iters"] * paddle.distributed.get_world_size(), seed, **options)
 
 
-def generate(task: GeneratorTask, section: Dict[str, Any], seed: int) -> np.ndarray:
+def generate(task: GeneratorTask, section: Dict[str, Any], seed: int,
+             seen_too: bool = False) -> np.ndarray:
     """Features of the unseen classes, float32 [U, P, D], in the bank's scale.
 
     The generator stays in training mode: the distribution that MMD fitted is the one with
@@ -98,15 +151,17 @@ def generate(task: GeneratorTask, section: Dict[str, Any], seed: int) -> np.ndar
         task: the trained generator.
         section: the section ``classifier``, whose ``num_generated`` is P.
         seed: of everything random, from here on.
+        seen_too: put those of the S seen classes ahead, [S + U, P, D].
     """
     utils.set_seed(seed)
     task.train()
     with paddle.no_grad():
-        features = task.generate_unseen(section.get("num_generated", DEFAULT_NUM_GENERATED))
+        make = task.generate if seen_too else task.generate_unseen
+        features = make(section.get("num_generated", DEFAULT_NUM_GENERATED))
         return features.astype("float32").numpy()
 
 
-def _score_recorder(run: Run, segmentor: paddle.nn.Layer, assemble):
+def _score_recorder(run: Run, stage: str, segmentor: paddle.nn.Layer, assemble):
     """Record GZS3 scores and pictures in VisualDL while the layer trains, if ``do_eval``.
 
     They are there to be watched: nothing in training depends on them.
@@ -114,7 +169,7 @@ def _score_recorder(run: Run, segmentor: paddle.nn.Layer, assemble):
     if not run.config.option("do_eval", True):
         return None
     builder = run.builder
-    interval = run.config.option("save_interval", 1000, "classifier")
+    interval = run.config.option("save_interval", 1000, stage)
     iters = run.config.dic["classifier"]["iters"]
 
     def record(writer: StageLogWriter, iteration: int) -> None:

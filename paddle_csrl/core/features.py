@@ -1,5 +1,7 @@
 """Between stages 1 and 2: the frozen segmentor fills the feature bank, once per image."""
 
+from typing import List
+
 import numpy as np
 import paddle
 from paddleseg.utils import logger
@@ -43,9 +45,15 @@ def fill(sampler: BottomKSampler, extractor: FeatureExtractor, dataset: paddle.i
     for index, data in enumerate(progress(loader, "features")):
         features = extractor(data["img"])
         labels = labels_at(data["label"].numpy().squeeze(), features.shape[2:])
-        positions, classes, keys = sampler.candidates(labels.reshape(-1), [seed, index])
-        if not len(positions):
-            continue
-        pixels = features.reshape([features.shape[1], -1])
-        chosen = pixels.index_select(paddle.to_tensor(positions), axis=1)
-        sampler.add(chosen.numpy().T, classes, keys)
+        offer(sampler, features, labels.reshape(-1), [seed, index])
+
+
+def offer(sampler: BottomKSampler, features: paddle.Tensor, labels: np.ndarray,
+          seed: List[int]) -> None:
+    """Offer the features [1, D, h, w] of an image with ``labels`` [h·w] to ``sampler``."""
+    positions, classes, keys = sampler.candidates(labels, seed)
+    if not len(positions):
+        return
+    pixels = features.reshape([features.shape[1], -1])
+    chosen = pixels.index_select(paddle.to_tensor(positions), axis=1)
+    sampler.add(chosen.numpy().T, classes, keys)

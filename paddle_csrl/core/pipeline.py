@@ -13,15 +13,17 @@ from paddle_csrl.core.classifier import train_classifier
 from paddle_csrl.core.features import extract_features
 from paddle_csrl.core.generator import train_generator
 from paddle_csrl.core.projection import fold_projection
-from paddle_csrl.core.report import audit_line, score, visualdl_line
-from paddle_csrl.core.run import Run
+from paddle_csrl.core.report import audit_line, score, visualdl_line, warn_of_leaks
+from paddle_csrl.core.run import SELF_TRAINING, Run
 from paddle_csrl.core.segmentor import train_segmentor
+from paddle_csrl.core.self_training import train_on_pseudo_labels
 from paddle_csrl.core.trainer import load_weights
 from paddle_csrl.errors import UserError
 from paddle_csrl.utils import atomic_path
 
 _RUN_STAGE = {"segmentor": train_segmentor, "features": extract_features,
-              "generator": train_generator, "classifier": train_classifier}
+              "generator": train_generator, "classifier": train_classifier,
+              SELF_TRAINING: train_on_pseudo_labels}
 _RUN_PROJECTION_STAGE = {"segmentor": train_segmentor, "classifier": fold_projection}
 
 
@@ -40,6 +42,7 @@ def run_pipeline(run: Run, stage: Optional[str] = None) -> Dict[str, Any]:
             out of date.
     """
     start = time.time()
+    warn_of_leaks(run.config)
     stages = [stage] if stage else list(run.stages)
     run_stages(run, stages)
     write_config(run)
@@ -54,6 +57,7 @@ def run_pipeline(run: Run, stage: Optional[str] = None) -> Dict[str, Any]:
     logger.info(f"model: {run.final_model}, made in {time.time() - start:.0f} s")
     if log_dir:
         logger.info(f"curves: {visualdl_line(run.save_dir)}")
+    warn_of_leaks(run.config)
     return metrics
 
 
@@ -66,8 +70,9 @@ def run_stages(run: Run, stages: Sequence[str]) -> None:
     """
     unknown = [stage for stage in stages if stage not in run.stages]
     if unknown:
-        raise UserError(f"--stage {unknown[0]}: {run.config.path} has a `projection` and its "
-                        f"stages are {', '.join(run.stages)}; name one of them")
+        reason = "a `projection`" if run.config.projection else "no `self_training`"
+        raise UserError(f"--stage {unknown[0]}: {run.config.path} has {reason} and its stages are "
+                        f"{', '.join(run.stages)}; name one of them")
     for earlier in run.stages[:run.stages.index(stages[0])]:
         run.require(earlier)
     preflight.check(run, stages)
@@ -77,7 +82,7 @@ def run_stages(run: Run, stages: Sequence[str]) -> None:
 
 def _run_unless_finished(run: Run, stage: str) -> None:
     changes = run.changes(stage)
-    final_is_missing = stage == "classifier" and not os.path.isfile(run.final_model)
+    final_is_missing = stage == run.stages[-1] and not run.has_final_model()
     if changes == [] and not final_is_missing and not run.resumes(stage):
         logger.info(f"[{stage}] up to date: {run.output(stage)}")
         return

@@ -10,7 +10,8 @@ from paddle_csrl.builder import UserErrorBuilder
 from paddle_csrl.core.classifier import make_batches
 from paddle_csrl.core.feature_bank import FeatureBank
 from paddle_csrl.core.generator import make_task
-from paddle_csrl.core.run import Run
+from paddle_csrl.core.legacy import label_counts
+from paddle_csrl.core.run import SELF_TRAINING, Run
 from paddle_csrl.core.trainer import require_full_batch
 from paddle_csrl.errors import UserError
 from paddle_csrl.utils import make_folder
@@ -31,6 +32,7 @@ def check(run: Run, stages: Sequence[str]) -> None:
                        run.builder.unseen_ids)
     if stages[0] == "segmentor":
         _check_last_layer(run)
+    _check_unseen_images(run)
     _check_resumed(run, stages)
     for stage in stages:
         run.check_folder(stage)
@@ -53,6 +55,17 @@ def check_sections(sections: Dict[str, Any], embeddings: np.ndarray, seen_ids: n
             _check_losses(sections[stage])
     make_batches(sections["classifier"], bank, np.zeros((len(unseen_ids), 1, 1), np.float32),
                  unseen_ids, seed=0)
+
+
+def _check_unseen_images(run: Run) -> None:
+    """Whether what the config says of the images of unseen classes can be done."""
+    if run.config.leaks and run.config.transductive:
+        raise UserError("`self_training` needs `classifier.mode: clean`, for legacy draws by "
+                        "labels, of which its images have none; leave one of the two out")
+    if run.config.leaks:
+        label_counts(run)
+    if run.config.transductive:
+        run.builder.unlabelled_dataset
 
 
 def _check_last_layer(run: Run) -> None:
@@ -80,6 +93,9 @@ def _check_resumed(run: Run, stages: Sequence[str]) -> None:
         raise UserError(f"--resume_model {run.resume_model} goes on training stage 1, which "
                         f"`segmentor_weights: {run.config.segmentor_weights}` replaces; leave one "
                         f"of the two out")
+    if stage == SELF_TRAINING:
+        raise UserError(f"--resume_model {run.resume_model}: stage {stage} labels its images anew "
+                        f"and cannot go on from within a round; leave the flag out")
     section = run.config.dic if stage == "segmentor" else run.config.dic[stage]
     done = int(run.resume_model.rsplit("_", 1)[-1])
     if done >= section["iters"]:

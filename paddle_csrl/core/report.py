@@ -12,6 +12,7 @@ from paddleseg.utils import logger
 
 import paddle_csrl
 from paddle_csrl.builder import ZeroShotBuilder
+from paddle_csrl.config import ZeroShotConfig
 from paddle_csrl.core.evaluate import evaluate
 from paddle_csrl.core.monitor import StageLogWriter
 from paddle_csrl.core.pictures import PictureBook
@@ -46,7 +47,7 @@ def score(builder: ZeroShotBuilder, model: paddle.nn.Layer, out: Optional[str] =
     scores = evaluator.compute()
     metrics = describe(builder, scores)
     if paddle.distributed.get_rank() == 0:
-        logger.info(f"[EVAL] #Images: {len(dataset)}\n{evaluator.table()}")
+        logger.info(f"[EVAL] #Images: {len(dataset)}\n{evaluator.table(config.remark)}")
         if out:
             write_json(out, metrics)
             logger.info(f"scores: {out}")
@@ -69,8 +70,10 @@ def describe(builder: ZeroShotBuilder, scores: Dict[str, Any]) -> Dict[str, Any]
     classes = [{"name": name, "iou": _number(iou), "seen": class_id not in unseen}
                for class_id, (name, iou) in enumerate(zip(builder.class_names,
                                                           scores["class_iou"]))]
-    return {**summary, "classes": classes, "images": len(builder.val_dataset),
-            "config": builder.config.dic, "seed": builder.config.seed, "versions": versions()}
+    marks = {"leaks": builder.config.leaks, "transductive": builder.config.transductive}
+    return {**summary, **{key: value for key, value in marks.items() if value},
+            "classes": classes, "images": len(builder.val_dataset), "config": builder.config.dic,
+            "seed": builder.config.seed, "versions": versions()}
 
 
 def versions() -> Dict[str, str]:
@@ -83,8 +86,18 @@ def versions() -> Dict[str, str]:
 def audit_line(builder: ZeroShotBuilder) -> str:
     """One line that says what of the training data was used."""
     audit = builder.train_dataset.audit()
+    if builder.config.leaks:
+        audit = {"LEAKS": builder.config.leaks, **audit}
+    if builder.config.transductive:
+        audit["transductive"] = f"{len(builder.unlabelled_dataset)} images without their labels"
     return ("audit: " + ", ".join(f"{key.replace('_', ' ')}: {value}"
                                   for key, value in audit.items()))
+
+
+def warn_of_leaks(config: ZeroShotConfig) -> None:
+    """Say so, where the config lets labels of unseen classes into training."""
+    if config.leaks:
+        logger.warning(f"LEAKS: {config.leaks}")
 
 
 def visualdl_line(save_dir: str) -> str:

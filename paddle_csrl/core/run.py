@@ -21,8 +21,12 @@ STAGES = ("segmentor", "features", "generator", "classifier")
 #: Those of a config with a `projection`, whose last one only folds.
 PROJECTION_STAGES = ("segmentor", "classifier")
 
+#: An optional last one, of a config with a section of that name.
+SELF_TRAINING = "self_training"
+
 _OUTPUTS = {"segmentor": "model.pdparams", "features": "bank.npz",
-            "generator": "model.pdparams", "classifier": "model.pdparams"}
+            "generator": "model.pdparams", "classifier": "model.pdparams",
+            SELF_TRAINING: "model.pdparams"}
 
 _SEGMENTOR_KEYS = ("model", "loss", "optimizer", "lr_scheduler", "iters", "batch_size",
                    "train_dataset", "val_dataset", "test_config", "to_static_training",
@@ -54,7 +58,9 @@ class Run:
     @property
     def stages(self) -> Tuple[str, ...]:
         """The stages of this run, in order."""
-        return PROJECTION_STAGES if self.config.projection else STAGES
+        if self.config.projection:
+            return PROJECTION_STAGES
+        return (*STAGES, SELF_TRAINING) if self.config.transductive else STAGES
 
     def folder(self, stage: str) -> str:
         return os.path.join(self.save_dir, stage)
@@ -84,7 +90,7 @@ class Run:
         """The checkpoint to go on from, if it is one of this stage."""
         parent = self.resume_model and os.path.basename(os.path.dirname(self.resume_model))
         if parent and self.trains(stage) and (
-                parent == stage or (parent not in STAGES and stage == "segmentor")):
+                parent == stage or (parent not in _OUTPUTS and stage == "segmentor")):
             return self.resume_model
         return None
 
@@ -119,11 +125,24 @@ class Run:
             special = {"generator": _without_logging(dic["generator"]),
                        "bank": checksum(self.output("features")),
                        "normalize": self.builder.normalizes_features, "embeddings": embeddings}
+        elif stage == SELF_TRAINING:
+            features = zero_shot.get("features") or {}
+            special = {SELF_TRAINING: _without_logging(dic[SELF_TRAINING]),
+                       "classifier": _without_logging(dic["classifier"]), "embeddings": embeddings,
+                       "transforms": features.get("transforms")
+                       or dic["val_dataset"].get("transforms"),
+                       "layer": checksum(self.output("classifier")),
+                       "segmentor": checksum(self.output("segmentor")),
+                       "bank": checksum(self.output("features")),
+                       "generator": checksum(self.output("generator")),
+                       "unlabelled": self.builder.unlabelled_fingerprint}
         else:
             special = {"classifier": _without_logging(dic["classifier"]), "embeddings": embeddings,
                        "segmentor": checksum(self.output("segmentor")),
                        "bank": checksum(self.output("features")),
                        "generator": checksum(self.output("generator"))}
+            if self.config.leaks:
+                special["labels"] = self.builder.whole_fingerprint
         # A copy, for PaddleSeg's builder adds to the config as it builds.
         return json.loads(json.dumps({**common, **special}))
 
@@ -135,6 +154,15 @@ class Run:
             return None
         inputs, old = self.inputs(stage), record.get("inputs", {})
         return sorted(key for key in set(inputs) | set(old) if inputs.get(key) != old.get(key))
+
+    def has_final_model(self) -> bool:
+        """Whether the final model is there and was made by the last stage of this config."""
+        return os.path.isfile(self.final_model) and not self._is_self_trained()
+
+    def _is_self_trained(self) -> bool:
+        """Whether self-training, which this config does without, made the final model."""
+        record = None if SELF_TRAINING in self.stages else read_json(self._record(SELF_TRAINING))
+        return isinstance(record, dict) and bool(record.get("finished"))
 
     def require(self, stage: str) -> None:
         """Insist that an earlier stage is finished and up to date.
@@ -172,6 +200,8 @@ class Run:
         """Mark the stage as finished from ``inputs``."""
         if paddle.distributed.get_rank() == 0:
             write_json(self._record(stage), {"finished": True, "inputs": inputs})
+            if stage == self.stages[-1] and self._is_self_trained():
+                write_json(self._record(SELF_TRAINING), {"finished": False})
         logger.info(f"[{stage}] finished: {self.output(stage)}")
 
     def _record(self, stage: str) -> str:

@@ -4,7 +4,7 @@ Items are whole batches and depend on the seed and their index alone, so that an
 indices among workers or devices gives the same data.
 """
 
-from typing import Dict, Union
+from typing import Dict, Tuple, Union
 
 import numpy as np
 import paddle
@@ -95,9 +95,14 @@ class ClassifierBatches(paddle.io.Dataset):
         seen = rng.choice(self.seen_ids, self.batch_size - num_unseen, p=self.seen_probabilities)
         features, labels = self.bank.draw(seen, rng), seen
         if num_unseen:
-            rows = rng.integers(len(self.unseen_ids), size=num_unseen)
-            columns = rng.integers(self.generated.shape[1], size=num_unseen)
-            features = np.concatenate([features, self.generated[rows, columns]])
-            labels = np.concatenate([labels, self.unseen_ids[rows]])
+            of_unseen, unseen = self.draw_unseen(num_unseen, rng)
+            features = np.concatenate([features, of_unseen])
+            labels = np.concatenate([labels, unseen])
         return {"img": np.ascontiguousarray(features.T[:, :, None]),
                 "label": labels[:, None].astype(np.int64)}
+
+    def draw_unseen(self, number: int, rng: np.random.Generator) -> Tuple[np.ndarray, np.ndarray]:
+        """Features [number, D] of unseen classes and their class ids [number]."""
+        rows = rng.integers(len(self.unseen_ids), size=number)
+        columns = rng.integers(self.generated.shape[1], size=number)
+        return self.generated[rows, columns], self.unseen_ids[rows]

@@ -95,6 +95,28 @@ class ZeroShotDataset(paddle.io.Dataset):
         files = getattr(self.dataset, "file_list", None)
         return [] if files is None else [files[source] for source in self._sources]
 
+    @property
+    def unlabelled_images(self) -> List[str]:
+        """Paths of the training images that the policy keeps labels from; labels stay here.
+
+        With ``drop`` the images left out; with ``ignore`` those in which a label, as it leaves
+        here, has pixels without a class.
+
+        Raises:
+            UserError: there is none, or the data set offers no way to know.
+        """
+        files = getattr(self.dataset, "file_list", None)
+        if self._scan is None or not files or not all(map(_is_pair, files)):
+            raise UserError(f"`self_training` needs a data set with a file_list of image and label "
+                            f"paths, which {type(self.dataset).__name__} has not; leave it out")
+        hidden = self._scan.counts[:, self.unseen_ids].any(1)
+        if self.policy == "ignore":
+            hidden |= self._scan.unlabelled > 0
+        if not hidden.any():
+            raise UserError("`self_training` has nothing to learn from: no training image shows "
+                            "an unseen class; leave it out")
+        return [files[source][0] for source in np.flatnonzero(hidden)]
+
     def __len__(self) -> int:
         return len(self._sources)
 
@@ -137,6 +159,20 @@ class ZeroShotDataset(paddle.io.Dataset):
                 "pixels_unseen_used": 0 if self._remaps else unseen,
                 "seen_classes_absent": [self.class_names[class_id] for class_id in self.seen_ids
                                         if pixels[class_id] == 0]}
+
+    def leaked_label_counts(self) -> np.ndarray:
+        """int64 [N, C]: pixels of every class in every image, also in those left out.
+
+        The policy is there to keep these from training; see ``core.legacy``, the only user.
+
+        Raises:
+            UserError: the labels cannot be scanned.
+        """
+        if self._scan is None:
+            raise UserError(f"`classifier.mode: legacy` needs the labels of all images, but "
+                            f"{type(self.dataset).__name__} has neither a file_list nor "
+                            f"label_histogram(); use mode: clean")
+        return self._scan.counts
 
     def _scan_dataset(self) -> Optional[LabelScan]:
         """Pixels per image and class; ``None`` if the data set offers no way to know."""

@@ -122,14 +122,19 @@ class ZeroShotEvaluator:
             "selection_miou": _mean(self._class_iou(only_seen)[~self.unseen]),
         }
 
-    def table(self) -> str:
-        """Class IoUs and the four summary scores in percent, as a text table."""
+    def table(self, remark: str = "") -> str:
+        """Class IoUs and the four summary scores in percent, as a text table.
+
+        Args:
+            remark (str): stands above the summary.
+        """
         scores = self.compute()
         table = PrettyTable(["class", "kind", "IoU %"], align="r")
         table.align["class"] = "l"
         for name, unseen, iou in zip(self.class_names, self.unseen, scores["class_iou"]):
             table.add_row([name, "unseen" if unseen else "seen", f"{100 * iou:.2f}"])
         summary = PrettyTable(["seen mIoU", "unseen mIoU", "mIoU", "hIoU"])
+        summary.title = remark or None
         summary.add_row([f"{100 * scores[key]:.2f}" for key in _SUMMARY])
         return f"{table}\n{summary}"
 

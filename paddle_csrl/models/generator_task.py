@@ -75,9 +75,18 @@ class GeneratorTask(nn.Layer):
         seen, unseen = output.features.split([self.num_seen, self.num_unseen])
         return [seen, unseen, *output.relations]
 
+    def generate(self, num_samples: int) -> paddle.Tensor:
+        """Features of the seen, then of the unseen classes, [S + U, num_samples, D]."""
+        features = self.generator(self.embeddings, num_samples).features
+        seen, unseen = features.split([self.num_seen, self.num_unseen])
+        return paddle.concat([seen, self._placed(unseen)])
+
     def generate_unseen(self, num_samples: int) -> paddle.Tensor:
         """Features of the unseen classes alone, [U, num_samples, D]."""
-        features = self.generator(self.embeddings, num_samples).features[self.num_seen:]
+        return self._placed(self.generator(self.embeddings, num_samples).features[self.num_seen:])
+
+    def _placed(self, features: paddle.Tensor) -> paddle.Tensor:
+        """Features of the unseen classes with their means where ``unseen_prototypes`` says."""
         if self.unseen_prototypes == "free" or not self.num_unseen:
             return features
         means = features.astype("float32").mean(1).numpy()
