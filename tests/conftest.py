@@ -20,6 +20,7 @@ RECIPES = {
     "custom": tiny_runs.custom,
     "spnet": functools.partial(tiny_runs.custom, name="spnet/spnet_custom"),
     "segdevise": functools.partial(tiny_runs.shapes, name="segdevise/segdevise_shapes"),
+    "zs3net": tiny_runs.zs3net,
 }
 
 

@@ -109,6 +109,13 @@ def custom(root: str, cache: str, name: str = "csrl_custom", **kwargs: Any) -> R
         f"val_dataset.val_path={data}/val.txt", "val_dataset.num_classes=5")
 
 
+def zs3net(root: str, cache: str) -> Recipe:
+    """ZS3Net on the data of ``custom``, with enough predictions of unseen classes to train on."""
+    recipe = custom(root, cache, os.path.join("zs3net", "zs3net_custom"))
+    return recipe._replace(opts=(*recipe.opts, "generator.relation=prototypes",
+                                 "classifier.calibration=3.0"))
+
+
 def _recipe(name: str, cache: str, *opts: str) -> Recipe:
     return Recipe(config_path(name), (*SHRUNK, f"zero_shot.cache_dir={cache}", *opts))
 

@@ -134,7 +134,8 @@ class ZeroShotEvaluator:
         for name, unseen, iou in zip(self.class_names, self.unseen, scores["class_iou"]):
             table.add_row([name, "unseen" if unseen else "seen", f"{100 * iou:.2f}"])
         summary = PrettyTable(["seen mIoU", "unseen mIoU", "mIoU", "hIoU"])
-        summary.title = remark or None
+        if remark:
+            summary.title = remark
         summary.add_row([f"{100 * scores[key]:.2f}" for key in _SUMMARY])
         return f"{table}\n{summary}"
 
