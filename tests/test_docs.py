@@ -16,7 +16,8 @@ def read(*names: str) -> str:
         return file.read()
 
 
-@pytest.mark.parametrize("section", ["", "zero_shot", "projection", "generator", "classifier"])
+@pytest.mark.parametrize("section", ["", "zero_shot", "projection", "generator", "classifier",
+                                     "self_training"])
 def test_every_config_key_is_documented(section):
     text = read("docs", "configs.md")
     missing = [key for key in KNOWN_KEYS[section] if not re.search(rf"`[\w.]*\b{key}\b", text)]

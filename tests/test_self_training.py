@@ -11,7 +11,7 @@ import paddle
 import pytest
 from fabricated import write_label
 from PIL import Image
-from tiny_runs import run_all, times, zs3net
+from tiny_runs import config_path, run_all, times, zs3net
 from visualdl import LogReader
 
 from paddle_csrl.cli import train
@@ -209,7 +209,7 @@ def test_the_sample_is_bounded(trained):
 def test_without_predictions_all_is_generated_and_that_is_said(trained, tmp_path, capsys):
     run = trained.copy(tmp_path / "run")
     run.again("classifier.calibration=-1000.0")
-    assert "no pixel is predicted as cow, car, whose features are all gen" in capsys.readouterr().out
+    assert "no pixel is predicted as cow, car, whose features" in capsys.readouterr().out
 
 
 def test_the_run_is_called_transductive(trained, finished, capsys):
@@ -418,6 +418,15 @@ def test_the_stage_needs_its_section(finished, tmp_path):
     with pytest.raises(UserError, match="--stage self_training is none of the stages of .*custom"):
         train.main(finished("zs3net").recipe.argv(save_dir=tmp_path, stage="self_training"))
     assert not os.listdir(tmp_path)
+
+
+@pytest.mark.parametrize("opt, match", [
+    ("self_training={}", "`self_training` trains the layer of stage 3, which a `projection` has"),
+    ("classifier.mode=legacy", "`classifier.mode: legacy` is a way to generate features"),
+])
+def test_a_projection_has_no_layer_to_train(opt, match):
+    with pytest.raises(UserError, match=match):
+        ZeroShotConfig(config_path("spnet/spnet_shapes"), [opt])
 
 
 def test_the_stage_alone(finished, tmp_path):
