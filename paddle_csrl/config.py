@@ -304,11 +304,15 @@ def check_keys(dic: Dict[str, Any], place: str) -> None:
         raise UserError(f"{place}: `segmentor_weights: {weights}` must be the path of a .pdparams "
                         f"file, or null to train stage 1")
     _check_projection(dic, place)
-    calibration = (dic.get("classifier") or {}).get("calibration", 0.0)
+    _check_classifier(dic, place)
+    _check_self_training(dic.get("self_training") or {}, place)
+
+
+def _check_classifier(dic: Dict[str, Any], place: str) -> None:
+    content = dic.get("classifier") or {}
+    calibration, mode = content.get("calibration", 0.0), content.get("mode", "clean")
     if isinstance(calibration, bool) or not isinstance(calibration, (int, float)):
         raise UserError(f"{place}: `classifier.calibration: {calibration}` must be a number")
-    _check_self_training(dic.get("self_training") or {}, place)
-    mode = (dic.get("classifier") or {}).get("mode", "clean")
     if mode not in CLASSIFIER_MODES:
         raise UserError(f"{place}: `classifier.mode: {mode}` must be one of "
                         f"{', '.join(CLASSIFIER_MODES)}")
