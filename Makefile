@@ -15,7 +15,8 @@ test: install
 test-paddle26:
 	$(MAKE) test VENV=.venv-paddle26 REQUIREMENTS=requirements-paddle26.txt
 
-# tools/convert_zs3.py against PyTorch itself, which the other tests do without.
+# tools/convert_zs3.py against PyTorch itself, which the other tests do without; see
+# requirements-torch.txt for its CPU build.
 test-torch:
 	$(MAKE) install VENV=.venv-torch REQUIREMENTS=requirements-torch.txt
 	.venv-torch/bin/python -m pytest tests_torch
