@@ -330,6 +330,7 @@ def test_a_bad_space_is_named(tmp_path, text, message):
     ("generator.loss.coef: [[1.0]]", "two lists of one length"),
     ("generator.loss.types.9.gamma: [1.0]", "cannot be set, for `types` holds"),
     ("classifier.unseen_share: [2.0]", "must be auto or a number"),
+    ("classifier.mode: [legacy]", "`classifier.mode: legacy` reads labels of unseen classes"),
 ])
 def test_a_bad_candidate_is_found_before_anything_is_trained(tmp_path, dic, monkeypatch, line,
                                                              message):
@@ -631,6 +632,12 @@ def test_a_projection_has_nothing_to_tune_here(space_file, tmp_path):
     with pytest.raises(UserError, match="spnet_shapes.yml has a `projection`"):
         tune.main(["-c", config, "--device", "cpu", "--method", "csrl", "--space", space_file,
                    "--save_dir", str(tmp_path / "run")])
+
+
+def test_a_config_that_leaks_is_not_tuned(space_file, dic):
+    dic["classifier"]["mode"] = "legacy"
+    with pytest.raises(UserError, match="reads labels of unseen classes"):
+        Space(space_file, "point").start(dic)
 
 
 def test_the_shipped_space_holds_for_the_shipped_config(dic):

@@ -97,6 +97,10 @@ class Space:
             for key, value in item.items():
                 set_key(dic, key, copy.deepcopy(value))
         check_keys(dic, self.path)
+        mode = dic["classifier"].get("mode", "clean")
+        if mode != "clean":
+            raise UserError(f"{self.path}: `classifier.mode: {mode}` reads labels of unseen "
+                            f"classes, which tuning keeps away from; set it to clean")
         return dic
 
     def draws(self, start: Dict[str, Any], number: int, classifiers: int,
