@@ -12,7 +12,7 @@ import copy
 import difflib
 import inspect
 import os
-from typing import Any, Dict, Iterable, Optional, Sequence
+from typing import Any, Dict, Iterable, Mapping, Optional, Sequence, Union
 
 import yaml
 from paddle.optimizer import lr
@@ -126,7 +126,9 @@ class ZeroShotConfig(Config):
 
     Args:
         path (str): the YAML file.
-        opts (list[str], optional): ``key.subkey=value`` overrides, as PaddleSeg's ``--opts``.
+        opts (list[str] | dict, optional): ``key.subkey=value`` overrides, as PaddleSeg's
+            ``--opts``, or dotted key to value.
+        includes (sequence of str): YAML files merged over the file, the last one strongest.
         overrides (dict, optional): dotted key to value, applied last (command-line flags).
             A value of ``None`` leaves the key as it is.
 
@@ -134,10 +136,10 @@ class ZeroShotConfig(Config):
         UserError: a missing, misspelt or ill-typed key, naming it and the nearest known one.
     """
 
-    def __init__(self, path: str, opts: Optional[Iterable[str]] = None,
-                 overrides: Optional[Dict[str, Any]] = None):
-        self.path = path
-        self._settings = {**dict(map(_parse_opt, opts or [])),
+    def __init__(self, path: str, opts: Union[Iterable[str], Mapping[str, Any], None] = None,
+                 overrides: Optional[Dict[str, Any]] = None, includes: Sequence[str] = ()):
+        self.path, self.includes = path, includes
+        self._settings = {**(opts if isinstance(opts, Mapping) else parse_opts(opts or [])),
                           **{key: value for key, value in (overrides or {}).items()
                              if value is not None}}
         _check_path(path)
@@ -153,9 +155,11 @@ class ZeroShotConfig(Config):
 
     def update_config_dict(self, dic: dict, *args, **kwargs) -> dict:
         """Apply ``opts`` and the overrides, then check every key."""
+        for include in self.includes:
+            dic = merge(load_yaml(include), dic)
         dic = _unshared(dic)
         for dotted, value in self._settings.items():
-            set_key(dic, dotted, value)
+            set_key(dic, dotted, _unshared(value))
         _unwrap_zero_shot_datasets(dic)
         check_keys(dic, self.path)
         return dic
@@ -223,6 +227,11 @@ class StageConfig(Config):
         # it infers nothing.
         self.dic = {**copy.deepcopy(section), "train_dataset": {"type": "Dataset"}}
         DefaultLossRule("loss").check_and_correct(self)
+
+
+def parse_opts(items: Iterable[str]) -> Dict[str, Any]:
+    """Dotted key to value of ``key=value`` texts, as ``--opts`` takes them."""
+    return dict(map(_parse_opt, items))
 
 
 def _parse_opt(item: str) -> tuple:

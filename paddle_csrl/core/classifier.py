@@ -11,7 +11,7 @@ from paddleseg.utils import logger, utils
 from paddle_csrl.config import StageConfig
 from paddle_csrl.core.evaluate import evaluate
 from paddle_csrl.core.feature_bank import FeatureBank, Scale
-from paddle_csrl.core.final_layer import final_layer, put_back, unit_direction
+from paddle_csrl.core.final_layer import final_layer, put_back, save_layer, unit_direction
 from paddle_csrl.core.generator import load_bank, load_generator
 from paddle_csrl.core.legacy import label_counts, legacy_batches
 from paddle_csrl.core.monitor import StageLogWriter
@@ -89,10 +89,7 @@ def train_layer(run: Run, stage: str, bank: FeatureBank, scale: Scale,
                                 last.origin, batches_of)
     save_state(classifier.state_dict(), run.output(stage))
     if stage == run.stages[-1]:
-        last.exchange(classifier)
-        save_state(last.segmentor.state_dict(), run.final_model)
-        logger.info(f"[{stage}] final model, a stock {type(last.segmentor).__name__}: "
-                    f"{run.final_model}")
+        last.save(classifier)
     return classifier
 
 
@@ -119,8 +116,21 @@ class LastLayer:
 
     def exchange(self, classifier: PixelClassifier) -> None:
         """Make ``classifier`` the layer, calibrated as the config says."""
-        put_back(self._layer, final_layer(classifier, self.scale, self.run.builder.seen_ids,
-                                          self.run.calibration, self._unit))
+        put_back(self._layer, self._folded(classifier))
+
+    def save(self, classifier: PixelClassifier) -> None:
+        """Write what the run ends with: the segmentor with ``classifier``, or the layer alone."""
+        if self.run.shared_dir:
+            save_layer(self._folded(classifier), self.run.final_layer)
+            return
+        self.exchange(classifier)
+        save_state(self.segmentor.state_dict(), self.run.final_model)
+        logger.info(f"final model, a stock {type(self.segmentor).__name__}: "
+                    f"{self.run.final_model}")
+
+    def _folded(self, classifier: PixelClassifier) -> Dict[str, np.ndarray]:
+        return final_layer(classifier, self.scale, self.run.builder.seen_ids,
+                           self.run.calibration, self._unit)
 
 
 def make_batches(section: Dict[str, Any], bank: FeatureBank, generated: np.ndarray,

@@ -1,5 +1,6 @@
 """The trained layer as the segmentor's own: standardization and calibration folded in."""
 
+import zipfile
 from typing import Dict, Optional
 
 import numpy as np
@@ -7,7 +8,9 @@ from paddle import nn
 from paddleseg.utils import logger
 
 from paddle_csrl.core.feature_bank import FeatureBank, Scale
+from paddle_csrl.errors import UserError
 from paddle_csrl.models.pixel_classifier import PixelClassifier
+from paddle_csrl.utils import atomic_path
 
 
 def final_layer(classifier: PixelClassifier, scale: Scale, seen_ids: np.ndarray,
@@ -60,3 +63,23 @@ def put_back(layer: nn.Conv2D, values: Dict[str, np.ndarray]) -> None:
     """Write ``weight`` and ``bias`` into the segmentor's classification layer."""
     for name, value in values.items():
         getattr(layer, name).set_value(value)
+
+
+def save_layer(values: Dict[str, np.ndarray], path: str) -> None:
+    """Write what ``final_layer`` returned as ``.npz``, atomically."""
+    with atomic_path(path) as temporary:
+        np.savez(temporary, **values)
+
+
+def load_layer(path: str) -> Dict[str, np.ndarray]:
+    """Read what ``save_layer`` wrote.
+
+    Raises:
+        UserError: the file is missing or not whole.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as content:
+            return {name: content[name] for name in content.files}
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise UserError(f"{path} is no whole classification layer ({error}); run its stage "
+                        f"classifier again") from None

@@ -1,10 +1,11 @@
 """One training run: its config, folders and the record of what is finished."""
 
+import functools
 import hashlib
 import json
 import os
 import shutil
-from typing import Any, Dict, List, Optional, Tuple
+from typing import Any, Dict, List, Optional, Sequence, Tuple
 
 import paddle
 from paddleseg.utils import logger
@@ -43,10 +44,17 @@ class Run:
     Args:
         config (ZeroShotConfig): the config.
         resume_model (str, optional): a checkpoint folder ``<stage>/iter_N`` to go on from.
+        shared_dir (str, optional): folder of the stages that several runs share. Such a run
+            ends with its new classification layer alone, not with a copy of the segmentor.
+        shared_stages (sequence of str): the stages found there.
     """
 
-    def __init__(self, config: ZeroShotConfig, resume_model: Optional[str] = None):
+    def __init__(self, config: ZeroShotConfig, resume_model: Optional[str] = None,
+                 shared_dir: Optional[str] = None,
+                 shared_stages: Sequence[str] = ("segmentor", "features")):
         self.config = config
+        self.shared_dir = shared_dir
+        self.shared_stages = tuple(shared_stages) if shared_dir else ()
         self.builder = ZeroShotBuilder(config)
         self.save_dir = config.save_dir
         self.resume_model = resume_model and os.path.abspath(resume_model)
@@ -63,7 +71,8 @@ class Run:
         return (*STAGES, SELF_TRAINING) if self.config.transductive else STAGES
 
     def folder(self, stage: str) -> str:
-        return os.path.join(self.save_dir, stage)
+        parent = self.shared_dir if stage in self.shared_stages else self.save_dir
+        return os.path.join(parent, stage)
 
     def output(self, stage: str) -> str:
         """The file that a finished stage leaves for the next ones."""
@@ -73,6 +82,16 @@ class Run:
     def final_model(self) -> str:
         """The state dict of a stock segmentor that the run ends with."""
         return os.path.join(self.save_dir, "model.pdparams")
+
+    @property
+    def final_layer(self) -> str:
+        """The new classification layer, ``weight`` and ``bias``, where stages are shared."""
+        return os.path.join(self.save_dir, "layer.npz")
+
+    @property
+    def result(self) -> str:
+        """The file that the run ends with."""
+        return self.final_layer if self.shared_dir else self.final_model
 
     @property
     def calibration(self) -> float:
@@ -146,18 +165,22 @@ class Run:
         # A copy, for PaddleSeg's builder adds to the config as it builds.
         return json.loads(json.dumps({**common, **special}))
 
+    def is_finished(self, stage: str) -> bool:
+        """Whether the stage has come to its end, from whatever inputs."""
+        record = read_json(self._record(stage))
+        return (isinstance(record, dict) and bool(record.get("finished"))
+                and os.path.isfile(self.output(stage)))
+
     def changes(self, stage: str) -> Optional[List[str]]:
         """Names of the inputs that changed since the stage finished; None if it never did."""
-        record = read_json(self._record(stage))
-        if not isinstance(record, dict) or not record.get("finished") \
-                or not os.path.isfile(self.output(stage)):
+        if not self.is_finished(stage):
             return None
-        inputs, old = self.inputs(stage), record.get("inputs", {})
+        inputs, old = self.inputs(stage), read_json(self._record(stage)).get("inputs", {})
         return sorted(key for key in set(inputs) | set(old) if inputs.get(key) != old.get(key))
 
     def has_final_model(self) -> bool:
         """Whether the final model is there and was made by the last stage of this config."""
-        return os.path.isfile(self.final_model) and not self._is_self_trained()
+        return os.path.isfile(self.result) and not self._is_self_trained()
 
     def _is_self_trained(self) -> bool:
         """Whether self-training, which this config does without, made the final model."""
@@ -227,7 +250,13 @@ def _weights_checksum(path: str) -> str:
 
 
 def checksum(path: str) -> str:
-    """SHA-256 of a file, in hexadecimal."""
+    """SHA-256 of a file, in hexadecimal; read again only once the file has changed."""
+    status = os.stat(path)
+    return _checksum(path, status.st_ino, status.st_size, status.st_mtime_ns)
+
+
+@functools.lru_cache(maxsize=1024)
+def _checksum(path: str, *status: int) -> str:
     digest = hashlib.sha256()
     with open(path, "rb") as file:
         for block in iter(lambda: file.read(1 << 20), b""):

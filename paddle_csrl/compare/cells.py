@@ -1,0 +1,187 @@
+"""Training and scoring the cells of a comparison, each in a folder of its own."""
+
+import itertools
+import os
+import shutil
+import time
+import traceback
+from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
+
+from paddleseg.utils import logger
+
+from paddle_csrl.cli import user_message
+from paddle_csrl.compare.plan import Cell, Plan
+from paddle_csrl.compare.scoring import score_layers, score_model
+from paddle_csrl.core.final_layer import load_layer
+from paddle_csrl.core.pipeline import run_stages, write_config
+from paddle_csrl.core.report import describe
+from paddle_csrl.core.run import Run, checksum
+from paddle_csrl.core.segmentor import load_segmentor
+from paddle_csrl.core.trainer import load_weights
+from paddle_csrl.datasets.label_scan import fingerprint
+from paddle_csrl.metrics import ZeroShotEvaluator
+from paddle_csrl.utils import progress, read_json, write_json
+
+_SHARED = ("segmentor", "features")
+
+
+def run_cells(plan: Plan, cells: Sequence[Cell], retry_failed: bool = False,
+              on_scored: Optional[Callable[[], None]] = None) -> None:
+    """Train and score ``cells``, except those that are finished with the same settings.
+
+    A cell that fails leaves its reason in ``failure.json`` and the others go on.
+
+    Args:
+        plan: the comparison.
+        cells: in groups by split and stage-1 seed, as ``Plan.cells`` returns them.
+        retry_failed: run cells again that failed with the same settings.
+        on_scored: called whenever a group has been scored.
+    """
+    for key, group in itertools.groupby(progress(cells, "cells"),
+                                        lambda cell: (cell.split, cell.stage1_seed)):
+        _Group(plan, *key).run(group, retry_failed)
+        if on_scored:
+            on_scored()
+
+
+def read_scores(plan: Plan, cell: Cell) -> Dict[str, Any]:
+    """What is recorded of a cell under its present settings.
+
+    Returns:
+        The content of ``scores.json``; ``{"error": reason}`` if it failed; empty if neither.
+    """
+    for name in ("scores.json", "failure.json"):
+        record = read_json(os.path.join(plan.cell_dir(cell), name))
+        if isinstance(record, dict) and record.get("config") == plan.digest(cell):
+            return record
+    return {}
+
+
+class _Group:
+    """The cells of one split and stage-1 seed, which share a segmentor and a feature bank."""
+
+    def __init__(self, plan: Plan, split: str, stage1_seed: int):
+        self.plan = plan
+        self.base = Run(plan.stage1_config(split, stage1_seed))
+        self.stage1_error: Optional[Exception] = None
+        self.stage1_is_made = False
+
+    def run(self, cells: Sequence[Cell], retry_failed: bool) -> None:
+        shared: List[Tuple[Cell, Run]] = []
+        for cell in cells:
+            if "error" in read_scores(self.plan, cell) and not retry_failed:
+                continue
+            self._attempt([cell], lambda: self._train(cell, shared))
+        if shared:
+            self._attempt([cell for cell, _ in shared], lambda: self._score_shared(shared))
+
+    def _attempt(self, cells: List[Cell], action: Callable[[], None]) -> None:
+        """Do ``action``; if it fails, record why for ``cells``."""
+        try:
+            action()
+        except Exception as error:
+            reason = user_message(error)
+            if reason is None:
+                logger.error(traceback.format_exc())
+                text = " ".join(str(error).split()) or "no message"
+                reason = f"{type(error).__name__}: {text[-300:]}"
+            for cell in cells:
+                logger.error(f"[compare] {cell} failed: {reason}")
+                self._remove(cell, "scores.json")
+                write_json(self._path(cell, "failure.json"),
+                           {"config": self.plan.digest(cell), "error": reason})
+
+    def _train(self, cell: Cell, shared: List[Tuple[Cell, Run]]) -> None:
+        """Train what is missing of a cell; queue it in ``shared`` or score it at once."""
+        run = self._run_of(cell)
+        stages = [stage for stage in run.stages if stage not in run.shared_stages]
+        if not _is_trained(run):
+            self._remove(cell, "scores.json")
+            start = time.time()
+            try:
+                run_stages(run, stages)
+            except BaseException:
+                _discard_unfinished(run, stages)
+                raise
+            write_config(run)
+            logger.info(f"[compare] {cell}: trained in {time.time() - start:.0f} s")
+        _drop_checkpoints(run, stages)
+        if read_scores(self.plan, cell).get("inputs") == _score_inputs(run):
+            return
+        if run.shared_dir:
+            shared.append((cell, run))
+        else:
+            load_weights(run.builder.model, run.final_model)
+            self._record(cell, run, score_model(run.builder, run.builder.model))
+
+    def _run_of(self, cell: Cell) -> Run:
+        """The run of a cell, on the shared stages as far as they are made from its settings."""
+        run = Run(self.plan.cell_config(cell), shared_dir=self.base.save_dir)
+        if "generator" not in run.stages or run.inputs("segmentor") != \
+                self.base.inputs("segmentor"):
+            return Run(self.plan.cell_config(cell, own_stage1=True))
+        self._make_stage1()
+        if run.changes("features"):
+            return Run(self.plan.cell_config(cell), shared_dir=self.base.save_dir,
+                       shared_stages=("segmentor",))
+        return run
+
+    def _make_stage1(self) -> None:
+        if self.stage1_error:
+            raise self.stage1_error
+        if self.stage1_is_made:
+            return
+        try:
+            run_stages(self.base, _SHARED)
+            write_config(self.base)
+        except Exception as error:
+            self.stage1_error = error
+            raise
+        self.stage1_is_made = True
+
+    def _score_shared(self, shared: List[Tuple[Cell, Run]]) -> None:
+        layers = [load_layer(run.final_layer) for _, run in shared]
+        evaluators = score_layers(self.base.builder, load_segmentor(self.base), layers)
+        for (cell, run), evaluator in zip(shared, evaluators):
+            self._record(cell, run, evaluator)
+
+    def _record(self, cell: Cell, run: Run, evaluator: ZeroShotEvaluator) -> None:
+        metrics = describe(run.builder, evaluator.compute())
+        metrics.pop("config")
+        write_json(self._path(cell, "scores.json"), {
+            "config": self.plan.digest(cell), "inputs": _score_inputs(run), **metrics,
+            "confusion": evaluator.confusion.tolist()})
+        self._remove(cell, "failure.json")
+
+    def _path(self, cell: Cell, name: str) -> str:
+        return os.path.join(self.plan.cell_dir(cell), name)
+
+    def _remove(self, cell: Cell, name: str) -> None:
+        if os.path.exists(self._path(cell, name)):
+            os.remove(self._path(cell, name))
+
+
+def _is_trained(run: Run) -> bool:
+    return os.path.isfile(run.result) and all(run.changes(stage) == [] for stage in run.stages)
+
+
+def _score_inputs(run: Run) -> Dict[str, str]:
+    """What the scores of a trained cell depend on, besides its config."""
+    return {"model": checksum(run.result), "segmentor": checksum(run.output("segmentor")),
+            "images": fingerprint(run.builder.val_dataset.file_list)}
+
+
+def _discard_unfinished(run: Run, stages: Sequence[str]) -> None:
+    """Leave no part of a stage behind that was cut off."""
+    for stage in stages:
+        if not run.is_finished(stage):
+            shutil.rmtree(run.folder(stage), ignore_errors=True)
+    if os.path.isdir(run.save_dir) and not os.listdir(run.save_dir):
+        os.rmdir(run.save_dir)
+
+
+def _drop_checkpoints(run: Run, stages: Sequence[str]) -> None:
+    for stage in stages:
+        for entry in os.scandir(run.folder(stage)):
+            if entry.is_dir():
+                shutil.rmtree(entry.path)
