@@ -1,0 +1,467 @@
+"""Comparisons: one YAML file, shared stage 1, cells that resume, exact scores, tables."""
+
+import paddle_csrl  # noqa: F401  first: it orders the imports of cv2 and paddle
+
+import copy
+import csv
+import os
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import tiny_runs
+import yaml
+from tiny_config import tiny_content, write_config
+
+from paddle_csrl.cli import compare, train
+from paddle_csrl.compare import cells as cells_module
+from paddle_csrl.compare import scoring
+from paddle_csrl.compare.plan import Cell, Plan
+from paddle_csrl.core.evaluate import evaluate
+from paddle_csrl.core.final_layer import load_layer, put_back
+from paddle_csrl.core.run import Run
+from paddle_csrl.core.segmentor import load_segmentor
+from paddle_csrl.core.trainer import load_weights
+from paddle_csrl.errors import UserError
+from paddle_csrl.metrics import ZeroShotEvaluator
+from paddle_csrl.utils import read_json
+
+PAIR = {"types": [{"type": "MMDLoss"}, {"type": "PairwiseRelationLoss", "gamma": 1.0}],
+        "coef": [1.0, 1.0]}
+
+
+class Comparison:
+    """A comparison file over a tiny config, both in a folder of their own."""
+
+    def __init__(self, root: str, **changes):
+        self.root = str(root)
+        config = tiny_content(self.root)
+        # Small steps in, large steps out: seeds and methods then differ in what they predict.
+        config["classifier"]["lr_scheduler"] = {**config["lr_scheduler"], "learning_rate": 0.3}
+        config["train_dataset"]["transforms"].insert(
+            0, {"type": "RandomPaddingCrop", "crop_size": [32, 32]})
+        write_config(f"{self.root}/base.yml", config)
+        self.content = {
+            "config": "base.yml",
+            "splits": {"one": ["cow"], "two": {"unseen": "dog,car"}},
+            "seeds": [0, 1], "reference": "point",
+            "methods": {"point": None, "pair": {"opts": {"generator.loss": PAIR}}},
+            "save_dir": f"{self.root}/compared", **changes}
+        self.write()
+
+    def write(self) -> None:
+        write_config(f"{self.root}/compare.yml", self.content)
+
+    def path(self, *names: str) -> str:
+        return os.path.join(self.root, "compared", *names)
+
+    def argv(self, *flags: str) -> list:
+        return ["-c", f"{self.root}/compare.yml", "--device", "cpu", *flags]
+
+    def run(self, *flags: str) -> dict:
+        return compare.main(self.argv(*flags))
+
+    def plan(self) -> Plan:
+        return Plan(f"{self.root}/compare.yml")
+
+    def cell(self, method: str, seed: int = 0, split: str = "one") -> str:
+        return self.path(split, method, f"stage1_seed0_seed{seed}")
+
+    def rows(self) -> list:
+        with open(self.path("results.csv"), encoding="utf-8") as file:
+            return list(csv.DictReader(file))
+
+    def copy(self, root: str) -> "Comparison":
+        """The same, finished cells and all, to be changed. The data stay where they are."""
+        other = copy.deepcopy(self)
+        other.root = str(root)
+        other.content["save_dir"] = f"{other.root}/compared"
+        shutil.copytree(self.path(), other.path())
+        shutil.copy(f"{self.root}/base.yml", f"{other.root}/base.yml")
+        other.write()
+        return other
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory) -> Comparison:
+    """Both splits, methods and seeds, finished. Not to be changed."""
+    comparison = Comparison(tmp_path_factory.mktemp("done"))
+    assert comparison.run() == {"finished": 8, "failed": 0, "missing": 0}
+    return comparison
+
+
+def confusion_of(run: Run, model) -> np.ndarray:
+    """Counts of a whole model, evaluated by itself."""
+    dataset = run.builder.val_dataset
+    evaluator = ZeroShotEvaluator(dataset.num_classes, run.builder.unseen_ids,
+                                  ignore_index=dataset.ignore_index)
+    return evaluate(model, dataset, evaluator, **run.config.test_config).confusion
+
+
+def assembled(plan: Plan, cell: Cell) -> np.ndarray:
+    """Counts of a cell's layer in its segmentor, evaluated by itself."""
+    run = Run(plan.cell_config(cell), shared_dir=plan.stage1_dir(cell.split, cell.stage1_seed))
+    model = load_segmentor(run)
+    put_back(run.builder.classification_layer(model)[1], load_layer(run.final_layer))
+    return confusion_of(run, model)
+
+
+def test_folders_hold_one_stage_1_per_split_and_cells_without_segmentor_or_checkpoint(done):
+    assert sorted(os.listdir(done.path())) == sorted([
+        "one", "two", "results.md", "results.csv", "class_iou.csv"])
+    assert sorted(os.listdir(done.path("two"))) == ["pair", "point", "stage1_seed0"]
+    assert sorted(os.listdir(done.path("two", "stage1_seed0"))) == [
+        "config.yml", "features", "segmentor"]
+    assert tiny_runs.files(done.cell("pair", 1)) == [
+        "classifier/model.pdparams", "classifier/stage.json", "config.yml",
+        "generator/model.pdparams", "generator/relations.png", "generator/stage.json",
+        "layer.npz", "scores.json"]
+
+
+def test_scores_are_those_of_the_assembled_models(done):
+    plan = done.plan()
+    found = []
+    for cell in plan.cells():
+        scores = read_json(os.path.join(plan.cell_dir(cell), "scores.json"))
+        assert np.array_equal(scores["confusion"], assembled(plan, cell)), cell
+        found.append(scores["confusion"])
+    assert len({str(item) for item in found}) > 4  # the cells differ, so none stands for another
+
+
+def test_seeds_go_to_the_stages_after_the_first(done):
+    plan = done.plan()
+    config = plan.cell_config(Cell("one", 0, "pair", 1))
+    assert (config.seed, config.dic["generator"]["seed"], config.dic["classifier"]["seed"]) == (
+        0, 1, 1)
+    assert config.dic["generator"]["loss"] == PAIR
+    assert plan.cell_config(Cell("one", 0, "point", 1)).dic["generator"]["loss"]["types"] == [
+        {"type": "MMDLoss"}]
+    first, second = (tiny_runs.digest(os.path.join(done.cell("pair", seed), "layer.npz"))
+                     for seed in (0, 1))
+    assert first != second
+
+
+def test_the_csv_files_hold_every_cell_and_class(done):
+    rows = done.rows()
+    assert [row["status"] for row in rows] == ["finished"] * 8
+    record = read_json(os.path.join(done.cell("pair", 1, "two"), "scores.json"))
+    [row] = [row for row in rows if (row["split"], row["method"], row["seed"]) ==
+             ("two", "pair", "1")]
+    for column, key in (("seen", "seen_miou"), ("unseen", "unseen_miou"), ("miou", "miou"),
+                        ("hiou", "hiou")):
+        assert float(row[column]) == pytest.approx(100 * record[key], abs=1e-4)
+    with open(done.path("class_iou.csv"), encoding="utf-8") as file:
+        classes = [row for row in csv.DictReader(file) if (
+            row["split"], row["method"], row["seed"]) == ("two", "pair", "1")]
+    assert [row["class"] for row in classes if row["kind"] == "unseen"] == ["dog", "car"]
+    assert [float(row["iou"]) for row in classes] == pytest.approx(
+        [100 * item["iou"] for item in record["classes"]], abs=1e-4)
+
+
+def test_a_second_call_changes_no_cell(done, tmp_path):
+    again = done.copy(tmp_path)
+    before = {split: tiny_runs.times(again.path(split)) for split in ("one", "two")}
+    assert again.run() == {"finished": 8, "failed": 0, "missing": 0}
+    after = {split: tiny_runs.times(again.path(split)) for split in ("one", "two")}
+    for split in before:
+        before[split].pop("stage1_seed0/config.yml"), after[split].pop("stage1_seed0/config.yml")
+    assert after == before
+
+
+def test_changed_settings_run_their_own_cells_again(done, tmp_path):
+    changed = done.copy(tmp_path)
+    changed.content["methods"]["pair"]["opts"]["generator.iters"] = 3
+    changed.write()
+    before = tiny_runs.times(changed.path("one"))
+    assert changed.run("--tables_only") == {"finished": 4, "failed": 0, "missing": 4}
+    changed.run("--splits", "one")
+    after = tiny_runs.times(changed.path("one"))
+    moved = {name.split("/")[0] for name in after if after[name] != before.get(name)}
+    assert moved == {"pair", "stage1_seed0"}  # of the latter only the copy of its config
+    assert changed.run("--tables_only") == {"finished": 6, "failed": 0, "missing": 2}
+
+
+def test_a_lost_layer_is_made_and_scored_again(done, tmp_path):
+    changed = done.copy(tmp_path)
+    lost = os.path.join(changed.cell("pair", 1), "layer.npz")
+    scores = read_json(os.path.join(changed.cell("pair", 1), "scores.json"))
+    os.remove(lost)
+    changed.run("--splits", "one")
+    assert os.path.isfile(lost)
+    assert read_json(os.path.join(changed.cell("pair", 1), "scores.json")) == scores
+
+
+def test_selections_run_what_they_name(tmp_path):
+    comparison = Comparison(tmp_path, stage1_seeds=[0, 3])
+    counts = comparison.run("--splits", "two", "--methods", "point", "--seeds", "1",
+                            "--stage1_seeds", "3")
+    assert counts == {"finished": 1, "failed": 0, "missing": 15}
+    assert os.listdir(comparison.path("two", "point")) == ["stage1_seed3_seed1"]
+    assert read_json(comparison.path("two", "stage1_seed3", "segmentor",
+                                     "stage.json"))["inputs"]["seed"] == 3
+    for flags in (["--methods", "all"], ["--splits", "three"], ["--seeds", "7"]):
+        with pytest.raises(UserError, match=rf"{flags[0]} {flags[1]} is none of .*compare.yml"):
+            comparison.run(*flags)
+
+
+def test_stage_1_made_by_the_train_tool_is_taken_as_it_is(tmp_path):
+    comparison = Comparison(tmp_path)
+    folder = comparison.path("two", "stage1_seed0")
+    for stage in ("segmentor", "features"):
+        train.main(["-c", f"{tmp_path}/base.yml", "--save_dir", folder, "--stage", stage,
+                    "--no-use_vdl", "--seed", "0", "--device", "cpu",
+                    "--opts", "zero_shot.unseen=dog,car"])
+    before = tiny_runs.times(folder)
+    comparison.run("--splits", "two", "--methods", "point", "--seeds", "0")
+    after = tiny_runs.times(folder)
+    assert {name for name in after if after[name] != before[name]} == {"config.yml"}
+
+
+def test_the_backbone_sees_every_image_once_for_all_cells(done, tmp_path, monkeypatch):
+    again = done.copy(tmp_path)
+    for seed in (0, 1):
+        os.remove(os.path.join(again.cell("point", seed), "scores.json"))
+        os.remove(os.path.join(again.cell("pair", seed), "scores.json"))
+    plan, counts = again.plan(), []
+    load = cells_module.load_segmentor
+
+    def counted(run):
+        model = load(run)
+        # An image of zeros is how the classification layer is looked for.
+        model.backbone.register_forward_pre_hook(
+            lambda _, inputs: counts.append(1) if inputs[0].abs().max() > 0 else None)
+        return model
+
+    monkeypatch.setattr(cells_module, "load_segmentor", counted)
+    again.run("--splits", "one")
+    assert len(counts) == 4  # images of the validation set
+    scores = [read_json(os.path.join(done.plan().cell_dir(cell), "scores.json"))["confusion"]
+              for cell in plan.cells(splits=["one"])]
+    assert scores == [read_json(os.path.join(plan.cell_dir(cell), "scores.json"))["confusion"]
+                      for cell in plan.cells(splits=["one"])]
+
+
+@pytest.mark.parametrize("test_config", [
+    {}, {"is_slide": True, "crop_size": [32, 32], "stride": [24, 24]},
+    {"aug_eval": True, "scales": [0.75, 1.25], "flip_horizontal": True}], ids=str)
+@pytest.mark.parametrize("resized", [False, True])
+def test_layers_scored_together_count_as_one_by_one(done, monkeypatch, test_config, resized):
+    """Whatever follows the layer: sliding windows, augmentation, images of another size."""
+    plan = done.plan()
+    plan.command_opts["test_config"] = test_config
+    if resized:
+        plan.command_opts["val_dataset.transforms"] = [
+            {"type": "Resize", "target_size": [48, 40]}, {"type": "Normalize"}]
+    run = Run(plan.cell_config(Cell("one", 0, "point", 0)),
+              shared_dir=plan.stage1_dir("one", 0))
+    layers = [load_layer(os.path.join(done.cell(method, seed), "layer.npz"))
+              for method in ("point", "pair") for seed in (0, 1)]
+    monkeypatch.setattr(scoring, "MAX_LOGITS", 4 * 5 * 3 * 64 * 80)  # three at a time
+    model = load_segmentor(run)
+    together = scoring.score_layers(run.builder, model, layers)
+    _, convolution = run.builder.classification_layer(model)
+    for layer, evaluator in zip(layers, together):
+        put_back(convolution, layer)
+        assert np.array_equal(evaluator.confusion, confusion_of(run, model))
+
+
+def test_a_method_with_another_stage_1_trains_its_own_in_every_cell(tmp_path):
+    comparison = Comparison(tmp_path, stage1_seeds=[2], methods={
+        "point": None, "wide": {"opts": {"iters": 1}}})
+    comparison.run("--splits", "one")
+    cell = comparison.path("one", "wide", "stage1_seed2_seed1")
+    assert {"segmentor", "features", "generator", "classifier"} < set(os.listdir(cell))
+    assert os.listdir(os.path.join(cell, "segmentor")) == ["model.pdparams", "stage.json"] or \
+        sorted(os.listdir(os.path.join(cell, "segmentor"))) == ["model.pdparams", "stage.json"]
+    assert read_json(os.path.join(cell, "segmentor", "stage.json"))["inputs"]["seed"] == 2001
+    plan = comparison.plan()
+    run = Run(plan.cell_config(Cell("one", 2, "wide", 1), own_stage1=True))
+    load_weights(run.builder.model, run.final_model)
+    assert np.array_equal(read_json(os.path.join(cell, "scores.json"))["confusion"],
+                          confusion_of(run, run.builder.model))
+
+
+def test_a_method_with_another_bank_shares_the_segmentor_alone(tmp_path):
+    comparison = Comparison(tmp_path, methods={
+        "point": None, "few": {"opts": {"zero_shot.features.samples_per_class": 4}}})
+    comparison.run("--splits", "one", "--seeds", "0")
+    assert sorted(os.listdir(comparison.cell("few"))) == [
+        "classifier", "config.yml", "features", "generator", "layer.npz", "scores.json"]
+    assert {row["status"] for row in comparison.rows() if row["split"] == "one"
+            and row["seed"] == "0"} == {"finished"}
+
+
+def test_included_files_are_merged_over_the_config(tmp_path):
+    comparison = Comparison(tmp_path, methods={
+        "point": {"include": ["tuned/{split}.yml", "more.yml"], "opts": {"classifier.iters": 9}}})
+    os.mkdir(tmp_path / "tuned")
+    for split, width in (("one", 5), ("two", 6)):
+        write_config(f"{tmp_path}/tuned/{split}.yml", {
+            "generator": {"model": {"hidden_dim": width}, "iters": 3}})
+    write_config(f"{tmp_path}/more.yml", {"generator": {"iters": 4}})
+    plan = comparison.plan()
+    for split, width in (("one", 5), ("two", 6)):
+        dic = plan.cell_config(Cell(split, 0, "point", 0)).dic
+        assert dic["generator"]["model"]["hidden_dim"] == width
+        assert dic["generator"]["model"]["noise_dim"] == 4
+        assert (dic["generator"]["iters"], dic["classifier"]["iters"]) == (4, 9)
+    os.remove(tmp_path / "tuned" / "two.yml")
+    with pytest.raises(UserError, match=r"methods.point.include: tuned/\{split\}.yml.*two.yml"):
+        comparison.plan()
+
+
+def test_settings_are_applied_from_the_general_to_the_particular(tmp_path):
+    comparison = Comparison(tmp_path, opts={"generator.iters": 3, "generator.num_samples": 7,
+                                            "zero_shot.embeddings.words": None})
+    comparison.content["splits"]["two"]["opts"] = {"generator.num_samples": 8,
+                                                   "classifier.iters": 5}
+    comparison.content["methods"]["pair"]["opts"]["classifier.iters"] = 6
+    comparison.write()
+    plan = Plan(f"{tmp_path}/compare.yml", ["generator.loss.coef=[1.0, 0.5]"])
+    for split, method, samples, iters in (("one", "pair", 7, 6), ("two", "pair", 8, 6)):
+        dic = plan.cell_config(Cell(split, 0, method, 0)).dic
+        assert (dic["generator"]["num_samples"], dic["classifier"]["iters"]) == (samples, iters)
+        assert dic["generator"]["loss"]["coef"] == [1.0, 0.5]
+        assert dic["zero_shot"]["embeddings"]["words"] is None
+    assert plan.stage1_config("two", 0).dic["classifier"]["iters"] == 5
+
+
+def test_a_cell_that_fails_is_recorded_and_the_others_go_on(tmp_path, monkeypatch):
+    vectors = tmp_path / "vectors.txt"
+    comparison = Comparison(tmp_path, seeds=[0], methods={
+        "broken": {"opts": {"zero_shot.embeddings.path": str(vectors)}}, "point": None},
+        reference="point")
+    assert comparison.run("--splits", "one") == {"finished": 1, "failed": 1, "missing": 2}
+    failed, other = (row for row in comparison.rows() if row["split"] == "one")
+    assert (failed["status"], failed["hiou"], other["status"]) == ("failed", "", "finished")
+    assert "vectors.txt" in failed["reason"]
+    with open(comparison.path("results.md"), encoding="utf-8") as file:
+        text = file.read()
+    assert "| broken | 0, 1 failed |" in text and failed["reason"] in text.replace("\\|", "|")
+    with open(vectors, "w", encoding="utf-8") as file:
+        for index, name in enumerate(("background", "cat", "dog", "cow", "car")):
+            file.write(f"{name} {index} {index % 2} 1.0\n")
+    assert comparison.run("--splits", "one")["failed"] == 1  # not by itself
+    assert comparison.run("--splits", "one", "--retry_failed") == {
+        "finished": 2, "failed": 0, "missing": 2}
+    assert not os.path.exists(os.path.join(comparison.cell("broken"), "failure.json"))
+
+
+def test_a_stage_1_that_fails_is_tried_once_and_fails_its_cells(tmp_path, monkeypatch):
+    comparison = Comparison(tmp_path)
+    tried = []
+
+    def fail(run, stages):
+        tried.append(stages)
+        raise RuntimeError("out of\nmemory")
+
+    monkeypatch.setattr(cells_module, "run_stages", fail)
+    assert comparison.run("--splits", "one") == {"finished": 0, "failed": 4, "missing": 4}
+    assert len(tried) == 1
+    assert {row["reason"] for row in comparison.rows() if row["status"] == "failed"} == {
+        "RuntimeError: out of memory"}
+
+
+def test_the_tool_says_by_its_exit_status_that_cells_failed(done, tmp_path):
+    broken = done.copy(tmp_path)
+    tool = [sys.executable, os.path.join(tiny_runs.ROOT, "tools", "compare.py")]
+    plan = broken.plan()
+    cell = plan.cells()[0]
+    os.remove(os.path.join(plan.cell_dir(cell), "scores.json"))
+    cells_module.write_json(os.path.join(plan.cell_dir(cell), "failure.json"),
+                            {"config": plan.digest(cell), "error": "no memory"})
+    result = subprocess.run([*tool, *broken.argv("--tables_only")], capture_output=True, text=True)
+    assert result.returncode == 1, result.stderr
+    broken.content["seed"] = [0]
+    broken.write()
+    result = subprocess.run([*tool, *broken.argv("--tables_only")], capture_output=True, text=True)
+    assert result.returncode == 2
+    assert "unknown key `seed`; did you mean `seeds`?" in result.stderr.splitlines()[-1]
+
+
+def test_an_interrupted_cell_leaves_no_part_of_a_stage(tmp_path, monkeypatch):
+    comparison = Comparison(tmp_path, seeds=[0])
+    stages = cells_module.run_stages
+
+    def interrupted(run, names):
+        if names == ["generator", "classifier"]:
+            stages(run, ["generator"])
+            run.begin("classifier")
+            raise KeyboardInterrupt
+        stages(run, names)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(cells_module, "run_stages", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            comparison.run("--splits", "one", "--methods", "pair")
+    assert os.listdir(comparison.cell("pair")) == ["generator"]
+    kept = tiny_runs.times(os.path.join(comparison.cell("pair"), "generator"))
+    assert comparison.run("--splits", "one")["finished"] == 2
+    assert tiny_runs.times(os.path.join(comparison.cell("pair"), "generator")) == kept
+
+
+def test_two_calls_on_different_splits_end_with_one_table(done, tmp_path):
+    """Tables hold what any call has finished, not what this one has."""
+    both = done.copy(tmp_path)
+    shutil.move(both.path("two"), f"{tmp_path}/two")
+    assert both.run("--splits", "one")["missing"] == 4
+    shutil.move(f"{tmp_path}/two", both.path("two"))
+    both.run("--splits", "one")
+    assert {row["status"] for row in both.rows()} == {"finished"}
+
+
+@pytest.mark.parametrize("change, message", [
+    ({"config": None}, r"`config` is missing"),
+    ({"config": "none.yml"}, r"`config: none.yml`: there is no file .*none.yml"),
+    ({"seed": [0]}, r"unknown key `seed`; did you mean `seeds`\?"),
+    ({"splits": {}}, r"`splits: \{\}` must hold one `name: ...`"),
+    ({"splits": {"one": []}}, r"`splits.one: \[\]` must be a list of class names"),
+    ({"splits": {"one": {"unseen": ["cow"], "opt": {}}}}, r"unknown key `splits.one.opt`; did"),
+    ({"splits": {"a/b": ["cow"]}}, r"`splits.a/b` names a folder"),
+    ({"methods": {"stage1_seed0": None}}, r"`methods.stage1_seed0` names a folder"),
+    ({"methods": {"point": {"opts": ["iters"]}}}, r"`methods.point.opts: \['iters'\]` must hold"),
+    ({"methods": {"point": {"include": 3}}}, r"`methods.point.include: 3` must be a list"),
+    ({"methods": {"point": ["x"]}}, r"`methods.point` must hold `key: value` pairs"),
+    ({"methods": {"point": {"config": "gone.yml"}}}, r"methods.point.config: gone.yml"),
+    ({"reference": "best"}, r"`reference: best` is none of the methods point, pair"),
+    ({"seeds": []}, r"`seeds: \[\]` must be a list of different whole numbers"),
+    ({"seeds": [0, 0]}, r"`seeds: \[0, 0\]` must be"),
+    ({"seeds": [True]}, r"`seeds: \[True\]` must be"),
+    ({"stage1_seeds": [1000]}, r"`stage1_seeds: \[1000\]` must be"),
+    ({"paper": "coco"}, r"`paper: coco` must be one of voc, context, ablation"),
+    ({"save_dir": ["x"]}, r"`save_dir: \['x'\]` must be a folder's name"),
+    ({"methods": {"point": {"opts": {"generator.iterations": 3}}}, "reference": "point"},
+     r"unknown key `generator.iterations`"),
+], ids=str)
+def test_mistakes_in_the_file_are_named(done, tmp_path, change, message):
+    content = {**copy.deepcopy(done.content), **change}
+    content = {key: value for key, value in content.items() if value is not None}
+    shutil.copy(f"{done.root}/base.yml", tmp_path / "base.yml")
+    write_config(f"{tmp_path}/compare.yml", content)
+    with pytest.raises(UserError, match=message) as error:
+        compare.main(["-c", f"{tmp_path}/compare.yml", "--tables_only"])
+    assert "\n" not in str(error.value)
+
+
+def test_a_file_that_cannot_be_read_is_named(tmp_path):
+    with pytest.raises(UserError, match="no comparison at .*none.yml"):
+        Plan(f"{tmp_path}/none.yml")
+    (tmp_path / "torn.yml").write_text("splits: [")
+    with pytest.raises(UserError, match="torn.yml is not well-formed YAML"):
+        Plan(f"{tmp_path}/torn.yml")
+    (tmp_path / "empty.yml").write_text("")
+    with pytest.raises(UserError, match="a comparison must hold"):
+        Plan(f"{tmp_path}/empty.yml")
+
+
+def test_the_comparisons_of_the_project_read_and_name_real_splits():
+    folder = os.path.join(tiny_runs.ROOT, "configs")
+    names = [name for name in os.listdir(folder) if name.startswith("compare_")]
+    assert len(names) >= 5
+    for name in names:
+        plan = Plan(os.path.join(folder, name))
+        plan.check()
+        with open(os.path.join(folder, name), encoding="utf-8") as file:
+            assert set(plan.splits) == set(yaml.safe_load(file)["splits"])
