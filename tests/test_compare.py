@@ -5,20 +5,21 @@ import paddle_csrl  # noqa: F401  first: it orders the imports of cv2 and paddle
 import copy
 import csv
 import os
+import runpy
 import shutil
-import subprocess
 import sys
 
 import numpy as np
 import pytest
 import tiny_runs
-import yaml
 from tiny_config import tiny_content, write_config
 
 from paddle_csrl.cli import compare, train
 from paddle_csrl.compare import cells as cells_module
 from paddle_csrl.compare import scoring
 from paddle_csrl.compare.plan import Cell, Plan
+from paddle_csrl.compare.results import paper_table
+from paddle_csrl.config import ZeroShotConfig
 from paddle_csrl.core.evaluate import evaluate
 from paddle_csrl.core.final_layer import load_layer, put_back
 from paddle_csrl.core.run import Run
@@ -273,8 +274,8 @@ def test_a_method_with_another_stage_1_trains_its_own_in_every_cell(tmp_path):
     comparison.run("--splits", "one")
     cell = comparison.path("one", "wide", "stage1_seed2_seed1")
     assert {"segmentor", "features", "generator", "classifier"} < set(os.listdir(cell))
-    assert os.listdir(os.path.join(cell, "segmentor")) == ["model.pdparams", "stage.json"] or \
-        sorted(os.listdir(os.path.join(cell, "segmentor"))) == ["model.pdparams", "stage.json"]
+    assert sorted(os.listdir(os.path.join(cell, "segmentor"))) == [
+        "model.pdparams", "stage.json"]
     assert read_json(os.path.join(cell, "segmentor", "stage.json"))["inputs"]["seed"] == 2001
     plan = comparison.plan()
     run = Run(plan.cell_config(Cell("one", 2, "wide", 1), own_stage1=True))
@@ -291,6 +292,20 @@ def test_a_method_with_another_bank_shares_the_segmentor_alone(tmp_path):
         "classifier", "config.yml", "features", "generator", "layer.npz", "scores.json"]
     assert {row["status"] for row in comparison.rows() if row["split"] == "one"
             and row["seed"] == "0"} == {"finished"}
+
+
+def test_systems_without_a_generator_are_trained_and_scored_whole(tmp_path):
+    comparison = Comparison(tmp_path, splits={"one": ["cow"]}, reference="spnet", methods={
+        "spnet": {"opts": {"projection": {"similarity": "dot"}}}})
+    assert comparison.run() == {"finished": 2, "failed": 0, "missing": 0}
+    assert os.listdir(comparison.path("one")) == ["spnet"]  # nothing was shared
+    weights = [tiny_runs.digest(os.path.join(comparison.cell("spnet", seed), "model.pdparams"))
+               for seed in (0, 1)]
+    assert weights[0] != weights[1]
+    run = Run(comparison.plan().cell_config(Cell("one", 0, "spnet", 1), own_stage1=True))
+    load_weights(run.builder.model, run.final_model)
+    assert np.array_equal(confusion_of(run, run.builder.model), read_json(
+        os.path.join(comparison.cell("spnet", 1), "scores.json"))["confusion"])
 
 
 def test_included_files_are_merged_over_the_config(tmp_path):
@@ -364,21 +379,27 @@ def test_a_stage_1_that_fails_is_tried_once_and_fails_its_cells(tmp_path, monkey
         "RuntimeError: out of memory"}
 
 
-def test_the_tool_says_by_its_exit_status_that_cells_failed(done, tmp_path):
+def test_the_tool_says_by_its_exit_status_that_cells_failed(done, tmp_path, monkeypatch, capfd):
     broken = done.copy(tmp_path)
-    tool = [sys.executable, os.path.join(tiny_runs.ROOT, "tools", "compare.py")]
+
+    def tool(*flags: str) -> int:
+        monkeypatch.setattr(sys, "argv", ["compare.py", *broken.argv(*flags)])
+        with pytest.raises(SystemExit) as stopped:
+            runpy.run_path(os.path.join(tiny_runs.ROOT, "tools", "compare.py"),
+                           run_name="__main__")
+        return stopped.value.code
+
+    assert tool("--tables_only") == 0
     plan = broken.plan()
     cell = plan.cells()[0]
     os.remove(os.path.join(plan.cell_dir(cell), "scores.json"))
     cells_module.write_json(os.path.join(plan.cell_dir(cell), "failure.json"),
                             {"config": plan.digest(cell), "error": "no memory"})
-    result = subprocess.run([*tool, *broken.argv("--tables_only")], capture_output=True, text=True)
-    assert result.returncode == 1, result.stderr
+    assert tool("--tables_only") == 1
     broken.content["seed"] = [0]
     broken.write()
-    result = subprocess.run([*tool, *broken.argv("--tables_only")], capture_output=True, text=True)
-    assert result.returncode == 2
-    assert "unknown key `seed`; did you mean `seeds`?" in result.stderr.splitlines()[-1]
+    assert tool("--tables_only") == 2
+    assert "unknown key `seed`; did you mean `seeds`?" in capfd.readouterr().err.splitlines()[-1]
 
 
 def test_an_interrupted_cell_leaves_no_part_of_a_stage(tmp_path, monkeypatch):
@@ -392,14 +413,17 @@ def test_an_interrupted_cell_leaves_no_part_of_a_stage(tmp_path, monkeypatch):
             raise KeyboardInterrupt
         stages(run, names)
 
+    def times_of(cell):
+        return tiny_runs.times(cell)["generator/model.pdparams"]
+
     with monkeypatch.context() as patch:
         patch.setattr(cells_module, "run_stages", interrupted)
         with pytest.raises(KeyboardInterrupt):
             comparison.run("--splits", "one", "--methods", "pair")
     assert os.listdir(comparison.cell("pair")) == ["generator"]
-    kept = tiny_runs.times(os.path.join(comparison.cell("pair"), "generator"))
+    kept = times_of(comparison.cell("pair"))
     assert comparison.run("--splits", "one")["finished"] == 2
-    assert tiny_runs.times(os.path.join(comparison.cell("pair"), "generator")) == kept
+    assert times_of(comparison.cell("pair")) == kept
 
 
 def test_two_calls_on_different_splits_end_with_one_table(done, tmp_path):
@@ -456,12 +480,19 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path):
         Plan(f"{tmp_path}/empty.yml")
 
 
-def test_the_comparisons_of_the_project_read_and_name_real_splits():
+@pytest.mark.parametrize("name", ["shapes", "custom", "voc", "context", "ablation_voc"])
+def test_the_comparisons_of_the_project_fit_their_configs(name):
     folder = os.path.join(tiny_runs.ROOT, "configs")
-    names = [name for name in os.listdir(folder) if name.startswith("compare_")]
-    assert len(names) >= 5
-    for name in names:
-        plan = Plan(os.path.join(folder, name))
-        plan.check()
-        with open(os.path.join(folder, name), encoding="utf-8") as file:
-            assert set(plan.splits) == set(yaml.safe_load(file)["splits"])
+    plan = Plan(os.path.join(folder, f"compare_{name}.yml"))
+    plan.check()
+    for split in plan.splits if "{split}" in plan.config or "ablation" in name else ():
+        own = ZeroShotConfig(plan.config.replace("{split}", split)).zero_shot["unseen"]
+        assert sorted(plan.splits[split].unseen) == sorted(own)
+    terms = {"point": 1, "point_pair": 2, "point_list": 2, "csrl": 3}
+    for method in set(terms) & set(plan.methods):
+        loss = plan.cell_config(plan.cells([method])[0]).dic["generator"]["loss"]
+        assert len(loss["types"]) == len(loss["coef"]) == terms[method]
+    if plan.paper:
+        assert set(paper_table(plan.paper)["splits"]) == set(plan.splits)
+        assert all(set(rows) == set(plan.methods)
+                   for rows in paper_table(plan.paper)["splits"].values())

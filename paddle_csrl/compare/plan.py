@@ -70,7 +70,8 @@ class Plan:
     """A comparison as its YAML file describes it.
 
     Args:
-        path (str): the file; paths in it are relative to its folder.
+        path (str): the file; paths in it are relative to its folder, and ``{split}`` in them
+            stands for the split's name.
         opts (list[str]): ``key.subkey=value`` overrides for all cells, stronger than the file.
         save_dir (str, optional): folder of everything, in place of the file's.
 
@@ -85,13 +86,13 @@ class Plan:
         for key in ("config", "splits", "methods"):
             if key not in content:
                 raise UserError(f"{path}: `{key}` is missing")
-        self.config = self._file(content["config"], "config")
         self.opts = _pairs(content, "opts", path)
         self.command_opts = parse_opts(opts)
         self.stage1_seeds = _seeds(content.get("stage1_seeds", [0]), "stage1_seeds", path)
         self.seeds = _seeds(content.get("seeds", [0]), "seeds", path)
         self.splits = {name: self._split(name, item)
                        for name, item in _named(content, "splits", path).items()}
+        self.config = self._file(content["config"], "config")
         self.methods = {name: self._method(name, item)
                         for name, item in _named(content, "methods", path).items()}
         self.reference = content.get("reference", next(iter(self.methods)))
@@ -147,10 +148,11 @@ class Plan:
 
     def stage1_config(self, split: str, stage1_seed: int) -> ZeroShotConfig:
         """The config of the shared stages: the base with the split and the seed, no more."""
-        return ZeroShotConfig(self.config, _merged(self.opts, self.splits[split].opts,
-                                                   self.command_opts, self._unseen(split)),
-                              {"save_dir": self.stage1_dir(split, stage1_seed),
-                               "seed": stage1_seed, "use_vdl": False})
+        return ZeroShotConfig(
+            self._for(split, self.config),
+            _merged(self.opts, self.splits[split].opts, self.command_opts, self._unseen(split)),
+            {"save_dir": self.stage1_dir(split, stage1_seed), "seed": stage1_seed,
+             "use_vdl": False})
 
     def cell_config(self, cell: Cell, own_stage1: bool = False) -> ZeroShotConfig:
         """The config of a cell.
@@ -162,13 +164,13 @@ class Plan:
         """
         method = self.methods[cell.method]
         config = ZeroShotConfig(
-            method.config or self.config,
+            self._for(cell.split, method.config or self.config),
             _merged(self.opts, self.splits[cell.split].opts, method.opts, self.command_opts,
                     self._unseen(cell.split)),
             {"save_dir": self.cell_dir(cell), "use_vdl": False, "keep_checkpoint_max": 1,
              "seed": _OWN_SEEDS * cell.stage1_seed + cell.seed if own_stage1
              else cell.stage1_seed},
-            includes=[path.replace("{split}", cell.split) for path in method.include])
+            includes=[self._for(cell.split, path) for path in method.include])
         for stage in ("generator", "classifier"):
             if isinstance(config.dic.get(stage), dict):
                 config.dic[stage].update(seed=cell.seed, save_interval=_NEVER)
@@ -189,14 +191,18 @@ class Plan:
     def _unseen(self, split: str) -> Dict[str, Any]:
         return {"zero_shot.unseen": list(self.splits[split].unseen)}
 
-    def _file(self, name: Any, key: str, split: str = "") -> str:
-        """Path of a YAML file that ``key`` names, with ``{split}`` checked for every split."""
+    def _for(self, split: str, path: str) -> str:
+        return path.replace("{split}", split)
+
+    def _file(self, name: Any, key: str) -> str:
+        """Path of the YAML file that ``key`` names for every split."""
         if not isinstance(name, str):
             raise UserError(f"{self.path}: `{key}: {name}` must be the name of a YAML file")
         path = os.path.normpath(os.path.join(os.path.dirname(self.path), name))
-        shown = path.replace("{split}", split) if split else path
-        if not os.path.isfile(shown):
-            raise UserError(f"{self.path}: `{key}: {name}`: there is no file {shown}")
+        for split in self.splits:
+            if not os.path.isfile(self._for(split, path)):
+                raise UserError(f"{self.path}: `{key}: {name}`: there is no file "
+                                f"{self._for(split, path)}")
         return path
 
     def _split(self, name: str, item: Any) -> Split:
@@ -221,10 +227,9 @@ class Plan:
         if not isinstance(include, list):
             raise UserError(f"{self.path}: `{place}.include: {include}` must be a list of YAML "
                             f"files")
-        paths = {self._file(path, f"{place}.include", split): None
-                 for path in include for split in self.splits}
+        paths = tuple(self._file(path, f"{place}.include") for path in include)
         config = content.get("config")
-        return Method(name, config and self._file(config, f"{place}.config"), tuple(paths),
+        return Method(name, config and self._file(config, f"{place}.config"), paths,
                       _pairs(content, "opts", self.path, place))
 
 
