@@ -162,7 +162,7 @@ class _Group:
 
 
 def _is_trained(run: Run) -> bool:
-    return os.path.isfile(run.result) and all(run.changes(stage) == [] for stage in run.stages)
+    return run.has_final_model() and all(run.changes(stage) == [] for stage in run.stages)
 
 
 def _score_inputs(run: Run) -> Dict[str, str]:

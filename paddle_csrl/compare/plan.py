@@ -28,10 +28,12 @@ _OWN_SEEDS = 1000
 
 _NEVER = 10**9  # iterations
 
+_LATER_STAGES = ("generator", "classifier", "self_training")
+
 # What has no influence on a score.
 _IRRELEVANT = {"": ("save_dir", "num_workers", "log_iters", "use_vdl", "keep_checkpoint_max"),
-               "zero_shot": ("cache_dir",), "generator": ("log_iters", "save_interval"),
-               "classifier": ("log_iters", "save_interval")}
+               "zero_shot": ("cache_dir",), **{stage: ("log_iters", "save_interval")
+                                                for stage in _LATER_STAGES}}
 
 
 @dataclass(frozen=True)
@@ -171,7 +173,7 @@ class Plan:
              "seed": _OWN_SEEDS * cell.stage1_seed + cell.seed if own_stage1
              else cell.stage1_seed},
             includes=[self._for(cell.split, path) for path in method.include])
-        for stage in ("generator", "classifier"):
+        for stage in _LATER_STAGES:
             if isinstance(config.dic.get(stage), dict):
                 config.dic[stage].update(seed=cell.seed, save_interval=_NEVER)
         return config
