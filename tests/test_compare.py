@@ -111,7 +111,8 @@ def assembled(plan: Plan, cell: Cell) -> np.ndarray:
 
 def test_folders_hold_one_stage_1_per_split_and_cells_without_segmentor_or_checkpoint(done):
     assert sorted(os.listdir(done.path())) == sorted([
-        "one", "two", "results.md", "results.csv", "class_iou.csv"])
+        "one", "two", "results.md", "results.csv", "class_iou.csv", "results.html", "hiou.svg",
+        "hiou_differences.svg", "hiou_by_seen_classes.svg"])
     assert sorted(os.listdir(done.path("two"))) == ["pair", "point", "stage1_seed0"]
     assert sorted(os.listdir(done.path("two", "stage1_seed0"))) == [
         "config.yml", "features", "segmentor"]

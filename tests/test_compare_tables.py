@@ -5,6 +5,8 @@ import paddle_csrl  # noqa: F401  first: it orders the imports of cv2 and paddle
 import csv
 import math
 import os
+import re
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -13,12 +15,14 @@ from tiny_config import write_config
 
 from paddle_csrl.compare import tables
 from paddle_csrl.compare.plan import PAPER_TABLES, Plan
+from paddle_csrl.compare.plots import all_plots
 from paddle_csrl.compare.report import write_report
 from paddle_csrl.compare.results import Results, paper_table
 from paddle_csrl.compare.statistics import paired_difference, summarize, t_interval
+from paddle_csrl.compare.svg import Scale
 from paddle_csrl.utils import write_json
 
-NAN = math.nan
+NAN, SVG = math.nan, "{http://www.w3.org/2000/svg}"
 
 
 def test_mean_and_spread_by_hand():
@@ -120,11 +124,11 @@ def test_score_tables_show_mean_spread_number_and_what_is_missing(made_up):
 def test_differences_are_in_points_of_hiou(made_up):
     results = Results.read(made_up(SCORES))
     table = tables.difference_table(results)
-    assert table.header == ["method", "unseen2", "other", "over splits", "pooled"]
-    [row] = table.rows
+    assert table.header == ["split", "csrl"]
     # unseen2: 15 - 10 and 25 - 15; t(1) · sd / √2 = 12.706 · 3.536 / 1.414. other: 5 - 10.
-    assert row == ["csrl", "+7.50 [-24.27, +39.27] (2 pairs)", "-5.00 (1 pair)",
-                   "+1.25 [-78.16, +80.66] (2 splits)", "+3.33 [-15.64, +22.31] (3 pairs)"]
+    assert table.rows == [
+        ["unseen2", "+7.50 [-24.27, +39.27] (2)"], ["other", "-5.00 (1)"],
+        ["over splits", "+1.25 [-78.16, +80.66] (2)"], ["pooled", "+3.33 [-15.64, +22.31] (3)"]]
 
 
 def test_the_papers_figures_stand_beside_ours(made_up):
@@ -198,6 +202,61 @@ def test_what_finishes_while_tables_are_written_is_in_them(made_up, monkeypatch)
     with open(os.path.join(plan.save_dir, "results.csv"), encoding="utf-8") as file:
         assert file.read().count("finished") == 7
     assert len(calls) == 2
+
+
+def test_plots_show_every_cell_and_interval(made_up):
+    plots = {name: ElementTree.fromstring(text)
+             for name, text in all_plots(Results.read(made_up(SCORES))).items()}
+    assert set(plots) == {"hiou.svg", "hiou_differences.svg"}
+    # 5 scores of point (the first series, circles), 3 of csrl (squares), one more in the legend.
+    assert len(plots["hiou.svg"].findall(f".//{SVG}circle")) == 4 + 1
+    assert len(plots["hiou.svg"].findall(f".//{SVG}polygon")) == 3 + 1
+    texts = [item.text for item in plots["hiou_differences.svg"].iter(f"{SVG}text")]
+    assert {"unseen2", "other", "over splits", "n = 1", "n = 2"} < set(texts)
+
+
+def test_points_stand_at_their_values_on_the_axis(made_up):
+    plot = ElementTree.fromstring(all_plots(Results.read(made_up(SCORES)))["hiou.svg"])
+    labels = {float(item.text): float(item.get("y")) - 4 for item in plot.iter(f"{SVG}text")
+              if item.text.isdigit()}
+    (first, top), (second, bottom) = sorted(labels.items())[:2]
+    per_pixel = (second - first) / (bottom - top)
+    shown = [first + (float(item.get("cy")) - top) * per_pixel
+             for item in plot.findall(f".//{SVG}circle")[1:]]
+    assert sorted(shown) == pytest.approx([10.0, 10.0, 15.0, 20.0], abs=0.05)
+
+
+def test_gains_are_drawn_against_the_number_of_seen_classes_where_it_differs(made_up):
+    fewer = {"unseen": 0.3, "classes": [{"name": "a", "iou": 0.5, "seen": True},
+                                        {"name": "cat", "iou": 0.3, "seen": False}]}
+    plot = all_plots(Results.read(made_up({**SCORES, ("other", "point", 0): fewer})))
+    texts = [item.text for item in ElementTree.fromstring(
+        plot["hiou_by_seen_classes.svg"]).iter(f"{SVG}text")]
+    assert {"1", "2", "number of seen classes"} < set(texts)
+
+
+@pytest.mark.parametrize("low, high, expected", [
+    (0.0, 10.0, [0, 2, 4, 6, 8, 10]), (-0.7, 0.7, [-0.6, -0.4, -0.2, 0, 0.2, 0.4, 0.6]),
+    (31.2, 58.9, [35, 40, 45, 50, 55])])
+def test_ticks_are_round_numbers_within_the_axis(low, high, expected):
+    assert Scale(low, high, 0, 100).ticks() == pytest.approx(expected)
+    assert Scale(low, high, 0, 100)(low + 0.25 * (high - low)) == pytest.approx(25)
+
+
+def test_the_page_needs_no_other_file_and_escapes_names(made_up):
+    plan = made_up({**SCORES, ("unseen2", "point", 1): None})
+    write_report(plan)
+    with open(os.path.join(plan.save_dir, "results.html"), encoding="utf-8") as file:
+        text = file.read()
+    assert "<script" not in text and "src=" not in text and "href=" not in text
+    assert "a&lt;b" in text and "<td>a<b" not in text
+    assert text.count("<svg") == 2 and "no | memory" in text
+    page = ElementTree.fromstring(re.sub(r"<!DOCTYPE html>|<meta[^>]*>", "", text))
+    cells = [[cell.text for cell in row] for row in page.iter("tr")]
+    assert ["csrl", "2, 1 failed", "80.0 ± 0.0", "40.0 ± 14.1", "75.0 ± 0.0",
+            "20.0 ± 7.1"] in cells
+    assert [row[0].text for row in page.iter("tr") if row.get("class") == "unseen"] == [
+        "cow *", "motorbike *", "cat *"]
 
 
 #: Where the printed overall mIoU does not follow from the printed seen and unseen ones.

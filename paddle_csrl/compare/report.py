@@ -1,16 +1,17 @@
-"""Writing the results of a comparison: Markdown and CSV."""
+"""Writing the results of a comparison: Markdown, CSV, HTML and plots."""
 
 import os
 from typing import Dict
 
-from paddle_csrl.compare import tables
+from paddle_csrl.compare import page, tables
 from paddle_csrl.compare.plan import Plan
+from paddle_csrl.compare.plots import all_plots
 from paddle_csrl.compare.results import Results
 from paddle_csrl.utils import atomic_path
 
 
 def write_report(plan: Plan) -> Dict[str, int]:
-    """Write ``results.*`` and ``class_iou.csv`` from all that is finished.
+    """Write ``results.*``, ``class_iou.csv`` and the plots from all that is finished.
 
     Two comparisons may write at a time: what has finished since is written again.
 
@@ -30,10 +31,14 @@ def _write(results: Results) -> None:
     folder = results.plan.save_dir
     tables.write_results_csv(results, os.path.join(folder, "results.csv"))
     tables.write_class_csv(results, os.path.join(folder, "class_iou.csv"))
-    write_text(os.path.join(folder, "results.md"), tables.markdown(results))
+    _write_text(os.path.join(folder, "results.md"), tables.markdown(results))
+    plots = all_plots(results)
+    for name, text in plots.items():
+        _write_text(os.path.join(folder, name), text)
+    _write_text(os.path.join(folder, "results.html"), page.html(results, plots))
 
 
-def write_text(path: str, text: str) -> None:
+def _write_text(path: str, text: str) -> None:
     """Write ``text`` as UTF-8, atomically."""
     with atomic_path(path) as temporary:
         with open(temporary, "w", encoding="utf-8") as file:

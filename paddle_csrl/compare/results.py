@@ -16,8 +16,8 @@ from paddle_csrl.compare.statistics import PairedDifference, Summary, paired_dif
 SCORES = {"seen_miou": "seen mIoU", "unseen_miou": "unseen mIoU", "miou": "mIoU", "hiou": "hIoU"}
 
 #: What is known of a method that makes its scores no plain zero-shot scores, with a mark.
-MARKS = {"transductive": ("†", "transductive: trained on unlabelled pixels of unseen classes"),
-         "leaks": ("‡", "leaks: something it was made from has seen the unseen classes")}
+MARKS = {"transductive": ("†", "transductive: images of unseen classes, without their labels, took part in training"),
+         "leaks": ("‡", "leaks: labels of unseen classes took part in training; no zero-shot scores")}
 
 
 @dataclass(frozen=True)

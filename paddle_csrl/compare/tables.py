@@ -60,25 +60,21 @@ def _numbers(results: Results, split: str, method: str) -> str:
 
 def difference_table(results: Results, key: str = "hiou") -> Table:
     """Paired differences to the reference in points, by split and over all."""
-    splits = list(results.plan.splits)
-    rows = []
-    for method in results.plan.methods:
-        if method == results.plan.reference:
-            continue
-        difference = results.difference(method, key)
-        nothing = Interval(math.nan, math.nan, math.nan, 0)
-        rows.append([results.label(method)]
-                    + [show_interval(difference.splits.get(split, nothing), "pairs")
-                       for split in splits]
-                    + [show_interval(difference.over_splits, "splits"),
-                       show_interval(difference.pooled, "pairs")])
+    methods = [method for method in results.plan.methods if method != results.plan.reference]
+    differences = [results.difference(method, key) for method in methods]
+    nothing = Interval(math.nan, math.nan, math.nan, 0)
+    rows = [[split] + [show_interval(item.splits.get(split, nothing)) for item in differences]
+            for split in results.plan.splits]
+    rows.append(["over splits"] + [show_interval(item.over_splits) for item in differences])
+    rows.append(["pooled"] + [show_interval(item.pooled) for item in differences])
     return Table(
-        f"{SCORES[key]} against {results.plan.reference}, in points",
-        ["method", *splits, "over splits", "pooled"], rows,
-        ["Mean of the paired differences (same split, stage-1 seed and seed) with its 95 % "
-         "t-interval and number. “Over splits” takes the mean of each split as one value. "
-         "“Pooled” takes all pairs as independent, which pairs of one split are not: it says "
-         "how sure the mean over these splits is, not how it would be on others."])
+        f"{SCORES[key]} against {results.label(results.plan.reference)}, in points",
+        ["split", *map(results.label, methods)], rows,
+        ["Mean of the paired differences (same split, stage-1 seed and seed), its 95 % "
+         "t-interval and, in parentheses, the number of pairs. “Over splits” takes the mean of "
+         "each split as one value; its number is that of the splits. “Pooled” takes all pairs as "
+         "independent, which pairs of one split are not: it says how sure the mean over these "
+         "splits is, not how it would be on others."])
 
 
 def class_table(results: Results, split: str) -> Table:
@@ -158,10 +154,9 @@ def show_summary(summary: Summary) -> str:
     return f"{summary.mean:.1f}" + (f" ± {summary.sd:.1f}" if summary.n > 1 else "")
 
 
-def show_interval(interval: Interval, unit: str) -> str:
-    """``+mean [low, high] (n units)``."""
+def show_interval(interval: Interval) -> str:
+    """``+mean [low, high] (n)``."""
     if interval.n == 0:
         return NONE
     bounds = f" [{interval.low:+.2f}, {interval.high:+.2f}]" if interval.n > 1 else ""
-    unit = unit if interval.n > 1 else unit.rstrip("s")
-    return f"{interval.mean:+.2f}{bounds} ({interval.n} {unit})"
+    return f"{interval.mean:+.2f}{bounds} ({interval.n})"

@@ -1,0 +1,187 @@
+"""Plots of a comparison as SVG: scores by method and split, and differences to the reference."""
+
+import math
+from typing import Dict, List, Sequence
+
+from paddle_csrl.compare.results import SCORES, Results
+from paddle_csrl.compare.statistics import Interval
+from paddle_csrl.compare.svg import FAINT, GRID, INK, Drawing, Scale, number, padded
+
+_TOP, _BOTTOM, _LEFT, _RIGHT = 58, 36, 52, 16
+_HEIGHT = 340
+_CHARACTER = 6.8  # width of a letter, in pixels
+_ROW = 18
+
+
+def all_plots(results: Results) -> Dict[str, str]:
+    """SVG texts by file name; only what there are results for."""
+    plots = {"hiou.svg": score_plot(results), "hiou_differences.svg": difference_plot(results),
+             "hiou_by_seen_classes.svg": seen_classes_plot(results)}
+    return {name: text for name, text in plots.items() if text}
+
+
+def score_plot(results: Results, key: str = "hiou") -> str:
+    """Every cell's score, by split and method, with the mean as a bar."""
+    values = {(split, method): [row.scores[key] for row in results.finished(split, method)
+                                if not math.isnan(row.scores[key])]
+              for split in results.plan.splits for method in results.plan.methods}
+    found = [value for group in values.values() for value in group]
+    if not found:
+        return ""
+    splits, methods = list(results.plan.splits), list(results.plan.methods)
+    step = max(22, 90 // len(methods))
+    widths = [max(step * len(methods), _CHARACTER * len(split)) + 24 for split in splits]
+    names = [results.label(method) for method in methods]
+    width = max(_LEFT + sum(widths) + _RIGHT, _legend_width(names))
+    drawing = Drawing(width, _HEIGHT, f"{SCORES[key]} by split and method")
+    scale = Scale(*padded(min(found), max(found)), _HEIGHT - _BOTTOM, _TOP)
+    _legend(drawing, names, range(len(names)))
+    _horizontal_grid(drawing, scale, f"{SCORES[key]}, %", width)
+    left = _LEFT
+    for split, room in zip(splits, widths):
+        first = left + (room - step * (len(methods) - 1)) / 2
+        for index, method in enumerate(methods):
+            x = first + step * index
+            group = values[split, method]
+            for value, shift in zip(group, _spread(len(group), step)):
+                drawing.marker(index, x + shift, scale(value), opacity=0.55)
+            if group:
+                y = scale(sum(group) / len(group))
+                drawing.line(x - 0.4 * step, y, x + 0.4 * step, y, INK, 2)
+        drawing.text(left + room / 2, _HEIGHT - 12, split, "middle")
+        left += room
+        if split != splits[-1]:
+            drawing.line(left, _TOP, left, _HEIGHT - _BOTTOM, GRID)
+    return drawing.render()
+
+
+def difference_plot(results: Results, key: str = "hiou") -> str:
+    """Mean paired differences with their intervals: methods, each with its splits and over all."""
+    methods = [method for method in results.plan.methods if method != results.plan.reference]
+    blocks = []
+    for method in methods:
+        difference = results.difference(method, key)
+        rows = [(split, interval) for split, interval in difference.splits.items()]
+        if len(rows) > 1:
+            rows.append(("over splits", difference.over_splits))
+        if rows:
+            blocks.append((method, rows))
+    if not blocks:
+        return ""
+    intervals = [interval for _, rows in blocks for _, interval in rows]
+    labels = [name for _, rows in blocks for name, _ in rows]
+    left = 28 + _CHARACTER * max(map(len, [*labels, *(results.label(m) for m, _ in blocks)]))
+    height = 62 + sum(_ROW * (len(rows) + 1) + 8 for _, rows in blocks) + 34
+    width = left + 470
+    drawing = Drawing(width, height, f"{SCORES[key]} against {results.plan.reference}")
+    scale = Scale(*padded(*_shown_range(intervals)), left, width - 70)
+    drawing.text(14, 22, f"{SCORES[key]} against {results.plan.reference}, in points: mean and "
+                         f"95 % interval", bold=True)
+    for tick in scale.ticks():
+        drawing.line(scale(tick), 40, scale(tick), height - 34, INK if tick == 0 else GRID)
+        drawing.text(scale(tick), height - 16, number(tick), "middle", FAINT)
+    y = 56.0
+    for method, rows in blocks:
+        drawing.text(14, y, results.label(method), bold=True)
+        for name, interval in rows:
+            y += _ROW
+            over_all = name == "over splits"
+            drawing.text(24, y, name, bold=over_all)
+            _interval(drawing, scale, interval, y - 4, 3 if over_all else 1.5)
+            drawing.marker(list(results.plan.methods).index(method), scale(interval.mean), y - 4,
+                           5.5 if over_all else 4)
+            drawing.text(width - 62, y, f"n = {interval.n}", color=FAINT)
+        y += _ROW + 8
+    return drawing.render()
+
+
+def seen_classes_plot(results: Results, key: str = "hiou") -> str:
+    """Mean differences against the number of seen classes, if that differs between splits."""
+    sizes = {split: sum(not unseen for unseen in results.classes(split).values())
+             for split in results.plan.splits if results.classes(split)}
+    methods = [method for method in results.plan.methods if method != results.plan.reference]
+    series = {method: sorted((sizes[split], interval)
+                             for split, interval in results.difference(method, key).splits.items())
+              for method in methods}
+    intervals = [interval for points in series.values() for _, interval in points]
+    if len(set(sizes.values())) < 2 or not intervals:
+        return ""
+    names = [results.label(method) for method in methods]
+    width = max(620, _legend_width(names))
+    drawing = Drawing(width, _HEIGHT, f"{SCORES[key]} gain by number of seen classes")
+    across = Scale(*padded(min(sizes.values()), max(sizes.values()), 0.1), _LEFT, width - _RIGHT)
+    up = Scale(*padded(*_shown_range(intervals)), _HEIGHT - _BOTTOM - 8, _TOP)
+    indices = [list(results.plan.methods).index(method) for method in methods]
+    _legend(drawing, names, indices)
+    _horizontal_grid(drawing, up, f"{SCORES[key]} against {results.plan.reference}, points", width)
+    for size in sorted(set(sizes.values())):
+        drawing.text(across(size), _HEIGHT - 24, str(size), "middle", FAINT)
+    drawing.text(width / 2, _HEIGHT - 8, "number of seen classes", "middle", FAINT)
+    for place, (index, method) in enumerate(zip(indices, methods)):
+        shift = 9 * (place - (len(methods) - 1) / 2)
+        for size, interval in series[method]:
+            x = across(size) + shift
+            low, high = _clipped(interval, up)
+            drawing.line(x, up(low), x, up(high), FAINT, 1.5)
+            drawing.marker(index, x, up(interval.mean))
+    return drawing.render()
+
+
+def _shown_range(intervals: Sequence[Interval]) -> tuple:
+    """Zero, all means, and of the intervals what does not dwarf them."""
+    means = [interval.mean for interval in intervals] + [0.0]
+    reach = 2.5 * max(max(means) - min(means), 1.0)
+    low = min(_or(interval.low, interval.mean) for interval in intervals)
+    high = max(_or(interval.high, interval.mean) for interval in intervals)
+    return (max(min(low, *means), min(means) - reach), min(max(high, *means), max(means) + reach))
+
+
+def _or(value: float, other: float) -> float:
+    return other if math.isnan(value) else value
+
+
+def _clipped(interval: Interval, scale: Scale) -> tuple:
+    return (max(_or(interval.low, interval.mean), scale.low),
+            min(_or(interval.high, interval.mean), scale.high))
+
+
+def _interval(drawing: Drawing, scale: Scale, interval: Interval, y: float, width: float) -> None:
+    """A horizontal interval; its ends are closed where they are on the axis, else pointed."""
+    if interval.n < 2:
+        return
+    low, high = _clipped(interval, scale)
+    drawing.line(scale(low), y, scale(high), y, FAINT, width)
+    for end, true_end, direction in ((low, interval.low, 1), (high, interval.high, -1)):
+        x = scale(end)
+        if end == true_end:
+            drawing.line(x, y - 4, x, y + 4, FAINT, width)
+        else:
+            drawing.line(x, y, x + 6 * direction, y - 4, FAINT, width)
+            drawing.line(x, y, x + 6 * direction, y + 4, FAINT, width)
+
+
+def _horizontal_grid(drawing: Drawing, scale: Scale, title: str, width: float) -> None:
+    drawing.text(14, _TOP - 12, title, color=FAINT)
+    for tick in scale.ticks():
+        drawing.line(_LEFT, scale(tick), width - _RIGHT, scale(tick),
+                     FAINT if tick == 0 else GRID)
+        drawing.text(_LEFT - 6, scale(tick) + 4, number(tick), "end", FAINT)
+
+
+def _legend(drawing: Drawing, names: Sequence[str], indices: Sequence[int]) -> None:
+    x = 20.0
+    for name, index in zip(names, indices):
+        drawing.marker(index, x, 18)
+        drawing.text(x + 10, 22, name)
+        x += 34 + _CHARACTER * len(name)
+
+
+def _legend_width(names: Sequence[str]) -> float:
+    return 20 + sum(34 + _CHARACTER * len(name) for name in names)
+
+
+def _spread(count: int, step: float) -> List[float]:
+    """Shifts that keep ``count`` points of a column apart."""
+    if count < 2:
+        return [0.0] * count
+    return [0.5 * step * (index / (count - 1) - 0.5) for index in range(count)]
