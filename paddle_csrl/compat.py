@@ -18,6 +18,7 @@ import inspect
 import os
 import signal
 import sys
+from types import SimpleNamespace
 from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional
 
 
@@ -53,6 +54,7 @@ if "paddle" in sys.modules:
 import paddle  # noqa: E402
 import paddle.nn.functional as F  # noqa: E402
 import paddleseg.core  # noqa: E402
+from google.protobuf import struct_pb2  # noqa: E402  (of Paddle's requirements)
 from paddle import Tensor, nn  # noqa: E402
 from paddle.io.dataloader import dataloader_iter  # noqa: E402
 from paddleseg.models.losses import CrossEntropyLoss, OhemCrossEntropyLoss  # noqa: E402
@@ -60,6 +62,7 @@ from paddleseg.utils import metrics  # noqa: E402
 
 # `paddleseg.core.train` is the function; the module of that name is only to be had from here.
 _TRAINER = sys.modules["paddleseg.core.train"]
+_STRATEGY = sys.modules[paddle.distributed.fleet.DistributedStrategy.__module__]
 
 
 class Fault(NamedTuple):
@@ -250,12 +253,35 @@ def _mend_calculate_area() -> None:
     metrics.calculate_area = _calculate_area
 
 
+def _fleet_config_fails() -> bool:
+    """Paddle 2.6's ``fleet.init`` reads a property of fields that protobuf 7 has renamed."""
+    return hasattr(_STRATEGY, "get_msg_dict") and _fails(
+        lambda: _STRATEGY.get_msg_dict(struct_pb2.ListValue()))
+
+
+def _message_as_dict(message: Any) -> Dict[str, Any]:
+    """The fields of a protobuf message, repeated ones as lists; for ``get_msg_dict``."""
+    fields = {}
+    for field in message.DESCRIPTOR.fields:
+        value = getattr(message, field.name)
+        if field.is_repeated:
+            value = (list(map(_message_as_dict, value)) if field.type == field.TYPE_MESSAGE
+                     else list(value))
+        fields[field.name] = value
+    return fields
+
+
+def _mend_fleet_config() -> None:
+    _STRATEGY.get_msg_dict = _message_as_dict
+
+
 #: Every fault that `mend_paddleseg` knows, in the order in which it looks.
 FAULTS = (
     Fault("CrossEntropyLoss mixes dtypes", _cross_entropy_fails, _mend_cross_entropy),
     Fault("OhemCrossEntropyLoss mixes dtypes", _ohem_fails, _mend_ohem),
     Fault("train indexes 0-D loss terms", _loss_terms_are_0d, _mend_loss_terms),
     Fault("calculate_area concatenates 0-D sums", _calculate_area_fails, _mend_calculate_area),
+    Fault("fleet reads what protobuf has renamed", _fleet_config_fails, _mend_fleet_config),
 )
 
 
@@ -306,8 +332,9 @@ def _raising_kept_error(read_next: Callable) -> Callable:
 
 @contextlib.contextmanager
 def trainer_hooks(evaluate: Optional[Callable] = None,
-                  log_writer: Optional[Callable[[str], Any]] = None) -> Iterator[None]:
-    """Give PaddleSeg's trainer another evaluator or log writer, for it has no argument for them.
+                  log_writer: Optional[Callable[[str], Any]] = None,
+                  alone: bool = False) -> Iterator[None]:
+    """Give PaddleSeg's trainer what it has no argument for: evaluator, log writer, processes.
 
     Args:
         evaluate (callable, optional): takes the place of ``paddleseg.core.evaluate`` inside
@@ -317,6 +344,8 @@ def trainer_hooks(evaluate: Optional[Callable] = None,
             ``visualdl.LogWriter``, which ``train(use_vdl=True)`` calls: an object with
             ``add_scalar(tag, value, step)`` and ``close()``. A factory that needs the real
             ``LogWriter`` has to import it before the block.
+        alone (bool): every process trains as if it were the only one, on all of the data in
+            the same order; only the first one writes and logs.
     """
     with contextlib.ExitStack() as stack:
         if evaluate is not None:
@@ -325,6 +354,11 @@ def trainer_hooks(evaluate: Optional[Callable] = None,
             import visualdl
 
             stack.enter_context(_replaced(visualdl, "LogWriter", log_writer))
+        if alone and paddle.distributed.get_world_size() > 1:
+            environment = SimpleNamespace(nranks=1, local_rank=paddle.distributed.get_rank())
+            sampler = functools.partial(paddle.io.DistributedBatchSampler, num_replicas=1, rank=0)
+            stack.enter_context(_replaced(paddle.distributed, "ParallelEnv", lambda: environment))
+            stack.enter_context(_replaced(paddle.io, "DistributedBatchSampler", sampler))
         yield
 
 

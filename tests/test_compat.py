@@ -24,7 +24,7 @@ from paddleseg.utils import metrics
 
 compat.mend_paddleseg()
 TRAINER = sys.modules["paddleseg.core.train"]
-CROSS_ENTROPY, OHEM, TRAIN, AREA = (fault.name for fault in compat.FAULTS)
+CROSS_ENTROPY, OHEM, TRAIN, AREA, FLEET = (fault.name for fault in compat.FAULTS)
 
 # Loads compat.py alone: importing the package would mend before the faults can be seen.
 LOAD = f"""
@@ -42,6 +42,10 @@ compat = load_compat()
 import cv2, numpy as np, paddle, paddleseg.core
 from paddleseg.models.losses import CrossEntropyLoss, OhemCrossEntropyLoss
 from paddleseg.utils import metrics
+from google.protobuf import struct_pb2
+strategy = sys.modules[paddle.distributed.fleet.DistributedStrategy.__module__]
+value = struct_pb2.Struct()
+value.update({"a": 1.5, "b": [2]})
 time.sleep = lambda seconds: None
 trainer = sys.modules["paddleseg.core.train"]
 
@@ -70,6 +74,7 @@ USES = {
     "train": lambda: train(Model()),
     "own_losses": lambda: train(OwnLosses()),
     "area": lambda: metrics.calculate_area(label, label, 2),
+    "fleet": lambda: strategy.get_msg_dict(value.fields["b"].list_value),
 }
 def failures():
     found = {}
@@ -82,7 +87,8 @@ def failures():
 def targets():
     return {"cross_entropy": CrossEntropyLoss._post_process_loss,
             "ohem": OhemCrossEntropyLoss.forward, "train": trainer.train,
-            "own_losses": paddleseg.core.train, "area": metrics.calculate_area}
+            "own_losses": paddleseg.core.train, "area": metrics.calculate_area,
+            "fleet": strategy.get_msg_dict}
 before, originals = failures(), targets()
 mended = compat.mend_paddleseg()
 touched = [name for name, target in targets().items() if target is not originals[name]]
@@ -112,7 +118,7 @@ def fresh():
 def test_exactly_the_faulty_is_touched(fresh):
     """A fault is mended where its use fails; where it does not, nothing is replaced."""
     uses = {CROSS_ENTROPY: ("cross_entropy",), OHEM: ("ohem",), TRAIN: ("train", "own_losses"),
-            AREA: ("area",)}
+            AREA: ("area",), FLEET: ("fleet",)}
     faulty = [name for name in uses if uses[name][0] in fresh["before"]]
     assert fresh["mended"] == faulty
     assert fresh["touched"] == [use for name in faulty for use in uses[name]]

@@ -5,6 +5,7 @@ from typing import Any, Dict, List, Optional
 
 from paddleseg.utils import utils
 
+from paddle_csrl import parallel
 from paddle_csrl.cli import options
 from paddle_csrl.config import ZeroShotConfig
 from paddle_csrl.core.pipeline import run_pipeline
@@ -66,5 +67,6 @@ def main(argv: Optional[List[str]] = None) -> Dict[str, Any]:
                         f"and --learning_rate")
     utils.show_env_info()
     utils.set_device(args.device)
+    parallel.start()
     utils.set_cv2_num_threads(config.option("num_workers", 0))
     return run_pipeline(run, args.stage)

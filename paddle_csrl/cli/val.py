@@ -6,6 +6,7 @@ from typing import Any, Dict, List, Optional
 
 from paddleseg.utils import utils
 
+from paddle_csrl import parallel
 from paddle_csrl.builder import ZeroShotBuilder
 from paddle_csrl.cli import options
 from paddle_csrl.config import ZeroShotConfig
@@ -45,6 +46,7 @@ def main(argv: Optional[List[str]] = None) -> Dict[str, Any]:
     overrides = {**options.common_overrides(args), **options.test_overrides(args)}
     config = ZeroShotConfig(args.config, opts=args.opts, overrides=overrides)
     utils.set_device(args.device)
+    parallel.start()
     builder = ZeroShotBuilder(config)
     load_weights(builder.model, args.model_path)
     if args.out:

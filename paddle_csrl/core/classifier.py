@@ -82,7 +82,8 @@ def train_layer(run: Run, stage: str, bank: FeatureBank, scale: Scale,
     def fit(stage_builder: StageBuilder, batches: paddle.io.Dataset) -> None:
         classifier = stage_builder.model
         recorder = _score_recorder(run, stage, last.segmentor, lambda: last.exchange(classifier))
-        folder = train_stage(run, stage, stage_builder, batches, batch_size=1, on_logged=recorder)
+        folder = train_stage(run, stage, stage_builder, batches, batch_size=1,
+                             on_logged=recorder, alone=True)
         classifier.set_state_dict(paddle.load(os.path.join(folder, "model.pdparams")))
 
     classifier = fit_classifier(fit, section, generated, bank, run.builder.unseen_ids, seed,
@@ -147,7 +148,7 @@ def make_batches(section: Dict[str, Any], bank: FeatureBank, generated: np.ndarr
     return kind(
         bank, generated, unseen_ids, section["batch_size"],
         section.get("unseen_share", "auto"), section.get("class_balance", "balanced"),
-        section["iters"] * paddle.distributed.get_world_size(), seed, **options)
+        section["iters"], seed, **options)
 
 
 def generate(task: GeneratorTask, section: Dict[str, Any], seed: int,
@@ -192,7 +193,7 @@ def _score_recorder(run: Run, stage: str, segmentor: paddle.nn.Layer, assemble):
         state = paddle.get_rng_state()
         scores = evaluate(segmentor, builder.val_dataset, evaluator,
                           run.config.option("num_workers", 0), on_prediction=book.add,
-                          **run.config.test_config).compute()
+                          alone=True, **run.config.test_config).compute()
         paddle.set_rng_state(state)
         writer.add_scores(scores, builder.class_names, iteration)
         for number, picture in enumerate(book.pictures()):

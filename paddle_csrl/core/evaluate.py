@@ -6,22 +6,23 @@ import paddle
 from paddle import nn
 from paddleseg.core import infer
 
+from paddle_csrl import parallel
 from paddle_csrl.metrics import ZeroShotEvaluator
 from paddle_csrl.utils import progress
 
 _AUGMENTED_KEYS = ("scales", "flip_horizontal", "flip_vertical")
 
 
-def shard(dataset: paddle.io.Dataset) -> paddle.io.Dataset:
+def shard(dataset: paddle.io.Dataset) -> paddle.io.Subset:
     """This process's share of a data set: every sample belongs to exactly one process."""
-    ranks, rank = paddle.distributed.get_world_size(), paddle.distributed.get_rank()
+    ranks, rank = parallel.world_size(), paddle.distributed.get_rank()
     return paddle.io.Subset(dataset, list(range(rank, len(dataset), ranks)))
 
 
 def evaluate(model: nn.Layer, dataset: paddle.io.Dataset, evaluator: ZeroShotEvaluator,
              num_workers: int = 0, precision: str = "fp32", amp_level: str = "O1",
              aug_eval: bool = False, on_prediction: Optional[Callable] = None,
-             title: str = "evaluate", **test_config) -> ZeroShotEvaluator:
+             title: str = "evaluate", alone: bool = False, **test_config) -> ZeroShotEvaluator:
     """Run ``model`` over ``dataset`` and count predictions in ``evaluator``.
 
     Inference is PaddleSeg's own (``core.infer``), at the label's resolution. With several
@@ -37,13 +38,14 @@ def evaluate(model: nn.Layer, dataset: paddle.io.Dataset, evaluator: ZeroShotEva
             ``flip_vertical``.
         on_prediction (callable, optional): gets (index in ``dataset``, prediction, label).
         title (str): shown beside the progress.
+        alone (bool): this process evaluates everything, and no other one does.
         **test_config: ``is_slide``, ``crop_size``, ``stride`` and the above, as in PaddleSeg.
 
     Returns:
         The evaluator, holding the counts of all processes.
     """
     model.eval()
-    samples = shard(dataset)
+    samples = paddle.io.Subset(dataset, list(range(len(dataset)))) if alone else shard(dataset)
     loader = paddle.io.DataLoader(samples, batch_size=1, num_workers=num_workers,
                                   return_list=True)
     if not aug_eval:
@@ -59,8 +61,6 @@ def evaluate(model: nn.Layer, dataset: paddle.io.Dataset, evaluator: ZeroShotEva
             evaluator.update(prediction.numpy(), label)
             if on_prediction:
                 on_prediction(index, prediction.numpy().squeeze(), label.squeeze())
-    if paddle.distributed.get_world_size() > 1:
-        total = paddle.to_tensor(evaluator.confusion)
-        paddle.distributed.all_reduce(total)
-        evaluator.confusion = total.numpy()
+    if not alone:
+        evaluator.confusion = parallel.total(evaluator.confusion)
     return evaluator

@@ -13,6 +13,7 @@ from typing import List
 
 import numpy as np
 
+from paddle_csrl import parallel
 from paddle_csrl.errors import UserError
 from paddle_csrl.utils import atomic_path
 
@@ -70,6 +71,26 @@ class BottomKSampler:
         for part in other._parts:
             self.add(*part)
 
+    def merge_processes(self, everywhere: bool = False) -> None:
+        """Bring the sample of all processes together on the first one, or on every one.
+
+        A key's rank over all processes is found before any feature is sent, so that the sample
+        travels once however many processes there are.
+        """
+        if parallel.world_size() == 1:
+            return
+        self._compact()
+        self.pixel_counts = parallel.total(self.pixel_counts)
+        width = self._parts[0][0].shape[1] if self._parts else 0
+        width = int(parallel.collect_everywhere(width).max())
+        features, labels, keys = self._parts[0] if self._parts else (
+            np.zeros((0, width), np.float32), np.zeros(0, np.int64), np.zeros(0))
+        kept = keys < _common_threshold(labels, keys, self.num_classes, self.bound)[labels]
+        columns = [parallel.collect(column[kept]) for column in (features, labels, keys)]
+        if everywhere:
+            columns = [[parallel.from_first(np.concatenate(column))] for column in columns]
+        self._parts = [part for part in zip(*columns) if len(part[1])]
+
     def _compact(self) -> None:
         if not self._parts:
             return
@@ -96,6 +117,22 @@ class BottomKSampler:
         features, labels, _ = self._parts[0]
         return FeatureBank(features.astype(np.float32), np.bincount(
             labels, minlength=self.num_classes), self.pixel_counts.copy())
+
+
+def _common_threshold(labels: np.ndarray, keys: np.ndarray, num_classes: int,
+                      bound: int) -> np.ndarray:
+    """float64 [C]: what just ``bound`` keys of a class are below, over all processes.
+
+    Found by bisection on counts, which are all that is exchanged. A key is a multiple of 2^-53.
+    """
+    keys = (keys * 2.0**53).astype(np.int64)
+    low, high = np.zeros(num_classes, np.int64), np.full(num_classes, 2**53)
+    while (low < high).any():  # at most 54 times, the same on every process
+        middle = (low + high + 1) // 2
+        below = np.bincount(labels[keys < middle[labels]], minlength=num_classes)
+        few = parallel.total(below) <= bound
+        low, high = np.where(few, middle, low), np.where(few, high, middle - 1)
+    return low * 2.0**-53
 
 
 @dataclass

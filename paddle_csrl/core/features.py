@@ -6,8 +6,10 @@ import numpy as np
 import paddle
 from paddleseg.utils import logger
 
+from paddle_csrl import parallel
+from paddle_csrl.core.evaluate import shard
 from paddle_csrl.core.extractor import FeatureExtractor
-from paddle_csrl.core.feature_bank import BottomKSampler
+from paddle_csrl.core.feature_bank import BottomKSampler, FeatureBank
 from paddle_csrl.core.run import Run
 from paddle_csrl.core.segmentor import load_segmentor
 from paddle_csrl.datasets.transforms import labels_at
@@ -27,22 +29,31 @@ def extract_features(run: Run) -> None:
         dataset.num_classes, section.get("samples_per_class", DEFAULT_SAMPLES_PER_CLASS),
         dataset.ignore_index)
     fill(sampler, extractor, dataset, run.seed("features"), run.config.option("num_workers", 0))
-    bank = sampler.bank()
+    sampler.merge_processes()
+    bank = sampler.bank() if parallel.is_first() else None
     run.begin("features")
+    if bank is not None:
+        _save(run, bank, len(dataset))
+    parallel.barrier()
+
+
+def _save(run: Run, bank: FeatureBank, num_images: int) -> None:
+    builder = run.builder
     bank.save(run.output("features"))
     missing = [builder.class_names[c] for c in builder.seen_ids if not bank.counts[c]]
     if missing:
         logger.warning(f"no training pixel of {', '.join(missing)}: nothing real to learn from")
     logger.info(f"[features] {bank.counts.sum()} features of {bank.feature_dim} channels "
-                f"from {len(dataset)} images, {np.count_nonzero(bank.counts)} seen classes")
+                f"from {num_images} images, {np.count_nonzero(bank.counts)} seen classes")
 
 
 def fill(sampler: BottomKSampler, extractor: FeatureExtractor, dataset: paddle.io.Dataset,
          seed: int, num_workers: int = 0) -> None:
-    """Offer the features of every image of ``dataset`` to ``sampler``."""
-    loader = paddle.io.DataLoader(dataset, batch_size=1, num_workers=num_workers,
+    """Offer the features of the images of ``dataset`` to ``sampler``: each process its share."""
+    images = shard(dataset)
+    loader = paddle.io.DataLoader(images, batch_size=1, num_workers=num_workers,
                                   return_list=True)
-    for index, data in enumerate(progress(loader, "features")):
+    for index, data in zip(images.indices, progress(loader, "features")):
         features = extractor(data["img"])
         labels = labels_at(data["label"].numpy().squeeze(), features.shape[2:])
         offer(sampler, features, labels.reshape(-1), [seed, index])

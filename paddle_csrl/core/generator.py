@@ -7,7 +7,7 @@ import numpy as np
 import paddle
 from paddleseg.utils import utils
 
-from paddle_csrl import visualize
+from paddle_csrl import parallel, visualize
 from paddle_csrl.config import StageConfig
 from paddle_csrl.core.feature_bank import FeatureBank, Scale
 from paddle_csrl.core.monitor import StageLogWriter
@@ -17,6 +17,7 @@ from paddle_csrl.core.trainer import (Fit, StageBuilder, load_weights, save_stat
                                       train_stage)
 from paddle_csrl.errors import UserError
 from paddle_csrl.models.generator_task import GeneratorTask
+from paddle_csrl.parallel import Share
 
 
 def load_bank(run: Run) -> Tuple[FeatureBank, Scale]:
@@ -67,7 +68,7 @@ def fit_generator(fit: Fit, section: Dict[str, Any], embeddings: np.ndarray, ban
     config = StageConfig(section)
     fit(StageBuilder(config, task),
         GeneratorBatches(bank, seen_in(bank), task.num_samples,
-                         config.iters * paddle.distributed.get_world_size(), seed))
+                         config.iters, seed))
     return task
 
 
@@ -83,15 +84,18 @@ def train_generator(run: Run) -> None:
                 writer.add_picture("Relations/semantic_generated",
                                    relation_picture(run, bank, builder.model), iteration)
 
+        builder.model.share = Share.of_this_process(len(builder.model.embeddings))
+        parallel.add_gradients_before(builder.optimizer, builder.model.parameters())
         folder = train_stage(run, "generator", builder, batches, batch_size=1,
-                             on_logged=record_relations)
+                             on_logged=record_relations, alone=True)
         builder.model.set_state_dict(paddle.load(os.path.join(folder, "model.pdparams")))
 
     task = fit_generator(fit, section, run.builder.embeddings, bank, run.builder.unseen_ids,
                          run.seed("generator"))
     save_state(task.generator.state_dict(), run.output("generator"))
-    visualize.save_png(os.path.join(run.folder("generator"), "relations.png"),
-                       relation_picture(run, bank, task))
+    if parallel.is_first():
+        visualize.save_png(os.path.join(run.folder("generator"), "relations.png"),
+                           relation_picture(run, bank, task))
 
 
 def load_generator(run: Run, bank: FeatureBank) -> GeneratorTask:

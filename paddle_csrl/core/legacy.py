@@ -91,4 +91,4 @@ def legacy_batches(section: Dict[str, Any], bank: FeatureBank, generated: np.nda
     """
     return LegacyBatches(bank, generated, np.concatenate([np.flatnonzero(bank.counts), unseen_ids]),
                          label_counts, unseen_ids, section["batch_size"],
-                         section["iters"] * paddle.distributed.get_world_size(), seed)
+                         section["iters"], seed)

@@ -8,6 +8,7 @@ import paddle
 import yaml
 from paddleseg.utils import logger, utils
 
+from paddle_csrl import parallel
 from paddle_csrl.core import preflight
 from paddle_csrl.core.classifier import train_classifier
 from paddle_csrl.core.features import extract_features
@@ -100,7 +101,7 @@ def _run_unless_finished(run: Run, stage: str) -> None:
 
 def write_config(run: Run) -> None:
     """Write the whole config beside the results, so that they can be made again."""
-    if paddle.distributed.get_rank() == 0:
+    if parallel.is_first():
         with atomic_path(os.path.join(run.save_dir, "config.yml")) as temporary:
             with open(temporary, "w", encoding="utf-8") as file:
                 yaml.dump(run.config.dic, file, Dumper=utils.NoAliasDumper, allow_unicode=True,

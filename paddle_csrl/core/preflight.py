@@ -6,6 +6,7 @@ from typing import Any, Dict, Sequence
 import numpy as np
 import paddle
 
+from paddle_csrl import parallel
 from paddle_csrl.builder import UserErrorBuilder
 from paddle_csrl.core.classifier import make_batches
 from paddle_csrl.core.feature_bank import FeatureBank
@@ -24,7 +25,7 @@ def check(run: Run, stages: Sequence[str]) -> None:
     Raises:
         UserError: something is wrong with one of them.
     """
-    require_full_batch(run.builder.train_dataset, run.config.batch_size)
+    require_full_batch(run.builder.train_dataset, run.config.batch_size, parallel.world_size())
     run.builder.val_dataset.audit()  # reads every label and the end of every image, once
     _check_losses(run.config.dic)
     if not run.config.projection:

@@ -11,6 +11,7 @@ import paddleseg
 from paddleseg.utils import logger
 
 import paddle_csrl
+from paddle_csrl import parallel
 from paddle_csrl.builder import ZeroShotBuilder
 from paddle_csrl.config import ZeroShotConfig
 from paddle_csrl.core.evaluate import evaluate
@@ -46,7 +47,7 @@ def score(builder: ZeroShotBuilder, model: paddle.nn.Layer, out: Optional[str] =
              on_prediction=book.add, **config.test_config)
     scores = evaluator.compute()
     metrics = describe(builder, scores)
-    if paddle.distributed.get_rank() == 0:
+    if parallel.is_first():
         logger.info(f"[EVAL] #Images: {len(dataset)}\n{evaluator.table(config.remark)}")
         if out:
             write_json(out, metrics)

@@ -7,10 +7,10 @@ import os
 import shutil
 from typing import Any, Dict, List, Optional, Sequence, Tuple
 
-import paddle
 from paddleseg.utils import logger
 
 import paddle_csrl
+from paddle_csrl import parallel
 from paddle_csrl.builder import ZeroShotBuilder
 from paddle_csrl.config import ZeroShotConfig
 from paddle_csrl.errors import UserError
@@ -212,19 +212,22 @@ class Run:
     def begin(self, stage: str) -> None:
         """Clear the stage's folder, unless it is resumed, and mark it as begun."""
         folder = self.folder(stage)
-        if paddle.distributed.get_rank() == 0:
+        parallel.barrier()  # no process is still reading there
+        if parallel.is_first():
             self.check_folder(stage)
             if os.path.isdir(folder) and not self.resumes(stage):
                 shutil.rmtree(folder)
             os.makedirs(folder, exist_ok=True)
             write_json(self._record(stage), {"finished": False})
+        parallel.barrier()
 
     def finish(self, stage: str, inputs: Dict[str, Any]) -> None:
         """Mark the stage as finished from ``inputs``."""
-        if paddle.distributed.get_rank() == 0:
+        if parallel.is_first():
             write_json(self._record(stage), {"finished": True, "inputs": inputs})
             if stage == self.stages[-1] and self._is_self_trained():
                 write_json(self._record(SELF_TRAINING), {"finished": False})
+        parallel.barrier()
         logger.info(f"[{stage}] finished: {self.output(stage)}")
 
     def _record(self, stage: str) -> str:

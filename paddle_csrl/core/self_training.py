@@ -14,6 +14,7 @@ import paddle.nn.functional as F
 from paddleseg.utils import logger
 
 from paddle_csrl.core.classifier import LastLayer, make_batches, train_layer
+from paddle_csrl.core.evaluate import shard
 from paddle_csrl.core.extractor import FeatureExtractor
 from paddle_csrl.core.feature_bank import BottomKSampler, FeatureBank
 from paddle_csrl.core.features import offer
@@ -82,9 +83,10 @@ def sample_predictions(run: Run, segmentor: paddle.nn.Layer,
     extractor = FeatureExtractor(segmentor, len(builder.class_names),
                                  run.config.zero_shot.get("classifier_layer"))
     sampler = BottomKSampler(len(builder.class_names), section["samples_per_class"], _NO_LABEL)
-    loader = paddle.io.DataLoader(builder.unlabelled_dataset, batch_size=1, return_list=True,
+    images = shard(builder.unlabelled_dataset)
+    loader = paddle.io.DataLoader(images, batch_size=1, return_list=True,
                                   num_workers=run.config.option("num_workers", 0))
-    for index, data in enumerate(progress(loader, "pseudo-labels")):
+    for index, data in zip(images.indices, progress(loader, "pseudo-labels")):
         features = extractor(data["img"])
         with paddle.no_grad():
             probabilities = F.softmax(extractor.layer(features), axis=1)
@@ -93,6 +95,7 @@ def sample_predictions(run: Run, segmentor: paddle.nn.Layer,
         labels = np.where(np.isin(predicted, builder.unseen_ids), predicted, _NO_LABEL)
         offer(sampler, paddle.concat([features, confidence], axis=1), labels,
               [run.seed(SELF_TRAINING), index])
+    sampler.merge_processes(everywhere=True)
     if not sampler.pixel_counts.any():
         return FeatureBank(np.zeros((0, extractor.feature_dim + 1), np.float32),
                            sampler.pixel_counts, sampler.pixel_counts)

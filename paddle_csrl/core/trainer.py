@@ -10,6 +10,7 @@ from paddleseg.core.train import loss_computation
 from paddleseg.cvlibs import SegBuilder
 from paddleseg.utils import logger
 
+from paddle_csrl import parallel
 from paddle_csrl.builder import UserErrorBuilder
 from paddle_csrl.compat import trainer_hooks
 from paddle_csrl.core.monitor import StageLogWriter, loss_names
@@ -38,7 +39,7 @@ Fit = Callable[[StageBuilder, paddle.io.Dataset], None]
 def train_stage(run: Run, stage: str, builder: SegBuilder, train_dataset: paddle.io.Dataset,
                 batch_size: int, val_dataset: Optional[paddle.io.Dataset] = None,
                 evaluate: Optional[Callable] = None,
-                on_logged: Optional[Callable] = None) -> str:
+                on_logged: Optional[Callable] = None, alone: bool = False) -> str:
     """Train ``builder.model`` with PaddleSeg's trainer and return its last checkpoint's folder.
 
     Args:
@@ -48,19 +49,21 @@ def train_stage(run: Run, stage: str, builder: SegBuilder, train_dataset: paddle
         train_dataset, val_dataset: as in PaddleSeg.
         batch_size: samples per iteration and device.
         evaluate: replaces ``paddleseg.core.evaluate`` during training.
-        on_logged: called with (writer, iteration) whenever the trainer has logged.
+        on_logged: called with (writer, iteration) whenever the trainer has logged, by the first
+            process only.
+        alone: where there are several processes, each trains on all of the data.
 
     Raises:
         UserError: ``train_dataset`` does not fill one batch on every device.
     """
     config, folder, iters = run.config, run.folder(stage), builder.config.iters
-    require_full_batch(train_dataset, batch_size)
+    require_full_batch(train_dataset, batch_size, 1 if alone else parallel.world_size())
     section = "" if stage == "segmentor" else stage
     optimizer, losses = builder.optimizer, builder.loss
     names = loss_names(builder.config.loss_cfg)
     run.begin(stage)  # not before all is built, for it clears the folder
     with trainer_hooks(
-            evaluate=evaluate,
+            evaluate=evaluate, alone=alone,
             log_writer=lambda save_dir: StageLogWriter(save_dir, names, on_logged)):
         train(
             builder.model,
@@ -74,14 +77,15 @@ def train_stage(run: Run, stage: str, builder: SegBuilder, train_dataset: paddle
             save_interval=min(config.option("save_interval", 1000, section), iters),
             log_iters=min(config.option("log_iters", 10, section), iters),
             num_workers=config.option("num_workers", 0) if stage == "segmentor" else 0,
-            use_vdl=config.option("use_vdl", True),
+            use_vdl=config.option("use_vdl", True) and parallel.is_first(),
             losses=losses,
             keep_checkpoint_max=config.option("keep_checkpoint_max", 3),
             test_config=config.test_config,
-            precision=config.option("precision", "fp32"),
+            precision="fp32" if alone else config.option("precision", "fp32"),
             amp_level=config.option("amp_level", "O1"),
             to_static_training=config.to_static_training and stage == "segmentor")
     drop_flops_counters(builder.model)
+    parallel.barrier()  # the first process has saved the checkpoint
     return os.path.join(folder, f"iter_{iters}")
 
 
@@ -119,9 +123,8 @@ def _loss_of_logits(logits: List[paddle.Tensor], losses: dict,
     return loss_computation(logits_list=logits, labels=data["label"], edges=None, losses=losses)
 
 
-def require_full_batch(dataset: paddle.io.Dataset, batch_size: int) -> None:
+def require_full_batch(dataset: paddle.io.Dataset, batch_size: int, devices: int) -> None:
     """Raise ``UserError`` if there is no full batch: the trainer would wait for one for ever."""
-    devices = paddle.distributed.get_world_size()
     if -(-len(dataset) // devices) < batch_size:
         raise UserError(f"`batch_size: {batch_size}` is more than the {len(dataset)} training "
                         f"images" + (f" on {devices} devices" if devices > 1 else "")
@@ -141,9 +144,10 @@ def drop_flops_counters(model: paddle.nn.Layer) -> None:
 
 def save_state(state: dict, path: str) -> None:
     """Write a state dict as ``.pdparams``, atomically; only the first process writes."""
-    if paddle.distributed.get_rank() == 0:
+    if parallel.is_first():
         with atomic_path(path) as temporary:
             paddle.save(state, temporary)
+    parallel.barrier()
 
 
 def load_weights(model: paddle.nn.Layer, path: str) -> None:
@@ -165,7 +169,8 @@ def load_weights(model: paddle.nn.Layer, path: str) -> None:
 
 def keep_checkpoint(weights: str, path: str) -> None:
     """Copy the file ``weights`` to ``path``, atomically."""
-    if paddle.distributed.get_rank() == 0:
+    if parallel.is_first():
         with atomic_path(path) as temporary:
             shutil.copyfile(weights, temporary)
         logger.info(f"kept {weights} as {path}")
+    parallel.barrier()

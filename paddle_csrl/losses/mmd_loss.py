@@ -49,6 +49,9 @@ class MMDLoss(nn.Layer):
         valid (default: all), the others may hold anything. -> scalar >= 0 up to rounding.
         Classes without a valid sample are left out of the mean; without any class it is a
         differentiable 0.
+        rows [K], integer, where ``generated`` [K, N, D] holds some of the C classes only: which
+        (-1 for none). The value is then their share of the mean over the C classes, so that the
+        values for the parts of a partition add up.
 
     Raises:
         UserError: a bandwidth is not a finite number > 0, or shapes or counts do not fit.
@@ -63,14 +66,20 @@ class MMDLoss(nn.Layer):
         self.squared = squared
 
     @in_full_precision
-    def forward(self, generated: Tensor, real: Tensor, counts: Optional[Tensor] = None) -> Tensor:
-        weights, real = _weigh_samples(generated, real, counts)
+    def forward(self, generated: Tensor, real: Tensor, counts: Optional[Tensor] = None,
+                rows: Optional[np.ndarray] = None) -> Tensor:
+        weights, real = _weigh_samples(generated, real, counts, rows)
         bandwidths = self.bandwidths or _auto_bandwidths(real, weights)
+        classes = (weights.sum(axis=[1, 2]) > 0).sum()
+        if rows is not None:
+            index = paddle.to_tensor(rows.clip(0))
+            known = paddle.to_tensor(rows >= 0, dtype=weights.dtype).reshape([-1, 1, 1])
+            weights, real = weights.gather(index) * known, real.gather(index)
         mmd2 = attach_gradient(*_mmd2(generated, real, weights, bandwidths))
         if not self.squared:
             mmd2 = _root(mmd2)
         present = (weights.sum(axis=[1, 2]) > 0).astype(mmd2.dtype)
-        return (mmd2 * present).sum() / present.sum().clip(min=1)
+        return (mmd2 * present).sum() / classes.astype(mmd2.dtype).clip(min=1)
 
 
 def _check_bandwidths(bandwidths: Union[str, Sequence[float]]) -> List[float]:
@@ -84,11 +93,12 @@ def _check_bandwidths(bandwidths: Union[str, Sequence[float]]) -> List[float]:
                   reverse=True)
 
 
-def _weigh_samples(generated: Tensor, real: Tensor,
-                   counts: Optional[Tensor]) -> Tuple[Tensor, Tensor]:
+def _weigh_samples(generated: Tensor, real: Tensor, counts: Optional[Tensor],
+                   rows: Optional[np.ndarray]) -> Tuple[Tensor, Tensor]:
     """Weights [C, M, 1] of the real samples, and these with the invalid ones set to 0."""
+    compared = real.shape[0] if rows is None else len(rows)
     if generated.ndim != 3 or real.ndim != 3 or 0 in (*generated.shape, *real.shape) \
-            or [*generated.shape[::2]] != [*real.shape[::2]]:
+            or [*generated.shape[::2]] != [compared, real.shape[2]]:
         raise UserError("MMDLoss takes non-empty generated [C, N, D] and real [C, M, D] of the "
                         f"same C and D, got {list(generated.shape)} and {list(real.shape)}")
     classes, most = real.shape[:2]

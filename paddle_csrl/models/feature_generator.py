@@ -11,6 +11,7 @@ import paddle.nn.functional as F
 from paddle import Tensor, nn
 
 from paddle_csrl.errors import UserError
+from paddle_csrl.parallel import Share
 
 #: Negative slope of LeakyReLU, as in ZS3Net.
 LEAK = 0.2
@@ -19,7 +20,7 @@ LEAK = 0.2
 class GeneratorOutput(NamedTuple):
     """What the generator returns."""
 
-    features: Tensor  # [C, N, D]
+    features: Tensor  # [C, N, D], of the classes in the share
     relations: List[Tensor]  # e^0 (semantic) to e^L (visual), each [C, C]
 
 
@@ -52,16 +53,20 @@ class FeatureGenerator(nn.Layer):
         return type(self).__name__
 
     def forward(self, embeddings: Tensor, num_samples: int,
-                noise: Optional[Tensor] = None) -> GeneratorOutput:
+                noise: Optional[Tensor] = None,
+                share: Optional[Share] = None) -> GeneratorOutput:
         """Generate features.
 
         Args:
             embeddings (Tensor): [C, W], C >= 1, none of norm zero.
             num_samples (int): N >= 1.
             noise (Tensor, optional): [C, N, Z]; drawn where it is not given.
+            share (Share, optional): the classes whose features to generate, while other
+                processes generate the others; all by default. Random numbers are drawn for all
+                classes, so that the features do not depend on the share.
 
         Returns:
-            GeneratorOutput: features [C, N, D] and the relations e^0..e^L, each [C, C].
+            GeneratorOutput: features [C, N, D] of the share and the relations e^0..e^L, each [C, C].
 
         Raises:
             UserError: a shape does not fit, or an embedding is zero or not finite.
@@ -69,9 +74,9 @@ class FeatureGenerator(nn.Layer):
         noise = self._check_inputs(embeddings, num_samples, noise)
         # Products of edges, prototypes and nodes over layers outgrow half precision.
         with paddle.amp.auto_cast(enable=False):
-            return self.generate(embeddings, noise)
+            return self.generate(embeddings, noise, share or Share(len(embeddings)))
 
-    def generate(self, embeddings: Tensor, noise: Tensor) -> GeneratorOutput:
+    def generate(self, embeddings: Tensor, noise: Tensor, share: Share) -> GeneratorOutput:
         """``forward`` on checked inputs of full precision."""
         raise NotImplementedError
 
@@ -156,18 +161,24 @@ class HostDropout(nn.Dropout):
     The rate is rounded to a multiple of 2^-16 there.
     """
 
-    def forward(self, input: Tensor) -> Tensor:  # noqa: A002 (Paddle's name)
-        mask = self.mask(input)
+    def forward(self, input: Tensor,  # noqa: A002 (Paddle's name)
+                share: Optional[Share] = None) -> Tensor:
+        mask = self.mask(input, share)
         return input if mask is None else input * mask
 
     @paddle.no_grad()
-    def mask(self, like: Tensor) -> Optional[Tensor]:
-        """What to multiply ``like`` by: 0 or 1 / (1 - rate); None for nothing."""
+    def mask(self, like: Tensor, share: Optional[Share] = None) -> Optional[Tensor]:
+        """What to multiply ``like`` by: 0 or 1 / (1 - rate); None for nothing.
+
+        With a ``share``, ``like`` holds its rows, and the mask those rows of the whole mask.
+        """
         if not self.training or self.p == 0:
             return None
+        share = share or Share(like.shape[0])
+        shape = [share.count, *like.shape[1:]]
         if not like.place.is_cpu_place():
-            return F.dropout(paddle.ones_like(like), self.p)
-        size = int(np.prod(like.shape))
+            return share.take(F.dropout(paddle.ones(shape, like.dtype), self.p))
+        size = int(np.prod(shape))
         draws = _host_generator().bit_generator.random_raw(-(-size // 4)).view(np.uint16)[:size]
-        keep = (draws >= round(self.p * 2**16)).reshape(like.shape)
+        keep = (draws.reshape(shape)[share.slice] >= round(self.p * 2**16))
         return paddle.to_tensor(keep, place=like.place).astype(like.dtype).scale_(1 / (1 - self.p))

@@ -10,6 +10,7 @@ from paddleseg.cvlibs import manager
 from paddle_csrl.errors import UserError
 from paddle_csrl.losses import prototype_relations, standardize_rows
 from paddle_csrl.models.convex_hull import project_to_hull
+from paddle_csrl.parallel import Share
 from paddle_csrl.registry import register
 
 RELATIONS = ("edges", "prototypes")
@@ -37,6 +38,10 @@ class GeneratorTask(nn.Layer):
         relation_warmup (int): iterations over which the losses on unseen classes grow linearly
             to their full weight, so that the generator first learns what a feature is.
 
+    Attributes:
+        share (Share): the classes for which this process trains; all by default. What is
+            trained is the sum over the processes of the terms that each computes.
+
     Raises:
         UserError: an unknown ``relation``, or one that the generator does not have.
     """
@@ -60,6 +65,7 @@ class GeneratorTask(nn.Layer):
         # The order of classes means nothing to the generator; with the seen ones first, their
         # features are one block, which is cheaper to cut out than scattered rows.
         ordered = embeddings[np.concatenate([seen_ids, unseen_ids]).astype(np.int64)]
+        self.share = Share(len(ordered))
         self.register_buffer("embeddings", paddle.to_tensor(ordered), persistable=False)
         self.register_buffer("prototypes", paddle.to_tensor(prototypes), persistable=False)
         self.register_buffer("step", paddle.zeros([1], "int64"))
@@ -70,7 +76,14 @@ class GeneratorTask(nn.Layer):
         Returns:
             [seen features [S, N, D], unseen features [U, N, D], e⁰, …, e^L], a plain list as
             PaddleSeg's trainer expects. The rows of e are the seen, then the unseen classes.
+            When trained by several processes, seen features are those of the share, and unseen
+            ones their means, [U, 1, D].
         """
+        if self._is_shared and real is not None:
+            output = self.generator(self.embeddings, self.num_samples, share=self.share)
+            means = self.share.complete(output.features.mean(1, keepdim=True))
+            own_seen = len(self.share.before(self.num_seen))
+            return [output.features[:own_seen], means[self.num_seen:], *output.relations]
         output = self.generator(self.embeddings, self.num_samples)
         seen, unseen = output.features.split([self.num_seen, self.num_unseen])
         return [seen, unseen, *output.relations]
@@ -94,6 +107,10 @@ class GeneratorTask(nn.Layer):
         shift = paddle.to_tensor(nearest - means).astype(features.dtype)
         return features + shift.unsqueeze(1)
 
+    @property
+    def _is_shared(self) -> bool:
+        return self.training and self.share.ranks > 1
+
     def loss_computation(self, logits_list: List[paddle.Tensor], losses: dict,
                          data: Dict[str, paddle.Tensor]) -> List[paddle.Tensor]:
         """Every loss of ``losses`` times its coefficient; the trainer adds them up.
@@ -107,17 +124,21 @@ class GeneratorTask(nn.Layer):
         """
         seen, unseen, *relations = logits_list
         unseen_prototypes = unseen.astype("float32").mean(1)
+        share = self.share if self._is_shared else Share(len(self.embeddings))
+        rows = (share.before(self.num_seen),) if self._is_shared else ()
         pairs = {
-            "features": (seen, data["img"][0], data["label"][0]),
+            "features": (seen, data["img"][0], data["label"][0], *rows),
             "relations": self.compared_relations(unseen_prototypes, relations),
             "prototypes": (unseen_prototypes, self.prototypes),
         }
         if self.training:
             self.step += 1
         weight = min(1.0, int(self.step) / max(self.relation_warmup, 1))
-        return [coef * (1.0 if loss.consumes == "features" else weight)
-                * loss(*pairs[loss.consumes])
-                for loss, coef in zip(losses["types"], losses["coef"])]
+        # Features are compared by the share; the rest, which is little, by every process alike.
+        parts = {"features": 1.0, **dict.fromkeys(("relations", "prototypes"),
+                                                  weight / share.ranks)}
+        return share.reported([coef * parts[loss.consumes] * loss(*pairs[loss.consumes])
+                               for loss, coef in zip(losses["types"], losses["coef"])])
 
     def compared_relations(self, unseen_prototypes: paddle.Tensor,
                            relations: List[paddle.Tensor]) -> tuple:

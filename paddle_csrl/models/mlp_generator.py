@@ -9,6 +9,7 @@ from paddleseg.cvlibs import manager
 from paddle_csrl.errors import UserError
 from paddle_csrl.models.feature_generator import (FeatureGenerator, GeneratorOutput, mlp, normal,
                                                   semantic_relations, uniform)
+from paddle_csrl.parallel import Share
 from paddle_csrl.registry import register
 
 NOISES = {"gaussian": normal, "uniform": uniform}
@@ -48,11 +49,13 @@ class MLPGenerator(FeatureGenerator):
         self.noise = noise
         self.mlp = mlp(embed_dim + noise_dim, hidden_dim, feature_dim, dropout)
 
-    def generate(self, embeddings: Tensor, noise: Tensor) -> GeneratorOutput:
+    def generate(self, embeddings: Tensor, noise: Tensor, share: Share) -> GeneratorOutput:
         """As ``forward``; the relations are e^0 alone."""
-        classes, samples = noise.shape[:2]
-        expanded = embeddings.unsqueeze(1).expand([classes, samples, self.embed_dim])
-        features = self.mlp(paddle.concat([expanded, noise], axis=2))
+        own = share.take(embeddings)
+        expanded = own.unsqueeze(1).expand([len(own), noise.shape[1], self.embed_dim])
+        first, leaky_relu, dropout, second = self.mlp
+        hidden = leaky_relu(first(paddle.concat([expanded, share.take(noise)], axis=2)))
+        features = second(dropout(hidden, share))
         return GeneratorOutput(features, [semantic_relations(embeddings)])
 
     def draw_noise(self, shape: List[int], like: Tensor) -> Tensor:

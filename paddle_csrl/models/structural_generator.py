@@ -14,6 +14,7 @@ from paddleseg.cvlibs import manager
 
 from paddle_csrl.models.feature_generator import (LEAK, FeatureGenerator, GeneratorOutput,
                                                   HostDropout, mlp, semantic_relations)
+from paddle_csrl.parallel import Share
 from paddle_csrl.registry import register
 
 #: Most values of |p_i - p_j| held at once; with more, relations are computed in blocks of pairs
@@ -65,15 +66,19 @@ class StructuralGenerator(FeatureGenerator):
         self.relation_mlps = nn.LayerList(
             [mlp(width, hidden_dim, 1, dropout) for width in widths[1:]])
 
-    def generate(self, embeddings: Tensor, noise: Tensor) -> GeneratorOutput:
-        """As ``forward``; with C = 1 there are no neighbours and their sum in (2) is 0."""
+    def generate(self, embeddings: Tensor, noise: Tensor, share: Share) -> GeneratorOutput:
+        """As ``forward``; with C = 1 there are no neighbours and their sum in (2) is 0.
+
+        Nodes are those of the share, prototypes and edges those of all classes.
+        """
         relations = [semantic_relations(embeddings)]
-        nodes = _initial_nodes(embeddings, noise)
-        prototypes = nodes.prototypes()
+        nodes = _initial_nodes(share.take(embeddings), share.take(noise))
+        prototypes = share.complete(nodes.prototypes())
         for feature_mlp, relation_mlp in zip(self.feature_mlps, self.relation_mlps):
-            messages = paddle.matmul(_without_diagonal(relations[-1]), prototypes)
-            nodes = _aggregate_features(feature_mlp, nodes, messages)
-            prototypes = nodes.prototypes()
+            edges = share.take(_without_diagonal(relations[-1]))
+            nodes = _aggregate_features(feature_mlp, nodes, paddle.matmul(edges, prototypes),
+                                        share)
+            prototypes = share.complete(nodes.prototypes())
             relations.append(_pair_scores(relation_mlp, prototypes) * relations[-1])
         return GeneratorOutput(nodes.values(), relations)
 
@@ -111,13 +116,14 @@ def _initial_nodes(embeddings: Tensor, noise: Tensor) -> _Nodes:
     return _Nodes(noise, select_noise, offset)
 
 
-def _aggregate_features(mlp: nn.Sequential, nodes: _Nodes, messages: Tensor) -> _Nodes:
-    """Eq. 2; ``messages`` [C, V] is its sum over the neighbours."""
+def _aggregate_features(mlp: nn.Sequential, nodes: _Nodes, messages: Tensor,
+                        share: Share) -> _Nodes:
+    """Eq. 2 for the share's classes; ``messages`` [K, V] is its sum over the neighbours."""
     first, _, dropout, second = mlp
     of_node, of_messages = first.weight.chunk(2, axis=0)
     per_class = nodes.offset @ of_node + messages @ of_messages + first.bias
     hidden = _PerClassLinear.apply(nodes.base, nodes.weight @ of_node, per_class)
-    return _Nodes(hidden * _activation_factor(hidden, dropout), second.weight, second.bias)
+    return _Nodes(hidden * _activation_factor(hidden, dropout, share), second.weight, second.bias)
 
 
 class _PerClassLinear(PyLayer):
@@ -143,10 +149,10 @@ class _PerClassLinear(PyLayer):
 
 
 @paddle.no_grad()
-def _activation_factor(hidden: Tensor, dropout: HostDropout) -> Tensor:
+def _activation_factor(hidden: Tensor, dropout: HostDropout, share: Share) -> Tensor:
     """What LeakyReLU and dropout together multiply ``hidden`` by: one pass, also backwards."""
     factor = (hidden > 0).astype(hidden.dtype).scale_(1 - LEAK, LEAK)
-    mask = dropout.mask(hidden)
+    mask = dropout.mask(hidden, share)
     return factor if mask is None else factor.multiply_(mask)
 
 

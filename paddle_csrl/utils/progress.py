@@ -3,6 +3,7 @@
 import sys
 from typing import Iterable, Optional
 
+import paddle
 from tqdm import tqdm
 
 
@@ -17,6 +18,8 @@ def progress(iterable: Iterable, title: str, total: Optional[int] = None) -> Ite
         title (str): what is being done.
         total (int, optional): the number of items, where ``len(iterable)`` is unknown.
     """
+    if paddle.distributed.get_rank() > 0:  # one bar for all processes
+        return iterable
     interactive = sys.stderr.isatty()
     return tqdm(iterable, desc=title, total=total, leave=False, dynamic_ncols=interactive,
                 mininterval=0.1 if interactive else 10.0, delay=0.0 if interactive else 5.0,

@@ -1,0 +1,173 @@
+"""Several processes, one result: what `python -m paddle.distributed.launch` starts.
+
+Each process has a rank from 0; the first one writes. With one process all of this does nothing.
+"""
+
+import os
+from typing import Iterable, List, Sequence
+
+import numpy as np
+import paddle
+from paddle import Tensor
+from paddle.autograd import PyLayer
+
+
+def start() -> None:
+    """Connect the processes: by NCCL on GPUs, by Gloo on CPUs. To be called once, first."""
+    if world_size() > 1:
+        if paddle.get_device() == "cpu":
+            os.environ.setdefault("PADDLE_DISTRI_BACKEND", "gloo")
+        paddle.distributed.init_parallel_env()
+
+
+def world_size() -> int:
+    return paddle.distributed.get_world_size()
+
+
+def is_first() -> bool:
+    """Whether this is the process that writes and reports."""
+    return paddle.distributed.get_rank() == 0
+
+
+def barrier() -> None:
+    """Wait until every process is here, so that all see what the first one wrote."""
+    if world_size() > 1:
+        total(np.zeros(1, np.int64))  # Paddle's own barrier needs a GPU's place where there is one
+
+
+def total(array: np.ndarray) -> np.ndarray:
+    """The sum of the processes' arrays, of one shape and dtype, on each of them."""
+    if world_size() == 1:
+        return array
+    tensor = paddle.to_tensor(array)
+    paddle.distributed.all_reduce(tensor)
+    return tensor.numpy()
+
+
+def collect_everywhere(number: int) -> np.ndarray:
+    """int64 [R]: each process's number."""
+    numbers = np.zeros(world_size(), np.int64)
+    numbers[paddle.distributed.get_rank()] = number
+    return total(numbers)
+
+
+def collect(array: np.ndarray) -> List[np.ndarray]:
+    """All processes' arrays [K_r, ...] on the first one, which alone gets them; else its own."""
+    lengths = collect_everywhere(len(array))
+    if not is_first():
+        if len(array):
+            paddle.distributed.send(paddle.to_tensor(array), 0)
+        return [array]
+    arrays = [array]
+    for rank in np.flatnonzero(lengths[1:]) + 1:
+        received = paddle.zeros([int(lengths[rank]), *array.shape[1:]], str(array.dtype))
+        paddle.distributed.recv(received, int(rank))
+        arrays.append(received.numpy())
+    return arrays
+
+
+def from_first(array: np.ndarray) -> np.ndarray:
+    """The first process's array [K_0, ...] on each; the others' differ from it in K at most."""
+    length = int(collect_everywhere(len(array))[0])
+    tensor = paddle.to_tensor(array if is_first() else np.empty(
+        (length, *array.shape[1:]), array.dtype))
+    if length:
+        paddle.distributed.broadcast(tensor, 0)
+    return tensor.numpy()
+
+
+def add_gradients_before(optimizer: paddle.optimizer.Optimizer,
+                         parameters: Sequence[Tensor]) -> None:
+    """Have ``optimizer.step`` start by adding up the processes' gradients."""
+    if world_size() == 1:
+        return
+    step = optimizer.step
+
+    def step_on_sums() -> None:
+        add_gradients(parameters)
+        step()
+
+    optimizer.step = step_on_sums
+
+
+def add_gradients(parameters: Iterable[Tensor]) -> None:
+    """Replace the gradients by their sums over the processes, in one message.
+
+    A parameter that no process has a gradient of stays without one.
+    """
+    trained = [parameter for parameter in parameters if not parameter.stop_gradient]
+    flat = paddle.concat([(paddle.zeros_like(p) if p.grad is None else p.grad).flatten()
+                          for p in trained])
+    used = total(np.array([p.grad is not None for p in trained], np.int64))
+    paddle.distributed.all_reduce(flat)
+    parts = flat.split([p.size for p in trained])
+    for parameter, part, count in zip(trained, parts, used):
+        if count:
+            parameter.grad = part.reshape(parameter.shape)
+
+
+class _Sum(PyLayer):
+    """The sum over the processes, whose gradient is the sum of the gradients."""
+
+    @staticmethod
+    def forward(ctx, local: Tensor) -> Tensor:
+        result = local.clone()
+        paddle.distributed.all_reduce(result)
+        return result
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> Tensor:
+        gradient = gradient.clone()
+        paddle.distributed.all_reduce(gradient)
+        return gradient
+
+
+class Share:
+    """This process's share of C classes: every R-th one.
+
+    What is trained is the sum over the processes of what each computes from its share.
+
+    Args:
+        count (int): C.
+        rank, ranks (int): which of how many processes; by default the only one.
+
+    Attributes:
+        rows (int64 array [K]), slice: the share. A process without one holds row 0, which
+            counts nowhere, for Paddle cannot differentiate empty tensors.
+    """
+
+    def __init__(self, count: int, rank: int = 0, ranks: int = 1):
+        self.count, self.ranks = count, ranks
+        self.is_empty = rank >= count
+        self.slice = slice(0, 1) if self.is_empty else slice(rank, count, ranks)
+        self.rows = np.arange(count)[self.slice]
+
+    @classmethod
+    def of_this_process(cls, count: int) -> "Share":
+        return cls(count, paddle.distributed.get_rank(), world_size())
+
+    def take(self, whole: Tensor) -> Tensor:
+        """[C, ...] -> [K, ...]."""
+        return whole if self.ranks == 1 else whole.gather(paddle.to_tensor(self.rows))
+
+    def complete(self, local: Tensor) -> Tensor:
+        """[K, ...] of every process -> [C, ...] on each, differentiable."""
+        if self.ranks == 1:
+            return local
+        if self.is_empty:
+            local = local * 0
+        whole = paddle.zeros([self.count, *local.shape[1:]], local.dtype)
+        return _Sum.apply(paddle.scatter_nd_add(
+            whole, paddle.to_tensor(self.rows[:, None]), local))
+
+    def before(self, stop: int) -> np.ndarray:
+        """int64: the rows of the share below ``stop``, which come first; [-1] for none."""
+        rows = self.rows[self.rows < stop]
+        return np.array([-1]) if self.is_empty or not len(rows) else rows
+
+    def reported(self, terms: List[Tensor]) -> List[Tensor]:
+        """The terms [] with their gradients as they are and the sum over processes as value."""
+        if self.ranks == 1:
+            return terms
+        sums = total(np.array([float(term) for term in terms], np.float32))
+        return [term + (float(value) - term.detach()) for term, value in zip(terms, sums)]
