@@ -75,9 +75,7 @@ class ZeroShotBuilder(UserErrorBuilder):
     def feature_dataset(self) -> ZeroShotDataset:
         """The training set under the validation transforms, for the feature bank."""
         cfg = copy.deepcopy(self.config.train_dataset_cfg)
-        transforms = (self.config.zero_shot.get("features") or {}).get("transforms")
-        cfg["transforms"] = copy.deepcopy(
-            transforms or self.config.val_dataset_cfg.get("transforms", []))
+        cfg["transforms"] = self._feature_transforms
         return self._wrap(self.build_component(cfg))
 
     @cached_property
@@ -85,6 +83,22 @@ class ZeroShotBuilder(UserErrorBuilder):
         """What the policy keeps from ``feature_dataset``: images, without labels."""
         return UnlabelledImages(self.feature_dataset.unlabelled_images,
                                 self.feature_dataset.transforms)
+
+    @cached_property
+    def display_dataset(self) -> ZeroShotDataset:
+        """The validation set with every class, images and labels under the transforms of the
+        feature bank, for pictures of real features. Nothing may be learned or chosen from it."""
+        cfg = copy.deepcopy(self.config.val_dataset_cfg)
+        require_data(cfg)
+        cfg["transforms"] = self._feature_transforms
+        dataset = self.build_component(cfg)
+        dataset.mode = "train"  # in validation PaddleSeg leaves the label as it is in its file
+        return self._wrap(dataset, mode="val")
+
+    @property
+    def _feature_transforms(self) -> List[Dict[str, Any]]:
+        transforms = (self.config.zero_shot.get("features") or {}).get("transforms")
+        return copy.deepcopy(transforms or self.config.val_dataset_cfg.get("transforms", []))
 
     @cached_property
     def _inner_train(self) -> paddle.io.Dataset:

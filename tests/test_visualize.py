@@ -115,7 +115,7 @@ def test_panel_marks_unseen_classes_only_in_the_legend(scene):
     legend = 42 + 288
     np.testing.assert_array_equal(marked[:legend], plain[:legend])
     np.testing.assert_array_equal(absent, plain)
-    unseen = visualize._UNSEEN
+    unseen = visualize.drawing.UNSEEN
     assert count(plain, unseen) == 0
     assert count(marked[legend:], unseen) > 60
 
@@ -224,7 +224,7 @@ def test_heatmap_takes_infinite_values_for_the_ends():
                                          (1.0, "1.00"), (0.999, "1.00"), (-1.5, "-1.50"),
                                          (10.0, "10"), (123.4, "123")])
 def test_values_in_cells(value, text):
-    assert visualize._cell_text(value) == text
+    assert visualize.relations._cell_text(value) == text
 
 
 def test_heatmap_title_and_names_are_drawn():

@@ -234,6 +234,23 @@ class Run:
         return os.path.join(self.folder(stage), "stage.json")
 
 
+def open_run(folder: str, opts: Sequence[str] = ()) -> Run:
+    """The run in a folder, from the config that it wrote there.
+
+    Args:
+        folder (str): such as output/demo.
+        opts (list[str]): overrides as for ``ZeroShotConfig``, such as where the data are now.
+
+    Raises:
+        UserError: the folder holds no config.
+    """
+    path = os.path.join(folder, "config.yml")
+    if not os.path.isfile(path):
+        raise UserError(f"no config.yml in {folder}; name the folder of a finished run, such as "
+                        f"output/demo")
+    return Run(ZeroShotConfig(path, opts=opts, overrides={"save_dir": folder}))
+
+
 def _is_checkpoint(folder: str) -> bool:
     """Whether PaddleSeg's trainer, which reads the iteration off the name, can go on from it."""
     files = (os.path.join(folder, name) for name in ("model.pdparams", "model.pdopt"))

@@ -80,7 +80,7 @@ def resolve_classes(names: Sequence[str], wanted: Union[str, Sequence[str]]) -> 
             background, no class at all, or all of them.
     """
     wanted = _names_wanted(wanted)
-    ids = [_find(names, name) for name in wanted]
+    ids = [find_class(names, name) for name in wanted]
     for position, class_id in enumerate(ids):
         if class_id in ids[:position]:
             raise UserError(f"`unseen` names {names[class_id]} twice "
@@ -108,7 +108,19 @@ def _names_wanted(wanted: Union[str, Sequence[str]]) -> List[str]:
     return list(wanted)
 
 
-def _find(names: Sequence[str], wanted: str) -> int:
+def find_class(names: Sequence[str], wanted: str, place: str = "`unseen`",
+               whole: str = "the data set") -> int:
+    """The position of a class in ``names``, found by the rules of ``resolve_classes``.
+
+    Args:
+        names (list[str]): the classes to choose from.
+        wanted (str): the name looked for.
+        place (str): where it was given, for messages.
+        whole (str): what ``names`` are the classes of, for messages.
+
+    Raises:
+        UserError: none or several of them have the name.
+    """
     folded, key = [_fold(name) for name in names], _fold(wanted)
     if key in folded:
         return folded.index(key)
@@ -120,7 +132,7 @@ def _find(names: Sequence[str], wanted: str) -> int:
         names[folded.index(name)]
         for name in difflib.get_close_matches(key, folded, n=3, cutoff=0.5)]
     hint = f"did you mean {' or '.join(nearest)}?" if nearest else f"known: {', '.join(names)}"
-    raise UserError(f"`unseen` holds {wanted}, which is no class of the data set; {hint}")
+    raise UserError(f"{place} holds {wanted}, which is no class of {whole}; {hint}")
 
 
 def _fold(name: str) -> str:

@@ -174,6 +174,12 @@ class ZeroShotDataset(paddle.io.Dataset):
                             f"label_histogram(); use mode: clean")
         return self._scan.counts
 
+    def class_pixels(self) -> Optional[np.ndarray]:
+        """int64 [N, C]: pixels of every class in every sample; None where labels have no files."""
+        if self._scan is None:
+            self._scan = self._scan_dataset()
+        return None if self._scan is None else self._scan.counts[self._sources]
+
     def _scan_dataset(self) -> Optional[LabelScan]:
         """Pixels per image and class; ``None`` if the data set offers no way to know."""
         if hasattr(self.dataset, "label_histogram"):

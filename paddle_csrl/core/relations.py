@@ -1,0 +1,253 @@
+"""The relations between unseen and seen classes in four spaces, to be looked at (paper, Fig. 4).
+
+The real features of unseen classes come from VALIDATION images. They are for display alone:
+nothing here writes them to a file or hands them to a stage.
+"""
+
+import os
+from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
+
+import numpy as np
+import paddle
+from paddleseg.utils import utils
+
+from paddle_csrl import visualize
+from paddle_csrl.core.classifier import DEFAULT_NUM_GENERATED, generate
+from paddle_csrl.core.extractor import FeatureExtractor
+from paddle_csrl.core.feature_bank import FeatureBank, Scale
+from paddle_csrl.core.features import labels_at
+from paddle_csrl.core.generator import load_bank, load_generator, seen_in
+from paddle_csrl.core.run import Run
+from paddle_csrl.core.segmentor import load_segmentor
+from paddle_csrl.datasets.class_names import find_class
+from paddle_csrl.errors import UserError
+from paddle_csrl.losses import prototype_relations, standardize_rows
+from paddle_csrl.utils import progress, write_json
+
+SEMANTIC = "Semantic (class embeddings)"
+REAL = "Visual, real features"
+
+
+class Relations(NamedTuple):
+    """Relations of the chosen classes, [U', S'], by the title of their space.
+
+    Attributes:
+        spaces (dict[str, float64 array]): centred cosines, rows z-scored if asked for; NaN in
+            the rows of classes without a real feature.
+        unseen (list[str]): names of the rows.
+        seen (list[str]): names of the columns.
+        pixels (dict[str, int]): validation features behind each real row.
+    """
+    spaces: Dict[str, np.ndarray]
+    unseen: List[str]
+    seen: List[str]
+    pixels: Dict[str, int]
+
+    def correlations(self) -> Dict[str, np.ndarray]:
+        """Of every row with the real one: float64 [U'] by space, NaN where a row is constant."""
+        return {title: row_correlation(matrix, self.spaces[REAL])
+                for title, matrix in self.spaces.items()}
+
+
+def compare_relations(run: Run, without: Optional[Run] = None, unseen: Sequence[str] = (),
+                      seen: Sequence[str] = (), standardize: bool = False) -> Relations:
+    """The relations in the semantic, the real and the generated spaces.
+
+    All are the same quantity: cosines between prototypes, centred on the mean of the seen ones
+    (``losses.prototype_relations``). Real and generated features are those of the run's bank and
+    generator, on the scale that stages 2 and 3 use.
+
+    Args:
+        run: a finished run.
+        without: another one of the same classes, to be compared with.
+        unseen, seen: names of the classes to show, in this order. Default: all.
+        standardize: z-score the rows, over all seen classes.
+
+    Raises:
+        UserError: a name that is no such class, or runs that do not fit or have not finished.
+    """
+    _require_same_classes(run, without)
+    builder = run.builder
+    bank, scale = _load_features(run)
+    present = seen_in(bank)
+    rows = _choose(builder.class_names, builder.unseen_ids, unseen, "unseen")
+    columns = _choose(builder.class_names, present, seen, "seen")
+    real, counts = real_prototypes(run, scale)
+    semantic = builder.embeddings
+    spaces = {SEMANTIC: _relate(semantic[builder.unseen_ids], semantic[present]),
+              REAL: _relate(real, bank.prototypes(present)),
+              title_of(run): _generated(run, bank)}
+    if without:
+        title = title_of(without)
+        other, _ = _load_features(without)
+        if not np.array_equal(seen_in(other), present):
+            raise UserError(f"{without.save_dir} has real features of other seen classes than "
+                            f"{run.save_dir}; compare runs on the same data")
+        spaces[title if title not in spaces else f"{title}, second"] = _generated(without, other)
+    if standardize:
+        spaces = {title: _numpy(standardize_rows(paddle.to_tensor(matrix)))
+                  for title, matrix in spaces.items()}
+    chosen = np.ix_(np.searchsorted(builder.unseen_ids, rows), np.searchsorted(present, columns))
+    names = builder.class_names
+    pixels = dict(zip((names[c] for c in builder.unseen_ids), counts.tolist()))
+    return Relations({title: matrix[chosen] for title, matrix in spaces.items()},
+                     [names[c] for c in rows], [names[c] for c in columns],
+                     {names[c]: pixels[names[c]] for c in rows})
+
+
+def title_of(run: Run) -> str:
+    """What a run's generated features are called: its folder and its losses."""
+    loss = run.config.dic["generator"]["loss"]
+    coefficients = loss["coef"]
+    types = loss["types"] * (len(coefficients) if len(loss["types"]) == 1 else 1)
+    names = [content["type"].removesuffix("Loss")
+             for content, coefficient in zip(types, coefficients) if coefficient]
+    folder = os.path.basename(os.path.abspath(run.save_dir))
+    return f"Generated by {folder} ({' + '.join(names)})"
+
+
+def real_prototypes(run: Run, scale: Scale) -> Tuple[np.ndarray, np.ndarray]:
+    """Mean real features of the unseen classes, from validation images, for display alone.
+
+    The frozen segmentor sees each image that shows an unseen class once.
+
+    Returns:
+        float64 [U, D] on ``scale``, NaN for classes that no image shows; and int64 [U], how many
+        features each is the mean of.
+    """
+    builder = run.builder
+    extractor = FeatureExtractor(load_segmentor(run), len(builder.class_names),
+                                 run.config.zero_shot.get("classifier_layer"))
+    unseen = builder.unseen_ids
+    sums = np.zeros((len(unseen), extractor.feature_dim))
+    counts = np.zeros(len(unseen), np.int64)
+    loader = paddle.io.DataLoader(builder.display_dataset, batch_size=1, return_list=True,
+                                  num_workers=run.config.option("num_workers", 0))
+    for data in progress(loader, "real features, for display"):
+        labels = data["label"].numpy().squeeze()
+        if not np.isin(labels, unseen).any():
+            continue
+        features = extractor(data["img"])
+        inside = labels_at(labels, features.shape[2:]).reshape(-1) == unseen[:, None]
+        pixels = features.astype("float32").reshape([features.shape[1], -1]).numpy()
+        sums += inside.astype(np.float64) @ pixels.T
+        counts += inside.sum(1)
+    means = sums / np.where(counts, counts, np.nan)[:, None]
+    return (means - scale.mean) / scale.deviation, counts
+
+
+def row_correlation(matrix: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """Pearson's correlation of the rows of two [U, S] matrices: [U], NaN where undefined."""
+    first, second = (rows - rows.mean(1, keepdims=True) for rows in (matrix, other))
+    norms = np.sqrt(np.square(first).sum(1) * np.square(second).sum(1))
+    return (first * second).sum(1) / np.where(norms > 1e-12, norms, np.nan)
+
+
+def save_relations(relations: Relations, folder: str, standardize: bool = False) -> List[str]:
+    """Write relations.png, .svg and .json into ``folder`` and return their paths."""
+    quantity = ("centred cosines between prototypes"
+                + (", rows z-scored over all seen classes" if standardize else ""))
+    notes = [f"Rows: unseen classes. Columns: seen classes. Values: {quantity}.",
+             "The real features of unseen classes are pixels of validation images, for display "
+             "only: nothing is trained or chosen with them."]
+    missing = [name for name, count in relations.pixels.items() if not count]
+    if missing:
+        notes.append(f"No validation image shows {', '.join(missing)}.")
+    correlations = relations.correlations()
+    limit = max(max(np.nanmax(np.abs(matrix), initial=0.0)
+                    for matrix in relations.spaces.values()), 1e-6)
+    figure = visualize.relation_figure(
+        relations.spaces, relations.unseen, relations.seen,
+        {title: _caption(title, values) for title, values in correlations.items()}, notes,
+        -limit, limit)
+    paths = figure.save(os.path.join(folder, "relations"))
+    paths.append(os.path.join(folder, "relations.json"))
+    write_json(paths[-1], describe(relations, quantity))
+    return paths
+
+
+def describe(relations: Relations, quantity: str) -> Dict[str, Any]:
+    """What relations.json holds: everything in the figure, as numbers."""
+    spaces = {}
+    for title, values in relations.correlations().items():
+        spaces[title] = {
+            "relations": [[_number(value) for value in row] for row in relations.spaces[title]],
+            "row_correlation_with_real": dict(zip(relations.unseen, map(_number, values))),
+            "mean_row_correlation_with_real": _number(_mean(values))}
+    return {"quantity": quantity, "unseen": relations.unseen, "seen": relations.seen,
+            "validation_pixels": relations.pixels, "spaces": spaces}
+
+
+def _caption(title: str, correlations: np.ndarray) -> str:
+    if title == REAL:
+        return "of validation images"
+    each = ", ".join("-" if np.isnan(value) else f"{value:.2f}" for value in correlations)
+    mean = _mean(correlations)
+    return (f"row correlation with the real ones: {each}"
+            + (f"; mean {mean:.2f}" if len(correlations) > 1 and not np.isnan(mean) else ""))
+
+
+def _mean(values: np.ndarray) -> float:
+    """The mean of what is a number; NaN if nothing is."""
+    known = values[~np.isnan(values)]
+    return float(known.mean()) if len(known) else float("nan")
+
+
+def _number(value: float) -> Optional[float]:
+    """A float for JSON, which has no NaN."""
+    return None if np.isnan(value) else float(value)
+
+
+def _require_same_classes(run: Run, without: Optional[Run]) -> None:
+    if without and (without.builder.class_names != run.builder.class_names
+                    or list(without.builder.unseen_ids) != list(run.builder.unseen_ids)):
+        raise UserError(f"{without.save_dir} has other classes or other unseen ones than "
+                        f"{run.save_dir}; compare runs of one split")
+
+
+def _load_features(run: Run) -> Tuple[FeatureBank, Scale]:
+    """The bank of a run with a generator.
+
+    Raises:
+        UserError: the run has none.
+    """
+    for stage in ("segmentor", "features", "generator"):
+        if not os.path.isfile(run.output(stage)):
+            raise UserError(f"{run.save_dir} has no {os.path.relpath(run.output(stage))}; name "
+                            f"the folder of a finished run with a generator")
+    return load_bank(run)
+
+
+def _generated(run: Run, bank: FeatureBank) -> np.ndarray:
+    """float64 [U, S]: generated unseen against real seen prototypes."""
+    task = load_generator(run, bank)
+    utils.set_seed(run.seed("classifier"))
+    features = generate(task, run.config.dic["classifier"].get("num_generated",
+                                                               DEFAULT_NUM_GENERATED))
+    return _relate(features.mean(1, dtype=np.float64), bank.prototypes(seen_in(bank)))
+
+
+def _relate(unseen: np.ndarray, seen: np.ndarray) -> np.ndarray:
+    """float64 [U, S]: centred cosines; NaN in the rows of prototypes that are NaN."""
+    known = ~np.isnan(unseen).any(1)
+    relations = np.full((len(unseen), len(seen)), np.nan)
+    relations[known] = _numpy(prototype_relations(
+        paddle.to_tensor(unseen[known].astype(np.float64)),
+        paddle.to_tensor(seen.astype(np.float64))))
+    return relations
+
+
+def _numpy(tensor: paddle.Tensor) -> np.ndarray:
+    return tensor.numpy().astype(np.float64)
+
+
+def _choose(names: Sequence[str], known: np.ndarray, wanted: Sequence[str],
+            kind: str) -> np.ndarray:
+    """Ids of the ``wanted`` classes, which must be among ``known``; all of these by default."""
+    if not wanted:
+        return known
+    candidates = [names[c] for c in known]
+    ids = [find_class(candidates, name, f"--{kind}", f"the {kind} ones") for name in wanted]
+    if len(set(ids)) < len(ids):
+        raise UserError(f"--{kind} {', '.join(wanted)} names a class twice; keep one")
+    return known[ids]
