@@ -9,10 +9,9 @@ from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
 import paddle
-from paddleseg.utils import utils
 
 from paddle_csrl import visualize
-from paddle_csrl.core.classifier import DEFAULT_NUM_GENERATED, generate
+from paddle_csrl.core.classifier import generate
 from paddle_csrl.core.extractor import FeatureExtractor
 from paddle_csrl.core.feature_bank import FeatureBank, Scale
 from paddle_csrl.core.features import labels_at
@@ -221,9 +220,7 @@ def _load_features(run: Run) -> Tuple[FeatureBank, Scale]:
 def _generated(run: Run, bank: FeatureBank) -> np.ndarray:
     """float64 [U, S]: generated unseen against real seen prototypes."""
     task = load_generator(run, bank)
-    utils.set_seed(run.seed("classifier"))
-    features = generate(task, run.config.dic["classifier"].get("num_generated",
-                                                               DEFAULT_NUM_GENERATED))
+    features = generate(task, run.config.dic["classifier"], run.seed("classifier"))
     return _relate(features.mean(1, dtype=np.float64), bank.prototypes(seen_in(bank)))
 
 
