@@ -384,6 +384,17 @@ def test_figure_refuses_what_it_cannot_draw():
         relation_figure({"t": np.zeros((1, 1))}, ["a", "b"], ["c"], {})
 
 
+def test_the_colour_bar_covers_no_text():
+    title, caption = "A title that is wider than its map", "a caption " * 5
+    svg = ET.fromstring(relation_figure({title: np.zeros((1, 1))}, ["a"], ["b"],
+                                        {title: caption}).svg())
+    nodes = {node.tag.split("}")[1]: node for node in svg.iter() if node.get("fill") == "url(#ramp)"}
+    texts = [node for node in svg.iter() if node.text in (title, caption)]
+    assert len(texts) == 2
+    for node in texts:
+        assert float(node.get("x")) + float(node.get("textLength")) < float(nodes["rect"].get("x"))
+
+
 @pytest.mark.parametrize("columns", [1, 2, 60])
 def test_nothing_is_clipped(columns):
     names = [f"a long class name {c}" for c in range(columns)]

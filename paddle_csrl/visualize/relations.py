@@ -122,8 +122,8 @@ def relation_figure(panels: Mapping[str, np.ndarray], row_names: Sequence[str],
     names_height = _widest(col_names) + 8
     height = (MARGIN + names_height + len(matrices) * (head + map_height + foot)
               + len(lines) * (_NOTE_SIZE + 6) + MARGIN)
-    bar_left = left + map_width + 18
-    canvas = Canvas(max(MARGIN + room, bar_left + _bar_room(vmin, vmax)) + MARGIN, height)
+    bar_left = MARGIN + room + 18  # beside all text, for it may be longer than a map is high
+    canvas = Canvas(bar_left + _bar_room(vmin, vmax) + MARGIN, height)
 
     y = MARGIN
     for number, (title, matrix) in enumerate(matrices.items()):
