@@ -397,7 +397,8 @@ def test_context_lists_of_the_user(context):
     val.write_text(f"{CONTEXT_VAL[1]}\n2008_999999\n")
     result = context.prepare("--train_list", str(train), "--val_list", str(val))
     assert (result["train"], result["val"]) == (2, 1)
-    assert any("want of a label: 1 of the val images, such as 2008_999999" in line for line in result["differences"])
+    assert any("want of a label: 1 of the val images, such as 2008_999999" in line
+               for line in result["differences"])
     assert lines(context.root / "ImageSets" / "Segmentation" / "train_context.txt") == [
         CONTEXT_VAL[0], CONTEXT_TRAIN[0]]
 
@@ -539,8 +540,8 @@ def test_masks_decode_to_what_was_encoded(seed):
 def test_masks_that_cocos_own_encoder_wrote():
     mask = np.zeros((60, 20), bool)
     mask[20:58, 3:15], mask[30:33, 5:9], mask[0, 0] = True, False, True
-    np.testing.assert_array_equal(
-        decode_mask({"size": [60, 20], "counts": "01W6U1_J00TO]O?c0A]O?c0A]O?c0A]O?c0=0000000000h8"}, "here"), mask)
+    counts = "01W6U1_J00TO]O?c0A]O?c0A]O?c0A]O?c0=0000000000h8"
+    np.testing.assert_array_equal(decode_mask({"size": [60, 20], "counts": counts}, "here"), mask)
 
 
 def plain_runs(mask):
