@@ -201,7 +201,7 @@ class Search:
 
 def table(summary: Dict[str, Any]) -> str:
     """The best settings and the config as it stands, in percent, as text."""
-    rows = PrettyTable(["", "trial", "seen", "held out", "hIoU", "± folds"], align="r")
+    rows = PrettyTable(["", "trial", "seen", "held out", "hIoU", "spread"], align="r")
     best = summary["ranking"][:NUM_SHOWN]
     for name, row in [*enumerate(best, 1), ("as it stands", summary["as_it_stands"])]:
         rows.add_row([name, row["trial"],
