@@ -365,6 +365,16 @@ def test_a_cell_that_fails_is_recorded_and_the_others_go_on(tmp_path, monkeypatc
     assert not os.path.exists(os.path.join(comparison.cell("broken"), "failure.json"))
 
 
+@pytest.mark.parametrize("change, message", [
+    ({"opts": {"val_dataset.dataset_root": "nowhere"}}, "nowhere"),
+    ({"splits": {"one": ["cow"], "two": ["cwo"]}}, "cwo")], ids=["data", "class"])
+def test_what_stops_a_whole_split_stops_the_call(tmp_path, change, message):
+    comparison = Comparison(tmp_path, **change)
+    with pytest.raises(UserError, match=message):
+        comparison.run()
+    assert os.listdir(comparison.path()) == []
+
+
 def test_a_stage_1_that_fails_is_tried_once_and_fails_its_cells(tmp_path, monkeypatch):
     comparison = Comparison(tmp_path)
     tried = []

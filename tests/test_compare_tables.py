@@ -171,11 +171,11 @@ def test_class_tables_star_unseen_classes(made_up):
 def test_scores_of_other_settings_are_not_shown(made_up):
     plan = made_up(SCORES)
     plan.methods["csrl"].opts["generator.iters"] = 7
-    plan._digests.clear()
+    plan._settings.clear()
     results = Results.read(plan)
     assert results.count("finished") == 4 and results.finished("unseen2", "csrl") == []
     plan.command_opts["num_workers"] = 3  # has no influence on a score
-    plan._digests.clear()
+    plan._settings.clear()
     assert Results.read(plan).count("finished") == 4
 
 

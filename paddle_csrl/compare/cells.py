@@ -36,7 +36,12 @@ def run_cells(plan: Plan, cells: Sequence[Cell], retry_failed: bool = False,
         cells: in groups by split and stage-1 seed, as ``Plan.cells`` returns them.
         retry_failed: run cells again that failed with the same settings.
         on_scored: called whenever a group has been scored.
+
+    Raises:
+        UserError: the data of a split are missing, or it names a class they do not have.
     """
+    for cell in {cell.split: cell for cell in cells}.values():
+        Run(plan.stage1_config(cell.split, cell.stage1_seed)).inputs("segmentor")
     for key, group in itertools.groupby(progress(cells, "cells"),
                                         lambda cell: (cell.split, cell.stage1_seed)):
         _Group(plan, *key).run(group, retry_failed)
@@ -109,6 +114,7 @@ class _Group:
         if read_scores(self.plan, cell).get("inputs") == _score_inputs(run):
             return
         if run.shared_dir:
+            run.builder.__dict__.pop("model", None)  # of which every cell in line would hold one
             shared.append((cell, run))
         else:
             load_weights(run.builder.model, run.final_model)

@@ -108,7 +108,7 @@ class Plan:
         self.save_dir = save_dir or content.get("save_dir") or os.path.join("output", self.name)
         if not isinstance(self.save_dir, str):
             raise UserError(f"{path}: `save_dir: {self.save_dir}` must be a folder's name")
-        self._digests: Dict[Cell, str] = {}
+        self._settings: Dict[Tuple[str, str], str] = {}
 
     @property
     def name(self) -> str:
@@ -136,9 +136,8 @@ class Plan:
         Raises:
             UserError: one of them has a misspelt key or the like.
         """
-        for split in self.splits:
-            for method in self.methods:
-                self.cell_config(Cell(split, self.stage1_seeds[0], method, self.seeds[0]))
+        for cell in self.cells(stage1_seeds=self.stage1_seeds[:1], seeds=self.seeds[:1]):
+            self.digest(cell)
 
     def stage1_dir(self, split: str, stage1_seed: int) -> str:
         """Folder of the segmentor and the features that the cells share."""
@@ -180,15 +179,16 @@ class Plan:
 
     def digest(self, cell: Cell) -> str:
         """A checksum over all settings that the cell's score depends on."""
-        if cell not in self._digests:
-            dic = self.cell_config(cell).dic
-            for section, keys in _IRRELEVANT.items():
+        key = (cell.split, cell.method)
+        if key not in self._settings:  # the same for all seeds but for these
+            dic = self.cell_config(Cell(cell.split, 0, cell.method, 0)).dic
+            for section, names in _IRRELEVANT.items():
                 content = dic.get(section) if section else dic
-                for key in keys if isinstance(content, dict) else ():
-                    content.pop(key, None)
-            text = json.dumps(dic, sort_keys=True, default=str)
-            self._digests[cell] = hashlib.sha256(text.encode()).hexdigest()
-        return self._digests[cell]
+                for name in names if isinstance(content, dict) else ():
+                    content.pop(name, None)
+            self._settings[key] = json.dumps(dic, sort_keys=True, default=str)
+        text = f"{self._settings[key]} {cell.stage1_seed} {cell.seed}"
+        return hashlib.sha256(text.encode()).hexdigest()
 
     def _unseen(self, split: str) -> Dict[str, Any]:
         return {"zero_shot.unseen": list(self.splits[split].unseen)}
