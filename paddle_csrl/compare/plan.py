@@ -108,7 +108,7 @@ class Plan:
         self.save_dir = save_dir or content.get("save_dir") or os.path.join("output", self.name)
         if not isinstance(self.save_dir, str):
             raise UserError(f"{path}: `save_dir: {self.save_dir}` must be a folder's name")
-        self._settings: Dict[Tuple[str, str], str] = {}
+        self._settings: Dict[Tuple[str, str], Dict[str, Any]] = {}
 
     @property
     def name(self) -> str:
@@ -180,14 +180,18 @@ class Plan:
     def digest(self, cell: Cell) -> str:
         """A checksum over all settings that the cell's score depends on."""
         key = (cell.split, cell.method)
-        if key not in self._settings:  # the same for all seeds but for these
-            dic = self.cell_config(Cell(cell.split, 0, cell.method, 0)).dic
+        if key not in self._settings:
+            dic = self.cell_config(cell).dic
             for section, names in _IRRELEVANT.items():
                 content = dic.get(section) if section else dic
                 for name in names if isinstance(content, dict) else ():
                     content.pop(name, None)
-            self._settings[key] = json.dumps(dic, sort_keys=True, default=str)
-        text = f"{self._settings[key]} {cell.stage1_seed} {cell.seed}"
+            self._settings[key] = dic
+        dic = {**self._settings[key], "seed": cell.stage1_seed}
+        for stage in _LATER_STAGES:
+            if isinstance(dic.get(stage), dict):
+                dic[stage] = {**dic[stage], "seed": cell.seed}
+        text = json.dumps(dic, sort_keys=True, default=str)
         return hashlib.sha256(text.encode()).hexdigest()
 
     def _unseen(self, split: str) -> Dict[str, Any]:
