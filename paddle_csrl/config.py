@@ -132,6 +132,10 @@ class ZeroShotConfig(Config):
         overrides (dict, optional): dotted key to value, applied last (command-line flags).
             A value of ``None`` leaves the key as it is.
 
+    Attributes:
+        given (dict): all of the above in one. PaddleSeg's builder adds to ``dic`` as it builds;
+            a file with those additions would not be the config that a run was made from.
+
     Raises:
         UserError: a missing, misspelt or ill-typed key, naming it and the nearest known one.
     """
@@ -148,6 +152,7 @@ class ZeroShotConfig(Config):
         except (AssertionError, RuntimeError) as error:
             cause = error.__cause__ or error.__context__ or error
             raise UserError(f"{path}: {' '.join(str(cause).split())}") from None
+        self.given = copy.deepcopy(self.dic)
 
     @classmethod
     def _parse_from_yaml(cls, path: str, *args, **kwargs) -> Dict[str, Any]:
@@ -375,6 +380,10 @@ def _check_test_config(content: Dict[str, Any], place: str) -> None:
                 and all(isinstance(side, int) and side > 0 for side in value)):
             raise UserError(f"{place}: `test_config.{key}: {value}` must be two whole numbers "
                             f"above 0, width and height")
+    if content.get("is_slide") and any(step > side for step, side in zip(content["stride"],
+                                                                         content["crop_size"])):
+        raise UserError(f"{place}: `test_config.stride: {content['stride']}` must not be larger "
+                        f"than `crop_size: {content['crop_size']}`, or pixels are left out")
     scales = content.get("scales", 1.0)
     for scale in scales if isinstance(scales, (list, tuple)) else [scales]:
         if not isinstance(scale, (int, float)) or scale <= 0:

@@ -9,9 +9,12 @@ _WORKER_MARK = "UserError: "
 
 
 def run(main: Callable[[], Any]) -> None:
-    """Run ``main`` as a program: a user's mistake is one line on stderr and exit status 2."""
+    """Run ``main`` as a program: a user's mistake is one line on stderr and exit status 2.
+
+    A result that names what ``failed`` ends with status 1.
+    """
     try:
-        main()
+        result = main()
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
         sys.exit(130)
@@ -21,6 +24,8 @@ def run(main: Callable[[], Any]) -> None:
             raise
         print(f"error: {message}", file=sys.stderr)
         sys.exit(2)
+    if isinstance(result, dict) and result.get("failed"):
+        sys.exit(1)
 
 
 def user_message(error: Optional[BaseException]) -> Optional[str]:

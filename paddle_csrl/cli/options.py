@@ -1,14 +1,16 @@
 """Flags that several tools share, under PaddleSeg's names."""
 
 import argparse
+import os
 from typing import Any, Dict, Optional
 
 from paddle_csrl.core.run import SELF_TRAINING, STAGES
+from paddle_csrl.errors import UserError
 
 
-def add_common(parser: argparse.ArgumentParser) -> None:
+def add_common(parser: argparse.ArgumentParser, needs_config: bool = True) -> None:
     """Flags of every tool that reads a config."""
-    parser.add_argument("-c", "--config", required=True, metavar="FILE",
+    parser.add_argument("-c", "--config", required=needs_config, metavar="FILE",
                         help="the YAML config, such as configs/csrl_shapes.yml")
     parser.add_argument("--device", default="gpu", choices=["cpu", "gpu", "xpu", "npu", "mlu"],
                         help="where to compute; falls back to cpu where there is none "
@@ -24,16 +26,62 @@ def add_common(parser: argparse.ArgumentParser) -> None:
                              "zero_shot.unseen=\"['cow','motorbike']\" generator.iters=500")
 
 
-def add_test(parser: argparse.ArgumentParser) -> None:
-    """Flags of test-time augmentation and sliding windows, as PaddleSeg's tools/val.py."""
-    parser.add_argument("--aug_eval", action="store_true", default=None,
+def add_trained(parser: argparse.ArgumentParser) -> None:
+    """Flags that name a trained model: ``add_common``'s, its weights, or a run's folder."""
+    add_common(parser, needs_config=False)
+    parser.add_argument("--model_path", metavar="FILE",
+                        help="the weights, such as output/demo/model.pdparams")
+    parser.add_argument("--run", metavar="DIR",
+                        help="folder of a finished run, such as output/demo: stands for "
+                             "-c DIR/config.yml --model_path DIR/model.pdparams")
+
+
+def fill_in_run(args: argparse.Namespace) -> None:
+    """Set ``config`` and ``model_path`` from ``--run``, unless they are given themselves.
+
+    Raises:
+        UserError: neither is given, or the run's folder lacks them.
+    """
+    for flag, name in (("config", "config.yml"), ("model_path", "model.pdparams")):
+        if getattr(args, flag):
+            continue
+        if not args.run:
+            raise UserError(f"no --{flag}; give --config FILE and --model_path FILE, or --run DIR "
+                            f"for a finished run such as output/demo")
+        path = os.path.join(args.run, name)
+        if not os.path.isfile(path):
+            raise UserError(f"--run {args.run}: no {name} in this folder; name the folder of a "
+                            f"finished run, such as output/demo")
+        setattr(args, flag, path)
+
+
+def add_images(parser: argparse.ArgumentParser) -> None:
+    """Flags of the tools that predict images."""
+    parser.add_argument("--image_path", required=True, metavar="PATH",
+                        help="an image, a folder (searched with its subfolders) or a text file "
+                             "with one image a line, relative to that file")
+    parser.add_argument("--save_dir", default="output/result", metavar="DIR",
+                        help="where the pictures go (default: output/result)")
+    parser.add_argument("--confidence", action="store_true",
+                        help="also write how sure each pixel is, grey 0 to 255 for 0 to 1")
+    parser.add_argument("--custom_color", nargs="+", type=int, metavar="RGB",
+                        help="colours of the first classes: three numbers from 0 to 255 each")
+
+
+def add_test(parser: argparse.ArgumentParser, augment: str = "--aug_eval") -> None:
+    """Flags of test-time augmentation and sliding windows, as PaddleSeg's tools.
+
+    Args:
+        augment (str): the name of the switch, which PaddleSeg's tools do not agree on.
+    """
+    parser.add_argument(augment, dest="aug_eval", action="store_true", default=None,
                         help="average over --scales and flips")
     parser.add_argument("--scales", nargs="+", type=float, metavar="S",
-                        help="image scales for --aug_eval (default: 1.0)")
+                        help=f"image scales for {augment} (default: 1.0)")
     parser.add_argument("--flip_horizontal", action="store_true", default=None,
-                        help="also the mirrored image, with --aug_eval")
+                        help=f"also the mirrored image, with {augment}")
     parser.add_argument("--flip_vertical", action="store_true", default=None,
-                        help="also the image upside down, with --aug_eval")
+                        help=f"also the image upside down, with {augment}")
     parser.add_argument("--is_slide", action="store_true", default=None,
                         help="predict in sliding windows of --crop_size")
     parser.add_argument("--crop_size", nargs=2, type=int, metavar=("W", "H"),

@@ -10,7 +10,8 @@ from paddle_csrl import parallel
 from paddle_csrl.metrics import ZeroShotEvaluator
 from paddle_csrl.utils import progress
 
-_AUGMENTED_KEYS = ("scales", "flip_horizontal", "flip_vertical")
+#: The keys of ``test_config`` that mean something with ``aug_eval`` alone.
+AUGMENTED_KEYS = ("scales", "flip_horizontal", "flip_vertical")
 
 
 def shard(dataset: paddle.io.Dataset) -> paddle.io.Subset:
@@ -49,7 +50,7 @@ def evaluate(model: nn.Layer, dataset: paddle.io.Dataset, evaluator: ZeroShotEva
     loader = paddle.io.DataLoader(samples, batch_size=1, num_workers=num_workers,
                                   return_list=True)
     if not aug_eval:
-        for key in _AUGMENTED_KEYS:
+        for key in AUGMENTED_KEYS:
             test_config.pop(key, None)
     run = infer.aug_inference if aug_eval else infer.inference
     with paddle.no_grad(), paddle.amp.auto_cast(

@@ -19,8 +19,9 @@ from paddle_csrl.core.run import SELF_TRAINING, Run
 from paddle_csrl.core.segmentor import train_segmentor
 from paddle_csrl.core.self_training import train_on_pseudo_labels
 from paddle_csrl.core.trainer import load_weights
+from paddle_csrl.deploy.classes import FILE_NAME, ClassTable
 from paddle_csrl.errors import UserError
-from paddle_csrl.utils import atomic_path
+from paddle_csrl.utils import atomic_path, write_json
 
 _RUN_STAGE = {"segmentor": train_segmentor, "features": extract_features,
               "generator": train_generator, "classifier": train_classifier,
@@ -100,9 +101,13 @@ def _run_unless_finished(run: Run, stage: str) -> None:
 
 
 def write_config(run: Run) -> None:
-    """Write the whole config beside the results, so that they can be made again."""
+    """Write the whole config and the classes beside the results.
+
+    The one makes them again; with both, the model predicts without the data.
+    """
     if parallel.is_first():
         with atomic_path(os.path.join(run.save_dir, "config.yml")) as temporary:
             with open(temporary, "w", encoding="utf-8") as file:
-                yaml.dump(run.config.dic, file, Dumper=utils.NoAliasDumper, allow_unicode=True,
-                          sort_keys=False)
+                yaml.dump(run.config.given, file, Dumper=utils.NoAliasDumper,
+                          allow_unicode=True, sort_keys=False)
+        write_json(os.path.join(run.save_dir, FILE_NAME), ClassTable.of(run.builder).describe())

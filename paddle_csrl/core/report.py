@@ -73,8 +73,8 @@ def describe(builder: ZeroShotBuilder, scores: Dict[str, Any]) -> Dict[str, Any]
                                                           scores["class_iou"]))]
     marks = {"leaks": builder.config.leaks, "transductive": builder.config.transductive}
     return {**summary, **{key: value for key, value in marks.items() if value},
-            "classes": classes, "images": len(builder.val_dataset), "config": builder.config.dic,
-            "seed": builder.config.seed, "versions": versions()}
+            "classes": classes, "images": len(builder.val_dataset),
+            "config": builder.config.given, "seed": builder.config.seed, "versions": versions()}
 
 
 def versions() -> Dict[str, str]:

@@ -202,8 +202,9 @@ def check_image(image: np.ndarray) -> None:
                         f"{list(image.shape)}")
 
 
-def save_png(path: str, rgb: np.ndarray) -> None:
-    """Write a picture, uint8 RGB [H, W, 3], atomically."""
-    check_image(rgb)
+def save_png(path: str, picture: np.ndarray) -> None:
+    """Write a picture, uint8 RGB [H, W, 3] or a single channel [H, W], atomically."""
+    if picture.ndim != 2 or picture.dtype != np.uint8:
+        check_image(picture)
     with atomic_path(path) as temporary:
-        Image.fromarray(rgb).save(temporary, format="PNG")
+        Image.fromarray(picture).save(temporary, format="PNG")

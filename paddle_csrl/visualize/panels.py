@@ -12,6 +12,9 @@ from paddle_csrl.visualize.drawing import (FAINT, FONT_SIZE, GAP, INK, MARGIN, P
                                            star, text_width)
 from paddle_csrl.visualize.colors import palette as class_palette
 
+#: Least width of a mask with a legend, in pixels.
+_MASK_WIDTH = 288
+
 
 class Scene(NamedTuple):
     """A row of a panel.
@@ -123,6 +126,36 @@ def comparison_panel(scenes: Sequence[Scene], class_names: Sequence[str],
             draw.text((MARGIN, below), name, FAINT, font(FONT_SIZE), anchor="la")
         top += height
     canvas.paste(legend, (MARGIN, top))
+    return np.array(canvas)
+
+
+def labelled_mask(label: np.ndarray, class_names: Sequence[str],
+                  unseen_ids: Sequence[int] = (),
+                  palette: Optional[np.ndarray] = None) -> np.ndarray:
+    """A label in class colours over a legend of the classes that occur, unseen ones starred.
+
+    Small labels are enlarged by a whole factor, so that the legend is readable; none is shrunk.
+
+    Args:
+        label (np.ndarray): int [H, W], class ids or 255, which is hatched.
+        class_names, unseen_ids, palette: as for ``prediction_panel``.
+
+    Returns:
+        uint8 [H', W', 3], the label in its upper left corner.
+
+    Raises:
+        UserError: an id that is neither a class nor 255.
+    """
+    if palette is None:
+        palette = class_palette(len(class_names))
+    _check_label("the label", label, label.shape, min(len(palette), len(class_names)))
+    mask = _paint_label(label, palette, largest=max(*label.shape, 2 * _MASK_WIDTH))
+    height, width = mask.shape[:2]
+    legend = _legend(np.unique(label), class_names, set(map(int, unseen_ids)), palette,
+                     max(width, _MASK_WIDTH))
+    canvas = Image.new("RGB", (legend.width, height + GAP + legend.height), PAPER)
+    canvas.paste(Image.fromarray(mask), (0, 0))
+    canvas.paste(legend, (0, height + GAP))
     return np.array(canvas)
 
 

@@ -1,0 +1,65 @@
+"""Predict images with a trained segmentor; no data set and no labels are needed."""
+
+import argparse
+from typing import Any, Dict, List, Optional
+
+from paddleseg.utils import utils
+
+from paddle_csrl.cli import options
+from paddle_csrl.config import ZeroShotConfig
+from paddle_csrl.deploy.images import ImageReader
+from paddle_csrl.deploy.model import DeployBuilder
+from paddle_csrl.deploy.predict import ResultFiles, SegmentorPredictor, predict_images
+
+_EPILOG = """
+writes, for every image NAME, below --save_dir:
+  added_prediction/NAME.png         the class colours laid over the image
+  pseudo_color_prediction/NAME.png  the class colours with a legend, unseen classes starred
+  label/NAME.png                    the class ids, one channel
+  confidence/NAME.png               with --confidence: softmax of the class, 255 for 1
+
+A broken image is passed over and named at the end; the exit status is then 1.
+
+examples:
+  python tools/predict.py --run output/demo --image_path photos --save_dir output/photos
+  python tools/predict.py -c configs/csrl_shapes.yml --model_path output/demo/model.pdparams \\
+      --image_path photo.jpg --confidence
+  python tools/predict.py --run output/demo --image_path list.txt \\
+      --aug_pred --scales 0.75 1.0 1.25 --flip_horizontal
+  python tools/predict.py --run output/demo --image_path large.png \\
+      --is_slide --crop_size 512 512 --stride 384 384
+"""
+
+
+def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="predict.py", description=__doc__, epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter)
+    options.add_trained(parser)
+    options.add_images(parser)
+    options.add_test(parser, augment="--aug_pred")
+    return parser.parse_args(argv)
+
+
+def main(argv: Optional[List[str]] = None) -> Dict[str, Any]:
+    """Run the command line ``argv``.
+
+    Returns:
+        dict: ``predicted`` (number of images), ``failed`` (path to reason), ``save_dir``.
+
+    Raises:
+        UserError: a mistake in the config, the weights, the paths or the flags.
+    """
+    args = parse_args(argv)
+    options.fill_in_run(args)
+    overrides = {**options.common_overrides(args), **options.test_overrides(args)}
+    config = ZeroShotConfig(args.config, opts=args.opts, overrides=overrides)
+    utils.set_device(args.device)
+    builder = DeployBuilder(config, args.model_path)
+    results = ResultFiles(args.save_dir, builder.classes.recolored(args.custom_color),
+                          args.confidence)
+    predictor = SegmentorPredictor(builder.trained_model, args.confidence,
+                                   config.option("precision", "fp32"),
+                                   config.option("amp_level", "O1"), **config.test_config)
+    return predict_images(args.image_path, results, ImageReader(builder.transforms), predictor,
+                          config.option("num_workers", 0))

@@ -1,0 +1,1 @@
+"""Using a finished model: prediction without the training data, export, exported models."""

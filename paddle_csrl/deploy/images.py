@@ -1,0 +1,147 @@
+"""Finding, naming and reading the images to predict."""
+
+import os
+from collections import Counter, deque
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Callable, Dict, Iterable, Iterator, List, NamedTuple, Sequence
+
+import cv2
+import numpy as np
+from paddleseg.transforms import Compose
+
+from paddle_csrl.datasets.label_scan import require_whole_image
+from paddle_csrl.errors import UserError
+
+#: Endings of the files that count as images, in lower case.
+SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
+
+
+class ImageFile(NamedTuple):
+    """An image and the relative name, without ending, that its results get."""
+
+    path: str
+    name: str
+
+
+class Sample(NamedTuple):
+    """One image, read.
+
+    Attributes:
+        image (np.ndarray): uint8 RGB [H, W, 3], as it is in the file.
+        pixels (np.ndarray): float32 [1, K, h, w], what the network reads.
+        trans_info (list): how the size was changed, as PaddleSeg notes it.
+    """
+
+    image: np.ndarray
+    pixels: np.ndarray
+    trans_info: list
+
+
+def find_images(image_path: str, skipped: Iterable[str] = ()) -> List[ImageFile]:
+    """The images that ``--image_path`` names.
+
+    Args:
+        image_path (str): an image, a folder that is searched with all its subfolders, or a text
+            file with one image a line: a path relative to that file, which may be followed by
+            others (a label), as in PaddleSeg's lists. Listed files need not exist; reading
+            them fails later, one by one.
+        skipped (iterable of str): folders that are not searched, such as those of results.
+
+    Returns:
+        list[ImageFile]: in the order of the list, or of the names in a folder. Results keep the
+            subfolders; where two images differ in their ending alone, they keep that too.
+
+    Raises:
+        UserError: there is nothing at the path, or no image.
+    """
+    if os.path.isdir(image_path):
+        paths = list(_walk(image_path, {os.path.realpath(folder) for folder in skipped}))
+        if not paths:
+            raise UserError(f"--image_path {image_path}: no file in this folder ends in "
+                            f"{', '.join(SUFFIXES)}")
+        return _named(paths, image_path)
+    if not os.path.isfile(image_path):
+        raise UserError(f"--image_path {image_path}: no such file or folder")
+    folder = os.path.dirname(image_path)
+    if image_path.lower().endswith(SUFFIXES):
+        return _named([image_path], folder)
+    return _named(_read_list(image_path), folder)
+
+
+def _walk(folder: str, skipped: set) -> Iterator[str]:
+    for parent, folders, names in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not name.startswith(".")
+                            and os.path.realpath(os.path.join(parent, name)) not in skipped)
+        for name in sorted(names):
+            if name.lower().endswith(SUFFIXES) and not name.startswith("."):
+                yield os.path.join(parent, name)
+
+
+def _read_list(path: str) -> List[str]:
+    folder = os.path.dirname(path)
+    try:
+        with open(path, encoding="utf-8-sig") as file:
+            lines = [line.strip() for line in file if line.strip()]
+    except UnicodeDecodeError:
+        raise UserError(f"--image_path {path} is neither an image ({', '.join(SUFFIXES)}) nor a "
+                        f"UTF-8 text file that lists images") from None
+    if not lines:
+        raise UserError(f"--image_path {path} lists no image; write one path a line")
+    whole = [os.path.join(folder, line) for line in lines]
+    paths = [path if os.path.isfile(path) else os.path.join(folder, line.split()[0])
+             for path, line in zip(whole, lines)]
+    return list(dict.fromkeys(paths))
+
+
+def _named(paths: Sequence[str], root: str) -> List[ImageFile]:
+    root = os.path.abspath(root)
+    absolute = [os.path.abspath(path) for path in paths]
+    if any(os.path.commonpath([root, path]) != root for path in absolute):
+        root = os.path.commonpath([os.path.dirname(path) for path in absolute])
+    names = [os.path.relpath(path, root) for path in absolute]
+    stems = [os.path.splitext(name)[0] for name in names]
+    taken = Counter(stems)
+    return [ImageFile(path, stem if taken[stem] == 1 else name)
+            for path, name, stem in zip(paths, names, stems)]
+
+
+class ImageReader:
+    """Reads an image as PaddleSeg's data sets do and applies the transforms.
+
+    Args:
+        transforms (Compose): the validation transforms.
+    """
+
+    def __init__(self, transforms: Compose):
+        self.transforms = transforms
+
+    def __call__(self, path: str) -> Sample:
+        """
+        Raises:
+            UserError: the file is missing, cut short or no picture.
+        """
+        if not os.path.isfile(path):
+            raise UserError(f"no file at {path}")
+        require_whole_image(path)
+        pixels = cv2.imread(path, self.transforms.read_flag)
+        if pixels is None:
+            raise UserError(f"{path} is not a picture that OpenCV reads")
+        to_rgb = cv2.COLOR_GRAY2RGB if pixels.ndim == 2 else cv2.COLOR_BGR2RGB
+        data: Dict[str, Any] = self.transforms({"img": pixels.astype("float32")})
+        return Sample(cv2.cvtColor(pixels, to_rgb), np.float32(data["img"])[None],
+                      data["trans_info"])
+
+
+def read_ahead(read: Callable[[Any], Any], items: Iterable[Any], threads: int) -> Iterator[Any]:
+    """``map(read, items)`` with a few results read ahead in threads, and no more than a few."""
+    if threads < 1:
+        yield from map(read, items)
+        return
+    waiting: deque = deque()
+    with ThreadPoolExecutor(threads) as pool:
+        for item in items:
+            waiting.append(pool.submit(read, item))
+            if len(waiting) > threads:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()

@@ -1,0 +1,168 @@
+"""Predicting images one by one and writing the pictures."""
+
+import os
+from typing import Any, Callable, Dict, List, NamedTuple, Optional, Tuple, Union
+
+import numpy as np
+import paddle
+from paddle import nn
+from paddleseg.core import infer
+from paddleseg.utils import logger
+
+from paddle_csrl import visualize
+from paddle_csrl.core.evaluate import AUGMENTED_KEYS
+from paddle_csrl.deploy.classes import ClassTable
+from paddle_csrl.deploy.images import ImageFile, ImageReader, Sample, find_images, read_ahead
+from paddle_csrl.errors import UserError
+from paddle_csrl.utils import make_folder, progress
+
+#: Kind of result -> its folder below ``--save_dir``. The first two are PaddleSeg's names.
+FOLDERS = {"overlay": "added_prediction", "mask": "pseudo_color_prediction", "label": "label",
+           "confidence": "confidence"}
+
+
+class Prediction(NamedTuple):
+    """The prediction for one image, at its own size.
+
+    Attributes:
+        label (np.ndarray): int32 [H, W], class ids.
+        confidence (np.ndarray, optional): float32 [H, W], the softmax of the class, 0 to 1.
+    """
+
+    label: np.ndarray
+    confidence: Optional[np.ndarray]
+
+
+Predictor = Callable[[Sample], Prediction]
+
+
+class SegmentorPredictor:
+    """A trained PaddleSeg segmentor; inference is PaddleSeg's own (``core.infer``).
+
+    Args:
+        model (nn.Layer): the segmentor, in eval mode.
+        confidence (bool): whether confidences are wanted.
+        precision, amp_level (str): as in PaddleSeg.
+        aug_eval (bool): multi-scale and flip, with ``scales``, ``flip_horizontal`` and
+            ``flip_vertical``.
+        **test_config: ``is_slide``, ``crop_size``, ``stride`` and the above, as in PaddleSeg.
+    """
+
+    def __init__(self, model: nn.Layer, confidence: bool = False, precision: str = "fp32",
+                 amp_level: str = "O1", aug_eval: bool = False, **test_config: Any):
+        if not aug_eval:
+            test_config = {key: value for key, value in test_config.items()
+                           if key not in AUGMENTED_KEYS}
+        self.model, self.confidence, self.test_config = model, confidence, test_config
+        self.infer = infer.aug_inference if aug_eval else infer.inference
+        self.precision, self.amp_level = precision, amp_level
+
+    def __call__(self, sample: Sample) -> Prediction:
+        with paddle.no_grad(), paddle.amp.auto_cast(
+                enable=self.precision == "fp16", level=self.amp_level,
+                custom_black_list={"bilinear_interp_v2"}):
+            label, logits = self.infer(self.model, paddle.to_tensor(sample.pixels),
+                                       trans_info=sample.trans_info, **self.test_config)
+            confidence = nn.functional.softmax(logits.astype("float32"), axis=1).max(axis=1)[0] \
+                if self.confidence else None
+        return Prediction(label[0, 0].numpy(),
+                          None if confidence is None else confidence.numpy())
+
+
+class ResultFiles:
+    """Writes the pictures of each prediction below a folder, each whole or not at all.
+
+    Args:
+        save_dir (str): the folder.
+        classes (ClassTable): names, unseen classes and colours.
+        confidence (bool): whether confidences are written.
+    """
+
+    def __init__(self, save_dir: str, classes: ClassTable, confidence: bool = False):
+        self.save_dir, self.classes = save_dir, classes
+        self.kinds = [kind for kind in FOLDERS if confidence or kind != "confidence"]
+
+    def folder(self, kind: str) -> str:
+        return os.path.join(self.save_dir, FOLDERS[kind])
+
+    def path(self, kind: str, name: str) -> str:
+        return os.path.join(self.folder(kind), f"{name}.png")
+
+    def check(self, images: List[ImageFile]) -> None:
+        """
+        Raises:
+            UserError: a result would replace an image or another result, or the folder cannot
+                be written to.
+        """
+        inputs = {os.path.realpath(image.path) for image in images}
+        written: Dict[str, str] = {}
+        for image in images:
+            for kind in self.kinds:
+                path = os.path.realpath(self.path(kind, image.name))
+                if path in inputs:
+                    raise UserError(f"--save_dir {self.save_dir}: {path} is one of the images to "
+                                    f"predict and would be replaced; choose another folder")
+                if written.setdefault(path, image.path) != image.path:
+                    raise UserError(f"{written[path]} and {image.path} would both be predicted "
+                                    f"into {path}; rename one of them")
+        make_folder(self.save_dir, "--save_dir")
+
+    def write(self, name: str, image: np.ndarray, prediction: Prediction) -> None:
+        """Write the results of one image, uint8 RGB [H, W, 3]."""
+        names, unseen_ids, palette = self.classes
+        label = prediction.label.astype(np.uint8)
+        visualize.save_png(self.path("overlay", name), visualize.overlay(image, label, palette))
+        visualize.save_png(self.path("mask", name),
+                           visualize.labelled_mask(label, names, unseen_ids, palette))
+        visualize.save_png(self.path("label", name), label)
+        if "confidence" in self.kinds:
+            visualize.save_png(self.path("confidence", name),
+                               np.rint(255 * prediction.confidence).astype(np.uint8))
+
+
+def predict_images(image_path: str, results: ResultFiles, reader: ImageReader,
+                   predictor: Predictor, threads: int = 0) -> Dict[str, Any]:
+    """Predict every image of ``--image_path`` and write its pictures.
+
+    One image is held at a time, and a few more where ``threads`` read ahead. An image that cannot
+    be read or predicted is passed over. With several processes each takes its share.
+
+    Returns:
+        dict: ``predicted`` (number of images), ``failed`` (path to reason), ``save_dir``.
+
+    Raises:
+        UserError: no images, or results that would replace them.
+    """
+    images = find_images(image_path, map(results.folder, results.kinds))
+    results.check(images)
+    images = images[paddle.distributed.get_rank()::paddle.distributed.get_world_size()]
+    logger.info(f"{len(images)} images")
+    failed: Dict[str, str] = {}
+
+    def read(image: ImageFile) -> Tuple[ImageFile, Union[Sample, Exception]]:
+        try:
+            return image, reader(image.path)
+        except Exception as error:  # whatever a strange file sets off, the others go on
+            return image, error
+
+    samples = read_ahead(read, images, threads)
+    for image, sample in progress(samples, "predict", len(images)):
+        try:
+            if isinstance(sample, Exception):
+                raise sample
+            prediction = predictor(sample)
+        except Exception as error:
+            failed[image.path] = " ".join(str(error).split())[:300] or type(error).__name__
+            continue
+        results.write(image.name, sample.image, prediction)
+    _report(len(images), failed, results)
+    return {"predicted": len(images) - len(failed), "failed": failed,
+            "save_dir": results.save_dir}
+
+
+def _report(total: int, failed: Dict[str, str], results: ResultFiles) -> None:
+    for path, reason in failed.items():
+        logger.error(f"not predicted: {path}: {reason}")
+    folders = ", ".join(FOLDERS[kind] for kind in results.kinds)
+    logger.info(f"predicted {total - len(failed)} of {total} images: {folders} in "
+                f"{results.save_dir}")
