@@ -22,7 +22,11 @@ setup(
     python_requires=">=3.10,<3.13",
     # Paddle itself is left out: the CPU and the GPU build have different names.
     install_requires=["paddleseg==2.8.0", "numpy>=1.24,<2", "opencv-python", "Pillow>=10.1",
-                      "PyYAML>=6.0.1", "scipy>=1.10", "tqdm", "visualdl>=2.5.3"],
-    # For tools/convert_zs3.py alone.
-    extras_require={"convert": ["torch>=2.6"]},
+    extras_require={
+        # tools/convert_zs3.py
+        "convert": ["torch>=2.6"],
+        # tools/export.py --format onnx; each paddle2onnx fits one major version of Paddle
+        "onnx": ["paddle2onnx==2.1.0", "onnxruntime>=1.19,<2"],
+        "onnx-paddle26": ["paddle2onnx==1.3.1", "onnxruntime>=1.19,<2"],
+    },
 )

@@ -8,10 +8,17 @@ from paddle_csrl.core.run import SELF_TRAINING, STAGES
 from paddle_csrl.errors import UserError
 
 
-def add_common(parser: argparse.ArgumentParser, needs_config: bool = True) -> None:
-    """Flags of every tool that reads a config."""
-    parser.add_argument("-c", "--config", required=needs_config, metavar="FILE",
+def add_config(parser: argparse.ArgumentParser, required: bool = True) -> None:
+    """The config and what overrides it."""
+    parser.add_argument("-c", "--config", required=required, metavar="FILE",
                         help="the YAML config, such as configs/csrl_shapes.yml")
+    parser.add_argument("--opts", nargs="+", default=[], metavar="KEY=VALUE",
+                        help="override any key of the config, such as "
+                             "zero_shot.unseen=\"['cow','motorbike']\" generator.iters=500")
+
+
+def add_computing(parser: argparse.ArgumentParser) -> None:
+    """How to compute."""
     parser.add_argument("--device", default="gpu", choices=["cpu", "gpu", "xpu", "npu", "mlu"],
                         help="where to compute; falls back to cpu where there is none "
                              "(default: gpu)")
@@ -21,14 +28,17 @@ def add_common(parser: argparse.ArgumentParser, needs_config: bool = True) -> No
                         help="fp16 switches automatic mixed precision on")
     parser.add_argument("--amp_level", choices=["O1", "O2"],
                         help="level of mixed precision (default: O1)")
-    parser.add_argument("--opts", nargs="+", default=[], metavar="KEY=VALUE",
-                        help="override any key of the config, such as "
-                             "zero_shot.unseen=\"['cow','motorbike']\" generator.iters=500")
 
 
-def add_trained(parser: argparse.ArgumentParser) -> None:
-    """Flags that name a trained model: ``add_common``'s, its weights, or a run's folder."""
-    add_common(parser, needs_config=False)
+def add_common(parser: argparse.ArgumentParser) -> None:
+    """Flags of every tool that trains or evaluates from a config."""
+    add_config(parser)
+    add_computing(parser)
+
+
+def add_model(parser: argparse.ArgumentParser) -> None:
+    """Flags that name a trained model: its config and weights, or a run's folder."""
+    add_config(parser, required=False)
     parser.add_argument("--model_path", metavar="FILE",
                         help="the weights, such as output/demo/model.pdparams")
     parser.add_argument("--run", metavar="DIR",

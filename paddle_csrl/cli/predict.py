@@ -15,7 +15,7 @@ _EPILOG = """
 writes, for every image NAME, below --save_dir:
   added_prediction/NAME.png         the class colours laid over the image
   pseudo_color_prediction/NAME.png  the class colours with a legend, unseen classes starred
-  label/NAME.png                    the class ids, one channel
+  label_prediction/NAME.png         the class ids, one channel
   confidence/NAME.png               with --confidence: softmax of the class, 255 for 1
 
 A broken image is passed over and named at the end; the exit status is then 1.
@@ -35,7 +35,8 @@ def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="predict.py", description=__doc__, epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter)
-    options.add_trained(parser)
+    options.add_model(parser)
+    options.add_computing(parser)
     options.add_images(parser)
     options.add_test(parser, augment="--aug_pred")
     return parser.parse_args(argv)

@@ -17,8 +17,8 @@ from paddle_csrl.errors import UserError
 from paddle_csrl.utils import make_folder, progress
 
 #: Kind of result -> its folder below ``--save_dir``. The first two are PaddleSeg's names.
-FOLDERS = {"overlay": "added_prediction", "mask": "pseudo_color_prediction", "label": "label",
-           "confidence": "confidence"}
+FOLDERS = {"overlay": "added_prediction", "mask": "pseudo_color_prediction",
+           "label": "label_prediction", "confidence": "confidence"}
 
 
 class Prediction(NamedTuple):

@@ -1,0 +1,90 @@
+"""Export a trained segmentor for Paddle Inference or ONNX and compare it with the trained one."""
+
+import argparse
+import os
+from typing import Any, Dict, List, Optional
+
+from paddleseg.utils import logger, utils
+
+from paddle_csrl.builder import ZeroShotBuilder
+from paddle_csrl.cli import options
+from paddle_csrl.config import ZeroShotConfig
+from paddle_csrl.deploy.export import OPSET, export
+from paddle_csrl.deploy.exported import OUTPUT_DTYPES
+from paddle_csrl.deploy.model import DeployBuilder
+from paddle_csrl.errors import UserError
+
+_EPILOG = """
+writes into --save_dir:
+  paddle: model.json (model.pdmodel on Paddle 2.6), model.pdiparams, deploy.yaml
+  onnx:   model.onnx, deploy.yaml; needs pip install 'paddle_csrl[onnx]'
+
+The exported model predicts a random image and a real one; where it differs from the trained
+model, nothing is written. tools/infer.py runs both kinds.
+
+examples:
+  python tools/export.py --run output/demo --save_dir output/demo_paddle
+  python tools/export.py --run output/demo --format onnx --save_dir output/demo_onnx
+  python tools/export.py -c configs/csrl_voc_unseen4.yml --model_path model.pdparams \\
+      --input_shape 1 3 512 512 --output_op softmax --image_path photo.jpg
+"""
+
+
+def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="export.py", description=__doc__, epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter)
+    options.add_model(parser)
+    parser.add_argument("--save_dir", default="output/inference_model", metavar="DIR",
+                        help="where the model goes (default: output/inference_model)")
+    parser.add_argument("--format", default="paddle", choices=["paddle", "onnx"],
+                        help="what to export for (default: paddle)")
+    parser.add_argument("--input_shape", nargs="+", type=int, metavar="N",
+                        help="batch, channels, height and width, -1 where free "
+                             "(default: -1 3 -1 -1)")
+    parser.add_argument("--output_op", default="argmax", choices=list(OUTPUT_DTYPES),
+                        help="what the model gives: class ids, probabilities or logits "
+                             "(default: argmax)")
+    parser.add_argument("--image_path", metavar="FILE",
+                        help="the real image of the comparison (default: the first validation "
+                             "image, where the data are there)")
+    parser.add_argument("--opset", type=int, default=OPSET, metavar="N",
+                        help=f"version of the ONNX operators (default: {OPSET})")
+    return parser.parse_args(argv)
+
+
+def main(argv: Optional[List[str]] = None) -> Dict[str, Any]:
+    """Run the command line ``argv``.
+
+    Returns:
+        dict: ``config`` (path of the deploy.yaml) and ``parity``
+        (list of ``paddle_csrl.deploy.export.Parity``).
+
+    Raises:
+        UserError: a mistake in the config, the weights or the flags, or an exported model that
+            differs from the trained one.
+    """
+    args = parse_args(argv)
+    options.fill_in_run(args)
+    config = ZeroShotConfig(args.config, opts=args.opts)
+    utils.set_device("cpu")
+    image_path = args.image_path or _validation_image(config)
+    if image_path is None:
+        logger.warning("compared on a random image alone, for the validation data are not here; "
+                       "--image_path names a real one")
+    builder = DeployBuilder(config, args.model_path)
+    exported = export(builder, args.save_dir, args.format, args.input_shape, args.output_op,
+                      image_path, args.opset)
+    logger.info(f"exported: {exported['config']}")
+    return exported
+
+
+def _validation_image(config: ZeroShotConfig) -> Optional[str]:
+    """The first validation image, if the data set is on disk."""
+    root = config.val_dataset_cfg.get("dataset_root")
+    if not root or not os.path.isdir(root):
+        return None
+    try:
+        return ZeroShotBuilder(config).val_dataset.file_list[0][0]
+    except (UserError, IndexError):
+        return None

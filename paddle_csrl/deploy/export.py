@@ -1,0 +1,215 @@
+"""Exporting a trained segmentor for Paddle Inference or ONNX, and comparing the two."""
+
+import os
+import tempfile
+from typing import Any, Dict, List, NamedTuple, Optional
+
+import numpy as np
+import paddle
+import yaml
+from paddle import nn
+from paddleseg.utils import logger
+
+from paddle_csrl.deploy.exported import (ONNX_EXTRA, DeployInfo, fit_to_shape,
+                                         load_backend)
+from paddle_csrl.deploy.images import ImageReader
+from paddle_csrl.deploy.model import DeployBuilder
+from paddle_csrl.errors import UserError
+from paddle_csrl.utils import make_folder
+
+#: Opsets that paddle2onnx writes, for both Paddles; beyond them it ends the whole process.
+OPSETS = range(11, 20)
+OPSET = 16
+#: Largest difference between the exported and the trained model, relative to the largest score.
+TOLERANCE = 1e-4
+#: Batch, height and width of the random image where the input shape leaves them free.
+_RANDOM_SIZE = (1, 97, 130)
+
+
+class Parity(NamedTuple):
+    """How an exported model compares with the trained one on one image.
+
+    Attributes:
+        image (str): what was predicted.
+        max_difference (float): largest absolute difference of the outputs. For class ids: how
+            far, in logits, a chosen class lies below the best one.
+        largest (float): largest absolute score, by which the difference is judged.
+        equal (float): share of pixels with the same class, 0 to 1.
+    """
+
+    image: str
+    max_difference: float
+    largest: float
+    equal: float
+
+    @property
+    def holds(self) -> bool:
+        # A comparison that a NaN fails, too.
+        return self.max_difference <= TOLERANCE * max(1.0, self.largest)
+
+    def __str__(self) -> str:
+        return (f"parity on {self.image}: max abs difference {self.max_difference:.2g}, equal "
+                f"argmax {100 * self.equal:.4f} %")
+
+
+class ExportedNetwork(nn.Layer):
+    """The segmentor's first output, and what is done to it.
+
+    Args:
+        model (nn.Layer): a PaddleSeg segmentor.
+        output_op (str): ``argmax``, ``softmax`` or ``none``.
+
+    Shape: float32 [N, K, H, W] -> float32 [N, C, H, W], or int32 [N, H, W] of ``argmax``.
+    """
+
+    def __init__(self, model: nn.Layer, output_op: str):
+        super().__init__()
+        self.model, self.output_op = model, output_op
+
+    def forward(self, images: paddle.Tensor) -> paddle.Tensor:
+        logits = self.model(images)[0]
+        if self.output_op == "argmax":
+            return paddle.argmax(logits, axis=1, dtype="int32")
+        return nn.functional.softmax(logits, axis=1) if self.output_op == "softmax" else logits
+
+
+def export(builder: DeployBuilder, save_dir: str, target: str = "paddle",
+           input_shape: Optional[List[int]] = None, output_op: str = "argmax",
+           image_path: Optional[str] = None, opset: int = OPSET) -> Dict[str, Any]:
+    """Export the trained model of ``builder``, compare it and write it into ``save_dir``.
+
+    All is made aside and moved there once it has been compared.
+
+    Args:
+        builder: of the trained model.
+        save_dir: receives the model, its weights and ``deploy.yaml``.
+        target: ``paddle`` or ``onnx``.
+        input_shape: batch, channels, height, width; -1 where it is free. Default: all but the
+            channels are free.
+        output_op: ``argmax``, ``softmax`` or ``none``.
+        image_path: an image for the comparison, besides a random one.
+        opset: version of the ONNX operators.
+
+    Returns:
+        dict: ``config`` (path of deploy.yaml) and ``parity`` (list of ``Parity``).
+
+    Raises:
+        UserError: a wrong shape, a missing package, an unreadable image, or an exported model
+            that predicts something else.
+    """
+    shape = _checked_shape(input_shape or [-1, builder.img_channels, -1, -1],
+                           builder.img_channels)
+    if target == "onnx":
+        _require_paddle2onnx(opset)
+    images = _images(builder, shape, image_path)
+    make_folder(save_dir, "--save_dir")
+    model = builder.trained_model
+    with tempfile.TemporaryDirectory(prefix=".export.", dir=save_dir) as aside:
+        files = _save_paddle(model, shape, output_op, aside)
+        if target == "onnx":
+            files = [_to_onnx(*files, opset)]
+        info = DeployInfo(files[0], files[1] if len(files) > 1 else None,
+                          builder.config.val_dataset_cfg.get("transforms") or [],
+                          builder.img_channels, shape, output_op, builder.classes)
+        parities = [_compare(model, info, name, pixels) for name, pixels in images.items()]
+        for parity in parities:
+            logger.info(str(parity))
+            if not parity.holds:
+                raise UserError(f"the exported model is not the trained one ({parity}; allowed "
+                                f"{TOLERANCE * max(1.0, parity.largest):.2g}); nothing was "
+                                f"written to {save_dir}")
+        files.append(_write_info(info, aside))
+        for path in files:  # deploy.yaml last: it is there once all it names is
+            os.replace(path, os.path.join(save_dir, os.path.basename(path)))
+    return {"config": os.path.join(save_dir, os.path.basename(files[-1])), "parity": parities}
+
+
+def _checked_shape(shape: List[int], img_channels: int) -> List[int]:
+    if len(shape) != 4 or any(length < 1 and length != -1 for length in shape) \
+            or shape[1] not in (-1, img_channels):
+        raise UserError(f"--input_shape {' '.join(map(str, shape))}: give batch, channels, height "
+                        f"and width, -1 where free, with {img_channels} channels")
+    return [shape[0], img_channels, shape[2], shape[3]]
+
+
+def _require_paddle2onnx(opset: int) -> None:
+    if opset not in OPSETS:
+        raise UserError(f"--opset {opset}: paddle2onnx writes {OPSETS[0]} to {OPSETS[-1]}")
+    try:
+        import paddle2onnx  # noqa: F401
+        import onnxruntime  # noqa: F401
+    except ImportError as error:
+        raise UserError(f"--format onnx needs the package {error.name}: {ONNX_EXTRA}") from None
+    except ValueError as error:  # paddle2onnx refuses a Paddle that it does not fit
+        raise UserError(f"--format onnx: the installed paddle2onnx does not fit Paddle "
+                        f"{paddle.__version__} ({' '.join(str(error).split())[:120]}): "
+                        f"{ONNX_EXTRA}") from None
+
+
+def _images(builder: DeployBuilder, shape: List[int],
+            image_path: Optional[str]) -> Dict[str, np.ndarray]:
+    """What both models predict, by name: a random image and a real one if there is one."""
+    batch, height, width = (free if length == -1 else length for length, free
+                            in zip((shape[0], *shape[2:]), _RANDOM_SIZE))
+    rng = np.random.default_rng(0)
+    images = {f"a random image, {height} x {width}":
+              rng.standard_normal((batch, shape[1], height, width)).astype(np.float32)}
+    if image_path:
+        pixels, _ = fit_to_shape(ImageReader(builder.transforms)(image_path).pixels, shape)
+        images[image_path] = pixels.repeat(batch, axis=0)
+    return images
+
+
+def _save_paddle(model: nn.Layer, shape: List[int], output_op: str, folder: str) -> List[str]:
+    """Write ``model.json`` (Paddle 3) or ``model.pdmodel``, and the weights; return both paths."""
+    network = ExportedNetwork(model, output_op)
+    network.eval()
+    static = paddle.jit.to_static(
+        network, input_spec=[paddle.static.InputSpec(shape, "float32", "x")], full_graph=True)
+    paddle.jit.save(static, os.path.join(folder, "model"))
+    program = next(name for name in ("model.json", "model.pdmodel")
+                   if os.path.isfile(os.path.join(folder, name)))
+    return [os.path.join(folder, program), os.path.join(folder, "model.pdiparams")]
+
+
+def _to_onnx(model: str, params: str, opset: int) -> str:
+    """Convert to ``model.onnx`` beside ``model``.
+
+    The converter is asked for the bytes rather than for a file: on its way to a file it
+    "optimizes" with a tool that installs packages while it runs, NumPy 2 among them.
+    """
+    import paddle2onnx
+    try:
+        content = paddle2onnx.export(model, params, None, opset_version=opset, verbose=False)
+    except Exception as error:  # the converter raises many types
+        raise UserError(f"paddle2onnx could not convert the model at --opset {opset} "
+                        f"({' '.join(str(error).split())[:200]}); try another, or --format "
+                        f"paddle") from None
+    path = os.path.join(os.path.dirname(model), "model.onnx")
+    with open(path, "wb") as file:
+        file.write(content)
+    return path
+
+
+def _compare(model: nn.Layer, info: DeployInfo, name: str, pixels: np.ndarray) -> Parity:
+    """Predict float32 [N, K, h, w] with the trained and the exported model."""
+    with paddle.no_grad():
+        logits = model(paddle.to_tensor(pixels))[0]
+        expected = nn.functional.softmax(logits, axis=1) if info.output_op == "softmax" else logits
+    logits, expected = logits.numpy(), expected.numpy()
+    output = load_backend(info)(pixels)
+    if info.output_op == "argmax":
+        classes = output.astype(np.int64)
+        chosen = np.take_along_axis(logits, classes[:, None], axis=1)[:, 0]
+        difference = logits.max(axis=1) - chosen
+    else:
+        classes, difference = output.argmax(axis=1), np.abs(output - expected)
+    return Parity(name, float(difference.max()), float(np.abs(expected).max()),
+                  float((classes == logits.argmax(axis=1)).mean()))
+
+
+def _write_info(info: DeployInfo, folder: str) -> str:
+    path = os.path.join(folder, "deploy.yaml")
+    with open(path, "w", encoding="utf-8") as file:
+        yaml.safe_dump(info.describe(), file, allow_unicode=True, sort_keys=False)
+    return path

@@ -1,0 +1,283 @@
+"""Exported models: what ``deploy.yaml`` says, and the two back ends that run them."""
+
+import os
+from typing import Any, Dict, List, NamedTuple, Optional
+
+import cv2
+import numpy as np
+import paddle
+import yaml
+from paddle import inference, nn
+from paddleseg.core.infer import reverse_transform
+from paddleseg.cvlibs import SegBuilder
+from paddleseg.transforms import Compose
+
+from paddle_csrl.builder import UserErrorBuilder
+from paddle_csrl.deploy.classes import ClassTable
+from paddle_csrl.deploy.images import Sample
+from paddle_csrl.deploy.predict import Prediction
+from paddle_csrl.errors import UserError
+
+#: Kind of output -> its type. ``none`` leaves the logits.
+OUTPUT_DTYPES = {"argmax": "int32", "softmax": "float32", "none": "float32"}
+#: Where ``pip`` finds paddle2onnx and onnxruntime.
+ONNX_EXTRA = ("pip install 'paddle_csrl[onnx]' (Paddle 3) or 'paddle_csrl[onnx-paddle26]' "
+              "(Paddle 2.6)")
+
+_KEYS = ("model", "transforms", "input_shape", "output_op")
+
+
+class DeployInfo(NamedTuple):
+    """The content of a ``deploy.yaml``.
+
+    Attributes:
+        model (str): path of ``model.json``, ``model.pdmodel`` or ``model.onnx``.
+        params (str, optional): path of the weights, which an ONNX file holds itself.
+        transforms (list[dict]): the validation transforms, as in a config.
+        img_channels (int): channels of the images.
+        input_shape (list[int]): batch, channels, height, width; -1 where it is free.
+        output_op (str): a key of ``OUTPUT_DTYPES``.
+        classes (ClassTable): names, unseen classes and colours.
+    """
+
+    model: str
+    params: Optional[str]
+    transforms: List[Dict[str, Any]]
+    img_channels: int
+    input_shape: List[int]
+    output_op: str
+    classes: ClassTable
+
+    @classmethod
+    def read(cls, path: str) -> "DeployInfo":
+        """
+        Raises:
+            UserError: the file or one that it names is missing or wrong.
+        """
+        content = _read_yaml(path)
+        missing = [key for key in _KEYS if key not in content]
+        if missing:
+            raise UserError(f"{path}: `Deploy.{missing[0]}` is missing; name a deploy.yaml that "
+                            f"tools/export.py wrote")
+        files = {}
+        for key in ("model", "params"):
+            name = content.get(key)
+            files[key] = name and os.path.join(os.path.dirname(path), str(name))
+            if name and not os.path.isfile(files[key]):
+                raise UserError(f"{path}: `Deploy.{key}: {name}` is not beside it; export the "
+                                f"model again or copy all its files")
+        shape = content["input_shape"]
+        if not (isinstance(shape, list) and len(shape) == 4
+                and all(isinstance(length, int) for length in shape)):
+            raise UserError(f"{path}: `Deploy.input_shape: {shape}` must be four whole numbers")
+        if content["output_op"] not in list(OUTPUT_DTYPES):
+            raise UserError(f"{path}: `Deploy.output_op: {content['output_op']}` must be one of "
+                            f"{', '.join(OUTPUT_DTYPES)}")
+        return cls(files["model"], files["params"], content["transforms"] or [], shape[1], shape,
+                   content["output_op"], ClassTable.parse(content, path))
+
+    def describe(self) -> Dict[str, Any]:
+        """The content of the file: PaddleSeg's keys, then those of the classes."""
+        return {"Deploy": {
+            "model": os.path.basename(self.model),
+            "params": self.params and os.path.basename(self.params),
+            "transforms": self.transforms, "input_shape": self.input_shape,
+            "output_op": self.output_op, "output_dtype": OUTPUT_DTYPES[self.output_op],
+            **self.classes.describe()}}
+
+    @property
+    def compose(self) -> Compose:
+        """The transforms, built."""
+        if not isinstance(self.transforms, list):
+            raise UserError(f"`Deploy.transforms: {self.transforms}` must be a list")
+        builder = UserErrorBuilder(None, SegBuilder(None).comp_list)
+        return Compose([builder.build_component(item) for item in self.transforms],
+                       img_channels=self.img_channels)
+
+
+def _read_yaml(path: str) -> Dict[str, Any]:
+    if not os.path.isfile(path):
+        raise UserError(f"--config {path}: no such file; name the deploy.yaml of an exported "
+                        f"model")
+    try:
+        with open(path, encoding="utf-8") as file:
+            content = yaml.safe_load(file)
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is not well-formed YAML: {' '.join(str(error).split())}") from None
+    section = content.get("Deploy") if isinstance(content, dict) else None
+    if not isinstance(section, dict):
+        raise UserError(f"{path} has no section `Deploy`; name a deploy.yaml that tools/export.py "
+                        f"wrote")
+    return section
+
+
+class PaddleBackend:
+    """Runs a Paddle Inference model.
+
+    oneDNN is off by default: the CPU predictor of Paddle 3.3 has no bilinear upsampling for it
+    and ends with NotImplementedError, and on small models it brings next to nothing.
+
+    Args:
+        model, params (str): the files.
+        device (str): ``cpu`` or ``gpu``.
+        threads (int): threads on a CPU.
+        onednn (bool): use oneDNN on a CPU.
+
+    Raises:
+        UserError: the files are broken or of another Paddle.
+    """
+
+    def __init__(self, model: str, params: str, device: str = "cpu", threads: int = 1,
+                 onednn: bool = False):
+        config = inference.Config(model, params)
+        config.disable_glog_info()
+        if device == "gpu":
+            config.enable_use_gpu(256, 0)
+        else:
+            config.disable_gpu()
+            config.set_cpu_math_library_num_threads(threads)
+            if onednn:
+                config.enable_mkldnn()
+            elif hasattr(config, "disable_mkldnn"):  # on by default where it is there
+                config.disable_mkldnn()
+        try:
+            self._predictor = inference.create_predictor(config)
+        except Exception as error:  # Paddle raises many types
+            raise UserError(f"{model} cannot be loaded by Paddle {paddle.__version__} "
+                            f"({_brief(error)}); export it again with this version") from None
+        self._input = self._predictor.get_input_handle(self._predictor.get_input_names()[0])
+        self._output = self._predictor.get_output_handle(self._predictor.get_output_names()[0])
+
+    def __call__(self, pixels: np.ndarray) -> np.ndarray:
+        """float32 [N, K, h, w] -> the first output of the model."""
+        self._input.reshape(pixels.shape)
+        self._input.copy_from_cpu(np.ascontiguousarray(pixels))
+        self._predictor.run()
+        return self._output.copy_to_cpu()
+
+
+class OnnxBackend:
+    """Runs an ONNX model with onnxruntime.
+
+    Args:
+        model (str): the file.
+        device (str): ``cpu``, or ``gpu`` where onnxruntime-gpu is installed.
+        threads (int): threads on a CPU.
+
+    Raises:
+        UserError: onnxruntime is missing, or the file is broken.
+    """
+
+    def __init__(self, model: str, device: str = "cpu", threads: int = 1):
+        try:
+            import onnxruntime
+        except ImportError:
+            raise UserError(f"onnxruntime, which runs {model}, is not installed: {ONNX_EXTRA}"
+                            ) from None
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.log_severity_level = 3  # no word about initializers it leaves out
+        wanted = ["CUDAExecutionProvider"] if device == "gpu" else []
+        providers = [name for name in (*wanted, "CPUExecutionProvider")
+                     if name in onnxruntime.get_available_providers()]
+        try:
+            self._session = onnxruntime.InferenceSession(model, options, providers=providers)
+        except Exception as error:  # onnxruntime's errors share no public type
+            raise UserError(f"{model} cannot be loaded by onnxruntime ({_brief(error)}); export "
+                            f"it again") from None
+        self._input = self._session.get_inputs()[0].name
+
+    def __call__(self, pixels: np.ndarray) -> np.ndarray:
+        """float32 [N, K, h, w] -> the first output of the model."""
+        return self._session.run(None, {self._input: pixels})[0]
+
+
+def load_backend(info: DeployInfo, device: str = "cpu", threads: int = 1,
+                 onednn: bool = False) -> Any:
+    """The back end for the model that ``info`` names, by the ending of its file.
+
+    Raises:
+        UserError: it cannot run the model.
+    """
+    if info.model.endswith(".onnx"):
+        if onednn:
+            raise UserError(f"--enable_mkldnn is for Paddle Inference, but {info.model} is an "
+                            f"ONNX model; leave it out")
+        return OnnxBackend(info.model, device, threads)
+    backend = PaddleBackend(info.model, info.params, device, threads, onednn)
+    if onednn:
+        _require_run(backend, info)
+    return backend
+
+
+def _require_run(backend: PaddleBackend, info: DeployInfo) -> None:
+    """Run once, for what oneDNN lacks does not show before."""
+    batch, channels, *size = info.input_shape
+    shape = [max(batch, 1), channels, *(64 if length < 1 else length for length in size)]
+    try:
+        backend(np.zeros(shape, np.float32))
+    except Exception as error:  # Paddle raises many types
+        raise UserError(f"--enable_mkldnn: Paddle {paddle.__version__} cannot run {info.model} "
+                        f"with oneDNN ({_brief(error)}); leave it out") from None
+
+
+def _brief(error: BaseException) -> str:
+    """The last line of an error that says something, for Paddle's hold a C++ stack."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return (lines[-1] if lines else type(error).__name__)[:200]
+
+
+class ExportedPredictor:
+    """Predicts with an exported model, as ``SegmentorPredictor`` does with a trained one.
+
+    Where the model has a fixed size, the image is scaled to it and the prediction back. Scores
+    are scaled bilinearly, before the class is chosen, and class ids by the nearest.
+
+    Args:
+        info (DeployInfo): the model.
+        backend (callable): runs it.
+        confidence (bool): whether confidences are wanted.
+
+    Raises:
+        UserError: the model is for batches, or gives class ids where confidences are wanted.
+    """
+
+    def __init__(self, info: DeployInfo, backend: Any, confidence: bool = False):
+        if info.input_shape[0] not in (-1, 1):
+            raise UserError(f"{info.model} takes {info.input_shape[0]} images at once; export it "
+                            f"with --input_shape -1 or 1 first, for images come one by one")
+        if confidence and info.output_op == "argmax":
+            raise UserError(f"--confidence: {info.model} was exported with --output_op argmax and "
+                            f"gives classes alone; export it with softmax")
+        self.info, self.backend, self.confidence = info, backend, confidence
+
+    def __call__(self, sample: Sample) -> Prediction:
+        pixels, trans_info = fit_to_shape(sample.pixels, self.info.input_shape)
+        output = paddle.to_tensor(self.backend(pixels))
+        trans_info = [*sample.trans_info, *trans_info]
+        if self.info.output_op == "argmax":
+            label = reverse_transform(output.astype("int32").unsqueeze(1), trans_info, "nearest")
+            return Prediction(label[0, 0].numpy(), None)
+        scores = reverse_transform(output, trans_info, "bilinear")
+        label = paddle.argmax(scores, axis=1, dtype="int32")[0].numpy()
+        if not self.confidence:
+            return Prediction(label, None)
+        if self.info.output_op == "none":
+            scores = nn.functional.softmax(scores, axis=1)
+        return Prediction(label, scores.max(axis=1)[0].numpy())
+
+
+def fit_to_shape(pixels: np.ndarray, shape: List[int]) -> tuple:
+    """Scale float32 [1, K, h, w] to the height and width that ``shape`` fixes.
+
+    Returns:
+        the pixels, and how to go back as PaddleSeg's ``trans_info`` has it.
+    """
+    height, width = pixels.shape[2:]
+    wanted = tuple(length if fixed < 1 else fixed
+                   for length, fixed in zip((height, width), shape[2:]))
+    if wanted == (height, width):
+        return pixels, []
+    scaled = cv2.resize(pixels[0].transpose(1, 2, 0), wanted[::-1])
+    scaled = scaled.reshape(*wanted, -1).transpose(2, 0, 1)[None]  # OpenCV drops a single channel
+    return np.ascontiguousarray(scaled), [("resize", (height, width))]
