@@ -98,7 +98,7 @@ def same_pictures(first, second):
 @pytest.mark.parametrize("target", FILES)
 def test_exported_pictures_are_those_of_the_trained_model(run, exported, photos, tmp_path, target):
     folder = exported("--format", target, "--output_op", "argmax")
-    assert sorted(os.listdir(folder)) == FILES[target]
+    assert sorted(os.listdir(folder)) == sorted(FILES[target])
     assert run_infer(folder, photos, tmp_path / "exported")["predicted"] == 2
     run_predict(run, photos, tmp_path / "trained")
     assert same_pictures(tmp_path / "trained", tmp_path / "exported")
@@ -202,7 +202,8 @@ def test_parity_is_checked_on_a_random_and_a_real_image(run, exports, target, ou
     first = run.builder()._inner_val.file_list[0][0]
     assert [parity.image for parity in result["parity"]] == ["a random image, 97 x 130", first]
     for parity in result["parity"]:
-        assert parity.holds and parity.max_difference < 1e-4 and parity.equal > 0.999
+        assert parity.holds and parity.equal > 0.999
+        assert parity.max_difference < 2e-5 * max(1, parity.largest)
         assert "equal argmax" in str(parity)
 
 
