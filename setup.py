@@ -22,6 +22,7 @@ setup(
     python_requires=">=3.10,<3.13",
     # Paddle itself is left out: the CPU and the GPU build have different names.
     install_requires=["paddleseg==2.8.0", "numpy>=1.24,<2", "opencv-python", "Pillow>=10.1",
+                      "PyYAML>=6.0.1", "scipy>=1.10", "tqdm", "visualdl>=2.5.3"],
     extras_require={
         # tools/convert_zs3.py
         "convert": ["torch>=2.6"],

@@ -7,7 +7,7 @@ import re
 import pytest
 import tiny_runs
 
-from paddle_csrl.cli import train, val
+from paddle_csrl.cli import export, infer, predict, train, val
 from paddle_csrl.config import KNOWN_KEYS
 
 
@@ -32,6 +32,16 @@ def test_files_that_the_documents_name_exist():
             assert os.path.exists(os.path.join(folder, link)), (path, link)
         for name in re.findall(r"\b(?:configs|tools|scripts|benchmarks)/[\w/]+\.\w+", text):
             assert os.path.exists(os.path.join(tiny_runs.ROOT, name)), (path, name)
+
+
+@pytest.mark.parametrize("tool", [predict, export, infer])
+def test_commands_of_deployment_parse(tool):
+    name = tool.__name__.rsplit(".", 1)[-1]
+    text = read("docs", "deploy.md").replace("\\\n", " ")
+    commands = re.findall(rf"^python tools/{name}\.py\s+(.*)$", text, re.MULTILINE)
+    assert len(commands) >= 2
+    for command in commands:
+        assert tool.parse_args(command.split()).save_dir
 
 
 @pytest.mark.parametrize("tool", [train, val])

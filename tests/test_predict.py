@@ -18,11 +18,12 @@ import yaml
 from paddle_csrl import cli, visualize
 from paddle_csrl.cli import predict, train
 from paddle_csrl.config import ZeroShotConfig
+from paddle_csrl.datasets.transforms import ResizeShortSide
 from paddle_csrl.deploy.classes import ClassTable
 from paddle_csrl.deploy.images import ImageReader, find_images, read_ahead
 from paddle_csrl.deploy.model import DeployBuilder
 from paddle_csrl.errors import UserError
-from paddleseg.transforms import Compose
+from paddleseg.transforms import Compose, Padding, Resize
 from PIL import Image
 
 FOLDERS = ["added_prediction", "label_prediction", "pseudo_color_prediction"]
@@ -368,3 +369,21 @@ def test_reading_keeps_orientation_and_greys(tmp_path):
     assert np.array_equal(grey.image, picture[..., None].repeat(3, axis=2))
     assert np.array_equal(grey.pixels[0], picture[None].repeat(3, axis=0))
     assert reader(str(tmp_path / "turned.jpg")).image.shape == (4, 6, 3)
+
+
+@pytest.mark.parametrize("transforms, size", [
+    ([Resize([24, 36])], (36, 24)),
+    ([Padding([64, 72])], (72, 64)),
+    ([Resize([24, 36]), Padding([64, 72])], (72, 64)),
+    ([ResizeShortSide(20)], (20, 28)),  # notes nothing in trans_info
+    ([ResizeShortSide(20), Padding([64, 72])], (72, 64)),
+])
+def test_predictions_have_the_size_of_the_image(photos, transforms, size):
+    sample = ImageReader(Compose(transforms))(f"{photos}/a.jpg")
+    assert sample.image.shape == (40, 56, 3) and sample.pixels.shape == (1, 3, *size)
+    _, logits = paddleseg.core.infer.inference(
+        lambda pixels: [pixels], paddle.to_tensor(sample.pixels), trans_info=sample.trans_info)
+    assert logits.shape == [1, 3, 40, 56]
+    # Everything is where it was, but for the blur of scaling.
+    back = cv2.blur(logits[0].numpy().transpose(1, 2, 0), (5, 5))
+    assert np.abs(back - cv2.blur(np.float32(sample.image), (5, 5))).mean() < 12

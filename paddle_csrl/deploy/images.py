@@ -128,8 +128,11 @@ class ImageReader:
             raise UserError(f"{path} is not a picture that OpenCV reads")
         to_rgb = cv2.COLOR_GRAY2RGB if pixels.ndim == 2 else cv2.COLOR_BGR2RGB
         data: Dict[str, Any] = self.transforms({"img": pixels.astype("float32")})
-        return Sample(cv2.cvtColor(pixels, to_rgb), np.float32(data["img"])[None],
-                      data["trans_info"])
+        trans_info = list(data["trans_info"])
+        size = tuple(trans_info[0][1]) if trans_info else data["img"].shape[1:]
+        if size != pixels.shape[:2]:  # a transform that notes nothing, such as ResizeShortSide
+            trans_info.insert(0, ("resize", pixels.shape[:2]))
+        return Sample(cv2.cvtColor(pixels, to_rgb), np.float32(data["img"])[None], trans_info)
 
 
 def read_ahead(read: Callable[[Any], Any], items: Iterable[Any], threads: int) -> Iterator[Any]:
