@@ -20,7 +20,7 @@ from paddle_csrl.utils import make_folder
 #: Opsets that paddle2onnx writes, for both Paddles; beyond them it ends the whole process.
 OPSETS = range(11, 20)
 OPSET = 16
-#: Largest difference between the exported and the trained model, relative to the largest score.
+#: Largest difference between the exported and the trained model, relative to the largest logit.
 TOLERANCE = 1e-4
 #: Batch, height and width of the random image where the input shape leaves them free.
 _RANDOM_SIZE = (1, 97, 130)
@@ -33,7 +33,8 @@ class Parity(NamedTuple):
         image (str): what was predicted.
         max_difference (float): largest absolute difference of the outputs. For class ids: how
             far, in logits, a chosen class lies below the best one.
-        largest (float): largest absolute score, by which the difference is judged.
+        largest (float): largest absolute logit, by which the difference is judged: rounding
+            grows with it, in the logits and so in the probabilities.
         equal (float): share of pixels with the same class, 0 to 1.
     """
 
@@ -204,7 +205,7 @@ def _compare(model: nn.Layer, info: DeployInfo, name: str, pixels: np.ndarray) -
         difference = logits.max(axis=1) - chosen
     else:
         classes, difference = output.argmax(axis=1), np.abs(output - expected)
-    return Parity(name, float(difference.max()), float(np.abs(expected).max()),
+    return Parity(name, float(difference.max()), float(np.abs(logits).max()),
                   float((classes == logits.argmax(axis=1)).mean()))
 
 
