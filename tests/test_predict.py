@@ -387,3 +387,22 @@ def test_predictions_have_the_size_of_the_image(photos, transforms, size):
     # Everything is where it was, but for the blur of scaling.
     back = cv2.blur(logits[0].numpy().transpose(1, 2, 0), (5, 5))
     assert np.abs(back - cv2.blur(np.float32(sample.image), (5, 5))).mean() < 12
+
+
+def test_a_mask_is_enlarged_and_stars_unseen_classes():
+    label = np.array([[0, 1, 2], [2, 2, 255]])
+    palette = np.array([[9, 9, 9], [200, 0, 0], [0, 0, 200]], np.uint8)
+    mask = visualize.labelled_mask(label, ["ground", "a", "b"], [2], palette)
+    assert mask.shape[1] == 288
+    shown = mask[48:192:96, 48::96]  # the middle of each pixel, enlarged 96 times
+    assert np.array_equal(shown[0], palette[[0, 1, 2]])
+    assert np.array_equal(shown[1, :2], palette[[2, 2]])
+    assert len(np.unique(mask[96:192, 192:].reshape(-1, 3), axis=0)) == 2  # hatched
+    unmarked = visualize.labelled_mask(label, ["ground", "a", "b"], [], palette)
+    assert np.array_equal(mask[:192], unmarked[:192]) and mask.shape != unmarked.shape
+    narrow = visualize.labelled_mask(np.ones((400, 4), int), ["ground", "a"])
+    assert narrow.shape[1] == 288 and (narrow[:400, 4:] == 255).all()
+    large = np.ones((700, 1300), int)
+    assert visualize.labelled_mask(large, ["ground", "a"]).shape[1] == 1300
+    with pytest.raises(UserError, match="has the id 3"):
+        visualize.labelled_mask(np.full((2, 2), 3), ["ground", "a", "b"])
