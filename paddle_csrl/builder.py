@@ -11,7 +11,7 @@ from paddleseg.utils.utils import CachedProperty as cached_property
 
 from paddle_csrl import visualize
 from paddle_csrl.config import ZeroShotConfig
-from paddle_csrl.core.extractor import find_classification_layer
+from paddle_csrl.core.extractor import FeatureExtractor, find_classification_layer
 from paddle_csrl.datasets.class_names import class_names_for, read_class_names, resolve_classes
 from paddle_csrl.datasets.label_scan import fingerprint
 from paddle_csrl.datasets.sources import require_data
@@ -150,6 +150,17 @@ class ZeroShotBuilder(UserErrorBuilder):
         """
         return find_classification_layer(model, len(self.class_names),
                                          self.config.zero_shot.get("classifier_layer"))
+
+    def feature_extractor(self, model: paddle.nn.Layer) -> FeatureExtractor:
+        """What takes features off a segmentor of this config, in the config's precision.
+
+        Raises:
+            UserError: as ``classification_layer``.
+        """
+        return FeatureExtractor(model, len(self.class_names),
+                                self.config.zero_shot.get("classifier_layer"),
+                                self.config.option("precision", "fp32"),
+                                self.config.option("amp_level", "O1"))
 
     def throwaway_model(self) -> paddle.nn.Layer:
         """An untrained segmentor of this config that leaves the config and ``model`` alone."""

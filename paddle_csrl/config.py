@@ -35,7 +35,7 @@ KNOWN_KEYS = {
     "zero_shot": {"unseen", "policy", "class_names", "embeddings", "features", "cache_dir",
                   "classifier_layer"},
     "zero_shot.embeddings": {"path", "normalize", "words"},
-    "zero_shot.features": {"samples_per_class", "normalize", "transforms"},
+    "zero_shot.features": {"samples_per_class", "normalize", "transforms", "dtype"},
     "projection": {"similarity"},
     "generator": _TRAINING_KEYS - {"batch_size"} | {
         "num_samples", "relation", "relation_warmup", "unseen_prototypes", "save_interval",

@@ -42,7 +42,8 @@ def pair(finished, tmp_path_factory):
     one.copy(base / "self")
     launch(base, [
         ["train", *one.recipe.argv(save_dir=two.folder)],
-        ["train", *one.recipe.argv(save_dir=str(base / "whole"), iters=2)],
+        ["train", *one.recipe.argv("zero_shot.features.dtype=float16",
+                                  save_dir=str(base / "whole"), iters=2)],
         ["train", *one.recipe.argv(*OTHER, save_dir=str(base / "other"), stage="generator")],
         ["train", *one.recipe.argv(*SELF, save_dir=str(base / "self"), stage="self_training")],
         ["val", *one.recipe.argv(model_path=model, out=str(base / "val.json"))],
@@ -150,6 +151,7 @@ def test_all_stages_run_on_two_processes(pair):
     whole = pair[2] / "whole"
     metrics = read_json(str(whole / "metrics.json"))
     assert metrics["images"] == pair[0].metrics["images"] and metrics["seen_miou"] is not None
+    assert FeatureBank.load(str(whole / "features" / "bank.npz")).features.dtype == np.float16
     for stage in tiny_runs.STAGES:
         assert read_json(str(whole / stage / "stage.json"))["finished"]
 

@@ -7,6 +7,7 @@ from paddle import nn
 from paddleseg.core import infer
 
 from paddle_csrl import parallel
+from paddle_csrl.core.precision import autocast
 from paddle_csrl.metrics import ZeroShotEvaluator
 from paddle_csrl.utils import progress
 
@@ -53,9 +54,7 @@ def evaluate(model: nn.Layer, dataset: paddle.io.Dataset, evaluator: ZeroShotEva
         for key in AUGMENTED_KEYS:
             test_config.pop(key, None)
     run = infer.aug_inference if aug_eval else infer.inference
-    with paddle.no_grad(), paddle.amp.auto_cast(
-            enable=precision == "fp16", level=amp_level,
-            custom_black_list={"bilinear_interp_v2"}):
+    with paddle.no_grad(), autocast(precision, amp_level):
         for index, data in zip(samples.indices, progress(loader, title)):
             prediction, _ = run(model, data["img"], trans_info=data["trans_info"], **test_config)
             label = data["label"].numpy()

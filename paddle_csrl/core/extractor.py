@@ -7,6 +7,7 @@ import numpy as np
 import paddle
 from paddle import nn
 
+from paddle_csrl.core.precision import autocast
 from paddle_csrl.errors import UserError
 
 _OPTION = "zero_shot.classifier_layer"
@@ -113,10 +114,12 @@ class FeatureExtractor:
         model (nn.Layer): a trained PaddleSeg segmentor.
         num_classes (int): outputs of its classification layer.
         path (str, optional): dotted name of that layer; found where it is not given.
+        precision, amp_level: as in PaddleSeg; features are float32 whatever they say.
     """
 
-    def __init__(self, model: nn.Layer, num_classes: int, path: Optional[str] = None):
-        self.model = model
+    def __init__(self, model: nn.Layer, num_classes: int, path: Optional[str] = None,
+                 precision: str = "fp32", amp_level: str = "O1"):
+        self.model, self.precision, self.amp_level = model, precision, amp_level
         self.layer_name, self.layer = find_classification_layer(model, num_classes, path)
 
     @property
@@ -134,7 +137,7 @@ class FeatureExtractor:
         self.model.eval()
         hook = self.layer.register_forward_pre_hook(stop)
         try:
-            with paddle.no_grad():
+            with paddle.no_grad(), autocast(self.precision, self.amp_level):
                 self.model(images)
         except _FeatureReached:
             pass
@@ -143,4 +146,4 @@ class FeatureExtractor:
         if not reached:
             raise UserError(f"{type(self.model).__name__} never ran its layer {self.layer_name}; "
                             f"name another with `{_OPTION}`")
-        return reached[0]
+        return reached[0].astype("float32")

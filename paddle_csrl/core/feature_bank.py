@@ -25,14 +25,19 @@ class BottomKSampler:
         num_classes (int): number of classes C.
         bound (int): features kept per class, > 0.
         ignore_index (int): label that is passed over.
+        dtype (str): ``float32``, or ``float16`` to store features in half the memory.
 
     Memory is that of the features kept plus at most the same amount waiting to be merged.
     """
 
-    def __init__(self, num_classes: int, bound: int, ignore_index: int = 255):
+    def __init__(self, num_classes: int, bound: int, ignore_index: int = 255,
+                 dtype: str = "float32"):
         if isinstance(bound, bool) or not isinstance(bound, int) or bound < 1:
             raise UserError(f"`samples_per_class: {bound}` must be an integer of at least 1")
+        if dtype not in ("float32", "float16"):
+            raise UserError(f"`zero_shot.features.dtype: {dtype}` must be float32 or float16")
         self.num_classes, self.bound, self.ignore_index = num_classes, bound, ignore_index
+        self.dtype = np.dtype(dtype)
         self.pixel_counts = np.zeros(num_classes, np.int64)
         self._threshold = np.full(num_classes, np.inf)
         self._parts: List[tuple] = []
@@ -60,7 +65,7 @@ class BottomKSampler:
         """Offer candidate ``features`` (float32 [K, D]) with their ``labels`` and ``keys``."""
         if not len(labels):
             return
-        self._parts.append((features, labels, keys))
+        self._parts.append((features.astype(self.dtype, copy=False), labels, keys))
         self._waiting += len(labels)
         if self._waiting > max(self.num_classes * self.bound, 65536):
             self._compact()
@@ -84,7 +89,7 @@ class BottomKSampler:
         width = self._parts[0][0].shape[1] if self._parts else 0
         width = int(parallel.collect_everywhere(width).max())
         features, labels, keys = self._parts[0] if self._parts else (
-            np.zeros((0, width), np.float32), np.zeros(0, np.int64), np.zeros(0))
+            np.zeros((0, width), self.dtype), np.zeros(0, np.int64), np.zeros(0))
         kept = keys < _common_threshold(labels, keys, self.num_classes, self.bound)[labels]
         columns = [parallel.collect(column[kept]) for column in (features, labels, keys)]
         if everywhere:
@@ -115,7 +120,7 @@ class BottomKSampler:
             raise UserError("the training set has no labelled pixel of a seen class, so the "
                             "feature bank is empty; check the labels and `zero_shot.unseen`")
         features, labels, _ = self._parts[0]
-        return FeatureBank(features.astype(np.float32), np.bincount(
+        return FeatureBank(features, np.bincount(
             labels, minlength=self.num_classes), self.pixel_counts.copy())
 
 
@@ -160,7 +165,7 @@ class FeatureBank:
     """Real features by class.
 
     Attributes:
-        features (float32 [K, D]): the sampled features, sorted by class.
+        features (float32 or float16 [K, D]): the sampled features, sorted by class.
         counts (int64 [C]): how many of them belong to each class; 0 for unseen classes.
         pixel_counts (int64 [C]): labelled pixels met in the training set, before sampling.
     """
@@ -199,7 +204,7 @@ class FeatureBank:
         return Scale(mean.astype(np.float32), deviation.astype(np.float32))
 
     def scaled(self, scale: "Scale") -> "FeatureBank":
-        """The bank with its features standardized by ``scale``."""
+        """The bank with its features standardized by ``scale``, float32."""
         return FeatureBank((self.features - scale.mean) / scale.deviation, self.counts,
                            self.pixel_counts)
 

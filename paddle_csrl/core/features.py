@@ -1,6 +1,6 @@
 """Between stages 1 and 2: the frozen segmentor fills the feature bank, once per image."""
 
-from typing import List
+from typing import Any, Dict, List
 
 import numpy as np
 import paddle
@@ -21,13 +21,9 @@ DEFAULT_SAMPLES_PER_CLASS = 8192
 def extract_features(run: Run) -> None:
     """Run the segmentor over the training set and save the bank."""
     builder = run.builder
-    section = run.config.zero_shot.get("features") or {}
     dataset = builder.feature_dataset
-    extractor = FeatureExtractor(load_segmentor(run), dataset.num_classes,
-                                 run.config.zero_shot.get("classifier_layer"))
-    sampler = BottomKSampler(
-        dataset.num_classes, section.get("samples_per_class", DEFAULT_SAMPLES_PER_CLASS),
-        dataset.ignore_index)
+    extractor = builder.feature_extractor(load_segmentor(run))
+    sampler = make_sampler(run.config.zero_shot, dataset.num_classes, dataset.ignore_index)
     fill(sampler, extractor, dataset, run.seed("features"), run.config.option("num_workers", 0))
     sampler.merge_processes()
     bank = sampler.bank() if parallel.is_first() else None
@@ -35,6 +31,15 @@ def extract_features(run: Run) -> None:
     if bank is not None:
         _save(run, bank, len(dataset))
     parallel.barrier()
+
+
+def make_sampler(zero_shot: Dict[str, Any], num_classes: int,
+                 ignore_index: int) -> BottomKSampler:
+    """The empty sample that the section ``zero_shot.features`` describes."""
+    section = zero_shot.get("features") or {}
+    return BottomKSampler(
+        num_classes, section.get("samples_per_class", DEFAULT_SAMPLES_PER_CLASS), ignore_index,
+        section.get("dtype", "float32"))
 
 
 def _save(run: Run, bank: FeatureBank, num_images: int) -> None:

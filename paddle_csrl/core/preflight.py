@@ -10,6 +10,7 @@ from paddle_csrl import parallel
 from paddle_csrl.builder import UserErrorBuilder
 from paddle_csrl.core.classifier import make_batches
 from paddle_csrl.core.feature_bank import FeatureBank
+from paddle_csrl.core.features import make_sampler
 from paddle_csrl.core.generator import make_task
 from paddle_csrl.core.legacy import label_counts
 from paddle_csrl.core.run import SELF_TRAINING, Run
@@ -29,6 +30,7 @@ def check(run: Run, stages: Sequence[str]) -> None:
     run.builder.val_dataset.audit()  # reads every label and the end of every image, once
     _check_losses(run.config.dic)
     if not run.config.projection:
+        make_sampler(run.config.zero_shot, len(run.builder.class_names), ignore_index=255)
         check_sections(run.config.dic, run.builder.embeddings, run.builder.seen_ids,
                        run.builder.unseen_ids)
     if stages[0] == "segmentor":

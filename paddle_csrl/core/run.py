@@ -138,6 +138,8 @@ class Run:
             special = {"features": features, "transforms": transforms,
                        "segmentor": checksum(self.output("segmentor")),
                        "data": self.builder.fingerprint}
+            if self.config.option("precision", "fp32") != "fp32":
+                special.update(precision=dic["precision"], amp_level=dic.get("amp_level", "O1"))
             if zero_shot.get("classifier_layer"):
                 special["classifier_layer"] = zero_shot["classifier_layer"]
         elif stage == "generator":

@@ -15,7 +15,6 @@ from paddleseg.utils import logger
 
 from paddle_csrl.core.classifier import LastLayer, make_batches, train_layer
 from paddle_csrl.core.evaluate import shard
-from paddle_csrl.core.extractor import FeatureExtractor
 from paddle_csrl.core.feature_bank import BottomKSampler, FeatureBank
 from paddle_csrl.core.features import offer
 from paddle_csrl.core.generator import load_bank
@@ -80,8 +79,7 @@ def sample_predictions(run: Run, segmentor: paddle.nn.Layer,
         probability of the predicted class. ``pixel_counts`` are the pixels predicted.
     """
     builder = run.builder
-    extractor = FeatureExtractor(segmentor, len(builder.class_names),
-                                 run.config.zero_shot.get("classifier_layer"))
+    extractor = builder.feature_extractor(segmentor)
     sampler = BottomKSampler(len(builder.class_names), section["samples_per_class"], _NO_LABEL)
     images = shard(builder.unlabelled_dataset)
     loader = paddle.io.DataLoader(images, batch_size=1, return_list=True,

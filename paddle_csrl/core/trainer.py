@@ -14,6 +14,7 @@ from paddle_csrl import parallel
 from paddle_csrl.builder import UserErrorBuilder
 from paddle_csrl.compat import trainer_hooks
 from paddle_csrl.core.monitor import StageLogWriter, loss_names
+from paddle_csrl.core.precision import restore_full_precision
 from paddle_csrl.core.run import Run
 from paddle_csrl.errors import UserError
 from paddle_csrl.utils import atomic_path
@@ -81,10 +82,12 @@ def train_stage(run: Run, stage: str, builder: SegBuilder, train_dataset: paddle
             losses=losses,
             keep_checkpoint_max=config.option("keep_checkpoint_max", 3),
             test_config=config.test_config,
+            # Losses and relations need float32, and the models are small.
             precision="fp32" if alone else config.option("precision", "fp32"),
             amp_level=config.option("amp_level", "O1"),
             to_static_training=config.to_static_training and stage == "segmentor")
     drop_flops_counters(builder.model)
+    restore_full_precision(builder.model)
     parallel.barrier()  # the first process has saved the checkpoint
     return os.path.join(folder, f"iter_{iters}")
 

@@ -122,6 +122,11 @@ class GeneratorTask(nn.Layer):
             data (dict): ``img`` float32 [1, S, M, D], real features; ``label`` int64 [1, S],
                 how many of the M are valid for each class.
         """
+        with paddle.amp.auto_cast(enable=False):
+            return self._terms(logits_list, losses, data)
+
+    def _terms(self, logits_list: List[paddle.Tensor], losses: dict,
+               data: Dict[str, paddle.Tensor]) -> List[paddle.Tensor]:
         seen, unseen, *relations = logits_list
         unseen_prototypes = unseen.astype("float32").mean(1)
         share = self.share if self._is_shared else Share(len(self.embeddings))
