@@ -1,7 +1,9 @@
 """Figures of finished runs: relations in four spaces, and methods side by side."""
 
+import glob
 import json
 import os
+import shlex
 import xml.etree.ElementTree as ET
 
 import numpy as np
@@ -224,6 +226,14 @@ def test_real_features_of_unseen_classes_are_never_written(finished, tmp_path):
         finished("shapes").path("generator"))
 
 
+def test_nothing_but_the_figure_reads_validation_features():
+    users = {os.path.relpath(path, tiny_runs.ROOT)
+             for path in glob.glob(os.path.join(tiny_runs.ROOT, "**", "*.py"), recursive=True)
+             if not path.startswith(os.path.join(tiny_runs.ROOT, "tests"))
+             and "display_dataset" in open(path, encoding="utf-8").read()}
+    assert users == {"paddle_csrl/builder.py", "paddle_csrl/core/relations.py"}
+
+
 @pytest.mark.parametrize("argv, match", [
     (["--unseen", "green dotty"], "--unseen holds green dotty.*did you mean green"),
     (["--unseen", "green plain"], "--unseen holds green plain.*no class of the unseen ones"),
@@ -339,6 +349,15 @@ def test_runs_that_do_not_fit(finished, tmp_path):
     with pytest.raises(UserError, match="no weights at .*absent"):
         compare(f"{shapes.path('config.yml')},absent", "--save_dir", tmp_path)
     assert os.listdir(tmp_path) == []
+
+
+def test_commands_of_the_document_parse():
+    with open(os.path.join(tiny_runs.ROOT, "docs", "figures.md"), encoding="utf-8") as file:
+        commands = [line for line in file.read().replace("\\\n", " ").splitlines()
+                    if line.startswith("python tools/visualize.py")]
+    assert len(commands) == 3
+    for command in commands:
+        assert cli.parse_args(shlex.split(command)[2:]).run
 
 
 # --- drawing ---------------------------------------------------------------------------------

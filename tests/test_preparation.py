@@ -578,3 +578,13 @@ def test_the_tools_as_programs(tmp_path, monkeypatch, capsys, tool, says):
     message = capsys.readouterr().err
     assert caught.value.code == 2 and message.count("\n") == 1 and says in message
     assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("tool", [prepare_voc, prepare_context])
+def test_commands_of_the_document_parse(tool):
+    name = tool.__name__.rsplit(".", 1)[-1]
+    with open(os.path.join(tiny_runs.ROOT, "docs", "data.md"), encoding="utf-8") as file:
+        commands = [line.split()[2:] for line in file if line.startswith(f"python tools/{name}.py")]
+    assert commands
+    for command in commands:
+        assert tool.parse_args(command).voc.startswith("VOCtrainval")
