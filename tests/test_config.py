@@ -13,7 +13,8 @@ from tiny_config import tiny_content, write_config
 CONFIGS = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "configs")
 #: All but the parts that others are made of, and comparisons, which are no configs.
 SHIPPED = sorted(path for path in glob.glob(os.path.join(CONFIGS, "**", "*.yml"), recursive=True)
-                 if "_base_" not in path and not os.path.basename(path).startswith("compare_"))
+                 if not {"_base_", "tuned"} & set(path.split(os.sep))
+                 and not os.path.basename(path).startswith("compare_"))
 
 
 @pytest.fixture(scope="module")
