@@ -138,8 +138,9 @@ class _Group:
         if self.stage1_is_made:
             return
         try:
-            run_stages(self.base, _SHARED)
-            write_config(self.base)
+            if any(self.base.changes(stage) != [] for stage in _SHARED):
+                run_stages(self.base, _SHARED)
+                write_config(self.base)
         except Exception as error:
             self.stage1_error = error
             raise
