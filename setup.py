@@ -4,6 +4,9 @@ import re
 
 from setuptools import find_packages, setup
 
+PROGRAMS = ("train", "val", "predict", "export", "infer", "tune", "compare", "visualize",
+            "prepare_voc", "prepare_context", "convert_zs3")
+
 
 def read(path: str) -> str:
     with open(path, encoding="utf-8") as file:
@@ -19,6 +22,8 @@ setup(
     license="Apache-2.0",
     packages=find_packages(include=["paddle_csrl", "paddle_csrl.*"]),
     package_data={"paddle_csrl": ["assets/**/*"]},
+    entry_points={"console_scripts": [
+        f"csrl-{name.replace('_', '-')} = paddle_csrl.cli.programs:{name}" for name in PROGRAMS]},
     python_requires=">=3.10,<3.13",
     # Paddle itself is left out: the CPU and the GPU build have different names.
     install_requires=["paddleseg==2.8.0", "numpy>=1.24,<2", "opencv-python", "Pillow>=10.1",

@@ -1,0 +1,30 @@
+"""The tools as the programs that `pip install` puts on the path: ``csrl-train`` and so on.
+
+A module of this package is imported only when its program runs.
+"""
+
+import importlib
+from typing import Callable
+
+from paddle_csrl.cli import run
+
+
+def _program(module: str) -> Callable[[], None]:
+    def program() -> None:
+        run(lambda: importlib.import_module(f"paddle_csrl.cli.{module}").main())
+
+    program.__doc__ = f"Run tools/{module}.py with the arguments of the command line."
+    return program
+
+
+train = _program("train")
+val = _program("val")
+predict = _program("predict")
+export = _program("export")
+infer = _program("infer")
+tune = _program("tune")
+compare = _program("compare")
+visualize = _program("visualize")
+prepare_voc = _program("prepare_voc")
+prepare_context = _program("prepare_context")
+convert_zs3 = _program("convert_zs3")
