@@ -35,6 +35,7 @@ methods:
   point: {base: point.yml, search: {generator.model.hidden_dim: [8, 24]}}
   csrl:
     fixed:
+      generator.unseen_prototypes: free   # in the hull, few iterations end at the same corner
       generator.loss:
         types: [{type: MMDLoss}, {type: PairwiseRelationLoss, gamma: 1.0}]
         coef: [1.0, 1.0]
