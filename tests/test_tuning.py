@@ -289,7 +289,8 @@ def test_the_file_says_what_was_chosen_and_nothing_else(space_file, dic, tmp_pat
             "loss": {"types": [{"type": "MMDLoss"},
                                {"type": "PairwiseRelationLoss", "gamma": 2.0}],
                      "coef": [1.0, 0.1]},
-            "iters": 4, "lr_scheduler": {"learning_rate": 0.001}, "relation": "prototypes"},
+            "iters": 4, "lr_scheduler": {"learning_rate": 0.001}, "relation": "prototypes",
+            "unseen_prototypes": "free"},
         "classifier": {"iters": 3, "calibration": 0.0}}
 
 
