@@ -14,6 +14,7 @@ import PIL.Image  # noqa: F401
 
 import contextlib
 import functools
+import gc
 import inspect
 import os
 import signal
@@ -291,12 +292,27 @@ def mend_data_loader() -> None:
     Upstream cause: the error ends the thread that fills the queue. Without workers the queue
     stays open, and whoever reads it waits for ever; with workers it is killed, and the reader
     gets a ``SystemError`` that says nothing of the cause.
+
+    And make a worker leave alone what it has of its parent's garbage. Upstream cause: a worker
+    is a fork, and its collector may destroy a reader that an earlier loader left in a cycle;
+    the reader's threads do not exist in the fork, so that waits for ever.
     """
     for iterator in (dataloader_iter._DataLoaderIterSingleProcess,
                      dataloader_iter._DataLoaderIterMultiProcess):
         if not hasattr(iterator._thread_loop, "__wrapped__"):
             iterator._thread_loop = _keeping_error(iterator._thread_loop)
             iterator.__next__ = _raising_kept_error(iterator.__next__)
+    if not hasattr(dataloader_iter._worker_loop, "__wrapped__"):
+        dataloader_iter._worker_loop = _without_parents_garbage(dataloader_iter._worker_loop)
+
+
+def _without_parents_garbage(worker_loop: Callable) -> Callable:
+    @functools.wraps(worker_loop)
+    def mended(*args) -> None:
+        gc.freeze()
+        worker_loop(*args)
+
+    return mended
 
 
 def _keeping_error(thread_loop: Callable) -> Callable:

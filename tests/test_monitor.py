@@ -214,6 +214,41 @@ def test_an_error_in_a_loader_is_told_as_it_was_raised():
     assert done.stdout.splitlines() == expected, done.stderr[-2000:]
 
 
+# The readers of the failed loaders wait in threads that the last one's worker does not have.
+LOADER_GARBAGE = """
+import gc
+import paddle_csrl, paddle
+
+class Torn(paddle.io.Dataset):
+    def __init__(self, torn):
+        self.torn, self.error = torn, KeyError("torn")
+    def __len__(self):
+        return 4
+    def __getitem__(self, index):
+        if self.torn is None:
+            gc.collect()
+        if index == self.torn:
+            raise self.error
+        return paddle.zeros([2]).numpy()
+
+gc.disable()
+for torn in (0, 2):
+    try:
+        for item in paddle.io.DataLoader(Torn(torn), num_workers=0):
+            pass
+    except KeyError:
+        pass
+print(len(list(paddle.io.DataLoader(Torn(None), num_workers=1))))
+"""
+
+
+def test_a_loaders_workers_do_not_wait_for_what_an_earlier_loader_left():
+    done = subprocess.run([sys.executable, "-c", LOADER_GARBAGE], timeout=100, text=True,
+                          capture_output=True,
+                          cwd=os.path.dirname(os.path.dirname(paddle_csrl.__file__)))
+    assert done.stdout == "4\n", done.stderr[-2000:]
+
+
 def test_a_users_mistake_ends_the_program_with_status_2_and_one_line(capsys):
     def main():
         raise UserError("no such thing;\nmend it")
