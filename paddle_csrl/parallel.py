@@ -96,12 +96,12 @@ def add_gradients(parameters: Iterable[Tensor]) -> None:
     A parameter that no process has a gradient of stays without one.
     """
     trained = [parameter for parameter in parameters if not parameter.stop_gradient]
-    flat = paddle.concat([(paddle.zeros_like(p) if p.grad is None else p.grad).flatten()
-                          for p in trained])
-    used = total(np.array([p.grad is not None for p in trained], np.int64))
+    used = paddle.to_tensor([float(p.grad is not None) for p in trained])
+    flat = paddle.concat([used, *((paddle.zeros_like(p) if p.grad is None else p.grad).flatten()
+                                  for p in trained)])
     paddle.distributed.all_reduce(flat)
-    parts = flat.split([p.size for p in trained])
-    for parameter, part, count in zip(trained, parts, used):
+    used, *parts = flat.split([len(trained), *(p.size for p in trained)])
+    for parameter, part, count in zip(trained, parts, used.numpy()):
         if count:
             parameter.grad = part.reshape(parameter.shape)
 
@@ -123,7 +123,7 @@ class _Sum(PyLayer):
 
 
 class Share:
-    """This process's share of C classes: every R-th one.
+    """This process's share of C classes, or other things: every R-th one.
 
     What is trained is the sum over the processes of what each computes from its share.
 
@@ -137,7 +137,7 @@ class Share:
     """
 
     def __init__(self, count: int, rank: int = 0, ranks: int = 1):
-        self.count, self.ranks = count, ranks
+        self.count, self.rank, self.ranks = count, rank, ranks
         self.is_empty = rank >= count
         self.slice = slice(0, 1) if self.is_empty else slice(rank, count, ranks)
         self.rows = np.arange(count)[self.slice]
@@ -145,6 +145,10 @@ class Share:
     @classmethod
     def of_this_process(cls, count: int) -> "Share":
         return cls(count, paddle.distributed.get_rank(), world_size())
+
+    def like(self, count: int) -> "Share":
+        """This process's share of ``count`` other things, among the same processes."""
+        return Share(count, self.rank, self.ranks)
 
     def take(self, whole: Tensor) -> Tensor:
         """[C, ...] -> [K, ...]."""

@@ -11,10 +11,15 @@ import numpy as np
 import paddle
 import pytest
 import tiny_runs
+from paddle_csrl.builder import ZeroShotBuilder
+from paddle_csrl.cli import programs
+from paddle_csrl.config import ZeroShotConfig
 from paddle_csrl.core.feature_bank import FeatureBank
 from paddle_csrl.losses import MMDLoss
+from paddle_csrl.models.pixel_classifier import PixelClassifier, can_be_shared
 from paddle_csrl.parallel import Share
 from paddle_csrl.utils import read_json
+from paddleseg.models.losses import CrossEntropyLoss, OhemCrossEntropyLoss
 from visualdl import LogReader
 
 
@@ -25,6 +30,13 @@ OTHER = ("generator.model={'type': 'MLPGenerator', 'hidden_dim': 16, 'noise_dim'
          "{'type': 'PrototypeNormLoss'}]")
 
 SELF = ("self_training={'share': 0.5}",)
+
+#: The layer alone, under a loss with weights of classes and one whose parts do not add up.
+LEGACY = ("classifier.mode=legacy",
+          "classifier.loss.types=[{'type': 'CrossEntropyLoss', 'weight': [1, 2, 3, 4, 50]}]")
+OHEM = ("classifier.loss.types=[{'type': 'OhemCrossEntropyLoss', 'min_kept': 8}]",)
+LAYERS = {"legacy": LEGACY, "ohem": OHEM}
+PROJECTIONS = ("spnet", "segdevise")
 
 
 @pytest.fixture(scope="module")
@@ -38,31 +50,45 @@ def pair(finished, tmp_path_factory):
     for name in ("model.pdparams", "metrics.json"):
         os.remove(two.path(name))
     model = one.path("model.pdparams")
-    one.copy(base / "other")
-    one.copy(base / "self")
+    for name in ("other", "self", *LAYERS):
+        one.copy(base / name)
     launch(base, [
         ["train", *one.recipe.argv(save_dir=two.folder)],
         ["train", *one.recipe.argv("zero_shot.features.dtype=float16",
                                   save_dir=str(base / "whole"), iters=2)],
         ["train", *one.recipe.argv(*OTHER, save_dir=str(base / "other"), stage="generator")],
         ["train", *one.recipe.argv(*SELF, save_dir=str(base / "self"), stage="self_training")],
+        *(["train", *one.recipe.argv(*opts, save_dir=str(base / name), stage="classifier")]
+          for name, opts in LAYERS.items()),
+        *(["train", *projecting(one.recipe, name).argv(save_dir=str(base / name))]
+          for name in PROJECTIONS),
         ["val", *one.recipe.argv(model_path=model, out=str(base / "val.json"))],
     ])
     return one, two, base
+
+
+def projecting(recipe, name):
+    """SPNet or SegDeViSE on the data of a recipe; they calibrate, so that it shows."""
+    return recipe._replace(config=tiny_runs.config_path(f"{name}/{name}_custom"),
+                           opts=(*recipe.opts, "iters=2", "classifier.calibration=0.5"))
 
 
 def launch(base, lines):
     path = str(base / "lines.json")
     with open(path, "w", encoding="utf-8") as file:
         json.dump(lines, file)
+    script = os.path.join(tiny_runs.ROOT, "tests", "run_tools.py")
+    done = run_launcher(base, [script, path])
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+
+
+def run_launcher(base, program):
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(
         [tiny_runs.ROOT, os.path.join(tiny_runs.ROOT, "tests")]), "OMP_NUM_THREADS": "1"}
-    script = os.path.join(tiny_runs.ROOT, "tests", "run_tools.py")
-    done = subprocess.run(
+    return subprocess.run(
         [sys.executable, "-m", "paddle.distributed.launch", "--nproc_per_node", "2", "--log_dir",
-         str(base / "logs"), script, path], env=environment, capture_output=True, text=True,
+         str(base / "logs"), *program], env=environment, capture_output=True, text=True,
         timeout=300)
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
 
 
 def states(one, two, *name):
@@ -147,6 +173,33 @@ def test_self_training_learns_from_the_same_pseudo_labels(pair):
         np.testing.assert_allclose(second[key].numpy(), first[key].numpy(), rtol=1e-3, atol=2e-5)
 
 
+@pytest.mark.parametrize("name", LAYERS)
+def test_the_layer_is_the_same_under_other_losses(pair, name):
+    one, _, base = pair
+    alone = one.copy(base / f"alone_{name}")
+    alone.again(*LAYERS[name], stage="classifier")
+    first, second = (paddle.load(os.path.join(folder, "classifier", "model.pdparams"))
+                     for folder in (alone.folder, base / name))
+    assert sum(np.abs(second[key].numpy() - first[key].numpy()).max() for key in first) \
+        > 0 or name == "ohem"  # which every process trains alike, to the bit
+    for key in first:
+        np.testing.assert_allclose(second[key].numpy(), first[key].numpy(), rtol=1e-3, atol=2e-5)
+
+
+@pytest.mark.parametrize("name", PROJECTIONS)
+def test_projections_run_on_two_processes(pair, name):
+    one, _, base = pair
+    run = one._replace(recipe=projecting(one.recipe, name), folder=str(base / name))
+    metrics = read_json(run.path("metrics.json"))
+    assert metrics["images"] == one.metrics["images"]
+    assert run.val()["classes"] == metrics["classes"]  # one process scores the same model
+    alone = run.copy(base / f"alone_{name}")
+    os.remove(alone.path("model.pdparams"))
+    alone.again(stage="classifier")
+    first, second = states(alone, run, "model.pdparams")
+    assert all(np.array_equal(first[key].numpy(), second[key].numpy()) for key in first)
+
+
 def test_all_stages_run_on_two_processes(pair):
     whole = pair[2] / "whole"
     metrics = read_json(str(whole / "metrics.json"))
@@ -191,3 +244,64 @@ def test_shares_of_the_point_loss_add_up_with_their_gradients(bandwidths, square
     gradients = np.concatenate([gradient for _, gradient in parts])
     np.testing.assert_allclose(gradients[[0, 2, 4, 1, 3]], whole.grad.numpy(), atol=1e-6)
     assert parts[3][0] == 0 and not gradients[5].any()
+
+
+@pytest.mark.parametrize("weight", [None, [1.0, 2.0, 5.0]])
+def test_shares_of_the_layers_loss_add_up_with_their_gradients(weight):
+    rng = np.random.default_rng(0)
+    data = {"img": paddle.to_tensor(rng.normal(size=(1, 4, 7, 1)).astype(np.float32)),
+            "label": paddle.to_tensor(rng.integers(3, size=(1, 7, 1)))}
+    losses = {"types": [CrossEntropyLoss(weight)], "coef": [2.0]}
+    layer = PixelClassifier(4, 3)
+
+    def value_and_gradients(share=None):
+        layer.share = share
+        layer.clear_gradients()
+        # The value that is logged is summed up over processes; here there is but one.
+        value, = layer.loss_computation(layer(data["img"]), losses, data)
+        value.backward()
+        return [float(value), *(parameter.grad.numpy() for parameter in layer.parameters())]
+
+    logits = layer(data["img"])[0].numpy()[0, :, :, 0].T
+    labels = data["label"].numpy().ravel()
+    weights = np.ones(7) if weight is None else np.array(weight)[labels]
+    negative = np.log(np.exp(logits).sum(1)) - logits[np.arange(7), labels]
+    whole = value_and_gradients()
+    assert whole[0] == pytest.approx(2 * (weights * negative).sum() / weights.sum(), rel=1e-5)
+    for ranks in (2, 9):  # of nine, two have nothing to do
+        parts = [value_and_gradients(Share(7, rank, ranks)) for rank in range(ranks)]
+        for expected, *values in zip(whole, *parts):
+            np.testing.assert_allclose(sum(values), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_only_a_mean_over_pixels_is_shared_out():
+    assert can_be_shared(CrossEntropyLoss([1.0, 2.0]))
+    assert not can_be_shared(CrossEntropyLoss(top_k_percent_pixels=0.5))
+    assert not can_be_shared(OhemCrossEntropyLoss())
+
+
+def test_one_failing_process_ends_all_with_its_message(pair, tmp_path):
+    one, _, _ = pair
+    data = tmp_path / "data"
+    root, = {opt.split("=", 1)[1] for opt in one.recipe.opts if "dataset_root" in opt}
+    shutil.copytree(root, data)
+    opts = [opt.replace(root, str(data)) for opt in one.recipe.opts]
+    recipe = one.recipe._replace(opts=(*opts, f"zero_shot.cache_dir={tmp_path}"))
+    builder = ZeroShotBuilder(ZeroShotConfig(recipe.config, recipe.opts))
+    broken = builder.val_dataset.file_list[1][0]  # the second process's
+    with open(broken, "r+b") as file:
+        file.truncate(os.path.getsize(broken) // 2)
+    done = run_launcher(tmp_path, [os.path.join(tiny_runs.ROOT, "tools", "val.py"), *recipe.argv(
+        model_path=one.path("model.pdparams"), out=str(tmp_path / "scores.json"))])
+    assert done.returncode != 0
+    message, = set(re.findall("^error: .*", done.stdout + done.stderr, re.M))
+    assert broken in message
+    assert not any("scores.json" in name for name in os.listdir(tmp_path))
+
+
+def test_the_other_tools_say_that_they_are_one_process(monkeypatch, capsys):
+    monkeypatch.setenv("PADDLE_TRAINERS_NUM", "2")
+    with pytest.raises(SystemExit) as ended:
+        programs.predict()
+    assert ended.value.code == 2
+    assert re.fullmatch("error: this tool is one process: .*\n", capsys.readouterr().err)

@@ -1,25 +1,42 @@
 """The command-line tools: thin parsers over the package. Each ``main(argv)`` returns results."""
 
+import os
 import sys
+import time
 from typing import Any, Callable, Optional
 
 from paddle_csrl.errors import UserError
 
 _WORKER_MARK = "UserError: "
 
+#: Seconds that ``paddle.distributed.launch`` has to find the process that failed first.
+_PATIENCE = 20.0
 
-def run(main: Callable[[], Any]) -> None:
+
+def run(main: Callable[[], Any], many: bool = False) -> None:
     """Run ``main`` as a program: a user's mistake is one line on stderr and exit status 2.
 
     A result that names what ``failed`` ends with status 1.
+
+    Args:
+        main: does it all and returns results.
+        many: whether it knows how to work as one of several processes.
     """
     try:
+        if not many and int(os.environ.get("PADDLE_TRAINERS_NUM", 1)) > 1:
+            raise UserError("this tool is one process: start it by itself; only train.py and "
+                            "val.py run under paddle.distributed.launch")
         result = main()
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
         sys.exit(130)
     except Exception as error:
         message = user_message(error)
+        if message is None and many and "gloo" in str(error):
+            # Another process has failed. The launcher shows the log of the one that ends first.
+            print("another process has ended; the error is in its log", file=sys.stderr, flush=True)
+            time.sleep(_PATIENCE)
+            sys.exit(1)
         if message is None:
             raise
         print(f"error: {message}", file=sys.stderr)

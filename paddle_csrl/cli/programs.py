@@ -9,16 +9,16 @@ from typing import Callable
 from paddle_csrl.cli import run
 
 
-def _program(module: str) -> Callable[[], None]:
+def _program(module: str, many: bool = False) -> Callable[[], None]:
     def program() -> None:
-        run(lambda: importlib.import_module(f"paddle_csrl.cli.{module}").main())
+        run(lambda: importlib.import_module(f"paddle_csrl.cli.{module}").main(), many)
 
     program.__doc__ = f"Run tools/{module}.py with the arguments of the command line."
     return program
 
 
-train = _program("train")
-val = _program("val")
+train = _program("train", many=True)
+val = _program("val", many=True)
 predict = _program("predict")
 export = _program("export")
 infer = _program("infer")

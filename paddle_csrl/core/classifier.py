@@ -8,6 +8,7 @@ import numpy as np
 import paddle
 from paddleseg.utils import logger, utils
 
+from paddle_csrl import parallel
 from paddle_csrl.config import StageConfig
 from paddle_csrl.core.evaluate import evaluate
 from paddle_csrl.core.feature_bank import FeatureBank, Scale
@@ -22,7 +23,8 @@ from paddle_csrl.core.stage_data import ClassifierBatches
 from paddle_csrl.core.trainer import Fit, StageBuilder, save_state, train_stage
 from paddle_csrl.metrics import ZeroShotEvaluator
 from paddle_csrl.models.generator_task import GeneratorTask
-from paddle_csrl.models.pixel_classifier import PixelClassifier
+from paddle_csrl.models.pixel_classifier import PixelClassifier, can_be_shared
+from paddle_csrl.parallel import Share
 
 DEFAULT_NUM_GENERATED = 4096
 
@@ -81,6 +83,7 @@ def train_layer(run: Run, stage: str, bank: FeatureBank, scale: Scale,
 
     def fit(stage_builder: StageBuilder, batches: paddle.io.Dataset) -> None:
         classifier = stage_builder.model
+        _share_out(stage_builder, section["batch_size"], stage)
         recorder = _score_recorder(run, stage, last.segmentor, lambda: last.exchange(classifier))
         folder = train_stage(run, stage, stage_builder, batches, batch_size=1,
                              on_logged=recorder, alone=True)
@@ -92,6 +95,17 @@ def train_layer(run: Run, stage: str, bank: FeatureBank, scale: Scale,
     if stage == run.stages[-1]:
         last.save(classifier)
     return classifier
+
+
+def _share_out(builder: StageBuilder, batch_size: int, stage: str) -> None:
+    """Have each of several processes train on its part of every batch, where the loss allows."""
+    unfit = [loss for loss in builder.loss["types"] if not can_be_shared(loss)]
+    if not unfit:
+        builder.model.share = Share.of_this_process(batch_size)
+        parallel.add_gradients_before(builder.optimizer, builder.model.parameters())
+    elif parallel.world_size() > 1:
+        logger.info(f"[{stage}] every process trains on whole batches, for the parts of "
+                    f"{type(unfit[0]).__name__} do not add up")
 
 
 class LastLayer:

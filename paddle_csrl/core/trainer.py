@@ -2,11 +2,10 @@
 
 import os
 import shutil
-from typing import Callable, Dict, List, Optional
+from typing import Callable, Optional
 
 import paddle
 from paddleseg.core import train
-from paddleseg.core.train import loss_computation
 from paddleseg.cvlibs import SegBuilder
 from paddleseg.utils import logger
 
@@ -99,7 +98,7 @@ def fit_silently(builder: StageBuilder, batches: paddle.io.Dataset) -> None:
     stages 2 and 3 take as long as the training itself.
 
     Args:
-        builder: provides model, optimizer, loss and the number of iterations.
+        builder: provides model, which computes its loss, optimizer and number of iterations.
         batches: whole batches, one per iteration.
     """
     builder.show_msg = lambda *_: None
@@ -107,11 +106,10 @@ def fit_silently(builder: StageBuilder, batches: paddle.io.Dataset) -> None:
     schedule = builder.lr_scheduler
     order = paddle.io.DistributedBatchSampler(batches, batch_size=1, num_replicas=1, rank=0,
                                               shuffle=True)  # the trainer's order
-    terms = getattr(model, "loss_computation", _loss_of_logits)
     model.train()
     for [index] in order:
         data = {key: paddle.to_tensor(value[None]) for key, value in batches[index].items()}
-        loss = sum(terms(model(data["img"]), losses, data))
+        loss = sum(model.loss_computation(model(data["img"]), losses, data))
         loss.backward()
         optimizer.step()
         if isinstance(schedule, paddle.optimizer.lr.ReduceOnPlateau):
@@ -119,11 +117,6 @@ def fit_silently(builder: StageBuilder, batches: paddle.io.Dataset) -> None:
         else:
             schedule.step()
         optimizer.clear_grad(set_to_zero=False)
-
-
-def _loss_of_logits(logits: List[paddle.Tensor], losses: dict,
-                    data: Dict[str, paddle.Tensor]) -> List[paddle.Tensor]:
-    return loss_computation(logits_list=logits, labels=data["label"], edges=None, losses=losses)
 
 
 def require_full_batch(dataset: paddle.io.Dataset, batch_size: int, devices: int) -> None:

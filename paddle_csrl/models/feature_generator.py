@@ -124,6 +124,12 @@ def mlp(in_dim: int, hidden_dim: int, out_dim: int, dropout: float) -> nn.Sequen
                          _linear(hidden_dim, out_dim))
 
 
+def apply_mlp(layers: nn.Sequential, rows: Tensor, share: Optional[Share] = None) -> Tensor:
+    """What ``mlp`` made, on all rows or on those of a share, under the same dropout."""
+    first, leaky_relu, dropout, second = layers
+    return second(dropout(leaky_relu(first(rows)), share))
+
+
 def _linear(in_dim: int, out_dim: int) -> nn.Linear:
     initial = nn.initializer
     return nn.Linear(in_dim, out_dim,

@@ -7,8 +7,8 @@ from paddle import Tensor
 from paddleseg.cvlibs import manager
 
 from paddle_csrl.errors import UserError
-from paddle_csrl.models.feature_generator import (FeatureGenerator, GeneratorOutput, mlp, normal,
-                                                  semantic_relations, uniform)
+from paddle_csrl.models.feature_generator import (FeatureGenerator, GeneratorOutput, apply_mlp, mlp,
+                                                  normal, semantic_relations, uniform)
 from paddle_csrl.parallel import Share
 from paddle_csrl.registry import register
 
@@ -53,9 +53,8 @@ class MLPGenerator(FeatureGenerator):
         """As ``forward``; the relations are e^0 alone."""
         own = share.take(embeddings)
         expanded = own.unsqueeze(1).expand([len(own), noise.shape[1], self.embed_dim])
-        first, leaky_relu, dropout, second = self.mlp
-        hidden = leaky_relu(first(paddle.concat([expanded, share.take(noise)], axis=2)))
-        features = second(dropout(hidden, share))
+        nodes = paddle.concat([expanded, share.take(noise)], axis=2)
+        features = apply_mlp(self.mlp, nodes, share)
         return GeneratorOutput(features, [semantic_relations(embeddings)])
 
     def draw_noise(self, shape: List[int], like: Tensor) -> Tensor:

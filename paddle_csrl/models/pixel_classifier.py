@@ -1,12 +1,15 @@
 """The classification layer that stage 3 trains."""
 
-from typing import Optional
+from typing import Dict, List, Optional
 
 import numpy as np
 import paddle
-from paddle import nn
+from paddle import Tensor, nn
+from paddleseg.core.train import loss_computation
 from paddleseg.cvlibs import manager
+from paddleseg.models.losses import CrossEntropyLoss
 
+from paddle_csrl.parallel import Share
 from paddle_csrl.registry import register
 
 
@@ -21,6 +24,11 @@ class PixelClassifier(nn.Layer):
             to the features and the convolution has no bias.
         in_channels (int, optional): unused; injected by PaddleSeg's builder.
 
+    Attributes:
+        share (Share, optional): of the H rows of what it is trained on; all by default. What is
+            trained is the sum over the processes of the terms that each computes, for losses
+            that ``can_be_shared``.
+
     Shape: features float32 [B, D, H, W] -> [logits float32 [B, C, H, W]].
     """
 
@@ -29,8 +37,43 @@ class PixelClassifier(nn.Layer):
         super().__init__()
         self.conv = nn.Conv2D(feature_dim, num_classes, 1,
                               bias_attr=None if origin is None else False)
+        self.share: Optional[Share] = None
         self.register_buffer("origin", None if origin is None else
                              paddle.to_tensor(origin).reshape([-1, 1, 1]), persistable=False)
 
-    def forward(self, features: paddle.Tensor) -> list:
+    def forward(self, features: Tensor) -> List[Tensor]:
+        if self._is_shared:
+            features = self._own(features)
         return [self.conv(features if self.origin is None else features + self.origin)]
+
+    def loss_computation(self, logits_list: List[Tensor], losses: dict,
+                         data: Dict[str, Tensor]) -> List[Tensor]:
+        """PaddleSeg's terms over ``data["label"]``, int64 [B, H, W], or this process's part."""
+        labels = data["label"]
+        own = self._own(labels.unsqueeze(1)).squeeze(1) if self._is_shared else labels
+        terms = loss_computation(logits_list=logits_list, labels=own, edges=None, losses=losses)
+        if not self._is_shared:
+            return terms
+        return self.share.reported([
+            term * (0.0 if self.share.is_empty else _weight(loss, own) / _weight(loss, labels))
+            for term, loss in zip(terms, losses["types"])])
+
+    @property
+    def _is_shared(self) -> bool:
+        return self.training and self.share is not None and self.share.ranks > 1
+
+    def _own(self, batch: Tensor) -> Tensor:
+        """The share of [B, C, H, W]."""
+        return batch.index_select(paddle.to_tensor(self.share.rows), axis=2)
+
+
+def can_be_shared(loss: nn.Layer) -> bool:
+    """Whether a loss is a mean over pixels, which the parts of several processes add up to."""
+    return type(loss) is CrossEntropyLoss and loss.top_k_percent_pixels == 1.0
+
+
+def _weight(loss: CrossEntropyLoss, labels: Tensor) -> float:
+    """What the mean divides the sum over ``labels`` by, none of which is ignored."""
+    if loss.weight is None:
+        return float(labels.size)
+    return float(loss.weight.gather(labels.flatten()).sum())

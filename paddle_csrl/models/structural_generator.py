@@ -3,7 +3,7 @@
 Shape letters: C classes, N samples a class, W embedding, Z noise and D feature dimensions.
 """
 
-from typing import NamedTuple, Optional, Tuple
+from typing import List, NamedTuple, Optional, Tuple
 
 import numpy as np
 import paddle
@@ -13,7 +13,8 @@ from paddle.distributed.fleet.utils import recompute
 from paddleseg.cvlibs import manager
 
 from paddle_csrl.models.feature_generator import (LEAK, FeatureGenerator, GeneratorOutput,
-                                                  HostDropout, mlp, semantic_relations)
+                                                  HostDropout, apply_mlp, mlp,
+                                                  semantic_relations)
 from paddle_csrl.parallel import Share
 from paddle_csrl.registry import register
 
@@ -73,13 +74,13 @@ class StructuralGenerator(FeatureGenerator):
         """
         relations = [semantic_relations(embeddings)]
         nodes = _initial_nodes(share.take(embeddings), share.take(noise))
-        prototypes = share.complete(nodes.prototypes())
+        prototypes = _initial_nodes(embeddings, noise).prototypes()
         for feature_mlp, relation_mlp in zip(self.feature_mlps, self.relation_mlps):
             edges = share.take(_without_diagonal(relations[-1]))
             nodes = _aggregate_features(feature_mlp, nodes, paddle.matmul(edges, prototypes),
                                         share)
             prototypes = share.complete(nodes.prototypes())
-            relations.append(_pair_scores(relation_mlp, prototypes) * relations[-1])
+            relations.append(_pair_scores(relation_mlp, prototypes, share) * relations[-1])
         return GeneratorOutput(nodes.values(), relations)
 
 
@@ -156,26 +157,37 @@ def _activation_factor(hidden: Tensor, dropout: HostDropout, share: Share) -> Te
     return factor if mask is None else factor.multiply_(mask)
 
 
-def _pair_scores(mlp: nn.Sequential, prototypes: Tensor) -> Tensor:
-    """f_e(|p_i - p_j|) of Eq. 3 for all pairs, [C, V] -> [C, C]; each i <= j is computed once."""
+def _pair_scores(mlp: nn.Sequential, prototypes: Tensor, share: Share) -> Tensor:
+    """f_e(|p_i - p_j|) of Eq. 3 for all pairs, [C, V] -> [C, C]; each i <= j is computed once.
+
+    Where there are many pairs, they too are shared out among the processes.
+    """
     classes, width = prototypes.shape
     first, second = np.triu_indices(classes)
     position = np.empty([classes, classes], np.int64)
     position[first, second] = position[second, first] = np.arange(len(first))
 
-    def scores(prototypes: Tensor, first: Tensor, second: Tensor) -> Tensor:
-        difference = paddle.gather(prototypes, first) - paddle.gather(prototypes, second)
-        return mlp(difference.abs()).squeeze(1)
+    def scores(prototypes: Tensor, first: Tensor, second: Tensor, pairs: Share) -> Tensor:
+        one, other = (paddle.gather(prototypes, pairs.take(ids)) for ids in (first, second))
+        return apply_mlp(mlp, (one - other).abs(), pairs).squeeze(1)
 
     first, second = paddle.to_tensor(first), paddle.to_tensor(second)
     size = max(1, PAIR_BLOCK_SIZE // max(width, mlp[0].weight.shape[1]))
     if len(first) <= size:
-        values = scores(prototypes, first, second)
+        values = scores(prototypes, first, second, Share(len(first)))
     else:
+        blocks = list(zip(first.split(_parts(len(first), size)),
+                          second.split(_parts(len(first), size))))
         values = paddle.concat([
-            recompute(scores, prototypes, first[start:start + size], second[start:start + size])
-            for start in range(0, len(first), size)])
+            share.like(len(one)).complete(
+                recompute(scores, prototypes, one, other, share.like(len(one))))
+            for one, other in blocks])
     return paddle.gather(values, paddle.to_tensor(position.ravel())).reshape([classes, classes])
+
+
+def _parts(length: int, size: int) -> List[int]:
+    """Lengths of the parts of ``length`` that are ``size`` long, but for the last."""
+    return [min(size, length - start) for start in range(0, length, size)]
 
 
 def _without_diagonal(relations: Tensor) -> Tensor:
