@@ -10,6 +10,7 @@ import sys
 import numpy as np
 import paddle
 import pytest
+import run_tools
 import tiny_runs
 from paddle_csrl.builder import ZeroShotBuilder
 from paddle_csrl.cli import programs
@@ -28,6 +29,10 @@ OTHER = ("generator.model={'type': 'MLPGenerator', 'hidden_dim': 16, 'noise_dim'
          "generator.relation=prototypes", "generator.loss.coef=[1, 1]",
          "generator.loss.types=[{'type': 'MMDLoss', 'squared': False}, "
          "{'type': 'PrototypeNormLoss'}]")
+
+#: 15 pairs of classes in blocks of 4, so that a process has one pair of the last block or two.
+BLOCKS = ("generator.model.num_layers=1", "generator.optimizer.type=SGD",
+          "generator.lr_scheduler.learning_rate=0.01")
 
 SELF = ("self_training={'share': 0.5}",)
 
@@ -50,13 +55,15 @@ def pair(finished, tmp_path_factory):
     for name in ("model.pdparams", "metrics.json"):
         os.remove(two.path(name))
     model = one.path("model.pdparams")
-    for name in ("other", "self", *LAYERS):
+    for name in ("other", "blocks", "self", *LAYERS):
         one.copy(base / name)
     launch(base, [
         ["train", *one.recipe.argv(save_dir=two.folder)],
         ["train", *one.recipe.argv("zero_shot.features.dtype=float16",
                                   save_dir=str(base / "whole"), iters=2)],
         ["train", *one.recipe.argv(*OTHER, save_dir=str(base / "other"), stage="generator")],
+        ["train in blocks", *one.recipe.argv(*BLOCKS, save_dir=str(base / "blocks"),
+                                            stage="generator")],
         ["train", *one.recipe.argv(*SELF, save_dir=str(base / "self"), stage="self_training")],
         *(["train", *one.recipe.argv(*opts, save_dir=str(base / name), stage="classifier")]
           for name, opts in LAYERS.items()),
@@ -161,6 +168,17 @@ def test_an_independent_generator_and_the_losses_on_prototypes(pair):
     assert list(first) == ["mlp.0.weight", "mlp.0.bias", "mlp.3.weight", "mlp.3.bias"]
     for key in first:
         np.testing.assert_allclose(second[key].numpy(), first[key].numpy(), rtol=1e-3, atol=2e-5)
+
+
+def test_pairs_in_blocks_are_shared_out_under_the_same_dropout(pair):
+    one, _, base = pair
+    alone = one.copy(base / "alone_blocks")
+    run_tools.train_in_blocks(one.recipe.argv(*BLOCKS, save_dir=alone.folder, stage="generator"))
+    first, second = (paddle.load(os.path.join(folder, "generator", "model.pdparams"))
+                     for folder in (alone.folder, str(base / "blocks")))
+    assert first["feature_mlps.0.3.weight"].shape[1] == run_tools.FEATURE_DIM
+    for key in first:
+        np.testing.assert_allclose(second[key].numpy(), first[key].numpy(), rtol=1e-4, atol=1e-5)
 
 
 def test_self_training_learns_from_the_same_pseudo_labels(pair):
