@@ -2,7 +2,7 @@
 
 import copy
 from types import SimpleNamespace
-from typing import Any, Dict, List, Tuple
+from typing import Any, Dict, List, Optional, Tuple
 
 import numpy as np
 import paddle
@@ -17,7 +17,7 @@ from paddle_csrl.datasets.label_scan import fingerprint
 from paddle_csrl.datasets.sources import require_data
 from paddle_csrl.datasets.unlabelled import UnlabelledImages
 from paddle_csrl.datasets.zero_shot import ZeroShotDataset
-from paddle_csrl.embeddings import load_class_embeddings
+from paddle_csrl.embeddings import attribute_vectors, load_class_embeddings
 from paddle_csrl.errors import UserError
 from paddle_csrl.models.projection_segmentor import ProjectionSegmentor
 
@@ -115,6 +115,7 @@ class ZeroShotBuilder(UserErrorBuilder):
         return ZeroShotDataset(dataset, unseen=zero_shot["unseen"],
                                policy=zero_shot.get("policy", "drop"),
                                class_names=self.class_names,
+                               label_names=self.label_names,
                                cache_dir=zero_shot.get("cache_dir"), **kwargs)
 
     @cached_property
@@ -126,10 +127,16 @@ class ZeroShotBuilder(UserErrorBuilder):
         else:
             own = getattr(self._inner_val, "class_names", None)
             names = list(own or class_names_for(self.config.val_dataset_cfg["type"]))
-        if len(names) != self._inner_val.num_classes:
+        if self.label_names is None and len(names) != self._inner_val.num_classes:
             raise UserError(f"`zero_shot.class_names` gives {len(names)} names for the "
                             f"{self._inner_val.num_classes} classes of the data set")
         return names
+
+    @cached_property
+    def label_names(self) -> Optional[List[str]]:
+        """Name of every label id of the data set, where these are not the classes."""
+        given = self.config.zero_shot.get("label_names")
+        return None if given is None else read_class_names(given)
 
     @cached_property
     def unseen_ids(self) -> np.ndarray:
@@ -181,8 +188,17 @@ class ZeroShotBuilder(UserErrorBuilder):
             raise UserError(f"`zero_shot.embeddings.path: attributes`: "
                             f"{self.config.val_dataset_cfg['type']} has no attributes; name a "
                             f"word-vector file, or null for the vectors that come with the project")
+        if self.label_names is not None:
+            attributes = attribute_vectors(self.class_names, attributes,
+                                           *self._names_of_attributes(), section.get("words"))
         norms = np.linalg.norm(attributes, axis=1, keepdims=True)
         return attributes / norms if section.get("normalize", True) else attributes
+
+    def _names_of_attributes(self) -> Tuple[List[str], List[str]]:
+        """Of the rows and of the columns of the data set's attributes."""
+        dataset = self._inner_val
+        return (list(getattr(dataset, "class_names", self.label_names)),
+                list(getattr(dataset, "attribute_names", [])))
 
     def projecting(self) -> "ZeroShotBuilder":
         """A builder over the same data whose ``model`` is new and ends in the projection.
@@ -205,7 +221,10 @@ class ZeroShotBuilder(UserErrorBuilder):
         """uint8 RGB [C, 3]: the data set's own colours, where it has some that people know."""
         own = getattr(self._inner_val, "palette", None)
         name = "voc" if self.config.val_dataset_cfg["type"] == "PascalVOC" else None
-        return visualize.palette(len(self.class_names), name) if own is None else own
+        labels = self.class_names if self.label_names is None else self.label_names
+        colors = visualize.palette(len(labels), name) if own is None else own
+        return colors if self.label_names is None else visualize.colors_by_name(
+            colors, labels, self.class_names)
 
     @property
     def normalizes_features(self) -> bool:

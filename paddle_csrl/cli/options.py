@@ -12,6 +12,11 @@ def add_config(parser: argparse.ArgumentParser, required: bool = True) -> None:
     """The config and what overrides it."""
     parser.add_argument("-c", "--config", required=required, metavar="FILE",
                         help="the YAML config, such as configs/csrl_shapes.yml")
+    add_opts(parser)
+
+
+def add_opts(parser: argparse.ArgumentParser) -> None:
+    """What overrides the config."""
     parser.add_argument("--opts", nargs="+", default=[], metavar="KEY=VALUE",
                         help="override any key of the config, such as "
                              "zero_shot.unseen=\"['cow','motorbike']\" generator.iters=500")

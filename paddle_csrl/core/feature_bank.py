@@ -9,7 +9,7 @@ so the bank is the same however the images are ordered or shared out among proce
 import zipfile
 import zlib
 from dataclasses import dataclass
-from typing import List
+from typing import List, Optional, Sequence
 
 import numpy as np
 
@@ -202,6 +202,19 @@ class FeatureBank:
         deviation = np.sqrt(variance)
         deviation[deviation <= 1e-6 * deviation.max()] = 1.0
         return Scale(mean.astype(np.float32), deviation.astype(np.float32))
+
+    def renumbered(self, class_ids: Sequence[Optional[int]]) -> "FeatureBank":
+        """The bank of other classes: class i is class ``class_ids[i]`` of this one.
+
+        Args:
+            class_ids: ids, each at most once, or None for a class without features.
+        """
+        known = np.array([class_id is not None for class_id in class_ids], bool)
+        ids = np.array([class_id or 0 for class_id in class_ids], np.int64)
+        rows = [np.arange(start, start + count) for start, count in zip(
+            self.starts[ids[known]], self.counts[ids[known]])]
+        return FeatureBank(self.features[np.concatenate(rows)], np.where(known, self.counts[ids], 0),
+                           np.where(known, self.pixel_counts[ids], 0))
 
     def scaled(self, scale: "Scale") -> "FeatureBank":
         """The bank with its features standardized by ``scale``, float32."""

@@ -126,6 +126,9 @@ class Run:
         elif stage == "segmentor":
             special = {key: dic.get(key) for key in _SEGMENTOR_KEYS}
             special.update(policy=zero_shot.get("policy", "drop"), data=self.builder.fingerprint)
+            if self.builder.label_names is not None:
+                special.update(label_names=self.builder.label_names,
+                               class_names=self.builder.class_names)
             if self.config.projection:
                 special.update(projection=self.config.projection, embeddings=embeddings)
         elif self.config.projection:

@@ -53,8 +53,8 @@ def class_names_for(dataset_type: str) -> List[str]:
     Raises:
         UserError: no names are built in for the type.
     """
-    by_folded = {_fold(known): group for known, group in _BY_DATASET_TYPE.items()}
-    group = by_folded.get(_fold(dataset_type))
+    by_folded = {fold_name(known): group for known, group in _BY_DATASET_TYPE.items()}
+    group = by_folded.get(fold_name(dataset_type))
     if group is None:
         raise UserError(f"no class names are built in for data sets of `type: {dataset_type}`; "
                         f"set `class_names` to a text file with one name per line, to a list, or "
@@ -85,7 +85,7 @@ def resolve_classes(names: Sequence[str], wanted: Union[str, Sequence[str]]) -> 
         if class_id in ids[:position]:
             raise UserError(f"`unseen` names {names[class_id]} twice "
                             f"({wanted[ids.index(class_id)]}, {wanted[position]}); keep one")
-        if class_id == 0 and _fold(names[0]) == "background":
+        if class_id == 0 and fold_name(names[0]) == "background":
             raise UserError(f"`unseen` holds {wanted[position]}; the background is always a seen "
                             f"class, take it out")
     if len(ids) == len(names):
@@ -121,7 +121,7 @@ def find_class(names: Sequence[str], wanted: str, place: str = "`unseen`",
     Raises:
         UserError: none or several of them have the name.
     """
-    folded, key = [_fold(name) for name in names], _fold(wanted)
+    folded, key = [fold_name(name) for name in names], fold_name(wanted)
     if key in folded:
         return folded.index(key)
     others = {other for group in ALIASES if key in group for other in group}
@@ -135,7 +135,8 @@ def find_class(names: Sequence[str], wanted: str, place: str = "`unseen`",
     raise UserError(f"{place} holds {wanted}, which is no class of {whole}; {hint}")
 
 
-def _fold(name: str) -> str:
+def fold_name(name: str) -> str:
+    """A name as the rules compare it: without case, blanks, ``_`` and ``-``."""
     return re.sub(r"[\s_\-]+", "", name).casefold()
 
 
@@ -148,8 +149,8 @@ def _read_list(source: Sequence[str]) -> List[str]:
         if not isinstance(name, str) or not name.strip():
             raise UserError(f"`class_names` has {name!r} as class {class_id}, which is no name; "
                             f"put it in quotes")
-        if first.setdefault(_fold(name), class_id) != class_id:
-            raise UserError(f"`class_names` has {name} twice, as class {first[_fold(name)]} and "
+        if first.setdefault(fold_name(name), class_id) != class_id:
+            raise UserError(f"`class_names` has {name} twice, as class {first[fold_name(name)]} and "
                             f"{class_id}; rename one")
     return [name.strip() for name in source]
 
@@ -163,9 +164,9 @@ def _read_file(path: str) -> List[str]:
                         ) from None
     first: Dict[str, int] = {}
     for number, name in enumerate(lines, 1):
-        if name and first.setdefault(_fold(name), number) != number:
+        if name and first.setdefault(fold_name(name), number) != number:
             raise UserError(f"{path}, line {number}: {name} already stands in line "
-                            f"{first[_fold(name)]}; rename one or take it out")
+                            f"{first[fold_name(name)]}; rename one or take it out")
     if not first:
         raise UserError(f"{path} names no class; write one name per line, by label id")
     return [name for name in lines if name]

@@ -343,9 +343,14 @@ class AttributeShapes(Dataset):
     def attributes(self) -> np.ndarray:
         """float32 [C, A]: 1 where a class has an attribute, else 0.
 
-        The A columns are: being background, the colours, the patterns.
+        The A columns are: being background, the colours, the patterns (``attribute_names``).
         """
         return _attributes(len(self.colors), len(self.patterns))
+
+    @property
+    def attribute_names(self) -> List[str]:
+        """What the A columns of ``attributes`` stand for."""
+        return ["background", *self.colors, *self.patterns]
 
     @property
     def palette(self) -> np.ndarray:

@@ -8,14 +8,15 @@ import paddle
 from paddleseg.cvlibs import manager
 from paddleseg.datasets import ADE20K
 
-from paddle_csrl.datasets.class_names import class_names_for, read_class_names, resolve_classes
+from paddle_csrl.datasets.class_names import (class_names_for, fold_name, read_class_names,
+                                              resolve_classes)
 from paddle_csrl.datasets.label_scan import (LabelScan, class_pixels, require_classes,
                                              require_readable, require_whole_image, scan_labels)
 from paddle_csrl.errors import UserError
 from paddle_csrl.registry import register
 
-# Marks a sample whose label `_HideUnseen` has been over.
-_HIDDEN = "_unseen_hidden"
+# Marks a sample whose label `_Relabel` has been over.
+_RELABELLED = "_relabelled"
 
 
 @register(manager.DATASETS)
@@ -39,6 +40,9 @@ class ZeroShotDataset(paddle.io.Dataset):
         policy (str, optional): ``drop`` or ``ignore``. Default: ``drop``.
         class_names (list[str] or str, optional): as for ``read_class_names``. Default: the data
             set's own ``class_names``, else those built in for its type.
+        label_names (list[str] or str, optional): names by label id of the data set's files, where
+            these are not the ids of the classes. A label counts as the class of its name; one
+            whose name no class has becomes ``ignore_index``. A class need not have a label.
         cache_dir (str, optional): where the label scan is kept, see ``scan_labels``.
         mode (str, optional): stands in for the data set's own ``mode``.
         num_workers (int, optional): threads of the label scan; 0 for 8.
@@ -58,6 +62,7 @@ class ZeroShotDataset(paddle.io.Dataset):
     def __init__(self, dataset: paddle.io.Dataset, unseen: Union[str, Sequence[str]],
                  policy: str = "drop",
                  class_names: Optional[Union[str, Sequence[str]]] = None,
+                 label_names: Optional[Union[str, Sequence[str]]] = None,
                  cache_dir: Optional[str] = None, mode: Optional[str] = None,
                  num_workers: int = 0, hide_unseen: bool = False):
         super().__init__()
@@ -66,20 +71,31 @@ class ZeroShotDataset(paddle.io.Dataset):
         self.dataset = dataset
         self.policy = policy
         self.mode = str(mode or getattr(dataset, "mode", "train")).lower()
-        self.num_classes = dataset.num_classes
         self.ignore_index = getattr(dataset, "ignore_index", 255)
-        self.class_names = _class_names(dataset, class_names)
+        self.class_names = _class_names(dataset, class_names, label_names)
+        self.num_classes = len(self.class_names)
+        self._class_of = class_of_labels(self.class_names, label_names, self.ignore_index)
         self.unseen_ids = np.sort(np.array(resolve_classes(self.class_names, unseen), np.int64))
         self.seen_ids = np.setdiff1d(np.arange(self.num_classes), self.unseen_ids)
         self.hides_unseen = hide_unseen or self.mode not in ("val", "test")
         self._scan_options = {"cache_dir": cache_dir, "num_workers": num_workers}
         self._scan = self._scan_dataset() if self.hides_unseen else None
         self._sources = self._choose()
-        self._inner = self._hiding_copy() if self._remaps else dataset
+        self._relabel = _Relabel(self._class_of, self.unseen_ids if self._remaps else None,
+                                 self.ignore_index)
+        if self._relabel.changes and not 0 <= self.ignore_index <= 255:
+            raise UserError(f"`policy: ignore` and `label_names` need an `ignore_index` from 0 to "
+                            f"255, got {self.ignore_index}")
+        self._inner = self._relabelling_copy() if self._relabels_first else dataset
 
     @property
     def _remaps(self) -> bool:
         return self.hides_unseen and self.policy == "ignore"
+
+    @property
+    def _relabels_first(self) -> bool:
+        """Whether labels have to change before the transforms, which look at them in training."""
+        return self._remaps or self.hides_unseen and self._class_of is not None
 
     @property
     def transforms(self) -> Any:
@@ -123,14 +139,14 @@ class ZeroShotDataset(paddle.io.Dataset):
     def __getitem__(self, index: int) -> Dict[str, Any]:
         source = int(self._sources[index])
         data = self._read(source)
-        hidden = data.pop(_HIDDEN, False)
+        relabelled = data.pop(_RELABELLED, False)
         if data.get("label") is None:
             return data
-        if self._remaps and not hidden:
+        if self._relabel.changes and not relabelled:
             if "edge" in data:
                 raise RuntimeError(f"must never happen: {self._name(source)} comes with edges of "
                                    f"unseen classes, for its data set has no list of transforms")
-            data["label"] = _hide(np.asarray(data["label"]), self.unseen_ids, self.ignore_index)
+            data["label"] = self._relabel.label(np.asarray(data["label"]), self._name(source))
         self._guard(np.asarray(data["label"]), source)
         return data
 
@@ -182,17 +198,24 @@ class ZeroShotDataset(paddle.io.Dataset):
 
     def _scan_dataset(self) -> Optional[LabelScan]:
         """Pixels per image and class; ``None`` if the data set offers no way to know."""
+        scan = self._scan_files()
+        return scan if scan is None or self._class_of is None else _by_class(
+            scan, self._class_of, self.num_classes)
+
+    def _scan_files(self) -> Optional[LabelScan]:
+        """As ``_scan_dataset``, by the labels of the files."""
+        num_labels = self.num_classes if self._class_of is None else len(self._class_of)
         if hasattr(self.dataset, "label_histogram"):
             counts = np.asarray(self.dataset.label_histogram(), np.int64)
-            if counts.shape != (len(self.dataset), self.num_classes):
+            if counts.shape != (len(self.dataset), num_labels):
                 raise UserError(f"label_histogram() of {type(self.dataset).__name__} is "
                                 f"{list(counts.shape)}; it must be {len(self.dataset)} images by "
-                                f"{self.num_classes} classes")
+                                f"{num_labels} classes")
             return LabelScan(counts, np.zeros(len(counts), np.int64))
         files = getattr(self.dataset, "file_list", None)
         if not files or not all(map(_is_pair, files)):
             return None
-        return scan_labels(files, self.num_classes, self.ignore_index,
+        return scan_labels(files, num_labels, self.ignore_index,
                            title=f"checking labels ({self.mode})",
                            zero_is_unlabelled=isinstance(self.dataset, ADE20K),
                            **self._scan_options)
@@ -219,16 +242,12 @@ class ZeroShotDataset(paddle.io.Dataset):
                             f"fewer `unseen` classes or check `class_names`")
         return chosen
 
-    def _hiding_copy(self) -> paddle.io.Dataset:
-        """The data set with ``_HideUnseen`` ahead of its own transforms."""
-        if not 0 <= self.ignore_index <= 255:
-            raise UserError(f"`policy: ignore` needs an `ignore_index` from 0 to 255, got "
-                            f"{self.ignore_index}")
+    def _relabelling_copy(self) -> paddle.io.Dataset:
+        """The data set with ``_Relabel`` ahead of its own transforms."""
         inner = copy.copy(self.dataset)
         if isinstance(getattr(self.transforms, "transforms", None), list):
             inner.transforms = copy.copy(self.transforms)
-            inner.transforms.transforms = [_HideUnseen(self.unseen_ids, self.ignore_index),
-                                           *self.transforms.transforms]
+            inner.transforms.transforms = [self._relabel, *self.transforms.transforms]
         return inner
 
     def _read(self, source: int) -> Dict[str, Any]:
@@ -267,31 +286,72 @@ class ZeroShotDataset(paddle.io.Dataset):
         return files[source][-1] if files and _is_pair(files[source]) else f"sample {source}"
 
 
-class _HideUnseen:
-    """The transform that turns unseen labels into ``ignore_index``."""
+class _Relabel:
+    """The transform that turns labels of files into ids of classes, and hides unseen ones.
 
-    def __init__(self, unseen_ids: np.ndarray, ignore_index: int):
-        self.unseen_ids, self.ignore_index = unseen_ids, ignore_index
+    Args:
+        class_of (int array [L], optional): class or ``ignore_index`` of every label id; the same
+            ids by default.
+        unseen_ids (int array [U], optional): classes that become ``ignore_index``.
+        ignore_index (int): label of pixels without a class.
+    """
+
+    def __init__(self, class_of: Optional[np.ndarray], unseen_ids: Optional[np.ndarray],
+                 ignore_index: int):
+        self.class_of, self.unseen_ids, self.ignore_index = class_of, unseen_ids, ignore_index
+
+    @property
+    def changes(self) -> bool:
+        return self.class_of is not None or self.unseen_ids is not None
 
     def __call__(self, data: Dict[str, Any]) -> Dict[str, Any]:
         if isinstance(data.get("label"), np.ndarray):
-            data["label"] = _hide(data["label"], self.unseen_ids, self.ignore_index)
-            data[_HIDDEN] = True
+            data["label"] = self.label(data["label"], "of a sample")
+            data[_RELABELLED] = True
         return data
 
+    def label(self, label: np.ndarray, name: str) -> np.ndarray:
+        """The label in ids of classes; ``name`` stands for it in messages."""
+        if self.class_of is not None:
+            values, _ = class_pixels(label)
+            require_classes(values, len(self.class_of), self.ignore_index, name)
+            ignored = label == self.ignore_index
+            classes = self.class_of[np.where(ignored, 0, label)]
+            label = np.where(ignored, self.ignore_index, classes).astype(label.dtype)
+        if self.unseen_ids is not None:
+            label = np.where(np.isin(label, self.unseen_ids), np.uint8(self.ignore_index), label)
+        return label
 
-def _hide(label: np.ndarray, unseen_ids: np.ndarray, ignore_index: int) -> np.ndarray:
-    return np.where(np.isin(label, unseen_ids), np.uint8(ignore_index), label)
+
+def class_of_labels(class_names: Sequence[str],
+                    label_names: Optional[Union[str, Sequence[str]]],
+                    ignore_index: int) -> Optional[np.ndarray]:
+    """int64 [L]: class of every label id, ``ignore_index`` where no class has the label's name.
+
+    Without ``label_names``, None: the ids of labels and classes are the same.
+    """
+    if label_names is None:
+        return None
+    ids = {fold_name(name): class_id for class_id, name in enumerate(class_names)}
+    return np.array([ids.get(fold_name(name), ignore_index)
+                     for name in read_class_names(label_names)], np.int64)
 
 
-def _class_names(dataset: paddle.io.Dataset,
-                 given: Optional[Union[str, Sequence[str]]]) -> List[str]:
+def _by_class(scan: LabelScan, class_of: np.ndarray, num_classes: int) -> LabelScan:
+    """A scan of L label ids as one of C classes; labels without a class are unlabelled."""
+    has_class = (class_of[:, None] == np.arange(num_classes)).astype(np.int64)
+    counts = scan.counts @ has_class
+    return LabelScan(counts, scan.unlabelled + scan.counts.sum(1) - counts.sum(1))
+
+
+def _class_names(dataset: paddle.io.Dataset, given: Optional[Union[str, Sequence[str]]],
+                 label_names: Optional[Union[str, Sequence[str]]]) -> List[str]:
     own = getattr(dataset, "class_names", None)
     if given is None and own is None:
         names = class_names_for(type(dataset).__name__)
     else:
         names = read_class_names(own if given is None else given)
-    if len(names) != dataset.num_classes:
+    if label_names is None and len(names) != dataset.num_classes:
         raise UserError(f"`class_names` gives {len(names)} names for the {dataset.num_classes} "
                         f"classes of {type(dataset).__name__}")
     return names

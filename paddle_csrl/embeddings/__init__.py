@@ -1,4 +1,5 @@
+from paddle_csrl.embeddings.attributes import attribute_vectors
 from paddle_csrl.embeddings.readers import read_vectors
 from paddle_csrl.embeddings.resolve import load_class_embeddings, resolve_class_embeddings
 
-__all__ = ["load_class_embeddings", "read_vectors", "resolve_class_embeddings"]
+__all__ = ["attribute_vectors", "load_class_embeddings", "read_vectors", "resolve_class_embeddings"]

@@ -4,10 +4,10 @@ The arrays go as they are into VisualDL (``add_image``) or through ``save_png`` 
 """
 
 from paddle_csrl.visualize.drawing import Canvas, save_png
-from paddle_csrl.visualize.colors import palette
+from paddle_csrl.visualize.colors import colors_by_name, palette
 from paddle_csrl.visualize.panels import (Scene, comparison_panel, labelled_mask, overlay,
                                           prediction_panel)
 from paddle_csrl.visualize.relations import relation_figure, relation_heatmap, relation_panel
 
-__all__ = ["Canvas", "Scene", "comparison_panel", "labelled_mask", "overlay", "palette",
-           "prediction_panel", "relation_figure", "relation_heatmap", "relation_panel", "save_png"]
+__all__ = ["Canvas", "Scene", "colors_by_name", "comparison_panel", "labelled_mask",
+           "overlay", "palette", "prediction_panel", "relation_figure", "relation_heatmap", "relation_panel", "save_png"]

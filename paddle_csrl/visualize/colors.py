@@ -1,10 +1,11 @@
 """Colours of classes."""
 
-from typing import Optional
+from typing import Optional, Sequence
 
 import cv2
 import numpy as np
 
+from paddle_csrl.datasets.class_names import fold_name
 from paddle_csrl.errors import UserError
 
 # The background, then the colour-blind-safe colours of Okabe & Ito (Color Universal Design,
@@ -45,13 +46,20 @@ def _voc_palette(num_classes: int) -> np.ndarray:
 
 
 def _spread_palette(num_classes: int) -> np.ndarray:
-    """Farthest-point sampling of the RGB cube, without greys, neons and near-white."""
+    return extend_palette(np.uint8(_FIRST_COLORS[:num_classes]), num_classes)
+
+
+def extend_palette(colors: np.ndarray, num_classes: int) -> np.ndarray:
+    """Add to ``colors``, uint8 RGB [K, 3], up to ``num_classes``, as ``palette`` does.
+
+    Farthest-point sampling of the RGB cube, without greys, neons and near-white.
+    """
     steps = np.linspace(0, 255, 12).round()
     grid = np.stack(np.meshgrid(steps, steps, steps, indexing="ij"), -1).reshape(-1, 3)
     lab = _lab(grid)
     chroma = np.hypot(lab[:, 1], lab[:, 2])
     grid = grid[(chroma > 22) & (chroma < 90) & (lab[:, 0] > 35) & (lab[:, 0] < 92)]
-    colors = list(np.float64(_FIRST_COLORS))[:num_classes]
+    colors = list(np.float64(colors))
     seen = _perceived(grid)
     distance = np.full(len(grid), np.inf)
     for color in colors:
@@ -61,6 +69,25 @@ def _spread_palette(num_classes: int) -> np.ndarray:
         colors.append(grid[best])
         distance = np.minimum(distance, _distance(seen, seen[best:best + 1]))
     return np.array(colors).astype(np.uint8)
+
+
+def colors_by_name(colors: np.ndarray, names: Sequence[str],
+                   wanted: Sequence[str]) -> np.ndarray:
+    """The colours of the classes ``wanted``: those of the same ``names``, new ones for others.
+
+    Args:
+        colors: uint8 RGB [K, 3].
+        names: K names.
+        wanted: C names.
+
+    Returns:
+        uint8 RGB [C, 3].
+    """
+    known = {fold_name(name): color for name, color in zip(names, colors)}
+    missing = [name for name in wanted if fold_name(name) not in known]
+    added = extend_palette(colors, len(colors) + len(missing))[len(colors):]
+    known.update((fold_name(name), color) for name, color in zip(missing, added))
+    return np.stack([known[fold_name(name)] for name in wanted])
 
 
 def _lab(rgb: np.ndarray) -> np.ndarray:

@@ -1,0 +1,479 @@
+"""Other classes for a finished run, in seconds: no pixel and no training of the segmentor.
+
+What the segmentor and the generator learned does not depend on how many classes there are. A new
+class c takes its embedding a_c through the trained generator, x ~ G(a_c, z), and the
+classification layer is trained anew, by the code and settings of stage 3, on the run's bank of
+real seen features and the generated ones of all unseen classes. ``docs/add_class.md`` has more.
+"""
+
+import contextlib
+import copy
+import os
+import shutil
+import tempfile
+import time
+from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple
+
+import numpy as np
+import paddle
+import yaml
+from paddle import nn
+from paddleseg.utils import logger, utils
+from prettytable import PrettyTable
+
+from paddle_csrl import visualize
+from paddle_csrl.builder import ZeroShotBuilder
+from paddle_csrl.compare.scoring import score_model
+from paddle_csrl.config import ZeroShotConfig
+from paddle_csrl.core.class_list import FILE_NAME, ClassList, Changes
+from paddle_csrl.core.classifier import fit_classifier, generate
+from paddle_csrl.core.feature_bank import FeatureBank
+from paddle_csrl.core.final_layer import final_layer, put_back, unit_direction
+from paddle_csrl.core.generator import load_bank, make_task
+from paddle_csrl.core.report import score, versions
+from paddle_csrl.core.resize import class_axes, require_same_features, take_over
+from paddle_csrl.core.stored_run import StoredRun
+from paddle_csrl.core.trainer import StageBuilder, fit_silently, load_weights, save_state
+from paddle_csrl.datasets.class_names import fold_name
+from paddle_csrl.deploy.classes import FILE_NAME as CLASSES_FILE
+from paddle_csrl.deploy.classes import ClassTable
+from paddle_csrl.errors import UserError
+from paddle_csrl.utils import read_json, write_json
+
+#: Folder, in that of a run whose classes were changed, of the run as it was trained.
+TRAINED = "trained"
+#: Least cosine between a class's embedding in training and now.
+_MIN_COSINE = 0.98
+
+#: Called with what is being done and the share of all work done, 0 to 1.
+Progress = Callable[[str, float], None]
+
+
+class ClassChange(NamedTuple):
+    """What ``change_classes`` did.
+
+    Attributes:
+        save_dir (str): folder of the new run.
+        classes (list[str]): names by id.
+        unseen (list[str]): those without a pixel in training, in the order of their ids.
+        added (dict[str, str]): name to the words whose embedding it has.
+        removed (list[str]): names.
+        renamed (dict[str, str]): old name to new.
+        before, after (dict[str, float], optional): share of the bank's features of each seen
+            class that the old and the new layer give to it; None where the run has no bank.
+        taken (dict[str, float]): share of the bank's features, every seen class weighing alike,
+            that go to each new class.
+        iou_before, iou_after (dict[str, float], optional): IoU of each seen class on the
+            validation set, if that was asked for.
+        seconds (float): how long it took.
+    """
+
+    save_dir: str
+    classes: List[str]
+    unseen: List[str]
+    added: Dict[str, str]
+    removed: List[str]
+    renamed: Dict[str, str]
+    before: Optional[Dict[str, float]]
+    after: Optional[Dict[str, float]]
+    taken: Dict[str, float]
+    iou_before: Optional[Dict[str, float]]
+    iou_after: Optional[Dict[str, float]]
+    seconds: float
+
+    def table(self) -> str:
+        """How the seen classes moved, in percent, as a text table."""
+        pairs = [(title, old, new) for title, old, new in (
+            ("features kept %", self.before, self.after),
+            ("IoU %", self.iou_before, self.iou_after)) if old is not None]
+        columns = ["before", "after", "change"]
+        table = PrettyTable(["seen class", *(f"{title} {column}" for title, _, _ in pairs
+                                             for column in columns)], align="r")
+        table.align["seen class"] = "l"
+        names = list(pairs[0][1]) if pairs else []
+        for name in names:
+            table.add_row([name, *_cells([(old[name], new[name]) for _, old, new in pairs])],
+                          divider=name == names[-1])
+        if names:
+            table.add_row(["mean", *_cells([(np.mean(list(old.values())),
+                                             np.mean(list(new.values())))
+                                            for _, old, new in pairs])])
+        return str(table)
+
+
+def _cells(pairs: Sequence[Tuple[float, float]]) -> List[str]:
+    return [text for old, new in pairs
+            for text in (f"{100 * old:.2f}", f"{100 * new:.2f}", f"{100 * (new - old):+.2f}")]
+
+
+def change_classes(run_dir: str, save_dir: str, add: Sequence[str] = (),
+                   remove: Sequence[str] = (), rename: Sequence[str] = (), *,
+                   seed: Optional[int] = None, opts: Sequence[str] = (), evaluate: bool = False,
+                   on_progress: Optional[Progress] = None) -> ClassChange:
+    """Give a finished run other classes and write it as a run of its own.
+
+    Kept classes keep their order, new ones follow. Where none is added, the layer is not trained:
+    it loses the rows of the removed classes, and the logits of the others stay as they are.
+
+    Args:
+        run_dir: folder of a finished run, trained or itself written by this function.
+        save_dir: folder for the new run; missing or empty. It appears at the end, whole.
+        add: "name", or "name=word" where other words stand for it than its name;
+            "name=word1,word2" gives synonyms to try in turn.
+        remove: names of classes.
+        rename: "old=new".
+        seed: of generated features, initial weights and batches; the run's own by default.
+        opts: overrides of the run's config as ``key=value``, such as where word vectors are.
+        evaluate: also take the IoU of the seen classes on the validation set.
+        on_progress: told what is being done.
+
+    Raises:
+        UserError: a name that is no class or is one already, a word without a vector, a run that
+            cannot be changed, or a ``save_dir`` that is in use. Nothing is written then.
+    """
+    start = time.time()
+    _check_free(save_dir)
+    tell = on_progress or (lambda text, share: None)
+    tell("reading the run", 0.0)
+    source = _Source.read(run_dir, opts)
+    classes, changes = source.classes.changed(add, remove, rename)
+    with _written_whole(save_dir) as aside:
+        target = _write_description(source, classes, changes, aside, save_dir, seed)
+        new = _new_model(source, target, classes, changes, tell)
+        save_state(new.state_dict(), target.final_model)
+        tell("comparing", 0.9)
+        moved = _compare(source, target, classes, changes, new)
+        moved.update(_evaluate(source, target, changes, new) if evaluate else
+                     {"iou_before": None, "iou_after": None})
+        unseen = target.builder.classes.describe()["unseen"]
+        change = ClassChange(save_dir, classes.names, unseen, *changes,
+                             seconds=time.time() - start, **moved)
+        _write_record(source, classes, change, aside)
+        _keep_trained(source.trained, os.path.join(aside, TRAINED))
+    tell("done", 1.0)
+    return change
+
+
+class _Source(NamedTuple):
+    """The run to be changed.
+
+    Attributes:
+        run (StoredRun): it.
+        trained (StoredRun): as it was trained, before any change.
+        classes (ClassList): its classes.
+        model (nn.Layer): its final model.
+        opts (list[str]): overrides of its config.
+    """
+
+    run: StoredRun
+    trained: StoredRun
+    classes: ClassList
+    model: nn.Layer
+    opts: Sequence[str]
+
+    @classmethod
+    def read(cls, folder: str, opts: Sequence[str]) -> "_Source":
+        run = StoredRun(folder)
+        if not os.path.isfile(run.final_model):
+            raise UserError(f"no model.pdparams in {folder}; name the folder of a finished run, "
+                            f"such as output/demo")
+        names, inner = run.builder.class_names, os.path.join(folder, TRAINED)
+        is_changed = os.path.isdir(inner) and not os.path.isdir(run.folder("segmentor"))
+        trained = StoredRun(inner) if is_changed else run
+        classes = ClassList.read(folder, names) if is_changed else ClassList.trained(names)
+        with paddle.utils.unique_name.guard():
+            model = run.builder.trained_model
+        return cls(run, trained, classes, model, opts)
+
+
+def _check_free(save_dir: str) -> None:
+    if os.path.exists(save_dir) and (not os.path.isdir(save_dir) or os.listdir(save_dir)):
+        raise UserError(f"--save_dir {save_dir} is there already and not empty; name another "
+                        f"folder, for nothing is replaced")
+
+
+@contextlib.contextmanager
+def _written_whole(folder: str) -> Iterator[str]:
+    """A folder beside ``folder`` that takes its place if the block succeeds, or else goes."""
+    parent, name = os.path.split(os.path.abspath(folder))
+    try:
+        os.makedirs(parent, exist_ok=True)
+        aside = tempfile.mkdtemp(prefix=f".{name}.", dir=parent)
+    except OSError as error:
+        raise UserError(f"--save_dir {folder} cannot be made ({error.strerror}); choose "
+                        f"another") from None
+    try:
+        os.chmod(aside, 0o755)
+        yield aside
+        os.rename(aside, folder)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def _write_description(source: _Source, classes: ClassList, changes: Changes, aside: str,
+                       save_dir: str, seed: Optional[int]) -> StoredRun:
+    """Write ``config.yml`` and ``classes.json`` and return the run that they describe."""
+    table = source.run.builder.classes
+    seen = {table.names[class_id] for class_id in source.run.builder.seen_ids}
+    seen = {changes.renamed.get(name, name) for name in seen - set(changes.removed)}
+    unseen = [class_id for class_id, name in enumerate(classes.names)
+              if name in changes.added or name not in seen]
+    if not unseen:
+        raise UserError("no unseen class would be left; keep one, or add another instead")
+    if len(unseen) == len(classes.names):
+        raise UserError("no seen class would be left; keep one")
+    palette = visualize.colors_by_name(
+        table.palette, [changes.renamed.get(name, name) for name in table.names], classes.names)
+    new = ClassTable(classes.names, np.array(unseen, np.int64), palette)
+    write_json(os.path.join(aside, CLASSES_FILE), new.describe())
+    config = StoredRun(source.run.save_dir, source.opts).config
+    content = _config_of(copy.deepcopy(config.given), source.run, new, changes)
+    content["save_dir"] = os.path.normpath(save_dir)
+    if seed is not None and "classifier" in content:
+        content["classifier"]["seed"] = seed
+    with open(os.path.join(aside, "config.yml"), "w", encoding="utf-8") as file:
+        yaml.dump(content, file, Dumper=utils.NoAliasDumper, allow_unicode=True, sort_keys=False)
+    return StoredRun(aside)
+
+
+def _config_of(content: Dict[str, Any], run: StoredRun, table: ClassTable,
+               changes: Changes) -> Dict[str, Any]:
+    """The config with the new classes; the data set's labels are told by their names."""
+    for section in ("train_dataset", "val_dataset"):
+        if "num_classes" in content[section]:
+            content[section]["num_classes"] = len(table.names)
+    content["model"]["num_classes"] = len(table.names)
+    zero_shot = content["zero_shot"]
+    labels = list(run.builder.label_names or run.builder.class_names)
+    zero_shot["label_names"] = _renamed_labels(labels, changes.renamed)
+    zero_shot["class_names"] = list(table.names)
+    zero_shot["unseen"] = table.describe()["unseen"]
+    embeddings = zero_shot["embeddings"] = dict(zero_shot.get("embeddings") or {})
+    words = dict(embeddings.get("words") or {})
+    for name in changes.removed:
+        words.pop(name, None)
+    words.update({new: words.pop(old, old) for old, new in changes.renamed.items()})
+    words.update({name: text for name, text in changes.added.items() if text != name})
+    embeddings["words"] = words
+    if changes.added and content.pop("self_training", None) is not None:
+        logger.warning("the run was self-trained, which needs its images; the new layer is trained "
+                       "without, as stage classifier does")
+    return content
+
+
+def _renamed_labels(labels: Sequence[str], renamed: Dict[str, str]) -> List[str]:
+    by_folded = {fold_name(old): new for old, new in renamed.items()}
+    result = [by_folded.get(fold_name(label), label) for label in labels]
+    folded = list(map(fold_name, result))
+    for old, new in renamed.items():
+        if folded.count(fold_name(new)) > 1:
+            raise UserError(f"--rename {old}={new}: the labels of the data set know another class "
+                            f"{new}; choose another name")
+    return result
+
+
+def _new_model(source: _Source, target: StoredRun, classes: ClassList, changes: Changes,
+               tell: Progress) -> nn.Layer:
+    """The final model of ``target``."""
+    axes = class_axes(source.run.builder)
+    with paddle.utils.unique_name.guard():
+        new = target.builder.model
+    take_over(source.model, new, axes, classes.positions_in(source.classes, changes.renamed))
+    layer_name, _ = source.run.builder.classification_layer(source.model)
+    require_same_features(source.model, new, layer_name, source.run.builder.img_channels)
+    if not changes.added:
+        return new
+    values = (_folded_projection if target.config.projection else _trained_layer)(
+        source, target, classes, tell)
+    put_back(dict(new.named_sublayers())[layer_name], values)
+    return new
+
+
+def _folded_projection(source: _Source, target: StoredRun, classes: ClassList,
+                       tell: Progress) -> Dict[str, np.ndarray]:
+    """The layer of a projection, which takes the new embeddings as they are."""
+    trained = source.trained
+    trained.require_finished(["segmentor"])
+    _require_same_space(trained, target, classes)
+    tell("folding the projection", 0.3)
+    with paddle.utils.unique_name.guard():
+        old, new = trained.builder.projecting().model, target.builder.projecting().model
+        load_weights(old, trained.output("segmentor"))
+        take_over(old, new, class_axes(trained.builder), classes.trained_ids, prefix="segmentor.")
+        name = new.layer_name
+        layer = dict(new.fold(target.calibration).named_sublayers())[name]
+    return {key: value.numpy() for key, value in layer.state_dict().items()}
+
+
+def _trained_layer(source: _Source, target: StoredRun, classes: ClassList,
+                   tell: Progress) -> Dict[str, np.ndarray]:
+    """The layer as stage 3 trains it, on the bank and generated features."""
+    trained, section = source.trained, target.config.dic["classifier"]
+    if target.config.leaks:
+        raise UserError(f"{source.run.save_dir} was trained with `classifier.mode: legacy`, which "
+                        f"reads labels of unseen classes, and a class without pixels has none; "
+                        f"add to a run of mode: clean")
+    _check_class_weights(section, len(classes.names))
+    trained.require_finished(["features", "generator"])
+    bank, scale = load_bank(trained)
+    _require_same_space(trained, target, classes)
+    seed = target.seed("classifier")
+    generated, state = _generate(trained, target, bank, classes, seed, tell)
+    own = bank.renumbered(classes.trained_ids)
+    has_bias = source.run.builder.classification_layer(source.model)[1].bias is not None
+
+    def fit(builder: StageBuilder, batches: paddle.io.Dataset) -> None:
+        fit_silently(builder, _Told(batches, lambda share: tell(
+            "training the layer", 0.5 + 0.4 * share)))
+
+    paddle.set_rng_state(state)
+    with paddle.utils.unique_name.guard():
+        classifier = fit_classifier(fit, section, generated, own, target.builder.unseen_ids, seed,
+                                    None if has_bias else scale.origin)
+    return final_layer(classifier, scale, target.builder.seen_ids, target.calibration,
+                       None if has_bias else unit_direction(own, scale))
+
+
+def _check_class_weights(section: Dict[str, Any], number: int) -> None:
+    for place, loss in enumerate(section["loss"]["types"]):
+        weight = loss.get("weight")
+        if isinstance(weight, (list, tuple)) and len(weight) != number:
+            raise UserError(f"`classifier.loss.types.{place}.weight` has {len(weight)} weights for "
+                            f"the {number} classes there would be; give them with --opts "
+                            f"\"classifier.loss.types.{place}.weight=[...]\"")
+
+
+def _require_same_space(trained: StoredRun, target: StoredRun, classes: ClassList) -> None:
+    """Insist that the embeddings of kept classes are those of training."""
+    pairs = [(new, old) for new, old in enumerate(classes.trained_ids) if old is not None]
+    new_ids, old_ids = map(list, zip(*pairs))
+    new, old = target.builder.embeddings[new_ids], trained.builder.embeddings[old_ids]
+    if new.shape != old.shape or (
+            (new * old).sum(1) < _MIN_COSINE * np.linalg.norm(new, axis=1)
+            * np.linalg.norm(old, axis=1)).any():
+        raise UserError(f"`zero_shot.embeddings` gives the classes other vectors than those that "
+                        f"{trained.save_dir} was trained with; take the same vectors, or a larger "
+                        f"file of them")
+
+
+def _generate(trained: StoredRun, target: StoredRun, bank: FeatureBank, classes: ClassList,
+              seed: int, tell: Progress) -> Tuple[np.ndarray, Any]:
+    """Features of the unseen classes, float32 [U, P, D], and Paddle's random state for training.
+
+    Those of the classes that the generator was trained with are the very features of stage 3. A
+    new class joins the graph of the trained ones by itself, so that it moves none of them and
+    does not depend on what else is added.
+    """
+    section, embeddings = target.config.dic["classifier"], trained.builder.embeddings
+    kept = [class_id for class_id in classes.trained_ids if class_id is not None]
+    added = [class_id for class_id, old in enumerate(classes.trained_ids) if old is None]
+
+    def features(class_ids: List[Optional[int]], vectors: np.ndarray,
+                 unseen_ids: np.ndarray) -> np.ndarray:
+        with paddle.utils.unique_name.guard():
+            task = make_task(trained.config.dic["generator"], vectors,
+                             bank.renumbered(class_ids), unseen_ids)
+        load_weights(task.generator, trained.output("generator"))
+        return generate(task, section, seed)
+
+    unseen = trained.builder.unseen_ids
+    tell("generating features", 0.1)
+    old = features(list(range(len(embeddings))), embeddings, unseen)
+    state = paddle.get_rng_state()
+    rows = dict(zip(unseen.tolist(), old))
+    result = [rows[class_id] for class_id in kept if class_id in rows]
+    neighbours = np.array([*(place for place, class_id in enumerate(kept) if class_id in rows),
+                           len(kept)], np.int64)
+    for number, class_id in enumerate(added):
+        tell(f"generating features of {classes.names[class_id]}", 0.1 + 0.4 * number / len(added))
+        vectors = np.concatenate([embeddings[kept], target.builder.embeddings[[class_id]]])
+        result.append(features([*kept, None], vectors, neighbours)[-1])
+    return np.stack(result), state
+
+
+class _Told(paddle.io.Dataset):
+    """A data set that tells how far it has been read."""
+
+    def __init__(self, dataset: paddle.io.Dataset, tell: Callable[[float], None]):
+        self.dataset, self.tell, self.read = dataset, tell, 0
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, index: int) -> Dict[str, np.ndarray]:
+        self.read += 1
+        self.tell(self.read / len(self))
+        return self.dataset[index]
+
+
+def _compare(source: _Source, target: StoredRun, classes: ClassList, changes: Changes,
+             new: nn.Layer) -> Dict[str, Any]:
+    """``before``, ``after`` and ``taken`` of ``ClassChange``."""
+    path = source.trained.output("features")
+    if target.config.projection or not os.path.isfile(path):
+        return {"before": None, "after": None, "taken": {}}
+    bank = FeatureBank.load(path)
+    seen = {class_id: classes.trained_ids[class_id] for class_id in target.builder.seen_ids
+            if bank.counts[classes.trained_ids[class_id]]}
+    places = classes.positions_in(source.classes, changes.renamed)
+    old_layer, new_layer = (run.builder.classification_layer(model)[1] for run, model in (
+        (source.run, source.model), (target, new)))
+    before, after, taken = {}, {}, dict.fromkeys(changes.added, 0.0)
+    for class_id, trained_id in seen.items():
+        features, name = bank.of(trained_id), classes.names[class_id]
+        before[name] = float((_predict(old_layer, features) == places[class_id]).mean())
+        shares = np.bincount(_predict(new_layer, features), minlength=len(places)) / len(features)
+        after[name] = float(shares[class_id])
+        for added in taken:
+            taken[added] += float(shares[classes.names.index(added)]) / len(seen)
+    return {"before": before, "after": after, "taken": taken}
+
+
+def _predict(layer: nn.Conv2D, features: np.ndarray) -> np.ndarray:
+    """int64 [K]: the class to which a 1×1 convolution gives each of float32 [K, D] features."""
+    logits = features.astype(np.float32) @ layer.weight.numpy()[:, :, 0, 0].T
+    return (logits if layer.bias is None else logits + layer.bias.numpy()).argmax(1)
+
+
+def _evaluate(source: _Source, target: StoredRun, changes: Changes,
+              new: nn.Layer) -> Dict[str, Dict[str, float]]:
+    """``iou_before`` and ``iou_after`` of ``ClassChange``; writes ``metrics.json``."""
+    run = StoredRun(source.run.save_dir, source.opts)
+    old_scores = score_model(ZeroShotBuilder(run.config), source.model).compute()["class_iou"]
+    old = {changes.renamed.get(name, name): float(iou)
+           for name, iou in zip(source.classes.names, old_scores)}
+    config = ZeroShotConfig(os.path.join(target.save_dir, "config.yml"))
+    metrics = score(ZeroShotBuilder(config), new,
+                    os.path.join(target.save_dir, "metrics.json"))
+    after = {item["name"]: item["iou"] for item in metrics["classes"] if item["seen"]}
+    return {"iou_before": {name: old[name] for name in after}, "iou_after": after}
+
+
+def _write_record(source: _Source, classes: ClassList, change: ClassChange, aside: str) -> None:
+    """Write what was done, now and before."""
+    earlier = read_json(os.path.join(source.run.save_dir, FILE_NAME)) \
+        if source.run is not source.trained else {}
+    done = {key: value for key, value in change._asdict().items()
+            if key not in ("save_dir", "classes", "unseen")}
+    write_json(os.path.join(aside, FILE_NAME), {
+        **classes.describe(), "changes": [*earlier.get("changes", []), done],
+        "versions": versions()})
+
+
+def _keep_trained(run: StoredRun, folder: str) -> None:
+    """Link, or else copy, what another change needs of the trained run into ``folder``."""
+    stages = ("segmentor",) if run.config.projection else ("features", "generator")
+    results = (path for stage in stages for path in (
+        run.output(stage), os.path.join(run.folder(stage), "stage.json")))
+    for path in (*(os.path.join(run.save_dir, name) for name in ("config.yml", CLASSES_FILE)),
+                 *results):
+        copied = os.path.join(folder, os.path.relpath(path, run.save_dir))
+        if not os.path.isfile(path):
+            continue
+        os.makedirs(os.path.dirname(copied), exist_ok=True)
+        try:
+            os.link(path, copied)
+        except OSError:
+            shutil.copy2(path, copied)
+    if not os.path.isfile(os.path.join(folder, CLASSES_FILE)):
+        write_json(os.path.join(folder, CLASSES_FILE), run.builder.classes.describe())
