@@ -132,6 +132,51 @@ def test_scores_are_those_of_the_assembled_models(done):
     assert len({str(item) for item in found}) > 4  # the cells differ, so none stands for another
 
 
+def test_curves_hold_the_scores_of_every_calibration(done, tmp_path):
+    calibrated = {"opts": {"classifier.calibration": 0.5}}
+    comparison = done.copy(tmp_path)
+    comparison.content.update(calibrations=[0.5, -1, 2], methods={"point": calibrated})
+    comparison.write()
+    comparison.run("--splits", "two", "--seeds", "0")
+    plan = comparison.plan()
+    cell, = plan.cells(splits=["two"], seeds=[0])
+    scores = read_json(os.path.join(plan.cell_dir(cell), "scores.json"))
+    curve = scores["curve"]
+    assert curve["calibrations"] == [-1e4, -1, 0.5, 2, 1e4]
+    run = Run(plan.cell_config(cell), shared_dir=plan.stage1_dir(cell.split, 0))
+    seen = run.builder.seen_ids
+    for index, calibration in enumerate(curve["calibrations"]):
+        layer = load_layer(run.final_layer)
+        layer["bias"][seen] += 0.5 - calibration
+        model = load_segmentor(run)
+        put_back(run.builder.classification_layer(model)[1], layer)
+        iou = iou_of(confusion_of(run, model))
+        for key, classes in (("seen_miou", seen), ("unseen_miou", run.builder.unseen_ids)):
+            assert curve[key][index] == pytest.approx(np.nanmean(iou[classes])), calibration
+    assert (curve["seen_miou"][2], curve["unseen_miou"][2]) == pytest.approx(
+        (scores["seen_miou"], scores["unseen_miou"]))
+    assert curve["unseen_miou"][0] == curve["seen_miou"][-1] == 0
+    assert len(set(curve["seen_miou"])) > 2
+    unchanged = os.stat(os.path.join(plan.cell_dir(cell), "scores.json")).st_mtime_ns
+    comparison.run("--splits", "two", "--seeds", "0")
+    assert os.stat(os.path.join(plan.cell_dir(cell), "scores.json")).st_mtime_ns == unchanged
+
+
+def test_a_new_calibration_scores_again_without_training(done, tmp_path, monkeypatch):
+    comparison = done.copy(tmp_path)
+    comparison.content["calibrations"] = [1]
+    comparison.write()
+    monkeypatch.setattr(cells_module, "run_stages", None)  # would fail if it were called
+    assert comparison.run()["finished"] == 8
+    assert all(row["ausuc"] for row in comparison.rows())
+
+
+def iou_of(confusion: np.ndarray) -> np.ndarray:
+    hits = confusion.diagonal()
+    with np.errstate(invalid="ignore"):
+        return hits / (confusion.sum(0) + confusion.sum(1) - hits)
+
+
 def test_seeds_go_to_the_stages_after_the_first(done):
     plan = done.plan()
     config = plan.cell_config(Cell("one", 0, "pair", 1))
@@ -459,6 +504,9 @@ def test_two_calls_on_different_splits_end_with_one_table(done, tmp_path):
     ({"methods": {"point": ["x"]}}, r"`methods.point` must hold `key: value` pairs"),
     ({"methods": {"point": {"config": "gone.yml"}}}, r"methods.point.config: gone.yml"),
     ({"reference": "best"}, r"`reference: best` is none of the methods point, pair"),
+    ({"calibrations": [1, 1.0e4]}, r"`calibrations: \[1, 10000.0\]` must be a list of different"),
+    ({"calibrations": "1, 2"}, r"`calibrations: 1, 2` must be a list"),
+    ({"calibrations": [1, 1]}, r"`calibrations: \[1, 1\]` must be a list"),
     ({"seeds": []}, r"`seeds: \[\]` must be a list of different whole numbers"),
     ({"seeds": [0, 0]}, r"`seeds: \[0, 0\]` must be"),
     ({"seeds": [True]}, r"`seeds: \[True\]` must be"),

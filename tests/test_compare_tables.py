@@ -14,6 +14,7 @@ import tiny_runs
 from tiny_config import write_config
 
 from paddle_csrl.compare import tables
+from paddle_csrl.compare.curve import area
 from paddle_csrl.compare.plan import PAPER_TABLES, Plan
 from paddle_csrl.compare.plots import all_plots
 from paddle_csrl.compare.report import write_report
@@ -284,3 +285,50 @@ def test_the_papers_figures_agree_with_each_other_but_for_the_misprints(name):
 def test_the_ablation_ends_in_the_row_of_table_1():
     assert paper_table("ablation")["splits"]["unseen2"]["csrl"] == \
         paper_table("voc")["splits"]["unseen2"]["csrl"]
+
+
+def with_curve(unseen, ausuc) -> dict:
+    return {"unseen": unseen, "curve": {"calibrations": [-100, 0, 100], "ausuc": ausuc,
+                                        "best_hiou": 0.4, "seen_miou": [0.8, 0.6, 0.0],
+                                        "unseen_miou": [0.0, unseen, 0.3]}}
+
+
+def test_the_area_below_the_curve_is_a_score_of_its_own(made_up):
+    scores = {("unseen2", "point", 0): with_curve(0.2, 0.10),
+              ("unseen2", "point", 1): with_curve(0.2, 0.12),
+              ("unseen2", "csrl", 0): with_curve(0.4, 0.13),
+              ("unseen2", "csrl", 1): with_curve(0.4, 0.17),
+              ("other", "csrl", 0): 0.1}  # a layer without a bias has no curve
+    plan = made_up(scores, calibrations=[0])
+    results = Results.read(plan)
+    table = tables.score_table(results, "unseen2")
+    assert table.header[-2:] == ["AUSUC", "best hIoU"]
+    assert [row[-2:] for row in table.rows] == [["11.0 ± 1.4", "40.0 ± 0.0"],
+                                                ["15.0 ± 2.8", "40.0 ± 0.0"]]
+    assert tables.score_table(results, "other").rows[1][-2:] == ["–", "–"]
+    areas = tables.difference_table(results, "ausuc")
+    assert areas.title == "AUSUC against point, in points"
+    assert areas.rows[0] == ["unseen2", "+4.00 [-8.71, +16.71] (2)"]
+    assert areas.title in [item.title for item in tables.all_tables(results)]
+    assert any(note.startswith("AUSUC") for note in tables.notes(results))
+    write_report(plan)
+    with open(os.path.join(plan.save_dir, "results.csv"), encoding="utf-8") as file:
+        assert [row["ausuc"] for row in csv.DictReader(file)][:2] == ["10.0000", "13.0000"]
+
+
+def test_the_curve_plot_goes_through_the_means(made_up):
+    scores = {("unseen2", "csrl", 0): with_curve(0.2, 0.1),
+              ("unseen2", "csrl", 1): with_curve(0.4, 0.1)}
+    plots = all_plots(Results.read(made_up(scores, calibrations=[0])))
+    line, = ElementTree.fromstring(plots["seen_unseen.svg"]).findall(f"{SVG}polyline")
+    (x0, y0), (x1, y1), (x2, y2) = (map(float, point.split(","))
+                                    for point in line.attrib["points"].split())
+    assert x2 < x1 < x0 and (x1 - x2) / (x0 - x2) == pytest.approx(0.6 / 0.8, abs=5e-3)
+    assert y1 == pytest.approx(y2, abs=0.1) and y1 < y0  # 30 % is the mean of 20 and 40
+    assert "seen_unseen.svg" not in all_plots(Results.read(made_up(SCORES)))
+
+
+def test_area_by_hand():
+    # A rectangle 0.5 wide and 0.4 high, and a triangle from there to seen 0.7.
+    assert area([0.7, 0.5, 0.0], [0.0, 0.4, 0.4]) == pytest.approx(0.5 * 0.4 + 0.2 * 0.4 / 2)
+    assert math.isnan(area([0.7, NAN, 0.0], [0.0, 0.4, 0.4]))

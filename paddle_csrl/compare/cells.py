@@ -7,12 +7,16 @@ import time
 import traceback
 from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
 
+import numpy as np
+from paddle import nn
 from paddleseg.utils import logger
 
+from paddle_csrl.builder import ZeroShotBuilder
 from paddle_csrl.cli import user_message
+from paddle_csrl.compare.curve import curve, swept_layers
 from paddle_csrl.compare.plan import Cell, Plan
-from paddle_csrl.compare.scoring import score_layers, score_model
-from paddle_csrl.core.final_layer import load_layer
+from paddle_csrl.compare.scoring import score_layers
+from paddle_csrl.core.final_layer import load_layer, read_layer
 from paddle_csrl.core.pipeline import run_stages, write_config
 from paddle_csrl.core.report import describe
 from paddle_csrl.core.run import Run, checksum
@@ -111,14 +115,15 @@ class _Group:
             write_config(run)
             logger.info(f"[compare] {cell}: trained in {time.time() - start:.0f} s")
         _drop_checkpoints(run, stages)
-        if read_scores(self.plan, cell).get("inputs") == _score_inputs(run):
+        if read_scores(self.plan, cell).get("inputs") == self._score_inputs(run):
             return
         if run.shared_dir:
             run.builder.__dict__.pop("model", None)  # of which every cell in line would hold one
             shared.append((cell, run))
         else:
             load_weights(run.builder.model, run.final_model)
-            self._record(cell, run, score_model(run.builder, run.builder.model))
+            layer = read_layer(run.builder.classification_layer(run.builder.model)[1])
+            self._score(run.builder, run.builder.model, [(cell, run, layer)])
 
     def _run_of(self, cell: Cell) -> Run:
         """The run of a cell, on the shared stages as far as they are made from its settings."""
@@ -147,18 +152,40 @@ class _Group:
         self.stage1_is_made = True
 
     def _score_shared(self, shared: List[Tuple[Cell, Run]]) -> None:
-        layers = [load_layer(run.final_layer) for _, run in shared]
-        evaluators = score_layers(self.base.builder, load_segmentor(self.base), layers)
-        for (cell, run), evaluator in zip(shared, evaluators):
-            self._record(cell, run, evaluator)
+        self._score(self.base.builder, load_segmentor(self.base),
+                    [(cell, run, load_layer(run.final_layer)) for cell, run in shared])
 
-    def _record(self, cell: Cell, run: Run, evaluator: ZeroShotEvaluator) -> None:
+    def _score(self, builder: ZeroShotBuilder, segmentor: nn.Layer,
+               cells: List[Tuple[Cell, Run, Dict[str, np.ndarray]]]) -> None:
+        """Score cells by their layers, as they are and along their curves."""
+        layers = [[layer, *self._swept(run, layer)] for _, run, layer in cells]
+        evaluators = iter(score_layers(builder, segmentor, list(itertools.chain(*layers))))
+        for (cell, run, _), own in zip(cells, layers):
+            self._record(cell, run, [next(evaluators) for _ in own])
+
+    def _swept(self, run: Run, layer: Dict[str, np.ndarray]) -> List[Dict[str, np.ndarray]]:
+        if not self.plan.calibrations:
+            return []
+        return swept_layers(layer, run.builder.seen_ids, run.calibration, self.plan.calibrations)
+
+    def _record(self, cell: Cell, run: Run, evaluators: List[ZeroShotEvaluator]) -> None:
+        evaluator, *swept = evaluators
         metrics = describe(run.builder, evaluator.compute())
         metrics.pop("config")
+        if swept:
+            metrics["curve"] = curve(self.plan.calibrations, swept)
         write_json(self._path(cell, "scores.json"), {
-            "config": self.plan.digest(cell), "inputs": _score_inputs(run), **metrics,
+            "config": self.plan.digest(cell), "inputs": self._score_inputs(run), **metrics,
             "confusion": evaluator.confusion.tolist()})
         self._remove(cell, "failure.json")
+
+    def _score_inputs(self, run: Run) -> Dict[str, Any]:
+        """What the scores of a trained cell depend on, besides its config."""
+        inputs = {"model": checksum(run.result), "segmentor": checksum(run.output("segmentor")),
+                  "images": fingerprint(run.builder.val_dataset.file_list)}
+        if self.plan.calibrations:
+            inputs["calibrations"] = sorted(map(float, self.plan.calibrations))
+        return inputs
 
     def _path(self, cell: Cell, name: str) -> str:
         return os.path.join(self.plan.cell_dir(cell), name)
@@ -170,12 +197,6 @@ class _Group:
 
 def _is_trained(run: Run) -> bool:
     return run.has_final_model() and all(run.changes(stage) == [] for stage in run.stages)
-
-
-def _score_inputs(run: Run) -> Dict[str, str]:
-    """What the scores of a trained cell depend on, besides its config."""
-    return {"model": checksum(run.result), "segmentor": checksum(run.output("segmentor")),
-            "images": fingerprint(run.builder.val_dataset.file_list)}
 
 
 def _discard_unfinished(run: Run, stages: Sequence[str]) -> None:

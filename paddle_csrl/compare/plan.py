@@ -10,6 +10,7 @@ from typing import Any, Dict, Iterable, List, Optional, Sequence, Tuple
 
 import yaml
 
+from paddle_csrl.compare.curve import EXTREME
 from paddle_csrl.config import ZeroShotConfig, parse_opts
 from paddle_csrl.errors import UserError
 
@@ -17,7 +18,7 @@ from paddle_csrl.errors import UserError
 PAPER_TABLES = ("voc", "context", "ablation")
 
 _KEYS = {"config", "opts", "splits", "stage1_seeds", "seeds", "reference", "methods", "paper",
-         "save_dir"}
+         "calibrations", "save_dir"}
 _SPLIT_KEYS = {"unseen", "opts"}
 _METHOD_KEYS = {"config", "include", "opts"}
 
@@ -105,6 +106,7 @@ class Plan:
         if self.paper is not None and self.paper not in PAPER_TABLES:
             raise UserError(f"{path}: `paper: {self.paper}` must be one of "
                             f"{', '.join(PAPER_TABLES)}")
+        self.calibrations = _calibrations(content.get("calibrations", []), path)
         self.save_dir = save_dir or content.get("save_dir") or os.path.join("output", self.name)
         if not isinstance(self.save_dir, str):
             raise UserError(f"{path}: `save_dir: {self.save_dir}` must be a folder's name")
@@ -290,6 +292,14 @@ def _seeds(value: Any, key: str, path: str) -> List[int]:
             or not all(type(seed) is int and 0 <= seed < _OWN_SEEDS for seed in value):
         raise UserError(f"{path}: `{key}: {value}` must be a list of different whole numbers, "
                         f"0 to {_OWN_SEEDS - 1}")
+    return value
+
+
+def _calibrations(value: Any, path: str) -> List[float]:
+    if not isinstance(value, list) or len(set(map(str, value))) != len(value) or not all(
+            type(item) in (int, float) and abs(item) < EXTREME for item in value):
+        raise UserError(f"{path}: `calibrations: {value}` must be a list of different numbers "
+                        f"between -{EXTREME:.0f} and {EXTREME:.0f}, such as [0, 1, 2, 4]")
     return value
 
 

@@ -3,7 +3,9 @@
 import math
 from typing import Dict, List, Sequence
 
-from paddle_csrl.compare.results import SCORES, Results
+import numpy as np
+
+from paddle_csrl.compare.results import Results
 from paddle_csrl.compare.statistics import Interval
 from paddle_csrl.compare.svg import FAINT, GRID, INK, Drawing, Scale, number, padded
 
@@ -11,12 +13,16 @@ _TOP, _BOTTOM, _LEFT, _RIGHT = 58, 36, 52, 16
 _HEIGHT = 340
 _CHARACTER = 6.8  # width of a letter, in pixels
 _ROW = 18
+_PANEL = 230
 
 
 def all_plots(results: Results) -> Dict[str, str]:
     """SVG texts by file name; only what there are results for."""
     plots = {"hiou.svg": score_plot(results), "hiou_differences.svg": difference_plot(results),
-             "hiou_by_seen_classes.svg": seen_classes_plot(results)}
+             "hiou_by_seen_classes.svg": seen_classes_plot(results),
+             "seen_unseen.svg": curve_plot(results)}
+    if results.plan.calibrations:
+        plots["ausuc_differences.svg"] = difference_plot(results, "ausuc")
     return {name: text for name, text in plots.items() if text}
 
 
@@ -33,10 +39,10 @@ def score_plot(results: Results, key: str = "hiou") -> str:
     widths = [max(step * len(methods), _CHARACTER * len(split)) + 24 for split in splits]
     names = [results.label(method) for method in methods]
     width = max(_LEFT + sum(widths) + _RIGHT, _legend_width(names))
-    drawing = Drawing(width, _HEIGHT, f"{SCORES[key]} by split and method")
+    drawing = Drawing(width, _HEIGHT, f"{results.scores[key]} by split and method")
     scale = Scale(*padded(min(found), max(found)), _HEIGHT - _BOTTOM, _TOP)
     _legend(drawing, names, range(len(names)))
-    _horizontal_grid(drawing, scale, f"{SCORES[key]}, %", width)
+    _horizontal_grid(drawing, scale, f"{results.scores[key]}, %", width)
     left = _LEFT
     for split, room in zip(splits, widths):
         first = left + (room - step * (len(methods) - 1)) / 2
@@ -73,10 +79,10 @@ def difference_plot(results: Results, key: str = "hiou") -> str:
     left = 28 + _CHARACTER * max(map(len, [*labels, *(results.label(m) for m, _ in blocks)]))
     height = 62 + sum(_ROW * (len(rows) + 1) + 8 for _, rows in blocks) + 34
     width = left + 470
-    drawing = Drawing(width, height, f"{SCORES[key]} against {results.plan.reference}")
+    drawing = Drawing(width, height, f"{results.scores[key]} against {results.plan.reference}")
     scale = Scale(*padded(*_shown_range(intervals)), left, width - 70)
-    drawing.text(14, 22, f"{SCORES[key]} against {results.plan.reference}, in points: mean and "
-                         f"95 % interval", bold=True)
+    drawing.text(14, 22, f"{results.scores[key]} against {results.plan.reference}, in points: "
+                         f"mean and 95 % interval", bold=True)
     for tick in scale.ticks():
         drawing.line(scale(tick), 40, scale(tick), height - 34, INK if tick == 0 else GRID)
         drawing.text(scale(tick), height - 16, number(tick), "middle", FAINT)
@@ -108,12 +114,12 @@ def seen_classes_plot(results: Results, key: str = "hiou") -> str:
         return ""
     names = [results.label(method) for method in methods]
     width = max(620, _legend_width(names))
-    drawing = Drawing(width, _HEIGHT, f"{SCORES[key]} gain by number of seen classes")
+    drawing = Drawing(width, _HEIGHT, f"{results.scores[key]} gain by number of seen classes")
     across = Scale(*padded(min(sizes.values()), max(sizes.values()), 0.1), _LEFT, width - _RIGHT)
     up = Scale(*padded(*_shown_range(intervals)), _HEIGHT - _BOTTOM - 8, _TOP)
     indices = [list(results.plan.methods).index(method) for method in methods]
     _legend(drawing, names, indices)
-    _horizontal_grid(drawing, up, f"{SCORES[key]} against {results.plan.reference}, points", width)
+    _horizontal_grid(drawing, up, f"{results.scores[key]} against {results.plan.reference}, points", width)
     for size in sorted(set(sizes.values())):
         drawing.text(across(size), _HEIGHT - 24, str(size), "middle", FAINT)
     drawing.text(width / 2, _HEIGHT - 8, "number of seen classes", "middle", FAINT)
@@ -124,6 +130,42 @@ def seen_classes_plot(results: Results, key: str = "hiou") -> str:
             low, high = _clipped(interval, up)
             drawing.line(x, up(low), x, up(high), FAINT, 1.5)
             drawing.marker(index, x, up(interval.mean))
+    return drawing.render()
+
+
+def curve_plot(results: Results) -> str:
+    """A panel per split: unseen against seen mIoU at every calibration, means over the cells.
+
+    The mark of a method is where its own calibration is.
+    """
+    curves = {(split, method): np.mean([row.curve for row in rows], 0)
+              for split in results.plan.splits for method in results.plan.methods
+              if (rows := [row for row in results.finished(split, method) if row.curve])}
+    if not curves:
+        return ""
+    names = [results.label(method) for method in results.plan.methods]
+    splits = [split for split in results.plan.splits
+              if any(key[0] == split for key in curves)]
+    width = max(_LEFT + _PANEL * len(splits) + _RIGHT, _legend_width(names))
+    drawing = Drawing(width, _HEIGHT, "Unseen against seen mIoU along the calibration")
+    _legend(drawing, names, range(len(names)))
+    top = max(float(np.nanmax(points[:, 1])) for points in curves.values())
+    up = Scale(0, padded(0, top)[1], _HEIGHT - _BOTTOM - 16, _TOP)
+    _horizontal_grid(drawing, up, "unseen mIoU, %", width)
+    for place, split in enumerate(splits):
+        left = _LEFT + _PANEL * place
+        own = {method: points for (of, method), points in curves.items() if of == split}
+        right = max(float(np.nanmax(points[:, 0])) for points in own.values())
+        across = Scale(0, padded(0, right)[1], left, left + _PANEL - 24)
+        for tick in across.ticks(4):
+            drawing.text(across(tick), _HEIGHT - 36, number(tick), "middle", FAINT)
+        drawing.text(left + _PANEL / 2, _HEIGHT - 20, "seen mIoU, %", "middle", FAINT)
+        drawing.text(left + _PANEL / 2, _HEIGHT - 4, split, "middle", bold=True)
+        for method, points in own.items():
+            index = list(results.plan.methods).index(method)
+            drawing.path(index, [(across(x), up(y)) for x, y in points])
+            drawing.marker(index, across(results.summary(split, method, "seen_miou").mean),
+                           up(results.summary(split, method, "unseen_miou").mean), 5)
     return drawing.render()
 
 

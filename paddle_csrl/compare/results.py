@@ -15,6 +15,9 @@ from paddle_csrl.compare.statistics import PairedDifference, Summary, paired_dif
 #: The scores of a table's columns, by their key in ``scores.json``.
 SCORES = {"seen_miou": "seen mIoU", "unseen_miou": "unseen mIoU", "miou": "mIoU", "hiou": "hIoU"}
 
+#: Those of the seen–unseen curve, where the comparison asks for it.
+CURVE_SCORES = {"ausuc": "AUSUC", "best_hiou": "best hIoU"}
+
 #: What is known of a method that makes its scores no plain zero-shot scores, with a mark.
 MARKS = {"transductive": ("†", "transductive: images of unseen classes, without their labels, took part in training"),
          "leaks": ("‡", "leaks: labels of unseen classes took part in training; no zero-shot scores")}
@@ -31,6 +34,7 @@ class Row:
     class_iou: Dict[str, float] = field(default_factory=dict)
     unseen: Tuple[str, ...] = ()
     marks: str = ""
+    curve: Tuple[Tuple[float, float], ...] = ()  # (seen, unseen) mIoU, by rising calibration
 
 
 @dataclass(frozen=True)
@@ -44,6 +48,11 @@ class Results:
     def read(cls, plan: Plan) -> "Results":
         """What the folder of ``plan`` holds now."""
         return cls(plan, [_row(cell, read_scores(plan, cell)) for cell in plan.cells()])
+
+    @property
+    def scores(self) -> Dict[str, str]:
+        """The names of the scores that there are, by key."""
+        return {**SCORES, **CURVE_SCORES} if self.plan.calibrations else SCORES
 
     def of(self, split: str, method: str) -> List[Row]:
         """The rows of one split and method."""
@@ -94,12 +103,15 @@ def _row(cell: Cell, record: Dict[str, Any]) -> Row:
         return Row(cell, "missing")
     if "error" in record:
         return Row(cell, "failed", record["error"])
-    classes = record["classes"]
+    classes, curve = record["classes"], record.get("curve", {})
     return Row(cell, "finished",
-               scores={key: _percent(record[key]) for key in SCORES},
+               scores={**{key: _percent(record[key]) for key in SCORES},
+                       **{key: _percent(curve.get(key)) for key in CURVE_SCORES}},
                class_iou={item["name"]: _percent(item["iou"]) for item in classes},
                unseen=tuple(item["name"] for item in classes if not item["seen"]),
-               marks="".join(mark for key, (mark, _) in MARKS.items() if record.get(key)))
+               marks="".join(mark for key, (mark, _) in MARKS.items() if record.get(key)),
+               curve=tuple(zip(map(_percent, curve.get("seen_miou", [])),
+                               map(_percent, curve.get("unseen_miou", [])))))
 
 
 def _percent(value: Optional[float]) -> float:

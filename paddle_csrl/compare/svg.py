@@ -31,6 +31,12 @@ class Drawing:
         self._elements.append(f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" '
                               f'fill="{color}"{weight}>{escape(text)}</text>')
 
+    def path(self, index: int, points: List[Tuple[float, float]]) -> None:
+        """A line through ``points`` in the colour of series ``index``."""
+        text = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
+        self._elements.append(f'<polyline points="{text}" fill="none" stroke-width="1.5" '
+                              f'stroke="{COLORS[index % len(COLORS)]}"/>')
+
     def marker(self, index: int, x: float, y: float, radius: float = 4.0,
                opacity: float = 1.0) -> None:
         """The mark of series ``index``: a colour and a shape."""

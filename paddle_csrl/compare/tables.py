@@ -11,6 +11,10 @@ from paddle_csrl.utils import atomic_path
 
 NONE = "–"
 
+_CURVE_NOTE = ("AUSUC: area below the seen–unseen curve, in percent of the unit square; it does not "
+               "depend on the calibration. Best hIoU: at the best point of that curve, which only "
+               "the truth knows; what a method could reach, not what it does.")
+
 
 @dataclass(frozen=True)
 class Table:
@@ -35,12 +39,12 @@ def _line(cells: Sequence[str]) -> str:
 def score_table(results: Results, split: str) -> Table:
     """Methods × scores of one split, with the paper's figures beside them where it has any."""
     paper = paper_table(results.plan.paper)["splits"].get(split, {})
-    header = ["method", "n", *SCORES.values()] + (
+    header = ["method", "n", *results.scores.values()] + (
         [f"paper: {name}" for name in SCORES.values()] if paper else [])
     rows = []
     for method in results.plan.methods:
         row = [results.label(method), _numbers(results, split, method)]
-        row += [show_summary(results.summary(split, method, key)) for key in SCORES]
+        row += [show_summary(results.summary(split, method, key)) for key in results.scores]
         if paper:
             row += [f"{value:.1f}" for value in paper.get(method, [])] or [NONE] * len(SCORES)
         rows.append(row)
@@ -68,7 +72,7 @@ def difference_table(results: Results, key: str = "hiou") -> Table:
     rows.append(["over splits"] + [show_interval(item.over_splits) for item in differences])
     rows.append(["pooled"] + [show_interval(item.pooled) for item in differences])
     return Table(
-        f"{SCORES[key]} against {results.label(results.plan.reference)}, in points",
+        f"{results.scores[key]} against {results.label(results.plan.reference)}, in points",
         ["split", *map(results.label, methods)], rows,
         ["Mean of the paired differences (same split, stage-1 seed and seed), its 95 % "
          "t-interval and, in parentheses, the number of pairs. “Over splits” takes the mean of "
@@ -99,6 +103,8 @@ def all_tables(results: Results) -> List[Table]:
     tables = [score_table(results, split) for split in results.plan.splits]
     if len(results.plan.methods) > 1:
         tables.append(difference_table(results))
+        if results.plan.calibrations:
+            tables.append(difference_table(results, "ausuc"))
     tables += [class_table(results, split) for split in results.plan.splits
                if results.classes(split)]
     if results.count("failed"):
@@ -110,7 +116,7 @@ def notes(results: Results) -> List[str]:
     """What holds for all tables."""
     paper = paper_table(results.plan.paper)
     return ["Scores are percentages, mean ± standard deviation over n cells (stage-1 seeds × "
-            "seeds).", *results.marks(),
+            "seeds).", *([_CURVE_NOTE] if results.plan.calibrations else []), *results.marks(),
             *([f"Beside them: {paper['title']}."] if paper["title"] else []), *paper["notes"]]
 
 
@@ -123,9 +129,9 @@ def markdown(results: Results) -> str:
 def write_results_csv(results: Results, path: str) -> None:
     """One row per cell, scores in percent."""
     _write_csv(path, ["split", "stage1_seed", "seed", "method", "seen", "unseen", "miou", "hiou",
-                      "status", "marks", "reason"],
+                      *list(results.scores)[len(SCORES):], "status", "marks", "reason"],
                [[row.cell.split, row.cell.stage1_seed, row.cell.seed, row.cell.method,
-                 *(_number(row.scores.get(key, math.nan)) for key in SCORES),
+                 *(_number(row.scores.get(key, math.nan)) for key in results.scores),
                  row.status, row.marks, row.reason] for row in results.rows])
 
 

@@ -65,6 +65,14 @@ def put_back(layer: nn.Conv2D, values: Dict[str, np.ndarray]) -> None:
         getattr(layer, name).set_value(value)
 
 
+def read_layer(layer: nn.Conv2D) -> Dict[str, np.ndarray]:
+    """What ``put_back`` would write: ``weight`` and ``bias``, if it has one."""
+    values = {"weight": layer.weight.numpy()}
+    if layer.bias is not None:
+        values["bias"] = layer.bias.numpy()
+    return values
+
+
 def save_layer(values: Dict[str, np.ndarray], path: str) -> None:
     """Write what ``final_layer`` returned as ``.npz``, atomically."""
     with atomic_path(path) as temporary:

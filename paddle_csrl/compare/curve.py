@@ -1,0 +1,60 @@
+"""The seen–unseen curve: what one layer scores at every calibration, and the area below it.
+
+A calibration moves a method along its curve, so that two methods compared at one calibration
+each differ in that choice as well. The area differs in the methods alone (Chao et al. 2016,
+"An Empirical Study and Analysis of Generalized Zero-Shot Learning for Object Recognition in
+the Wild", there of accuracies).
+"""
+
+from typing import Any, Dict, List, Sequence
+
+import numpy as np
+
+from paddle_csrl.metrics import ZeroShotEvaluator
+
+#: Added at both ends, in logit units: there only seen, or only unseen, classes are predicted.
+EXTREME = 1e4
+
+
+def swept_layers(layer: Dict[str, np.ndarray], seen_ids: Sequence[int], calibration: float,
+                 calibrations: Sequence[float]) -> List[Dict[str, np.ndarray]]:
+    """``layer`` at ±``EXTREME`` and every other calibration in between, in rising order.
+
+    Args:
+        layer: ``weight`` [C, D, 1, 1] and ``bias`` [C]; without a bias there is nothing to move
+            and the list is empty.
+        seen_ids (list[int]): the classes to calibrate.
+        calibration (float): what is folded into ``layer`` already.
+        calibrations (list[float]): those wanted, in logit units.
+    """
+    if "bias" not in layer:
+        return []
+    layers = []
+    for value in _with_ends(calibrations):
+        bias = layer["bias"].copy()
+        bias[list(seen_ids)] += calibration - value
+        layers.append({"weight": layer["weight"], "bias": bias})
+    return layers
+
+
+def curve(calibrations: Sequence[float], evaluators: Sequence[ZeroShotEvaluator]) -> Dict[str, Any]:
+    """The curve as ``scores.json`` holds it, scores as fractions.
+
+    Args:
+        calibrations: as given to ``swept_layers``.
+        evaluators: of the layers that it returned, in their order.
+    """
+    scores = [evaluator.compute() for evaluator in evaluators]
+    seen, unseen = ([float(score[key]) for score in scores] for key in ("seen_miou", "unseen_miou"))
+    return {"calibrations": _with_ends(calibrations), "seen_miou": seen, "unseen_miou": unseen,
+            "ausuc": area(seen, unseen), "best_hiou": max(float(item["hiou"]) for item in scores)}
+
+
+def area(seen: Sequence[float], unseen: Sequence[float]) -> float:
+    """∫ unseen d(seen) by the trapezoidal rule; points in the order of rising calibration."""
+    seen, unseen = np.asarray(seen, np.float64), np.asarray(unseen, np.float64)
+    return float(((seen[:-1] - seen[1:]) * (unseen[:-1] + unseen[1:]) / 2).sum())
+
+
+def _with_ends(calibrations: Sequence[float]) -> List[float]:
+    return [-EXTREME, *sorted(map(float, calibrations)), EXTREME]
