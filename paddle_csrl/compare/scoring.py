@@ -84,7 +84,7 @@ def _score_together(builder: ZeroShotBuilder, segmentor: nn.Layer,
     try:
         evaluate(segmentor, builder.val_dataset, evaluators, config.option("num_workers", 0),
                  config.option("precision", "fp32"), config.option("amp_level", "O1"),
-                 title=f"evaluate {len(layers)} cells", **config.test_config)
+                 title=f"evaluate {len(layers)} layers", **config.test_config)
     finally:
         hook.remove()
     return evaluators.evaluators
