@@ -6,7 +6,11 @@ registers the components, so that PaddleSeg's YAML files can name them.
 
 __version__ = "0.1.0"
 
-from paddle_csrl import compat  # first: it orders the imports of cv2 and paddle
+from paddle_csrl import mkl
+
+mkl.apply()  # before paddle is imported
+
+from paddle_csrl import compat  # noqa: E402  before the others: it orders cv2 and paddle
 
 compat.mend_paddleseg()
 compat.mend_data_loader()

@@ -5,6 +5,7 @@ import sys
 import time
 from typing import Any, Callable, Optional
 
+from paddle_csrl import mkl
 from paddle_csrl.errors import UserError
 
 _WORKER_MARK = "UserError: "
@@ -22,6 +23,7 @@ def run(main: Callable[[], Any], many: bool = False) -> None:
         main: does it all and returns results.
         many: whether it knows how to work as one of several processes.
     """
+    _tell_of_mkl()
     try:
         if not many and int(os.environ.get("PADDLE_TRAINERS_NUM", 1)) > 1:
             raise UserError("this tool is one process: start it by itself; only train.py and "
@@ -43,6 +45,14 @@ def run(main: Callable[[], Any], many: bool = False) -> None:
         sys.exit(2)
     if isinstance(result, dict) and result.get("failed"):
         sys.exit(1)
+
+
+def _tell_of_mkl() -> None:
+    """One line on the CPU setting, where it makes a difference and something computes."""
+    if mkl.setting().is_notable and "paddle" in sys.modules:
+        from paddleseg.utils import logger
+
+        logger.info(f"CPU: {mkl.setting().text}")
 
 
 def user_message(error: Optional[BaseException]) -> Optional[str]:

@@ -1,9 +1,11 @@
 """VisualDL records: named loss terms, scores over time, pictures and relation matrices."""
 
-from typing import Callable, Optional, Sequence
+import glob
+import os
+from typing import Callable, Dict, List, Optional, Sequence, Tuple
 
 import numpy as np
-from visualdl import LogWriter
+from visualdl import LogReader, LogWriter
 
 _LOSS_TAG = "Train/loss_"
 # What PaddleSeg's trainer records of an evaluation is the score it selects checkpoints by: here
@@ -62,3 +64,17 @@ def loss_names(loss_cfg: dict) -> list:
     names = [part["type"] for part in parts]
     return [name if names.count(name) == 1 else f"{name}_{index}"
             for index, name in enumerate(names)]
+
+
+def read_scalars(folder: str) -> Dict[str, List[Tuple[int, float]]]:
+    """What ``StageLogWriter`` has recorded in ``folder``: (iteration, value) pairs by tag.
+
+    Where a resumed training has left several files, the later one counts.
+    """
+    values: Dict[str, Dict[int, float]] = {}
+    for path in sorted(glob.glob(os.path.join(glob.escape(folder), "vdlrecords.*.log"))):
+        reader = LogReader(file_path=path)
+        for tag in reader.get_tags().get("scalar", []):
+            values.setdefault(tag, {}).update(
+                (item.id, item.value) for item in reader.get_data("scalar", tag))
+    return {tag: sorted(points.items()) for tag, points in values.items()}

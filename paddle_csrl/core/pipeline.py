@@ -14,6 +14,7 @@ from paddle_csrl.core.classifier import train_classifier
 from paddle_csrl.core.features import extract_features
 from paddle_csrl.core.generator import train_generator
 from paddle_csrl.core.projection import fold_projection
+from paddle_csrl.core.provenance import how_made
 from paddle_csrl.core.report import audit_line, score, visualdl_line, warn_of_leaks
 from paddle_csrl.core.run import SELF_TRAINING, Run
 from paddle_csrl.core.segmentor import train_segmentor
@@ -96,8 +97,9 @@ def _run_unless_finished(run: Run, stage: str) -> None:
     # depend on what else was built in this process.
     with paddle.utils.unique_name.guard():
         (_RUN_PROJECTION_STAGE if run.config.projection else _RUN_STAGE)[stage](run)
-    run.finish(stage, inputs)
-    logger.info(f"[{stage}] took {time.time() - start:.0f} s")
+    seconds = time.time() - start
+    run.finish(stage, inputs, how_made(seconds))
+    logger.info(f"[{stage}] took {seconds:.0f} s")
 
 
 def write_config(run: Run) -> None:

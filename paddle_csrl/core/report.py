@@ -2,21 +2,18 @@
 
 import math
 import os
-import platform
 from typing import Any, Dict, Optional
 
-import numpy as np
 import paddle
-import paddleseg
 from paddleseg.utils import logger
 
-import paddle_csrl
 from paddle_csrl import parallel
 from paddle_csrl.builder import ZeroShotBuilder
 from paddle_csrl.config import ZeroShotConfig
 from paddle_csrl.core.evaluate import evaluate
 from paddle_csrl.core.monitor import StageLogWriter
 from paddle_csrl.core.pictures import PictureBook
+from paddle_csrl.core.provenance import versions
 from paddle_csrl.metrics import ZeroShotEvaluator
 from paddle_csrl.utils import write_json
 
@@ -75,13 +72,6 @@ def describe(builder: ZeroShotBuilder, scores: Dict[str, Any]) -> Dict[str, Any]
     return {**summary, **{key: value for key, value in marks.items() if value},
             "classes": classes, "images": len(builder.val_dataset),
             "config": builder.config.given, "seed": builder.config.seed, "versions": versions()}
-
-
-def versions() -> Dict[str, str]:
-    """Versions that the numbers depend on."""
-    return {"paddle_csrl": paddle_csrl.__version__, "paddlepaddle": paddle.__version__,
-            "paddleseg": paddleseg.__version__, "numpy": np.__version__,
-            "python": platform.python_version()}
 
 
 def audit_line(builder: ZeroShotBuilder) -> str:

@@ -226,10 +226,12 @@ class Run:
             write_json(self._record(stage), {"finished": False})
         parallel.barrier()
 
-    def finish(self, stage: str, inputs: Dict[str, Any]) -> None:
-        """Mark the stage as finished from ``inputs``."""
+    def finish(self, stage: str, inputs: Dict[str, Any],
+               made: Optional[Dict[str, Any]] = None) -> None:
+        """Mark the stage as finished from ``inputs``; ``made`` tells a reader how."""
         if parallel.is_first():
-            write_json(self._record(stage), {"finished": True, "inputs": inputs})
+            write_json(self._record(stage), {"finished": True, "inputs": inputs,
+                                             **({"made": made} if made else {})})
             if stage == self.stages[-1] and self._is_self_trained():
                 write_json(self._record(SELF_TRAINING), {"finished": False})
         parallel.barrier()

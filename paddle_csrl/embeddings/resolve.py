@@ -26,6 +26,7 @@ from paddleseg.utils import logger
 
 from paddle_csrl.embeddings.readers import WordVector, iterate_rows, read_vectors
 from paddle_csrl.errors import UserError
+from paddle_csrl.utils import progress
 
 #: The vectors that come with the package; see ``paddle_csrl/assets/glove/README.md``.
 GLOVE100 = os.path.join(os.path.dirname(os.path.dirname(__file__)),
@@ -297,7 +298,7 @@ def _raise_missing(missing: Sequence[Tuple[str, str]], path: str,
 def _neighbours(path: str, words: Iterable[str]) -> Dict[str, List[str]]:
     """The nearest spellings in the file, among words of like length and equal first letter."""
     near: Dict[str, List[str]] = {word: [] for word in words}
-    for candidate, _, _ in iterate_rows(path):
+    for candidate, _, _ in progress(iterate_rows(path), "nearest words"):
         for word, candidates in near.items():
             if (candidate[:1].casefold() == word[:1].casefold()
                     and abs(len(candidate) - len(word)) <= 2

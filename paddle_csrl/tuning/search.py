@@ -12,7 +12,7 @@ from prettytable import PrettyTable
 
 import paddle_csrl
 from paddle_csrl.core.preflight import check_sections
-from paddle_csrl.core.report import versions
+from paddle_csrl.core.provenance import versions
 from paddle_csrl.errors import UserError
 from paddle_csrl.tuning.bank_trial import SCORES, bank_trial, make_fold
 from paddle_csrl.tuning.folds import draw_folds

@@ -42,12 +42,16 @@ def make_folder(folder: str, option: str) -> None:
                         f"({error.strerror}); choose another") from None
 
 
-def write_json(path: str, content: Any) -> None:
-    """Write ``content`` as indented UTF-8 JSON, atomically."""
+def write_text(path: str, text: str) -> None:
+    """Write ``text`` as UTF-8, atomically."""
     with atomic_path(path) as temporary:
         with open(temporary, "w", encoding="utf-8") as file:
-            json.dump(content, file, indent=2, ensure_ascii=False)
-            file.write("\n")
+            file.write(text)
+
+
+def write_json(path: str, content: Any) -> None:
+    """Write ``content`` as indented UTF-8 JSON, atomically."""
+    write_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
 
 
 def read_json(path: str) -> Any:

@@ -1,17 +1,22 @@
 """Progress with an estimate of the time left: a bar in a terminal, sparse lines in a log."""
 
 import sys
-from typing import Iterable, Optional
+import time
+from typing import Iterable, Iterator, Optional
 
 import paddle
+from paddleseg.utils import logger
 from tqdm import tqdm
+
+#: Seconds between two lines of a log.
+INTERVAL = 10.0
 
 
 def progress(iterable: Iterable, title: str, total: Optional[int] = None) -> Iterable:
     """Wrap ``iterable`` in a progress bar named ``title``.
 
-    In a terminal the bar redraws itself; in a log file or pipe one line appears every ten
-    seconds, so that short loops print nothing there.
+    In a terminal the bar redraws itself; in a log file or pipe one line of the log appears every
+    ten seconds, so that short loops print nothing there.
 
     Args:
         iterable: what to walk over.
@@ -20,7 +25,31 @@ def progress(iterable: Iterable, title: str, total: Optional[int] = None) -> Ite
     """
     if paddle.distributed.get_rank() > 0:  # one bar for all processes
         return iterable
-    interactive = sys.stderr.isatty()
-    return tqdm(iterable, desc=title, total=total, leave=False, dynamic_ncols=interactive,
-                mininterval=0.1 if interactive else 10.0, delay=0.0 if interactive else 5.0,
-                file=sys.stderr, ascii=not interactive)
+    if sys.stderr.isatty():
+        return tqdm(iterable, desc=title, total=total, leave=False, dynamic_ncols=True,
+                    file=sys.stderr)
+    if total is None and hasattr(iterable, "__len__"):
+        total = len(iterable)
+    return _logged(iterable, title, total)
+
+
+def _logged(iterable: Iterable, title: str, total: Optional[int]) -> Iterator:
+    start = last = time.monotonic()
+    for done, item in enumerate(iterable):
+        now = time.monotonic()
+        if now - last >= INTERVAL:
+            last = now
+            logger.info(line(title, done, total, now - start))
+        yield item
+
+
+def line(title: str, done: int, total: Optional[int], seconds: float) -> str:
+    """One line on ``done`` of ``total`` items, done in ``seconds``.
+
+    The time left is that of the other items at the average speed so far.
+    """
+    spent = tqdm.format_interval(seconds)
+    if not total or not done:
+        return f"{title}: {done}{f' of {total}' if total else ''}, {spent}"
+    left = tqdm.format_interval(seconds / done * (total - done))
+    return f"{title}: {done} of {total} ({100 * done // total} %), {spent}, {left} left"

@@ -1,0 +1,38 @@
+"""What a result was made with: command line, time, device, versions."""
+
+import platform
+import shlex
+import sys
+import time
+from typing import Any, Dict
+
+import numpy as np
+import paddle
+import paddleseg
+
+import paddle_csrl
+from paddle_csrl import mkl, parallel
+
+
+def how_made(seconds: float) -> Dict[str, Any]:
+    """What a finished stage keeps beside its inputs; none of it decides whether it is up to date.
+
+    Args:
+        seconds: how long it took.
+
+    Returns:
+        ``command``, the command line of this process as it was typed but for quotes; ``seconds``;
+        ``finished_at``, local time; ``device`` and how many ``processes``; ``mkl``, where the
+        setting makes a difference; ``versions``.
+    """
+    made = {"command": shlex.join(sys.orig_argv), "seconds": round(seconds, 1),
+            "finished_at": time.strftime("%Y-%m-%d %H:%M:%S"), "device": paddle.get_device(),
+            "processes": parallel.world_size(), "versions": versions()}
+    return {**made, "mkl": mkl.setting().text} if mkl.setting().is_notable else made
+
+
+def versions() -> Dict[str, str]:
+    """Versions that the numbers depend on."""
+    return {"paddle_csrl": paddle_csrl.__version__, "paddlepaddle": paddle.__version__,
+            "paddleseg": paddleseg.__version__, "numpy": np.__version__,
+            "python": platform.python_version()}
