@@ -1,4 +1,4 @@
-"""Figures of finished runs: relations between classes, and predictions side by side."""
+"""Figures of finished runs: relations between classes, predictions side by side, a report."""
 
 import argparse
 import os
@@ -9,14 +9,16 @@ from paddleseg.utils import logger, utils
 from paddle_csrl.core.comparison import compare_methods, open_methods
 from paddle_csrl.core.relations import compare_relations, save_relations
 from paddle_csrl.core.run import open_run
+from paddle_csrl.core.run_page import write_page
 from paddle_csrl.utils import make_folder
 
 _EPILOG = """
 examples:
   python tools/visualize.py relations --run output/demo --without output/point
   python tools/visualize.py compare --run output/demo output/point --names CSRL "MMD alone"
+  python tools/visualize.py report --run output/demo
 
-`python tools/visualize.py relations --help` and `... compare --help` say more.
+`python tools/visualize.py relations --help`, `... compare --help` and `... report --help` say more.
 """
 
 _RELATIONS = """
@@ -52,6 +54,22 @@ examples:
   python tools/visualize.py compare --run configs/csrl_shapes.yml,output/demo/model.pdparams
 """
 
+_REPORT = """
+The page that training ends with, made anew from the run's folder: scores, IoU by class, pictures,
+relations, curves, and how the run was made. It needs neither the data nor the model, and no other
+file: it can be sent by mail.
+
+After `relations` the heat maps with real features are on it as well.
+
+writes report.html.
+"""
+
+_REPORT_EPILOG = """
+examples:
+  python tools/visualize.py report --run output/demo
+  python tools/visualize.py report --run output/demo --save_dir pages
+"""
+
 
 def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
     layout = {"formatter_class": argparse.RawDescriptionHelpFormatter}
@@ -81,6 +99,12 @@ def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
     compare.add_argument("--num", type=int, default=6, metavar="N",
                          help="without --images: how many, those with the most unseen pixels in "
                               "their truth, the unseen classes in turn (default: %(default)s)")
+    report = figures.add_parser("report", help="a run on one page of HTML", description=_REPORT,
+                                epilog=_REPORT_EPILOG, **layout)
+    report.add_argument("--run", required=True, metavar="DIR",
+                        help="folder of a finished run, such as output/demo")
+    report.add_argument("--save_dir", metavar="DIR",
+                        help="where the page goes (default: the run's folder)")
     for figure in (relations, compare):
         figure.add_argument("--save_dir", metavar="DIR",
                             help="where the figures go (default: figures in the first run's "
@@ -104,14 +128,21 @@ def main(argv: Optional[List[str]] = None) -> Dict[str, Any]:
         UserError: a folder that holds no run, runs that do not fit, or a name that is no class.
     """
     args = parse_args(argv)
-    utils.set_device(args.device)
-    result = _draw_relations(args) if args.figure == "relations" else _draw_comparison(args)
+    result = {"relations": _draw_relations, "compare": _draw_comparison,
+              "report": _write_report}[args.figure](args)
     for path in result["paths"]:
-        logger.info(f"figure: {path}")
+        logger.info(f"{'report' if args.figure == 'report' else 'figure'}: {path}")
     return result
 
 
+def _write_report(args: argparse.Namespace) -> Dict[str, Any]:
+    if args.save_dir:
+        make_folder(args.save_dir, "--save_dir")
+    return {"paths": [write_page(args.run, args.save_dir)]}
+
+
 def _draw_relations(args: argparse.Namespace) -> Dict[str, Any]:
+    utils.set_device(args.device)
     run = open_run(args.run, args.opts)
     without = args.without and open_run(args.without, args.opts)
     folder = _folder(args.save_dir, args.run)
@@ -120,6 +151,7 @@ def _draw_relations(args: argparse.Namespace) -> Dict[str, Any]:
 
 
 def _draw_comparison(args: argparse.Namespace) -> Dict[str, Any]:
+    utils.set_device(args.device)
     methods = open_methods(args.run, args.names, args.opts)
     folder = _folder(args.save_dir, os.path.dirname(methods[0].weights))
     return {"paths": compare_methods(methods, folder, args.images, args.num)}

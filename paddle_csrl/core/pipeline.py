@@ -1,5 +1,6 @@
 """The stages in order, each skipped where its result is already there."""
 
+import contextlib
 import os
 import time
 from typing import Any, Dict, Optional, Sequence
@@ -17,6 +18,8 @@ from paddle_csrl.core.projection import fold_projection
 from paddle_csrl.core.provenance import how_made
 from paddle_csrl.core.report import audit_line, score, visualdl_line, warn_of_leaks
 from paddle_csrl.core.run import SELF_TRAINING, Run
+from paddle_csrl.core.run_page import FILE_NAME as PAGE
+from paddle_csrl.core.run_page import write_page
 from paddle_csrl.core.segmentor import train_segmentor
 from paddle_csrl.core.self_training import train_on_pseudo_labels
 from paddle_csrl.core.trainer import load_weights
@@ -60,8 +63,23 @@ def run_pipeline(run: Run, stage: Optional[str] = None) -> Dict[str, Any]:
     logger.info(f"model: {run.final_model}, made in {time.time() - start:.0f} s")
     if log_dir:
         logger.info(f"curves: {visualdl_line(run.save_dir)}")
+    _report(run)
     warn_of_leaks(run.config)
     return metrics
+
+
+def _report(run: Run) -> None:
+    """Write ``report.html``; a run is finished without it, and an old one would mislead."""
+    if not parallel.is_first():
+        return
+    try:
+        logger.info(f"report: {write_page(run.save_dir)}")
+    except Exception as error:  # whatever it is, the model and its scores are there
+        with contextlib.suppress(OSError):
+            os.remove(os.path.join(run.save_dir, PAGE))
+        logger.warning(f"no {PAGE} was written ({type(error).__name__}: "
+                       f"{' '.join(str(error).split())}); the run is finished, and `python "
+                       f"tools/visualize.py report --run {run.save_dir}` tries again")
 
 
 def run_stages(run: Run, stages: Sequence[str]) -> None:

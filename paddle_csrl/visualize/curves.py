@@ -16,12 +16,12 @@ Series = Sequence[Tuple[int, float]]
 
 
 def curve_plot(title: str, series: Mapping[str, Series]) -> str:
-    """The ``series`` by name over the iterations; empty where they have no finite value.
+    """The ``series`` by name over the iterations; empty where none has two finite values.
 
     A series of more than ``MAX_POINTS`` values is shown as the means of as many equal parts.
     """
     curves = {name: thinned(points) for name, points in series.items()}
-    curves = {name: points for name, points in curves.items() if len(points)}
+    curves = {name: points for name, points in curves.items() if len(points) > 1}
     if not curves:
         return ""
     together = np.concatenate(list(curves.values()))

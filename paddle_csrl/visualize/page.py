@@ -31,7 +31,7 @@ table.bars { width: 100%; max-width: 800px; }
 tr.unseen .bar { background: repeating-linear-gradient(135deg, #d55e00 0 5px, #f0a470 5px 8px); }
 svg, img { max-width: 100%; height: auto; margin: .5em 0; }
 .row { display: flex; flex-wrap: wrap; gap: 0 1.5em; align-items: flex-start; }
-.row > * { flex: 0 1 auto; min-width: 0; }
+.row > * { flex: 0 1 auto; min-width: 0; } .row > figure { flex: 1 1 440px; max-width: 880px; }
 figure { margin: 0 0 1em; } figcaption { color: #55585e; }
 pre { background: #f4f5f6; padding: .6em .8em; font-size: .87em; white-space: pre-wrap;
       overflow-wrap: anywhere; }
