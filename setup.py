@@ -5,7 +5,7 @@ import re
 from setuptools import find_packages, setup
 
 PROGRAMS = ("train", "val", "predict", "export", "infer", "tune", "compare", "visualize",
-            "add_class", "prepare_voc", "prepare_context", "convert_zs3")
+            "add_class", "doctor", "prepare_voc", "prepare_context", "convert_zs3")
 
 
 def read(path: str) -> str:

@@ -4,17 +4,31 @@ Importing the package mends what the installed PaddleSeg needs mended (see ``com
 registers the components, so that PaddleSeg's YAML files can name them.
 """
 
+import os
+import sys
+
 __version__ = "0.1.0"
 
 from paddle_csrl import mkl
 
 mkl.apply()  # before paddle is imported
 
-from paddle_csrl import compat  # noqa: E402  before the others: it orders cv2 and paddle
 
-compat.mend_paddleseg()
-compat.mend_data_loader()
+def _is_doctor() -> bool:
+    """Whether tools/doctor.py runs, which is there for installations that cannot do what follows."""
+    program = getattr(sys, "argv", [""])[0]
+    tools = os.path.join(os.path.dirname(os.path.dirname(os.path.realpath(__file__))), "tools")
+    return (os.path.splitext(os.path.basename(program))[0] == "csrl-doctor"
+            or os.path.realpath(program) == os.path.join(tools, "doctor.py"))
 
-from paddle_csrl import datasets, losses, metrics, models  # noqa: E402
 
-__all__ = ["compat", "datasets", "losses", "metrics", "models"]
+if not _is_doctor():
+    from paddle_csrl import compat  # before the others: it orders the imports of cv2 and paddle
+
+    #: Names of the faults of the installed PaddleSeg that are mended.
+    mended = compat.mend_paddleseg()
+    compat.mend_data_loader()
+
+    from paddle_csrl import datasets, losses, metrics, models
+
+    __all__ = ["compat", "datasets", "losses", "metrics", "models"]

@@ -21,6 +21,16 @@ from paddle_csrl.utils.weights import load_state
 
 
 def check(run: Run, stages: Sequence[str]) -> None:
+    """Make sure that ``stages`` can be run, and make the run's folder.
+
+    Raises:
+        UserError: as ``examine``, or the folder cannot be made.
+    """
+    examine(run, stages)
+    make_folder(run.save_dir, "save_dir")
+
+
+def examine(run: Run, stages: Sequence[str]) -> None:
     """Look at the data, the model, all sections, the checkpoint to resume and the folders.
 
     Raises:
@@ -39,7 +49,6 @@ def check(run: Run, stages: Sequence[str]) -> None:
     _check_resumed(run, stages)
     for stage in stages:
         run.check_folder(stage)
-    make_folder(run.save_dir, "save_dir")
 
 
 def check_sections(sections: Dict[str, Any], embeddings: np.ndarray, seen_ids: np.ndarray,

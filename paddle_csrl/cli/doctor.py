@@ -1,0 +1,57 @@
+"""Look at an installation, and at a config, and say what to mend."""
+
+import argparse
+import json
+from typing import Any, Dict, List, Optional
+
+from paddle_csrl.core.doctor import PROBLEM, WARNING, count, examine
+
+_EPILOG = """
+Versions, CPU and GPU, memory, and whether Paddle computes what it should. With -c also the config:
+its data and labels, the words of its classes, weights files, and whether disk and memory do for
+its feature bank and checkpoints. Labels are read as training reads them; what was read is kept in
+the cache for it. Nothing else is written and nothing downloaded, but AttributeShapes, the embedded
+data set, is drawn.
+
+Every line is ok, a warning, or a problem, the latter two with what to do. A package that is missing
+or broken, Paddle included, is a line as well.
+
+exit status: 0, or 1 if there is a problem; warnings do not count
+
+examples:
+  python tools/doctor.py
+  python tools/doctor.py -c configs/csrl_voc_unseen4.yml
+  python tools/doctor.py -c configs/csrl_custom.yml --opts train_dataset.dataset_root=DIR
+"""
+
+
+def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
+    # The flags of cli.options are not to be had without Paddle.
+    parser = argparse.ArgumentParser(
+        prog="doctor.py", description=__doc__, epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("-c", "--config", metavar="FILE",
+                        help="a YAML config to look at, such as configs/csrl_shapes.yml")
+    parser.add_argument("--opts", nargs="+", default=[], metavar="KEY=VALUE",
+                        help="override any key of the config, as for tools/train.py")
+    parser.add_argument("--json", action="store_true", help="print the findings as JSON")
+    return parser.parse_args(argv)
+
+
+def main(argv: Optional[List[str]] = None) -> Dict[str, Any]:
+    """Run the command line ``argv``.
+
+    Returns:
+        dict: ``findings`` (list of ``core.doctor.Finding``) and ``failed``, how many of them are
+        problems.
+    """
+    args = parse_args(argv)
+    findings = examine(args.config, args.opts)
+    numbers = count(findings)
+    if args.json:
+        print(json.dumps([finding._asdict() for finding in findings], indent=2,
+                         ensure_ascii=False))
+    else:
+        print(*findings, sep="\n")
+        print(f"{numbers[PROBLEM]} problems, {numbers[WARNING]} warnings")
+    return {"findings": findings, "failed": numbers[PROBLEM]}
