@@ -20,7 +20,7 @@ from paddle_csrl.compare.plots import all_plots
 from paddle_csrl.compare.report import write_report
 from paddle_csrl.compare.results import Results, paper_table
 from paddle_csrl.compare.statistics import paired_difference, summarize, t_interval
-from paddle_csrl.compare.svg import Scale
+from paddle_csrl.visualize.svg import Scale
 from paddle_csrl.utils import write_json
 
 NAN, SVG = math.nan, "{http://www.w3.org/2000/svg}"

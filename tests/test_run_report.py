@@ -129,7 +129,7 @@ def test_curves_are_those_of_the_record(finished, text):
     recorded = read_scalars(run.path("generator"))["Train/MMDLoss"]
     heights = [float(point.split(",")[1]) for point in points]
     assert [iteration for iteration, _ in recorded] == [1, 2, 3, 4]
-    assert np.corrcoef(heights, [value for _, value in recorded])[0, 1] == pytest.approx(-1, abs=.01)
+    assert np.corrcoef(heights, [value for _, value in recorded])[0, 1] < -0.99
 
 
 def test_the_page_says_how_each_stage_was_made(finished, text):

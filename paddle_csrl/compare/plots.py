@@ -7,11 +7,11 @@ import numpy as np
 
 from paddle_csrl.compare.results import Results
 from paddle_csrl.compare.statistics import Interval
-from paddle_csrl.compare.svg import FAINT, GRID, INK, Drawing, Scale, number, padded
+from paddle_csrl.visualize.svg import (BOTTOM, CHARACTER, FAINT, GRID, INK, LEFT, RIGHT, TOP,
+                                       Drawing, Scale, horizontal_grid, legend, legend_width,
+                                       number, padded)
 
-_TOP, _BOTTOM, _LEFT, _RIGHT = 58, 36, 52, 16
 _HEIGHT = 340
-_CHARACTER = 6.8  # width of a letter, in pixels
 _ROW = 18
 _PANEL = 230
 
@@ -36,14 +36,14 @@ def score_plot(results: Results, key: str = "hiou") -> str:
         return ""
     splits, methods = list(results.plan.splits), list(results.plan.methods)
     step = max(22, 90 // len(methods))
-    widths = [max(step * len(methods), _CHARACTER * len(split)) + 24 for split in splits]
+    widths = [max(step * len(methods), CHARACTER * len(split)) + 24 for split in splits]
     names = [results.label(method) for method in methods]
-    width = max(_LEFT + sum(widths) + _RIGHT, _legend_width(names))
+    width = max(LEFT + sum(widths) + RIGHT, legend_width(names))
     drawing = Drawing(width, _HEIGHT, f"{results.scores[key]} by split and method")
-    scale = Scale(*padded(min(found), max(found)), _HEIGHT - _BOTTOM, _TOP)
-    _legend(drawing, names, range(len(names)))
-    _horizontal_grid(drawing, scale, f"{results.scores[key]}, %", width)
-    left = _LEFT
+    scale = Scale(*padded(min(found), max(found)), _HEIGHT - BOTTOM, TOP)
+    legend(drawing, names, range(len(names)))
+    horizontal_grid(drawing, scale, f"{results.scores[key]}, %", width)
+    left = LEFT
     for split, room in zip(splits, widths):
         first = left + (room - step * (len(methods) - 1)) / 2
         for index, method in enumerate(methods):
@@ -57,7 +57,7 @@ def score_plot(results: Results, key: str = "hiou") -> str:
         drawing.text(left + room / 2, _HEIGHT - 12, split, "middle")
         left += room
         if split != splits[-1]:
-            drawing.line(left, _TOP, left, _HEIGHT - _BOTTOM, GRID)
+            drawing.line(left, TOP, left, _HEIGHT - BOTTOM, GRID)
     return drawing.render()
 
 
@@ -76,7 +76,7 @@ def difference_plot(results: Results, key: str = "hiou") -> str:
         return ""
     intervals = [interval for _, rows in blocks for _, interval in rows]
     labels = [name for _, rows in blocks for name, _ in rows]
-    left = 28 + _CHARACTER * max(map(len, [*labels, *(results.label(m) for m, _ in blocks)]))
+    left = 28 + CHARACTER * max(map(len, [*labels, *(results.label(m) for m, _ in blocks)]))
     height = 62 + sum(_ROW * (len(rows) + 1) + 8 for _, rows in blocks) + 34
     width = left + 470
     drawing = Drawing(width, height, f"{results.scores[key]} against {results.plan.reference}")
@@ -113,13 +113,13 @@ def seen_classes_plot(results: Results, key: str = "hiou") -> str:
     if len(set(sizes.values())) < 2 or not intervals:
         return ""
     names = [results.label(method) for method in methods]
-    width = max(620, _legend_width(names))
+    width = max(620, legend_width(names))
     drawing = Drawing(width, _HEIGHT, f"{results.scores[key]} gain by number of seen classes")
-    across = Scale(*padded(min(sizes.values()), max(sizes.values()), 0.1), _LEFT, width - _RIGHT)
-    up = Scale(*padded(*_shown_range(intervals)), _HEIGHT - _BOTTOM - 8, _TOP)
+    across = Scale(*padded(min(sizes.values()), max(sizes.values()), 0.1), LEFT, width - RIGHT)
+    up = Scale(*padded(*_shown_range(intervals)), _HEIGHT - BOTTOM - 8, TOP)
     indices = [list(results.plan.methods).index(method) for method in methods]
-    _legend(drawing, names, indices)
-    _horizontal_grid(drawing, up, f"{results.scores[key]} against {results.plan.reference}, points", width)
+    legend(drawing, names, indices)
+    horizontal_grid(drawing, up, f"{results.scores[key]} against {results.plan.reference}, points", width)
     for size in sorted(set(sizes.values())):
         drawing.text(across(size), _HEIGHT - 24, str(size), "middle", FAINT)
     drawing.text(width / 2, _HEIGHT - 8, "number of seen classes", "middle", FAINT)
@@ -146,14 +146,14 @@ def curve_plot(results: Results) -> str:
     names = [results.label(method) for method in results.plan.methods]
     splits = [split for split in results.plan.splits
               if any(key[0] == split for key in curves)]
-    width = max(_LEFT + _PANEL * len(splits) + _RIGHT, _legend_width(names))
+    width = max(LEFT + _PANEL * len(splits) + RIGHT, legend_width(names))
     drawing = Drawing(width, _HEIGHT, "Unseen against seen mIoU along the calibration")
-    _legend(drawing, names, range(len(names)))
+    legend(drawing, names, range(len(names)))
     top = max(float(np.nanmax(points[:, 1])) for points in curves.values())
-    up = Scale(0, padded(0, top)[1], _HEIGHT - _BOTTOM - 16, _TOP)
-    _horizontal_grid(drawing, up, "unseen mIoU, %", width)
+    up = Scale(0, padded(0, top)[1], _HEIGHT - BOTTOM - 16, TOP)
+    horizontal_grid(drawing, up, "unseen mIoU, %", width)
     for place, split in enumerate(splits):
-        left = _LEFT + _PANEL * place
+        left = LEFT + _PANEL * place
         own = {method: points for (of, method), points in curves.items() if of == split}
         right = max(float(np.nanmax(points[:, 0])) for points in own.values())
         across = Scale(0, padded(0, right)[1], left, left + _PANEL - 24)
@@ -200,26 +200,6 @@ def _interval(drawing: Drawing, scale: Scale, interval: Interval, y: float, widt
         else:
             drawing.line(x, y, x + 6 * direction, y - 4, FAINT, width)
             drawing.line(x, y, x + 6 * direction, y + 4, FAINT, width)
-
-
-def _horizontal_grid(drawing: Drawing, scale: Scale, title: str, width: float) -> None:
-    drawing.text(14, _TOP - 12, title, color=FAINT)
-    for tick in scale.ticks():
-        drawing.line(_LEFT, scale(tick), width - _RIGHT, scale(tick),
-                     FAINT if tick == 0 else GRID)
-        drawing.text(_LEFT - 6, scale(tick) + 4, number(tick), "end", FAINT)
-
-
-def _legend(drawing: Drawing, names: Sequence[str], indices: Sequence[int]) -> None:
-    x = 20.0
-    for name, index in zip(names, indices):
-        drawing.marker(index, x, 18)
-        drawing.text(x + 10, 22, name)
-        x += 34 + _CHARACTER * len(name)
-
-
-def _legend_width(names: Sequence[str]) -> float:
-    return 20 + sum(34 + _CHARACTER * len(name) for name in names)
 
 
 def _spread(count: int, step: float) -> List[float]:

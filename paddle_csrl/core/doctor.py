@@ -123,7 +123,8 @@ def check_cpu() -> Finding:
     text = f"{name}, {os.cpu_count()} logical; {setting.text}"
     if "slower" not in setting.text:
         return Finding(OK, "CPU", text)
-    return Finding(WARNING, "CPU", text, f"unset {mkl.SWITCH}, and import paddle_csrl before paddle")
+    return Finding(WARNING, "CPU", text,
+                   f"unset {mkl.SWITCH}, and import paddle_csrl before paddle")
 
 
 def check_memory(meminfo: str = "/proc/meminfo") -> Finding:
