@@ -19,13 +19,15 @@ from paddle_csrl import builder as builder_module
 from paddle_csrl.builder import ZeroShotBuilder
 from paddle_csrl.cli import add_class, export, predict, val
 from paddle_csrl.config import ZeroShotConfig
-from paddle_csrl.core import vocabulary
+from paddle_csrl.core import new_layer, vocabulary
 from paddle_csrl.core.feature_bank import FeatureBank
 from paddle_csrl.core.stored_run import StoredRun
 from paddle_csrl.core.vocabulary import change_classes
+from paddle_csrl.deploy.classes import ClassTable
 from paddle_csrl.embeddings import load_class_embeddings
 from paddle_csrl.errors import UserError
 from paddle_csrl.models.tiny_net import CSRLTinyNet
+from paddle_csrl.utils import write_json
 
 def state_of(folder):
     return {name: value.numpy() if hasattr(value, "numpy") else np.asarray(value)
@@ -170,8 +172,8 @@ def test_a_removed_class_leaves_the_logits_of_the_others(finished, tmp_path, rem
 
 def test_nothing_of_a_removed_seen_class_takes_part_later(finished, tmp_path, monkeypatch):
     run = finished("custom")
-    fit, banks = vocabulary.fit_classifier, []
-    monkeypatch.setattr(vocabulary, "fit_classifier",
+    fit, banks = new_layer.fit_classifier, []
+    monkeypatch.setattr(new_layer, "fit_classifier",
                         lambda *args, **kwargs: banks.append(args[3]) or fit(*args, **kwargs))
     change = change_classes(run.folder, str(tmp_path / "run"), ["zebra"], ["dog"])
     assert change.classes == ["background", "cat", "cow", "car", "zebra"]
@@ -266,6 +268,63 @@ def test_a_projection_takes_the_new_embedding(finished, tmp_path, name, word):
                  for key, value in new.items()})
 
 
+def test_a_self_trained_run_goes_on_without_self_training(finished, tmp_path, zebra):
+    """Its pseudo-labels need images; what is left is the method without them, named so."""
+    change_classes(finished("custom").folder, str(tmp_path / "run"), ["zebra", "pony=horse"],
+                   opts=["self_training={'share': 0.5}"])
+    assert "self_training" not in read(tmp_path / "run", "config.yml")
+    assert_same(state_of(tmp_path / "run"), state_of(zebra.save_dir))
+
+
+def untrained(folder, name, cache):
+    """A run of a shipped config with random weights, as far as prediction needs one."""
+    config = ZeroShotConfig(tiny_runs.config_path(f"segmentors/{name}_shapes"), [
+        f"{split}_dataset.{item}" for split in ("train", "val")
+        for item in ("num_train=4", "num_val=1", "image_size=48", f"dataset_root={cache}")])
+    builder = ZeroShotBuilder(config)
+    write_json(os.path.join(folder, "classes.json"), ClassTable.of(builder).describe())
+    with open(os.path.join(folder, "config.yml"), "w", encoding="utf-8") as file:
+        yaml.safe_dump(config.given, file)
+    rng = np.random.default_rng(0)
+    for parameter in builder.model.parameters():
+        if parameter.ndim == 4:  # large enough for features not to vanish on their way
+            size = np.sqrt(2 / np.prod(parameter.shape[1:]))
+            parameter.set_value((size * rng.standard_normal(parameter.shape)).astype(np.float32))
+    paddle.save(builder.model.state_dict(), os.path.join(folder, "model.pdparams"))
+    return builder
+
+
+def test_auxiliary_heads_have_the_new_classes_too(tmp_path):
+    (tmp_path / "run").mkdir()
+    old = untrained(str(tmp_path / "run"), "bisenetv2", str(tmp_path / "data"))
+    change = change_classes(str(tmp_path / "run"), str(tmp_path / "new"), remove=["red checkered"])
+    kept = [place for place, name in enumerate(old.class_names) if name != "red checkered"]
+    assert len(change.classes) == len(kept) == 20
+    images = paddle.to_tensor(np.random.default_rng(0).standard_normal(
+        (1, 3, 64, 64)).astype(np.float32))
+    old.model.eval()
+    new = StoredRun(str(tmp_path / "new")).builder.trained_model
+    with paddle.no_grad():
+        expected, logits = old.model(images)[0], new(images)[0]
+    np.testing.assert_allclose(logits.numpy(), expected.numpy()[:, kept], rtol=1e-4, atol=1e-5)
+    pairs = [(old.model.state_dict()[name], value) for name, value in new.state_dict().items()]
+    resized = [(before.numpy(), after.numpy()) for before, after in pairs
+               if before.shape != after.shape]
+    assert len(resized) > 2
+    for before, after in resized:
+        np.testing.assert_array_equal(after, before[kept])
+
+
+def test_a_segmentor_whose_features_know_the_classes_is_refused(tmp_path):
+    (tmp_path / "run").mkdir()
+    untrained(str(tmp_path / "run"), "ocrnet", str(tmp_path / "data"))
+    with pytest.raises(UserError, match="OCRNet cannot have other classes without training"):
+        change_classes(str(tmp_path / "run"), str(tmp_path / "new"), remove=["red checkered"])
+    renamed = change_classes(str(tmp_path / "run"), str(tmp_path / "new"),
+                             rename=["red checkered=red chess"])
+    assert "red chess" in renamed.unseen
+
+
 def test_attributes_compose_a_class(finished, tmp_path):
     run = finished("segdevise")
     change = change_classes(run.folder, str(tmp_path / "run"), ["both=red dotted striped"])
@@ -298,6 +357,9 @@ BAD = {
                    "no word-vector file at /nowhere.txt"),
     "weights": (dict(add=["zebra"], opts=[
         "classifier.loss.types.0.weight=[1.0, 1.0, 1.0, 1.0, 1.0]"]), "5 weights for the 6"),
+    "seed": (dict(add=["zebra"], seed=-1), "classifier.seed: -1` must be an integer"),
+    "other segmentor": (dict(add=["zebra"], opts=[
+        "model.backbone={'type': 'CSRLTinyNet', 'width': 8}"]), "does not fit DeepLabV3P"),
     "legacy": (dict(add=["zebra"], opts=["classifier.mode=legacy"]), "mode: legacy"),
 }
 
@@ -345,13 +407,15 @@ def test_a_folder_in_use_is_refused_and_an_empty_one_taken(finished, tmp_path):
     target.mkdir()
     change_classes(run, str(target), rename=["cat=kitten"])
     before = times(str(target))
-    for folder in (str(target), run):
-        with pytest.raises(UserError, match="is there already and not empty"):
+    for folder, message in ((str(target), "is there already and not empty"),
+                            (run, "is there already and not empty"),
+                            (os.path.join(run, "new"), "name a folder beside it")):
+        with pytest.raises(UserError, match=message):
             change_classes(run, folder, ["zebra"])
     assert times(str(target)) == before
 
 
-@pytest.mark.parametrize("step", ["fit_classifier", "_write_record", "_keep_trained"])
+@pytest.mark.parametrize("step", ["trained_layer", "_write_record", "_keep_trained"])
 def test_an_interruption_leaves_nothing(finished, tmp_path, monkeypatch, step):
     def interrupt(*args, **kwargs):
         raise KeyboardInterrupt

@@ -213,7 +213,8 @@ class FeatureBank:
         ids = np.array([class_id or 0 for class_id in class_ids], np.int64)
         rows = [np.arange(start, start + count) for start, count in zip(
             self.starts[ids[known]], self.counts[ids[known]])]
-        return FeatureBank(self.features[np.concatenate(rows)], np.where(known, self.counts[ids], 0),
+        return FeatureBank(self.features[np.concatenate(rows)],
+                           np.where(known, self.counts[ids], 0),
                            np.where(known, self.pixel_counts[ids], 0))
 
     def scaled(self, scale: "Scale") -> "FeatureBank":

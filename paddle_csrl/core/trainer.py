@@ -152,7 +152,11 @@ def load_weights(model: paddle.nn.Layer, path: str) -> None:
     Raises:
         UserError: the file is missing, torn, or its keys or shapes are not the model's.
     """
-    state = load_state(path)
+    set_weights(model, load_state(path), path)
+
+
+def set_weights(model: paddle.nn.Layer, state: dict, path: str) -> None:
+    """As ``load_weights``, with the ``state`` of ``path``."""
     own = model.state_dict()
     wrong = sorted(set(own) ^ set(state)) or [
         key for key in own if list(own[key].shape) != list(state[key].shape)]

@@ -12,7 +12,7 @@ import os
 import shutil
 import tempfile
 import time
-from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple
+from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
 import paddle
@@ -26,14 +26,13 @@ from paddle_csrl.builder import ZeroShotBuilder
 from paddle_csrl.compare.scoring import score_model
 from paddle_csrl.config import ZeroShotConfig
 from paddle_csrl.core.class_list import FILE_NAME, ClassList, Changes
-from paddle_csrl.core.classifier import fit_classifier, generate
 from paddle_csrl.core.feature_bank import FeatureBank
-from paddle_csrl.core.final_layer import final_layer, put_back, unit_direction
-from paddle_csrl.core.generator import load_bank, make_task
+from paddle_csrl.core.final_layer import put_back
+from paddle_csrl.core.new_layer import Progress, folded_projection, trained_layer
 from paddle_csrl.core.report import score, versions
-from paddle_csrl.core.resize import class_axes, require_same_features, take_over
+from paddle_csrl.core.resize import class_axes, require_classless_features, take_over
 from paddle_csrl.core.stored_run import StoredRun
-from paddle_csrl.core.trainer import StageBuilder, fit_silently, load_weights, save_state
+from paddle_csrl.core.trainer import save_state
 from paddle_csrl.datasets.class_names import fold_name
 from paddle_csrl.deploy.classes import FILE_NAME as CLASSES_FILE
 from paddle_csrl.deploy.classes import ClassTable
@@ -42,12 +41,6 @@ from paddle_csrl.utils import read_json, write_json
 
 #: Folder, in that of a run whose classes were changed, of the run as it was trained.
 TRAINED = "trained"
-#: Least cosine between a class's embedding in training and now.
-_MIN_COSINE = 0.98
-
-#: Called with what is being done and the share of all work done, 0 to 1.
-Progress = Callable[[str, float], None]
-
 
 class ClassChange(NamedTuple):
     """What ``change_classes`` did.
@@ -132,7 +125,7 @@ def change_classes(run_dir: str, save_dir: str, add: Sequence[str] = (),
             cannot be changed, or a ``save_dir`` that is in use. Nothing is written then.
     """
     start = time.time()
-    _check_free(save_dir)
+    _check_free(save_dir, run_dir)
     tell = on_progress or (lambda text, share: None)
     tell("reading the run", 0.0)
     source = _Source.read(run_dir, opts)
@@ -186,7 +179,11 @@ class _Source(NamedTuple):
         return cls(run, trained, classes, model, opts)
 
 
-def _check_free(save_dir: str) -> None:
+def _check_free(save_dir: str, run_dir: str) -> None:
+    inside, run = os.path.realpath(save_dir), os.path.realpath(run_dir)
+    if os.path.commonpath([inside, run]) == run and inside != run:
+        raise UserError(f"--save_dir {save_dir} lies in {run_dir}, which is left as it is; name a "
+                        f"folder beside it")
     if os.path.exists(save_dir) and (not os.path.isdir(save_dir) or os.listdir(save_dir)):
         raise UserError(f"--save_dir {save_dir} is there already and not empty; name another "
                         f"folder, for nothing is replaced")
@@ -226,11 +223,10 @@ def _write_description(source: _Source, classes: ClassList, changes: Changes, as
         table.palette, [changes.renamed.get(name, name) for name in table.names], classes.names)
     new = ClassTable(classes.names, np.array(unseen, np.int64), palette)
     write_json(os.path.join(aside, CLASSES_FILE), new.describe())
-    config = StoredRun(source.run.save_dir, source.opts).config
+    config = StoredRun(source.run.save_dir, source.opts,
+                       {} if source.run.config.projection else {"classifier.seed": seed}).config
     content = _config_of(copy.deepcopy(config.given), source.run, new, changes)
     content["save_dir"] = os.path.normpath(save_dir)
-    if seed is not None and "classifier" in content:
-        content["classifier"]["seed"] = seed
     with open(os.path.join(aside, "config.yml"), "w", encoding="utf-8") as file:
         yaml.dump(content, file, Dumper=utils.NoAliasDumper, allow_unicode=True, sort_keys=False)
     return StoredRun(aside)
@@ -275,135 +271,22 @@ def _renamed_labels(labels: Sequence[str], renamed: Dict[str, str]) -> List[str]
 def _new_model(source: _Source, target: StoredRun, classes: ClassList, changes: Changes,
                tell: Progress) -> nn.Layer:
     """The final model of ``target``."""
-    axes = class_axes(source.run.builder)
+    axes = class_axes(source.run.builder, source.model)
     with paddle.utils.unique_name.guard():
         new = target.builder.model
-    take_over(source.model, new, axes, classes.positions_in(source.classes, changes.renamed))
-    layer_name, _ = source.run.builder.classification_layer(source.model)
-    require_same_features(source.model, new, layer_name, source.run.builder.img_channels)
+    take_over(source.model, new, axes, classes.positions_in(source.classes, changes.renamed),
+              source.run.final_model)
+    layer_name, layer = source.run.builder.classification_layer(source.model)
+    if changes.added or changes.removed:
+        require_classless_features(new, layer_name, axes, target.builder.img_channels)
     if not changes.added:
         return new
-    values = (_folded_projection if target.config.projection else _trained_layer)(
-        source, target, classes, tell)
+    if target.config.projection:
+        values = folded_projection(source.trained, target, classes, axes, tell)
+    else:
+        values = trained_layer(source.trained, target, classes, layer.bias is not None, tell)
     put_back(dict(new.named_sublayers())[layer_name], values)
     return new
-
-
-def _folded_projection(source: _Source, target: StoredRun, classes: ClassList,
-                       tell: Progress) -> Dict[str, np.ndarray]:
-    """The layer of a projection, which takes the new embeddings as they are."""
-    trained = source.trained
-    trained.require_finished(["segmentor"])
-    _require_same_space(trained, target, classes)
-    tell("folding the projection", 0.3)
-    with paddle.utils.unique_name.guard():
-        old, new = trained.builder.projecting().model, target.builder.projecting().model
-        load_weights(old, trained.output("segmentor"))
-        take_over(old, new, class_axes(trained.builder), classes.trained_ids, prefix="segmentor.")
-        name = new.layer_name
-        layer = dict(new.fold(target.calibration).named_sublayers())[name]
-    return {key: value.numpy() for key, value in layer.state_dict().items()}
-
-
-def _trained_layer(source: _Source, target: StoredRun, classes: ClassList,
-                   tell: Progress) -> Dict[str, np.ndarray]:
-    """The layer as stage 3 trains it, on the bank and generated features."""
-    trained, section = source.trained, target.config.dic["classifier"]
-    if target.config.leaks:
-        raise UserError(f"{source.run.save_dir} was trained with `classifier.mode: legacy`, which "
-                        f"reads labels of unseen classes, and a class without pixels has none; "
-                        f"add to a run of mode: clean")
-    _check_class_weights(section, len(classes.names))
-    trained.require_finished(["features", "generator"])
-    bank, scale = load_bank(trained)
-    _require_same_space(trained, target, classes)
-    seed = target.seed("classifier")
-    generated, state = _generate(trained, target, bank, classes, seed, tell)
-    own = bank.renumbered(classes.trained_ids)
-    has_bias = source.run.builder.classification_layer(source.model)[1].bias is not None
-
-    def fit(builder: StageBuilder, batches: paddle.io.Dataset) -> None:
-        fit_silently(builder, _Told(batches, lambda share: tell(
-            "training the layer", 0.5 + 0.4 * share)))
-
-    paddle.set_rng_state(state)
-    with paddle.utils.unique_name.guard():
-        classifier = fit_classifier(fit, section, generated, own, target.builder.unseen_ids, seed,
-                                    None if has_bias else scale.origin)
-    return final_layer(classifier, scale, target.builder.seen_ids, target.calibration,
-                       None if has_bias else unit_direction(own, scale))
-
-
-def _check_class_weights(section: Dict[str, Any], number: int) -> None:
-    for place, loss in enumerate(section["loss"]["types"]):
-        weight = loss.get("weight")
-        if isinstance(weight, (list, tuple)) and len(weight) != number:
-            raise UserError(f"`classifier.loss.types.{place}.weight` has {len(weight)} weights for "
-                            f"the {number} classes there would be; give them with --opts "
-                            f"\"classifier.loss.types.{place}.weight=[...]\"")
-
-
-def _require_same_space(trained: StoredRun, target: StoredRun, classes: ClassList) -> None:
-    """Insist that the embeddings of kept classes are those of training."""
-    pairs = [(new, old) for new, old in enumerate(classes.trained_ids) if old is not None]
-    new_ids, old_ids = map(list, zip(*pairs))
-    new, old = target.builder.embeddings[new_ids], trained.builder.embeddings[old_ids]
-    if new.shape != old.shape or (
-            (new * old).sum(1) < _MIN_COSINE * np.linalg.norm(new, axis=1)
-            * np.linalg.norm(old, axis=1)).any():
-        raise UserError(f"`zero_shot.embeddings` gives the classes other vectors than those that "
-                        f"{trained.save_dir} was trained with; take the same vectors, or a larger "
-                        f"file of them")
-
-
-def _generate(trained: StoredRun, target: StoredRun, bank: FeatureBank, classes: ClassList,
-              seed: int, tell: Progress) -> Tuple[np.ndarray, Any]:
-    """Features of the unseen classes, float32 [U, P, D], and Paddle's random state for training.
-
-    Those of the classes that the generator was trained with are the very features of stage 3. A
-    new class joins the graph of the trained ones by itself, so that it moves none of them and
-    does not depend on what else is added.
-    """
-    section, embeddings = target.config.dic["classifier"], trained.builder.embeddings
-    kept = [class_id for class_id in classes.trained_ids if class_id is not None]
-    added = [class_id for class_id, old in enumerate(classes.trained_ids) if old is None]
-
-    def features(class_ids: List[Optional[int]], vectors: np.ndarray,
-                 unseen_ids: np.ndarray) -> np.ndarray:
-        with paddle.utils.unique_name.guard():
-            task = make_task(trained.config.dic["generator"], vectors,
-                             bank.renumbered(class_ids), unseen_ids)
-        load_weights(task.generator, trained.output("generator"))
-        return generate(task, section, seed)
-
-    unseen = trained.builder.unseen_ids
-    tell("generating features", 0.1)
-    old = features(list(range(len(embeddings))), embeddings, unseen)
-    state = paddle.get_rng_state()
-    rows = dict(zip(unseen.tolist(), old))
-    result = [rows[class_id] for class_id in kept if class_id in rows]
-    neighbours = np.array([*(place for place, class_id in enumerate(kept) if class_id in rows),
-                           len(kept)], np.int64)
-    for number, class_id in enumerate(added):
-        tell(f"generating features of {classes.names[class_id]}", 0.1 + 0.4 * number / len(added))
-        vectors = np.concatenate([embeddings[kept], target.builder.embeddings[[class_id]]])
-        result.append(features([*kept, None], vectors, neighbours)[-1])
-    return np.stack(result), state
-
-
-class _Told(paddle.io.Dataset):
-    """A data set that tells how far it has been read."""
-
-    def __init__(self, dataset: paddle.io.Dataset, tell: Callable[[float], None]):
-        self.dataset, self.tell, self.read = dataset, tell, 0
-
-    def __len__(self) -> int:
-        return len(self.dataset)
-
-    def __getitem__(self, index: int) -> Dict[str, np.ndarray]:
-        self.read += 1
-        self.tell(self.read / len(self))
-        return self.dataset[index]
 
 
 def _compare(source: _Source, target: StoredRun, classes: ClassList, changes: Changes,

@@ -150,8 +150,8 @@ def _read_list(source: Sequence[str]) -> List[str]:
             raise UserError(f"`class_names` has {name!r} as class {class_id}, which is no name; "
                             f"put it in quotes")
         if first.setdefault(fold_name(name), class_id) != class_id:
-            raise UserError(f"`class_names` has {name} twice, as class {first[fold_name(name)]} and "
-                            f"{class_id}; rename one")
+            raise UserError(f"`class_names` has {name} twice, as class "
+                            f"{first[fold_name(name)]} and {class_id}; rename one")
     return [name.strip() for name in source]
 
 
