@@ -13,7 +13,7 @@ from paddle_csrl.core.vocabulary import ClassChange, change_classes
 _EPILOG = """
 A NAME is a class whose word is in the run's word vectors; NAME=WORD takes the vector of another
 word, NAME=WORD1,WORD2 that of the first that is there. On AttributeShapes with its attributes a
-name is made of colours and patterns: "blue ringed".
+name is made of colours and patterns, such as "both=red dotted striped".
 
 The trained generator makes features of the new classes, and the last layer is trained anew on
 them and on the run's feature bank. --remove and --rename alone train nothing. The new folder is a
@@ -21,8 +21,9 @@ finished run: every tool that takes --run or --model_path takes it, this one too
 stays as it is.
 
 examples:
-  python tools/add_class.py --run output/demo "blue ringed=blue plain" --save_dir output/more
-  python tools/add_class.py --run output/voc zebra "fire hydrant=hydrant"
+  python tools/add_class.py --run output/voc zebra "fire hydrant" pony=horse
+  python tools/add_class.py --run output/voc zebra --save_dir output/safari --do_eval
+  python tools/add_class.py --run output/demo "red checkered" --remove "red checkered"
   python tools/add_class.py --run output/voc --remove sheep --rename sofa=couch
   python tools/add_class.py --run output/voc hedgehog --opts \\
       zero_shot.embeddings.path=glove.6B.100d.txt

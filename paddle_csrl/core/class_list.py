@@ -117,7 +117,7 @@ def parse_added(item: str) -> Tuple[str, str]:
     name, given, words = (part.strip() for part in str(item).partition("="))
     if not name or given and not words:
         raise UserError(f"`{item}` is no class to add; write a name, or name=word such as "
-                        f"\"fire hydrant=hydrant\"")
+                        "pony=horse")
     return name, words or name
 
 

@@ -76,27 +76,23 @@ class ClassChange(NamedTuple):
 
     def table(self) -> str:
         """How the seen classes moved, in percent, as a text table."""
-        pairs = [(title, old, new) for title, old, new in (
-            ("features kept %", self.before, self.after),
-            ("IoU %", self.iou_before, self.iou_after)) if old is not None]
-        columns = ["before", "after", "change"]
-        table = PrettyTable(["seen class", *(f"{title} {column}" for title, _, _ in pairs
-                                             for column in columns)], align="r")
+        measures = {title: pair for title, pair in (
+            ("features kept %", (self.before, self.after)),
+            ("IoU %", (self.iou_before, self.iou_after))) if pair[0]}
+        table = PrettyTable(["seen class", *measures], align="r")
         table.align["seen class"] = "l"
-        names = list(pairs[0][1]) if pairs else []
+        names = list(next(iter(measures.values()))[0]) if measures else []
         for name in names:
-            table.add_row([name, *_cells([(old[name], new[name]) for _, old, new in pairs])],
+            table.add_row([name, *(_cell(old[name], new[name]) for old, new in measures.values())],
                           divider=name == names[-1])
         if names:
-            table.add_row(["mean", *_cells([(np.mean(list(old.values())),
-                                             np.mean(list(new.values())))
-                                            for _, old, new in pairs])])
+            table.add_row(["mean", *(_cell(*(np.mean(list(scores.values())) for scores in pair))
+                                     for pair in measures.values())])
         return str(table)
 
 
-def _cells(pairs: Sequence[Tuple[float, float]]) -> List[str]:
-    return [text for old, new in pairs
-            for text in (f"{100 * old:.2f}", f"{100 * new:.2f}", f"{100 * (new - old):+.2f}")]
+def _cell(old: float, new: float) -> str:
+    return f"{100 * old:.2f} -> {100 * new:.2f} {100 * (new - old):+7.2f}"
 
 
 def change_classes(run_dir: str, save_dir: str, add: Sequence[str] = (),
@@ -326,8 +322,8 @@ def _evaluate(source: _Source, target: StoredRun, changes: Changes,
     old = {changes.renamed.get(name, name): float(iou)
            for name, iou in zip(source.classes.names, old_scores)}
     config = ZeroShotConfig(os.path.join(target.save_dir, "config.yml"))
-    metrics = score(ZeroShotBuilder(config), new,
-                    os.path.join(target.save_dir, "metrics.json"))
+    metrics = score(ZeroShotBuilder(config), new)
+    write_json(os.path.join(target.save_dir, "metrics.json"), metrics)
     after = {item["name"]: item["iou"] for item in metrics["classes"] if item["seen"]}
     return {"iou_before": {name: old[name] for name in after}, "iou_after": after}
 
