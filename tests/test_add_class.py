@@ -16,6 +16,7 @@ from PIL import Image
 from tiny_runs import files, times
 
 from paddle_csrl import builder as builder_module
+from paddle_csrl import cli
 from paddle_csrl.builder import ZeroShotBuilder
 from paddle_csrl.cli import add_class, export, predict, val
 from paddle_csrl.config import ZeroShotConfig
@@ -435,6 +436,18 @@ def test_the_tool_counts_versions_up(finished, tmp_path):
                              "cpu"])
     assert first.save_dir == str(tmp_path / "run_v2") and second.save_dir.endswith("run_v3")
     assert second.classes[-1] == "okapi"
+
+
+def test_a_mistake_ends_the_tool_with_one_line(finished, tmp_path, capsys):
+    argv = ["cat", "--run", finished("custom").folder, "--device", "cpu", "--save_dir",
+            str(tmp_path / "run")]
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as end:
+        cli.run(lambda: add_class.main(argv))
+    said = capsys.readouterr().err
+    assert end.value.code == 2 and said.count("\n") == 1
+    assert said.startswith("error: cat is already a class of the run")
+    assert os.listdir(tmp_path) == []
 
 
 def test_progress_is_told(finished, tmp_path):
