@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 REQUIREMENTS ?= requirements.txt
 
-.PHONY: demo test test-paddle26 test-torch benchmarks install clean
+.PHONY: demo test test-paddle26 test-torch test-browser benchmarks install clean
 
 demo: install
 	$(VENV)/bin/python tools/train.py -c configs/csrl_shapes.yml
@@ -21,6 +21,11 @@ test-torch:
 	$(MAKE) install VENV=.venv-torch REQUIREMENTS=requirements-torch.txt
 	.venv-torch/bin/python -m pytest tests_torch
 
+# The page of tools/demo.py in a headless Chromium; see requirements-browser.txt.
+test-browser:
+	$(MAKE) install VENV=.venv-browser REQUIREMENTS=requirements-browser.txt
+	.venv-browser/bin/python -m pytest tests_browser
+
 benchmarks: install
 	for script in benchmarks/*.py; do \
 		PYTHONPATH=. OMP_NUM_THREADS=1 $(VENV)/bin/python $$script || exit 1; done
@@ -33,4 +38,4 @@ $(VENV)/installed: $(REQUIREMENTS) requirements-common.txt
 	touch $@
 
 clean:
-	rm -rf .venv .venv-paddle26 .venv-torch output .cache .pytest_cache
+	rm -rf .venv .venv-paddle26 .venv-torch .venv-browser output .cache .pytest_cache

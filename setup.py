@@ -5,7 +5,7 @@ import re
 from setuptools import find_packages, setup
 
 PROGRAMS = ("train", "val", "predict", "export", "infer", "tune", "compare", "visualize",
-            "add_class", "doctor", "prepare_voc", "prepare_context", "convert_zs3")
+            "add_class", "doctor", "demo", "prepare_voc", "prepare_context", "convert_zs3")
 
 
 def read(path: str) -> str:
@@ -31,6 +31,8 @@ setup(
     extras_require={
         # tools/convert_zs3.py
         "convert": ["torch>=2.6"],
+        # tools/demo.py; VisualDL brings Flask along, so that nothing more is installed
+        "demo": ["Flask>=2.3"],
         # tools/export.py --format onnx; each paddle2onnx fits one major version of Paddle
         "onnx": ["paddle2onnx==2.1.0", "onnxruntime>=1.19,<2"],
         "onnx-paddle26": ["paddle2onnx==1.3.1", "onnxruntime>=1.19,<2"],

@@ -61,9 +61,10 @@ def closure(requirements):
     return seen
 
 
-def test_what_the_extra_needs_is_installed_in_versions_that_agree(arguments):
+@pytest.mark.parametrize("extra", [EXTRA, "demo"])
+def test_what_the_extra_needs_is_installed_in_versions_that_agree(arguments, extra):
     """pip's resolution of the extra with the package's own requirements, checked as it stands."""
-    requirements = [*arguments["install_requires"], *arguments["extras_require"][EXTRA]]
+    requirements = [*arguments["install_requires"], *arguments["extras_require"][extra]]
     wrong = [f"{requirement} but {metadata.version(requirement.name)} is here"
              for requirement in closure(requirements)
              if not requirement.specifier.contains(metadata.version(requirement.name),
@@ -79,7 +80,16 @@ def test_the_extra_keeps_numpy_below_2(arguments):
     assert metadata.version("numpy").startswith("1.")
 
 
+def test_the_page_needs_nothing_that_the_package_does_not_bring(arguments):
+    """So that it neither moves a version nor adds a package to an installation."""
+    brought = {folded(item.name) for item in closure(arguments["install_requires"])}
+    needed = {folded(item.name) for item in closure(arguments["extras_require"]["demo"])}
+    assert "flask" in needed and needed <= brought
+
+
 @pytest.mark.parametrize("extra, name", [("onnx", "requirements.txt"),
+                                         ("demo", "requirements.txt"),
+                                         ("demo", "requirements-paddle26.txt"),
                                          ("onnx-paddle26", "requirements-paddle26.txt")])
 def test_the_pins_of_the_tests_fit_the_package(arguments, extra, name):
     pinned = pins(name)

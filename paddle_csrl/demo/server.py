@@ -1,0 +1,163 @@
+"""The session as a web server: JSON, PNG files and the page in ``assets/demo``."""
+
+import ipaddress
+import logging
+import os
+import socket
+import traceback
+from typing import Any, Tuple
+
+import cv2
+import numpy as np
+from flask import Flask, Response, abort, jsonify, request
+from paddleseg.utils import logger
+from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
+from werkzeug.serving import BaseWSGIServer, make_server
+
+import paddle_csrl
+from paddle_csrl.demo.session import DemoSession
+from paddle_csrl.errors import UserError
+
+#: Largest uploaded file, in MiB.
+MAX_UPLOAD = 20
+_ASSETS = os.path.join(os.path.dirname(paddle_csrl.__file__), "assets", "demo")
+#: The browser loads nothing from elsewhere.
+_POLICY = "default-src 'self'; object-src 'none'; frame-ancestors 'none'; base-uri 'none'"
+
+
+def is_local(host: str) -> bool:
+    """Whether ``host``, a name or an address, is this machine alone."""
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def make_app(session: DemoSession, local: bool = True) -> Flask:
+    """The web application of a session.
+
+    Images go by their number in the session, so that no path comes in from outside.
+
+    Args:
+        session: what it shows.
+        local: whether to answer under the names of this machine alone, so that no page of the
+            web gets at the server by a name that it points here.
+    """
+    app = Flask(__name__, static_folder=_ASSETS, static_url_path="/static")
+    app.config["MAX_CONTENT_LENGTH"] = MAX_UPLOAD * 2**20
+    app.json.sort_keys = False
+
+    @app.before_request
+    def refuse_other_sites() -> None:
+        origin = request.headers.get("Origin")
+        if local and not is_local(request.host.rsplit(":", 1)[0]) \
+                or origin and origin.split("://")[-1] != request.host:
+            abort(403, "this page is for its own address alone")
+
+    @app.after_request
+    def keep_to_this_server(response: Response) -> Response:
+        response.headers["Content-Security-Policy"] = _POLICY
+        response.headers["X-Content-Type-Options"] = "nosniff"
+        return response
+
+    @app.get("/")
+    def page() -> Response:
+        return app.send_static_file("index.html")
+
+    @app.get("/api/state")
+    def state() -> Response:
+        return _fresh(jsonify(session.state()))
+
+    @app.post("/api/images")
+    def upload() -> Response:
+        file = request.files.get("file")
+        if not file:
+            raise UserError("no file came along; choose an image")
+        return jsonify(id=session.upload(file.filename or "", file.read()))
+
+    @app.get("/api/images/<int:image_id>/picture")
+    def picture(image_id: int) -> Response:
+        return _png(session.picture(image_id))
+
+    @app.get("/api/images/<int:image_id>/thumbnail")
+    def thumbnail(image_id: int) -> Response:
+        return _png(session.thumbnail(image_id))
+
+    @app.get("/api/images/<int:image_id>/label")
+    def label(image_id: int) -> Response:
+        ids, version = session.label(image_id)
+        headers = {"X-Shape": "{} {}".format(*ids.shape), "X-Version": str(version)}
+        return _fresh(Response(ids.tobytes(), 200, headers, "application/octet-stream"))
+
+    @app.post("/api/classes")
+    def add_class() -> Tuple[Response, int]:
+        session.add_class(_name())
+        return jsonify(session.state()), 202
+
+    @app.delete("/api/classes")
+    def remove_class() -> Tuple[Response, int]:
+        session.remove_class(_name())
+        return jsonify(session.state()), 202
+
+    app.register_error_handler(Exception, _explain)
+    return app
+
+
+def _name() -> str:
+    body = request.get_json()
+    if not isinstance(body, dict) or not isinstance(body.get("name"), str):
+        raise UserError('no name of a class; send {"name": "zebra"}')
+    return body["name"]
+
+
+def _explain(error: Exception) -> Tuple[Response, int]:
+    """Any error as one line of JSON."""
+    if isinstance(error, UserError):
+        return jsonify(error=str(error)), 400
+    if isinstance(error, RequestEntityTooLarge):
+        return jsonify(error=f"the file is too large; choose one of at most {MAX_UPLOAD} MiB"), 413
+    if isinstance(error, HTTPException):
+        return jsonify(error=error.description), error.code or 500
+    logger.error(traceback.format_exc())
+    return jsonify(error=f"failed ({type(error).__name__}); the terminal has the details"), 500
+
+
+def _png(picture: np.ndarray) -> Response:
+    # The lowest compression: the way is short and people wait.
+    _, content = cv2.imencode(".png", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR),
+                              [cv2.IMWRITE_PNG_COMPRESSION, 1])
+    response = Response(content.tobytes(), mimetype="image/png")
+    response.headers["Cache-Control"] = "private, max-age=3600"
+    return response
+
+
+def _fresh(response: Response) -> Response:
+    response.headers["Cache-Control"] = "no-store"
+    return response
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """Take a port; 0 takes any that is free.
+
+    Raises:
+        UserError: it is in use, or there is no such host here.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    taken = socket.socket(family, socket.SOCK_STREAM)
+    taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        taken.bind((host, port))
+        taken.listen()
+    except (OSError, OverflowError) as error:
+        taken.close()
+        raise UserError(f"--host {host} --port {port}: {getattr(error, 'strerror', error)}; "
+                        f"choose another --port, such as {port + 1}") from None
+    return taken
+
+
+def make_page_server(session: DemoSession, taken: socket.socket) -> BaseWSGIServer:
+    """The server on a socket of ``listen``; ``serve_forever`` runs it."""
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)  # not a line per request
+    host, port = taken.getsockname()[:2]
+    return make_server(host, port, make_app(session, is_local(host)), threaded=True,
+                       fd=taken.fileno())

@@ -1,0 +1,292 @@
+"""What the page does, without the web: pictures, their classes, and a vocabulary that changes."""
+
+import io
+import itertools
+import os
+import shutil
+import tempfile
+import threading
+import time
+import traceback
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
+
+import cv2
+import numpy as np
+from paddleseg.utils import logger, utils
+from PIL import Image
+
+from paddle_csrl.cli import user_message
+from paddle_csrl.config import ZeroShotConfig
+from paddle_csrl.core.run import open_run
+from paddle_csrl.core.vocabulary import ClassChange, change_classes
+from paddle_csrl.deploy.classes import ClassTable
+from paddle_csrl.deploy.images import ImageReader, Sample
+from paddle_csrl.deploy.model import DeployBuilder
+from paddle_csrl.deploy.predict import SegmentorPredictor
+from paddle_csrl.errors import UserError
+from paddle_csrl.utils import make_folder
+
+#: Largest uploaded picture, in pixels.
+MAX_PIXELS = 25_000_000
+_THUMBNAIL_SIDE = 160
+
+
+class Picture(NamedTuple):
+    """An image of the page: its file and what to call it."""
+
+    path: str
+    title: str
+
+
+class Model:
+    """A run folder that is ready to predict.
+
+    Args:
+        folder (str): of a finished run.
+        opts (list[str]): overrides of its config.
+
+    Raises:
+        UserError: the folder is none of a finished run, or its parts do not fit.
+    """
+
+    def __init__(self, folder: str, opts: Sequence[str] = ()):
+        weights = os.path.join(folder, "model.pdparams")
+        config = ZeroShotConfig(os.path.join(folder, "config.yml"), opts=opts)
+        builder = DeployBuilder(config, weights)
+        self.folder = folder
+        self.classes: ClassTable = builder.classes
+        self.read = ImageReader(builder.transforms)
+        self.predict = SegmentorPredictor(
+            builder.trained_model, precision=config.option("precision", "fp32"),
+            amp_level=config.option("amp_level", "O1"), **config.test_config)
+
+
+class _Task:
+    """A change that is being made, and how far it is."""
+
+    def __init__(self, text: str):
+        self.text, self.share, self._start = text, 0.0, time.monotonic()
+
+    def note(self, _: str, share: float) -> None:
+        self.share = share
+
+    def describe(self) -> Dict[str, Any]:
+        return {"text": self.text, "share": self.share,
+                "seconds": time.monotonic() - self._start}
+
+
+class DemoSession:
+    """A run, the images to look at, and the classes that were added or removed since.
+
+    Methods may be called from any thread. All that computes runs in one thread of the session,
+    one thing after the other, so that there is one model and nobody trains under a prediction.
+
+    Args:
+        run_dir (str): a finished run; it is not changed.
+        save_dir (str, optional): receives a run folder per change of the classes, named 1, 2, 3
+            and so on. Default: a temporary folder that holds the newest alone and is removed by
+            ``close``.
+        opts (list[str]): overrides of the run's config, such as where the data are now.
+        device (str): as in PaddleSeg.
+        num_images (int): validation images offered, spread evenly over the run's list.
+
+    Raises:
+        UserError: as ``Model``, or ``save_dir`` cannot be written to.
+    """
+
+    def __init__(self, run_dir: str, save_dir: Optional[str] = None, opts: Sequence[str] = (),
+                 device: str = "cpu", num_images: int = 60):
+        self.run_dir, self.save_dir, self.opts = run_dir, save_dir, list(opts)
+        if save_dir:
+            make_folder(save_dir, "--save_dir")
+        self._worker = ThreadPoolExecutor(1, initializer=utils.set_device, initargs=(device,))
+        self._model = self._worker.submit(Model, run_dir, self.opts).result()
+        self._temporary = tempfile.TemporaryDirectory(prefix="csrl_demo.")
+        self._lock = threading.Lock()  # guards what follows
+        self._version = 0
+        self._labels: Dict[int, np.ndarray] = {}
+        self._task: Optional[_Task] = None
+        self._message: Optional[Dict[str, Any]] = None
+        self._pictures, self._images_note = _pictures_of(run_dir, self.opts, num_images)
+
+    def close(self) -> None:
+        """Wait for what is running and remove the temporary files."""
+        if self._task:
+            logger.info(f"{self._task.text}: waiting until it is done")
+        self._worker.shutdown(cancel_futures=True)
+        self._temporary.cleanup()
+
+    def state(self) -> Dict[str, Any]:
+        """What the page shows apart from pictures, as values for JSON.
+
+        Returns:
+            dict: ``run``; ``version`` of the classes, which grows with every change;
+            ``classes`` (dicts of ``id``, ``name``, ``color`` RGB, ``unseen``, ``removable``);
+            ``images`` (dicts of ``id`` and ``title``) and ``images_note``, why there are none;
+            ``task``, what is being done (``text``, ``share`` done 0 to 1, ``seconds``), or None;
+            ``message``, how the last one ended (``text``, ``is_error``), or None.
+        """
+        with self._lock:
+            names, unseen_ids, palette = self._model.classes
+            unseen = set(unseen_ids.tolist())
+            return {
+                "run": self.run_dir, "version": self._version,
+                "task": self._task and self._task.describe(), "message": self._message,
+                "images_note": self._images_note,
+                "images": [{"id": number, "title": picture.title}
+                           for number, picture in enumerate(self._pictures)],
+                "classes": [{"id": number, "name": name, "color": palette[number].tolist(),
+                             "unseen": number in unseen, "removable": number in unseen}
+                            for number, name in enumerate(names)]}
+
+    # Images
+
+    def upload(self, title: str, content: bytes) -> int:
+        """Take in the file ``content`` and return its image id.
+
+        Raises:
+            UserError: it is no picture, or one of more than ``MAX_PIXELS``.
+        """
+        title = os.path.basename(title.replace("\\", "/")) or "upload"
+        try:
+            with Image.open(io.BytesIO(content)) as image:
+                width, height = image.size
+        except (OSError, Image.DecompressionBombError):
+            raise UserError(f"{title} is no picture that can be read; choose a JPEG or "
+                            f"PNG file") from None
+        if width * height > MAX_PIXELS:
+            raise UserError(f"{title} has {width} x {height} pixels; choose one of at most "
+                            f"{MAX_PIXELS // 10**6} million")
+        handle, path = tempfile.mkstemp(dir=self._temporary.name)
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+        try:
+            self._model.read(path)
+        except UserError as error:
+            os.remove(path)
+            raise UserError(str(error).replace(path, title)) from None
+        with self._lock:
+            self._pictures.append(Picture(path, title))
+            return len(self._pictures) - 1
+
+    def picture(self, image_id: int) -> np.ndarray:
+        """The image, uint8 RGB [H, W, 3], as prediction reads it.
+
+        Raises:
+            UserError: there is no such image, or its file is broken.
+        """
+        return self._sample(image_id).image
+
+    def thumbnail(self, image_id: int) -> np.ndarray:
+        """The image at a small size, uint8 RGB [h, w, 3]. Errors are those of ``picture``."""
+        image = self.picture(image_id)
+        scale = min(1.0, _THUMBNAIL_SIDE / min(image.shape[:2]))
+        return cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+
+    def label(self, image_id: int) -> Tuple[np.ndarray, int]:
+        """The class of every pixel, uint8 [H, W], and the version of the classes.
+
+        Errors are those of ``picture``.
+        """
+        sample = self._sample(image_id)
+        return self._worker.submit(self._predict, image_id, sample).result()
+
+    def _sample(self, image_id: int) -> Sample:
+        with self._lock:
+            if not 0 <= image_id < len(self._pictures):
+                raise UserError(f"there is no image {image_id}; reload the page")
+            picture = self._pictures[image_id]
+        return self._model.read(picture.path)
+
+    def _predict(self, image_id: int, sample: Sample) -> Tuple[np.ndarray, int]:
+        if image_id not in self._labels:
+            self._labels[image_id] = self._model.predict(sample).label.astype(np.uint8)
+        return self._labels[image_id], self._version
+
+    # Classes
+
+    def add_class(self, text: str) -> None:
+        """Begin to add a class, "name" or "name=word"; ``state`` tells how it goes.
+
+        Raises:
+            UserError: the text is empty, or another change is being made.
+        """
+        text = text.strip()
+        if not text:
+            raise UserError("no name of a class; type one, such as zebra")
+        self._begin(f"adding {text.split('=')[0].strip()}", add=[text])
+
+    def remove_class(self, name: str) -> None:
+        """Begin to remove an unseen class; a seen one could not come back without training.
+
+        Raises:
+            UserError: there is no such unseen class, or another change is being made.
+        """
+        names, unseen_ids, _ = self._model.classes
+        if name not in [names[class_id] for class_id in unseen_ids]:
+            raise UserError(f"no unseen class {name} to remove; tools/add_class.py also removes "
+                            f"seen ones")
+        self._begin(f"removing {name}", remove=[name])
+
+    def _begin(self, text: str, **change: List[str]) -> None:
+        with self._lock:
+            if self._task:
+                raise UserError(f"{self._task.text} is not done yet; wait until it is")
+            self._task, self._message = _Task(text), None
+        self._worker.submit(self._change, change)
+
+    def _change(self, change: Dict[str, List[str]]) -> None:
+        folder = self._new_folder()
+        try:
+            result = change_classes(self._model.folder, folder, **change, opts=self.opts,
+                                    on_progress=self._task.note)
+            model = Model(folder, self.opts)
+        except Exception as error:
+            shutil.rmtree(folder, ignore_errors=True)
+            text = user_message(error)
+            if text is None:
+                logger.error(traceback.format_exc())
+                text = f"failed ({type(error).__name__}); the terminal has the details"
+            with self._lock:
+                self._task, self._message = None, {"text": text, "is_error": True}
+            return
+        outdated = self._model.folder
+        with self._lock:
+            self._model, self._version = model, self._version + 1
+            self._labels.clear()
+            self._task, self._message = None, {"text": _summary(result), "is_error": False}
+        if os.path.dirname(outdated) == self._temporary.name:
+            shutil.rmtree(outdated)
+
+    def _new_folder(self) -> str:
+        parent = self.save_dir or self._temporary.name
+        paths = (os.path.join(parent, str(number)) for number in itertools.count(1))
+        return next(path for path in paths if not os.path.exists(path))
+
+
+def _pictures_of(run_dir: str, opts: Sequence[str], limit: int) -> Tuple[List[Picture], str]:
+    """Validation images of the run, and why there are none."""
+    try:
+        files = open_run(run_dir, opts).builder.val_dataset.file_list
+    except UserError as error:
+        return [], f"Upload one; the run's own are not here: {error}"
+    chosen = np.linspace(0, len(files) - 1, min(limit, len(files))).round().astype(int)
+    return [Picture(files[number][0], os.path.basename(files[number][0]))
+            for number in chosen], ""
+
+
+def _summary(change: ClassChange) -> str:
+    """What was done, how long it took and what the seen classes keep, in a line."""
+    done = [f"{name} added" for name in change.added] + [f"{name} removed"
+                                                         for name in change.removed]
+    text = f"{', '.join(done)} in {change.seconds:.1f} s"
+    if not change.before:
+        return text
+    moved = {name: change.after[name] - old for name, old in change.before.items()}
+    most = max(moved, key=lambda name: abs(moved[name]))
+    before, after = (100 * np.mean(list(shares.values()))
+                     for shares in (change.before, change.after))
+    taken = "".join(f"; {name} takes {100 * share:.1f} %" for name, share in change.taken.items())
+    return (f"{text}. Seen classes keep {after:.1f} % of their pixels' features, {before:.1f} % "
+            f"before (most moved: {most}, {100 * moved[most]:+.1f}){taken}")
