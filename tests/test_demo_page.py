@@ -267,7 +267,7 @@ def test_without_a_folder_only_the_newest_model_is_kept(run):
 
 
 @pytest.mark.parametrize("text, message", [
-    ("qwertzuiop", "qwertzuiop"), (UNSEEN, UNSEEN), ("zebra=", "zebra"), ("a=qwertz", "qwertz")])
+    ("qwertzuiop", "qwertzuiop"), (UNSEEN, UNSEEN), ("zebra=", "zebra"), ("a=qwertz", "class 'a'")])
 def test_a_class_that_cannot_be_added_is_one_line(session, text, message):
     before = session.state()
     session.add_class(text)

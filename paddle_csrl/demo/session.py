@@ -251,13 +251,12 @@ class DemoSession:
             with self._lock:
                 self._task, self._message = None, {"text": text, "is_error": True}
             return
-        outdated = self._model.folder
+        if os.path.dirname(self._model.folder) == self._temporary.name:
+            shutil.rmtree(self._model.folder)
         with self._lock:
             self._model, self._version = model, self._version + 1
             self._labels.clear()
             self._task, self._message = None, {"text": _summary(result), "is_error": False}
-        if os.path.dirname(outdated) == self._temporary.name:
-            shutil.rmtree(outdated)
 
     def _new_folder(self) -> str:
         parent = self.save_dir or self._temporary.name
@@ -283,10 +282,10 @@ def _summary(change: ClassChange) -> str:
     text = f"{', '.join(done)} in {change.seconds:.1f} s"
     if not change.before:
         return text
-    moved = {name: change.after[name] - old for name, old in change.before.items()}
+    moved = {name: 100 * (change.after[name] - old) for name, old in change.before.items()}
     most = max(moved, key=lambda name: abs(moved[name]))
     before, after = (100 * np.mean(list(shares.values()))
                      for shares in (change.before, change.after))
     taken = "".join(f"; {name} takes {100 * share:.1f} %" for name, share in change.taken.items())
-    return (f"{text}. Seen classes keep {after:.1f} % of their pixels' features, {before:.1f} % "
-            f"before (most moved: {most}, {100 * moved[most]:+.1f}){taken}")
+    return (f"{text}. Of the seen classes' training pixels {after:.1f} % are right, {before:.1f} % "
+            f"before; most moved: {most}, {moved[most]:+.1f}{taken}")

@@ -54,6 +54,7 @@ async function refresh() {
   showStatus();
   if (!before || before.version !== state.version) {
     showLegend();
+    if (before) byId("name").value = ""; // it stays where it was refused, to be corrected
     if (chosen !== null) await showImage(chosen);
   }
   if (state.task) setTimeout(() => attempt(refresh), POLL_MS);
@@ -203,7 +204,6 @@ async function change(method, name) {
     state.message = {text: error.message, is_error: true};
     return showStatus();
   }
-  byId("name").value = "";
   await refresh();
 }
 
