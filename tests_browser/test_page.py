@@ -104,7 +104,8 @@ def test_all_are_hidden_and_shown(page):
 def test_the_class_under_the_pointer_is_named(page):
     choose_image_with(page, UNSEEN)
     box = page.locator("#mask").bounding_box()
-    color = row(page, UNSEEN).locator(".chip").evaluate("(c) => getComputedStyle(c).backgroundColor")
+    color = row(page, UNSEEN).locator(".chip").evaluate(
+        "chip => getComputedStyle(chip).backgroundColor")
     page.locator("#opacity").fill("100")
     wanted = (pixels(page) == tuple(map(int, color[4:-1].split(", ")))).all(-1)
     y, x = np.argwhere(wanted)[wanted.sum() // 2].tolist()
