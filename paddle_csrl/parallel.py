@@ -24,9 +24,13 @@ def world_size() -> int:
     return paddle.distributed.get_world_size()
 
 
+def rank() -> int:
+    return paddle.distributed.get_rank()
+
+
 def is_first() -> bool:
     """Whether this is the process that writes and reports."""
-    return paddle.distributed.get_rank() == 0
+    return rank() == 0
 
 
 def barrier() -> None:
@@ -47,7 +51,7 @@ def total(array: np.ndarray) -> np.ndarray:
 def collect_everywhere(number: int) -> np.ndarray:
     """int64 [R]: each process's number."""
     numbers = np.zeros(world_size(), np.int64)
-    numbers[paddle.distributed.get_rank()] = number
+    numbers[rank()] = number
     return total(numbers)
 
 
@@ -59,15 +63,17 @@ def collect(array: np.ndarray) -> List[np.ndarray]:
             paddle.distributed.send(paddle.to_tensor(array), 0)
         return [array]
     arrays = [array]
-    for rank in np.flatnonzero(lengths[1:]) + 1:
-        received = paddle.zeros([int(lengths[rank]), *array.shape[1:]], str(array.dtype))
-        paddle.distributed.recv(received, int(rank))
+    for sender in np.flatnonzero(lengths[1:]) + 1:
+        received = paddle.zeros([int(lengths[sender]), *array.shape[1:]], str(array.dtype))
+        paddle.distributed.recv(received, int(sender))
         arrays.append(received.numpy())
     return arrays
 
 
 def from_first(array: np.ndarray) -> np.ndarray:
     """The first process's array [K_0, ...] on each; the others' differ from it in K at most."""
+    if world_size() == 1:
+        return array
     length = int(collect_everywhere(len(array))[0])
     tensor = paddle.to_tensor(array if is_first() else np.empty(
         (length, *array.shape[1:]), array.dtype))
@@ -144,7 +150,7 @@ class Share:
 
     @classmethod
     def of_this_process(cls, count: int) -> "Share":
-        return cls(count, paddle.distributed.get_rank(), world_size())
+        return cls(count, rank(), world_size())
 
     def like(self, count: int) -> "Share":
         """This process's share of ``count`` other things, among the same processes."""

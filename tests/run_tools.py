@@ -13,7 +13,7 @@ import time
 from types import SimpleNamespace
 
 import paddle_csrl  # noqa: F401  before paddle
-from paddle_csrl.cli import train, val
+from paddle_csrl.cli import predict, train, val
 from paddle_csrl.models import structural_generator
 
 FEATURE_DIM, PAIRS_IN_A_BLOCK = 256, 4
@@ -29,7 +29,8 @@ def train_in_blocks(argv):
         structural_generator.PAIR_BLOCK_SIZE = size
 
 
-TOOLS = {"train": train.main, "val": val.main, "train in blocks": train_in_blocks}
+TOOLS = {"train": train.main, "val": val.main, "predict": predict.main,
+         "train in blocks": train_in_blocks}
 
 if __name__ == "__main__":
     sys.modules["paddleseg.core.train"].time = SimpleNamespace(

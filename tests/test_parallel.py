@@ -16,6 +16,7 @@ from paddle_csrl.builder import ZeroShotBuilder
 from paddle_csrl.cli import programs
 from paddle_csrl.config import ZeroShotConfig
 from paddle_csrl.core.feature_bank import FeatureBank
+from paddle_csrl.deploy.predict import FOLDERS
 from paddle_csrl.losses import MMDLoss
 from paddle_csrl.models.pixel_classifier import PixelClassifier, can_be_shared
 from paddle_csrl.parallel import Share
@@ -69,9 +70,21 @@ def pair(finished, tmp_path_factory):
           for name, opts in LAYERS.items()),
         *(["train", *projecting(one.recipe, name).argv(save_dir=str(base / name))]
           for name in PROJECTIONS),
+        ["predict", "--run", one.folder, "--device", "cpu", "--save_dir", str(base / "pictures"),
+         "--image_path", image_folder(one.recipe)],
         ["val", *one.recipe.argv(model_path=model, out=str(base / "val.json"))],
     ])
     return one, two, base
+
+
+def data_folder(recipe):
+    root, = {opt.split("=", 1)[1] for opt in recipe.opts if "dataset_root" in opt}
+    return root
+
+
+def image_folder(recipe):
+    builder = ZeroShotBuilder(ZeroShotConfig(recipe.config, recipe.opts))
+    return os.path.dirname(builder.val_dataset.file_list[0][0])
 
 
 def projecting(recipe, name):
@@ -298,10 +311,17 @@ def test_only_a_mean_over_pixels_is_shared_out():
     assert not can_be_shared(OhemCrossEntropyLoss())
 
 
+def test_predictions_are_shared_out(pair):
+    one, _, base = pair
+    images = [name for name in os.listdir(image_folder(one.recipe)) if name.endswith(".jpg")]
+    assert len(images) > 1
+    assert len(os.listdir(base / "pictures" / FOLDERS["overlay"])) == len(images)
+
+
 def test_one_failing_process_ends_all_with_its_message(pair, tmp_path):
     one, _, _ = pair
     data = tmp_path / "data"
-    root, = {opt.split("=", 1)[1] for opt in one.recipe.opts if "dataset_root" in opt}
+    root = data_folder(one.recipe)
     shutil.copytree(root, data)
     opts = [opt.replace(root, str(data)) for opt in one.recipe.opts]
     recipe = one.recipe._replace(opts=(*opts, f"zero_shot.cache_dir={tmp_path}"))
@@ -320,6 +340,6 @@ def test_one_failing_process_ends_all_with_its_message(pair, tmp_path):
 def test_the_other_tools_say_that_they_are_one_process(monkeypatch, capsys):
     monkeypatch.setenv("PADDLE_TRAINERS_NUM", "2")
     with pytest.raises(SystemExit) as ended:
-        programs.predict()
+        programs.tune()
     assert ended.value.code == 2
     assert re.fullmatch("error: this tool is one process: .*\n", capsys.readouterr().err)

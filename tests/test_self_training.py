@@ -23,7 +23,7 @@ from paddle_csrl.core.run import STAGES, Run
 from paddle_csrl.core.self_training import (PseudoLabelledBatches, most_confident,
                                             sample_predictions)
 from paddle_csrl.core.trainer import load_weights
-from paddle_csrl.datasets import ZeroShotDataset
+from paddle_csrl.datasets import LabelScan, ZeroShotDataset
 from paddle_csrl.datasets.unlabelled import UnlabelledImages
 from paddle_csrl.errors import UserError
 
@@ -120,7 +120,9 @@ def test_a_broken_image_is_named(finished, tmp_path, content):
 def test_nothing_unlabelled_is_said(finished):
     builder = finished("zs3net").builder(DROP)
     dataset = builder.train_dataset
-    dataset._scan.counts[:, list(UNSEEN)] = 0
+    counts = dataset._scan.counts.toarray()
+    counts[:, list(UNSEEN)] = 0
+    dataset._scan = LabelScan.of_dense(counts)
     with pytest.raises(UserError, match="`self_training` has nothing to learn from"):
         dataset.unlabelled_images
 

@@ -9,4 +9,4 @@ from paddle_csrl.cli import run  # noqa: E402
 from paddle_csrl.cli.infer import main  # noqa: E402
 
 if __name__ == "__main__":
-    run(main)
+    run(main, many=True)

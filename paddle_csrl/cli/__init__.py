@@ -26,8 +26,8 @@ def run(main: Callable[[], Any], many: bool = False) -> None:
     _tell_of_mkl()
     try:
         if not many and int(os.environ.get("PADDLE_TRAINERS_NUM", 1)) > 1:
-            raise UserError("this tool is one process: start it by itself; only train.py and "
-                            "val.py run under paddle.distributed.launch")
+            raise UserError("this tool is one process: start it by itself; train.py, val.py, "
+                            "predict.py and infer.py run under paddle.distributed.launch")
         result = main()
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)

@@ -19,9 +19,9 @@ def _program(module: str, many: bool = False) -> Callable[[], None]:
 
 train = _program("train", many=True)
 val = _program("val", many=True)
-predict = _program("predict")
+predict = _program("predict", many=True)
 export = _program("export")
-infer = _program("infer")
+infer = _program("infer", many=True)
 tune = _program("tune")
 compare = _program("compare")
 visualize = _program("visualize")

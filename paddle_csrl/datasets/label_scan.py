@@ -4,14 +4,17 @@ import hashlib
 import os
 import zipfile
 import zlib
+from array import array
 from concurrent.futures import ThreadPoolExecutor
-from typing import NamedTuple, Optional, Sequence, Tuple
+from typing import Callable, Iterator, NamedTuple, Optional, Sequence, Tuple
 
 import cv2
 import numpy as np
 from paddleseg.utils import logger
 from PIL import Image
+from scipy.sparse import csr_array
 
+from paddle_csrl import parallel
 from paddle_csrl.errors import UserError
 from paddle_csrl.utils import atomic_path, progress
 
@@ -19,6 +22,7 @@ from paddle_csrl.utils import atomic_path, progress
 FileList = Sequence[Sequence[str]]
 
 _THREADS = 8
+_IN_FLIGHT = 8192  # files; a waiting task takes a thousand times the memory of its result
 _TAIL_BYTES = 4096
 _JPEG, _JPEG_END = b"\xff\xd8", b"\xff\xd9"
 _PNG, _PNG_END = b"\x89PNG", b"IEND"
@@ -26,15 +30,41 @@ _CACHE_ERRORS = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zl
 
 
 class LabelScan(NamedTuple):
-    """What the labels hold.
+    """What the labels hold. An image has few of many classes, so that the counts are sparse.
 
     Attributes:
-        counts (np.ndarray): int64 [N, C], pixels of every class in every label.
+        counts (csr_array): int64 [N, C], pixels of every class in every label.
         unlabelled (np.ndarray): int64 [N], pixels with the value ``ignore_index``.
     """
 
-    counts: np.ndarray
+    counts: csr_array
     unlabelled: np.ndarray
+
+    @classmethod
+    def of_dense(cls, counts: np.ndarray) -> "LabelScan":
+        """The scan of fully labelled images with ``counts`` int64 [N, C]."""
+        return cls(csr_array(counts), np.zeros(len(counts), np.int64))
+
+
+class _Columns(NamedTuple):
+    """A scan as arrays that travel and are stored: M pairs of an image and a class in it."""
+
+    lengths: np.ndarray  # int64 [N], classes in every image
+    classes: np.ndarray  # int32 [M]
+    pixels: np.ndarray  # int64 [M]
+    unlabelled: np.ndarray  # int64 [N]
+
+    @classmethod
+    def none(cls) -> "_Columns":
+        return cls(*(np.zeros(0, dtype) for dtype in _DTYPES))
+
+    def scan(self, num_classes: int) -> LabelScan:
+        starts = np.concatenate([[0], np.cumsum(self.lengths)])
+        return LabelScan(csr_array((self.pixels, self.classes, starts),
+                                   shape=(len(self.lengths), num_classes)), self.unlabelled)
+
+
+_DTYPES = (np.int64, np.int32, np.int64, np.int64)
 
 
 def scan_labels(file_list: FileList, num_classes: int, ignore_index: int = 255,
@@ -44,7 +74,8 @@ def scan_labels(file_list: FileList, num_classes: int, ignore_index: int = 255,
 
     The result is kept in ``cache_dir`` under a hash of the files' names, sizes and times, so a
     second call only looks at those. Threads do the work: decoding releases the interpreter, and
-    processes would cost their start-up and Paddle's import.
+    processes would cost their start-up and Paddle's import. Of several processes each reads its
+    share of the labels; the first one keeps the result.
 
     Args:
         file_list (list[(str, str)]): N pairs of image and label file.
@@ -67,11 +98,16 @@ def scan_labels(file_list: FileList, num_classes: int, ignore_index: int = 255,
     key = repr((fingerprint(file_list), num_classes, ignore_index, zero_is_unlabelled))
     path = os.path.join(cache_dir or default_cache_dir(),
                         f"labels_{hashlib.sha256(key.encode()).hexdigest()[:20]}.npz")
-    scan = _load(path, (len(file_list), num_classes))
-    if scan is None:
-        scan = _scan(file_list, num_classes, ignore_index, title, zero_is_unlabelled, num_workers)
-        _save(path, scan)
-    return scan
+    columns = _load(path, len(file_list), num_classes) if parallel.is_first() else None
+    if not parallel.from_first(np.array([columns is not None], np.int64))[0]:
+        own = np.array_split(np.arange(len(file_list)), parallel.world_size())
+        columns = _scan([file_list[index] for index in own[parallel.rank()]], num_classes,
+                        ignore_index, title, zero_is_unlabelled, num_workers)
+        columns = _Columns(*(np.concatenate(parallel.collect(column)) for column in columns))
+        if parallel.is_first():
+            _save(path, columns)
+    columns = columns or _Columns.none()
+    return _Columns(*map(parallel.from_first, columns)).scan(num_classes)
 
 
 def default_cache_dir() -> str:
@@ -82,11 +118,17 @@ def default_cache_dir() -> str:
 def fingerprint(file_list: FileList) -> str:
     """SHA-256 (hex) over the names, sizes and modification times of all files, in order.
 
-    Names count relative to the deepest common folder, so that a data set may move.
+    Names count relative to the deepest common folder, so that a data set may move. Of several
+    processes the first one looks.
 
     Raises:
         UserError: a file is missing, naming it.
     """
+    digest = _digest(file_list) if parallel.is_first() else b""
+    return parallel.from_first(np.frombuffer(digest, np.uint8)).tobytes().hex()
+
+
+def _digest(file_list: FileList) -> bytes:
     digest = hashlib.sha256()
     pairs = [[os.path.abspath(path) for path in pair if path] for pair in file_list]
     root = os.path.commonpath([path for pair in pairs for path in pair]) if pairs else ""
@@ -95,7 +137,7 @@ def fingerprint(file_list: FileList) -> str:
             status = _status(path, kind)
             entry = f"{path[len(root):]}\0{status.st_size}\0{status.st_mtime_ns}\n"
             digest.update(entry.encode("utf-8", "surrogateescape"))
-    return digest.hexdigest()
+    return digest.digest()
 
 
 def class_pixels(label: np.ndarray) -> Tuple[np.ndarray, np.ndarray]:
@@ -160,25 +202,33 @@ def read_label(path: str, zero_is_unlabelled: bool = False) -> np.ndarray:
 
 
 def _scan(file_list: FileList, num_classes: int, ignore_index: int, title: str,
-          zero_is_unlabelled: bool, num_workers: int) -> LabelScan:
-    scan = LabelScan(np.zeros((len(file_list), num_classes), np.int64),
-                     np.zeros(len(file_list), np.int64))
+          zero_is_unlabelled: bool, num_workers: int) -> _Columns:
 
-    def scan_one(index: int) -> None:
-        image_path, label_path = file_list[index]
+    def scan_one(pair: Sequence[str]) -> Tuple[np.ndarray, np.ndarray, int]:
+        image_path, label_path = pair
         require_whole_image(image_path)
         label = read_label(label_path, zero_is_unlabelled)
         _require_same_size(image_path, label_path, label.shape)
         values, counts = class_pixels(label)
         require_classes(values, num_classes, ignore_index, label_path)
         is_class = values != ignore_index
-        scan.counts[index, values[is_class].astype(np.int64)] = counts[is_class]
-        scan.unlabelled[index] = counts[~is_class].sum()
+        return values[is_class], counts[is_class], int(counts[~is_class].sum())
 
+    lengths, classes, pixels, unlabelled = (array(code) for code in "qiqq")
     with ThreadPoolExecutor(num_workers or _THREADS) as pool:
-        for _ in progress(pool.map(scan_one, range(len(file_list))), title, len(file_list)):
-            pass
-    return scan
+        for values, counts, rest in progress(_mapped(pool, scan_one, file_list), title,
+                                             len(file_list)):
+            lengths.append(len(values))
+            classes.frombytes(values.astype(np.int32).tobytes())
+            pixels.frombytes(counts.astype(np.int64).tobytes())
+            unlabelled.append(rest)
+    return _Columns(*(np.frombuffer(column, dtype) if len(column) else np.zeros(0, dtype)
+                      for column, dtype in zip((lengths, classes, pixels, unlabelled), _DTYPES)))
+
+
+def _mapped(pool: ThreadPoolExecutor, function: Callable, items: Sequence) -> Iterator:
+    for start in range(0, len(items), _IN_FLIGHT):
+        yield from pool.map(function, items[start:start + _IN_FLIGHT])
 
 
 def _require_same_size(image_path: str, label_path: str, shape: Tuple[int, int]) -> None:
@@ -218,20 +268,25 @@ def _status(path: str, kind: str) -> os.stat_result:
                         f"list of files") from None
 
 
-def _load(path: str, shape: Tuple[int, int]) -> Optional[LabelScan]:
-    """The scan kept at ``path``; ``None`` if there is none or it is damaged."""
+def _load(path: str, num_images: int, num_classes: int) -> Optional[_Columns]:
+    """What is kept at ``path``; ``None`` if there is nothing or it is damaged."""
     try:
         with np.load(path, allow_pickle=False) as file:
-            scan = LabelScan(file["counts"], file["unlabelled"])
-    except _CACHE_ERRORS:
+            columns = _Columns(*(file[name].astype(dtype, casting="safe")
+                                 for name, dtype in zip(_Columns._fields, _DTYPES)))
+    except _CACHE_ERRORS + (TypeError,):
         return None
-    return scan if scan.counts.shape == shape and scan.unlabelled.shape == shape[:1] else None
+    lengths, classes, pixels, unlabelled = columns
+    fits = (lengths.shape == unlabelled.shape == (num_images,) and (lengths >= 0).all()
+            and classes.shape == pixels.shape == (lengths.sum(),)
+            and ((0 <= classes) & (classes < num_classes)).all())
+    return columns if fits else None
 
 
-def _save(path: str, scan: LabelScan) -> None:
+def _save(path: str, columns: _Columns) -> None:
     try:
         with atomic_path(path) as temporary:
-            np.savez_compressed(temporary, **scan._asdict())
+            np.savez_compressed(temporary, **columns._asdict())
     except OSError as error:
         logger.warning(f"the label scan could not be kept at {path} ({error.strerror}); it will "
                        f"be done again next time. Set `cache_dir` to a folder you may write to")

@@ -7,6 +7,7 @@ import numpy as np
 import paddle
 from paddleseg.cvlibs import manager
 from paddleseg.datasets import ADE20K
+from scipy.sparse import csr_array
 
 from paddle_csrl.datasets.class_names import (class_names_for, fold_name, read_class_names,
                                               resolve_classes)
@@ -125,7 +126,7 @@ class ZeroShotDataset(paddle.io.Dataset):
         if self._scan is None or not files or not all(map(_is_pair, files)):
             raise UserError(f"`self_training` needs a data set with a file_list of image and label "
                             f"paths, which {type(self.dataset).__name__} has not; leave it out")
-        hidden = self._scan.counts[:, self.unseen_ids].any(1)
+        hidden = self._has_unseen()
         if self.policy == "ignore":
             hidden |= self._scan.unlabelled > 0
         if not hidden.any():
@@ -188,13 +189,17 @@ class ZeroShotDataset(paddle.io.Dataset):
             raise UserError(f"`classifier.mode: legacy` needs the labels of all images, but "
                             f"{type(self.dataset).__name__} has neither a file_list nor "
                             f"label_histogram(); use mode: clean")
-        return self._scan.counts
+        return self._scan.counts.toarray()
 
     def class_pixels(self) -> Optional[np.ndarray]:
         """int64 [N, C]: pixels of every class in every sample; None where labels have no files."""
         if self._scan is None:
             self._scan = self._scan_dataset()
-        return None if self._scan is None else self._scan.counts[self._sources]
+        return None if self._scan is None else self._scan.counts[self._sources].toarray()
+
+    def _has_unseen(self) -> np.ndarray:
+        """bool [N]: whether an image of the data set shows an unseen class."""
+        return np.diff(self._scan.counts[:, self.unseen_ids].indptr) > 0
 
     def _scan_dataset(self) -> Optional[LabelScan]:
         """Pixels per image and class; ``None`` if the data set offers no way to know."""
@@ -211,7 +216,7 @@ class ZeroShotDataset(paddle.io.Dataset):
                 raise UserError(f"label_histogram() of {type(self.dataset).__name__} is "
                                 f"{list(counts.shape)}; it must be {len(self.dataset)} images by "
                                 f"{num_labels} classes")
-            return LabelScan(counts, np.zeros(len(counts), np.int64))
+            return LabelScan.of_dense(counts)
         files = getattr(self.dataset, "file_list", None)
         if not files or not all(map(_is_pair, files)):
             return None
@@ -231,13 +236,13 @@ class ZeroShotDataset(paddle.io.Dataset):
                                 f"{type(self.dataset).__name__} show unseen classes, for it has "
                                 f"neither a file_list nor label_histogram(); use policy: ignore")
             return everything
-        unseen = self._scan.counts[:, self.unseen_ids].any(1)
+        unseen = self._has_unseen()
         chosen = everything[~unseen] if self.policy == "drop" else everything
         if len(chosen) == 0:
             names = ", ".join(self.class_names[class_id] for class_id in self.unseen_ids)
             raise UserError(f"`policy: drop` leaves none of the {len(unseen)} images, for each "
                             f"shows an unseen class ({names}); set policy: ignore or name fewer")
-        if not self._scan.counts[np.ix_(chosen, self.seen_ids)].any():
+        if not self._scan.counts[chosen][:, self.seen_ids].nnz:
             raise UserError(f"the {len(chosen)} images left hold no pixel of a seen class; name "
                             f"fewer `unseen` classes or check `class_names`")
         return chosen
@@ -339,7 +344,7 @@ def class_of_labels(class_names: Sequence[str],
 
 def _by_class(scan: LabelScan, class_of: np.ndarray, num_classes: int) -> LabelScan:
     """A scan of L label ids as one of C classes; labels without a class are unlabelled."""
-    has_class = (class_of[:, None] == np.arange(num_classes)).astype(np.int64)
+    has_class = csr_array((class_of[:, None] == np.arange(num_classes)).astype(np.int64))
     counts = scan.counts @ has_class
     return LabelScan(counts, scan.unlabelled + scan.counts.sum(1) - counts.sum(1))
 
