@@ -61,7 +61,7 @@ def pair(finished, tmp_path_factory):
     launch(base, [
         ["train", *one.recipe.argv(save_dir=two.folder)],
         ["train", *one.recipe.argv("zero_shot.features.dtype=float16",
-                                  save_dir=str(base / "whole"), iters=2)],
+                                  f"zero_shot.cache_dir={base / 'cache'}", save_dir=str(base / "whole"), iters=2)],
         ["train", *one.recipe.argv(*OTHER, save_dir=str(base / "other"), stage="generator")],
         ["train in blocks", *one.recipe.argv(*BLOCKS, save_dir=str(base / "blocks"),
                                             stage="generator")],
@@ -238,6 +238,17 @@ def test_all_stages_run_on_two_processes(pair):
     assert FeatureBank.load(str(whole / "features" / "bank.npz")).features.dtype == np.float16
     for stage in tiny_runs.STAGES:
         assert read_json(str(whole / stage / "stage.json"))["finished"]
+
+
+def test_labels_scanned_by_shares_are_those_of_one_process(pair):
+    one, _, base = pair
+    cache, = {opt.split("=", 1)[1] for opt in one.recipe.opts if "cache_dir" in opt}
+    names = [name for name in os.listdir(base / "cache") if name.startswith("labels")]
+    assert len(names) == 2  # of training and of validation
+    for name in names:
+        first, second = (np.load(os.path.join(folder, name)) for folder in (cache, base / "cache"))
+        assert first["lengths"].size in (4, 12)
+        assert all(np.array_equal(first[key], second[key]) for key in first.files)
 
 
 def test_shares_are_a_partition():

@@ -99,14 +99,15 @@ class BottomKSampler:
     def _compact(self) -> None:
         if not self._parts:
             return
-        features, labels, keys = (np.concatenate(column) for column in zip(*self._parts))
+        features, *columns = zip(*self._parts)
+        labels, keys = map(np.concatenate, columns)
         order = np.lexsort((keys, labels))
         starts = np.searchsorted(labels[order], np.arange(self.num_classes))
         rank = np.arange(len(order)) - starts[labels[order]]
         kept = order[rank < self.bound]
         full = order[rank == self.bound - 1]
         self._threshold[labels[full]] = keys[full]
-        self._parts = [(features[kept], labels[kept], keys[kept])]
+        self._parts = [(_take(features, kept), labels[kept], keys[kept])]
         self._waiting = 0
 
     def bank(self) -> "FeatureBank":
@@ -122,6 +123,16 @@ class BottomKSampler:
         features, labels, _ = self._parts[0]
         return FeatureBank(features, np.bincount(
             labels, minlength=self.num_classes), self.pixel_counts.copy())
+
+
+def _take(parts: Sequence[np.ndarray], rows: np.ndarray) -> np.ndarray:
+    """``np.concatenate(parts)[rows]`` of arrays [K_i, D] that are too large to be copied whole."""
+    taken = np.empty((len(rows), parts[0].shape[1]), parts[0].dtype)
+    order, ends = np.argsort(rows), np.cumsum([len(part) for part in parts])
+    places = np.split(order, np.searchsorted(rows[order], ends[:-1]))
+    for part, end, place in zip(parts, ends, places):
+        taken[place] = part[rows[place] - (end - len(part))]
+    return taken
 
 
 def _common_threshold(labels: np.ndarray, keys: np.ndarray, num_classes: int,
@@ -219,8 +230,9 @@ class FeatureBank:
 
     def scaled(self, scale: "Scale") -> "FeatureBank":
         """The bank with its features standardized by ``scale``, float32."""
-        return FeatureBank((self.features - scale.mean) / scale.deviation, self.counts,
-                           self.pixel_counts)
+        features = self.features - scale.mean
+        features /= scale.deviation  # in place, for a bank may fill a good part of the memory
+        return FeatureBank(features, self.counts, self.pixel_counts)
 
     def draw(self, class_ids: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """float32 [len(class_ids), D]: a feature, drawn with replacement, for each class id."""

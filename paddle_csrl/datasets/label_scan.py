@@ -59,7 +59,8 @@ class _Columns(NamedTuple):
         return cls(*(np.zeros(0, dtype) for dtype in _DTYPES))
 
     def scan(self, num_classes: int) -> LabelScan:
-        starts = np.concatenate([[0], np.cumsum(self.lengths)])
+        width = np.int32 if len(self.classes) < 2**31 else np.int64  # of both kinds of index
+        starts = np.concatenate([[0], np.cumsum(self.lengths)]).astype(width)
         return LabelScan(csr_array((self.pixels, self.classes, starts),
                                    shape=(len(self.lengths), num_classes)), self.unlabelled)
 
