@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+import time
 from importlib import metadata
 from unittest import mock
 
@@ -123,12 +124,13 @@ def test_paddle2onnx_has_to_fit_paddle(versions):
 def test_a_gpu_that_a_cpu_build_leaves_idle(monkeypatch):
     device = Finding(OK, "device", "CPU, for which this Paddle is built")
     monkeypatch.setattr(doctor, "nvidia_gpus", lambda: ["NVIDIA A10"])
-    finding, = doctor.check_gpus([device])
+    finding, = doctor.check_gpus(device)
     assert finding.status == WARNING and "NVIDIA A10" in finding.text
     assert "paddlepaddle-gpu" in finding.advice
-    assert doctor.check_gpus([Finding(OK, "device", "1 GPU: NVIDIA A10")]) == []
+    assert doctor.check_gpus(Finding(OK, "device", "1 GPU: NVIDIA A10")) == []
+    assert doctor.check_gpus(Finding(OK, "computing", "CPU")) == []
     monkeypatch.setattr(doctor, "nvidia_gpus", list)
-    assert doctor.check_gpus([device]) == []
+    assert doctor.check_gpus(device) == []
 
 
 def test_memory_is_what_the_system_says(tmp_path):
@@ -189,17 +191,39 @@ def test_only_the_doctor_does_without_paddle(tmp_path):
                      re.MULTILINE)
 
 
-def test_findings_before_a_crash_are_kept(tmp_path, monkeypatch):
-    good = Finding(OK, "PaddleSeg", "fine")
+#: Stands in for the check-up: one finding and a half, then a crash.
+DYING = """
+import json, os, signal, sys
+with open(json.loads(sys.argv[1])["path"], "w") as file:
+    file.write('["ok", "PaddleSeg", "fine", ""]\\n["ok", "cut o')
+os.kill(os.getpid(), signal.SIGSEGV)
+"""
 
-    def run(command, **kwargs):
-        with open(json.loads(command[-1])["path"], "w", encoding="utf-8") as file:
-            file.write(json.dumps(good) + '\n["ok", "cut o')
-        return subprocess.CompletedProcess(command, -11, stderr="")
 
-    monkeypatch.setattr(doctor.subprocess, "run", run)
+def test_findings_before_a_crash_are_kept(monkeypatch):
+    monkeypatch.setattr(doctor, "_PROGRAM", DYING)
     first, second = doctor.run_checkup()
-    assert first == good and second.status == PROBLEM and "SIGSEGV" in second.text
+    assert first == Finding(OK, "PaddleSeg", "fine")
+    assert second.status == PROBLEM and "SIGSEGV" in second.text
+
+
+def test_a_look_that_is_given_up_leaves_no_process(monkeypatch, tmp_path):
+    mark = tmp_path / "pid"
+    monkeypatch.setattr(doctor, "_PROGRAM", f"""
+import json, os, sys, time
+with open(json.loads(sys.argv[1])["path"], "w") as file:
+    file.write('["ok", "PaddleSeg", "fine", ""]\\n')
+with open({str(mark)!r}, "w") as file:
+    file.write(str(os.getpid()))
+time.sleep(600)
+""")
+    findings = doctor.run_checkup()
+    assert next(findings).subject == "PaddleSeg"
+    while not mark.exists() or not mark.read_text():
+        time.sleep(0.01)
+    findings.close()
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(mark.read_text()), 0)
 
 
 # --- a config
@@ -218,7 +242,7 @@ def test_the_command_line_on_a_config_that_is_fine(recipe, tmp_path, capsys):
     result = cli.main(["-c", recipe.config, "--opts", *recipe.opts, f"save_dir={tmp_path}/run"])
     assert result["failed"] == 0, result["findings"]
     lines = capsys.readouterr().out.splitlines()
-    assert lines[-1].startswith("0 problems, ")
+    assert lines[-1].startswith("problems: 0, warnings: ")
     subjects = [finding.subject for finding in result["findings"]]
     assert subjects[0] == "Python" and {"CPU", "memory", "PaddleSeg", "device", "computing",
                                         "config", "data", "classes", "embeddings", "training",
@@ -235,7 +259,8 @@ def test_data_and_classes_are_counted(recipe):
 
 
 def test_missing_data_is_told_once_and_the_words_are_looked_at_all_the_same(recipe):
-    findings = look(recipe, "train_dataset.dataset_root=nowhere", "val_dataset.dataset_root=nowhere")
+    opts = [f"{split}_dataset.dataset_root=nowhere" for split in ("train", "val")]
+    findings = look(recipe, *opts)
     data, = of(findings, "data")
     assert data.status == PROBLEM and "no folder at `dataset_root: nowhere`" in data.text
     assert sum(data.text in finding.text for finding in findings) == 1
@@ -323,4 +348,4 @@ def test_problems_alone_make_it_fail(monkeypatch, capsys, found, failed):
     assert cli.main([])["failed"] == failed
     out = capsys.readouterr().out
     assert out.count("-> do this") == len(found)
-    assert out.endswith(f"{failed} problems, {found.count(WARNING)} warnings\n")
+    assert out.endswith(f"problems: {failed}, warnings: {found.count(WARNING)}\n")

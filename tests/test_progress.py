@@ -63,9 +63,10 @@ def test_a_line_comes_only_after_the_interval(monkeypatch, logged):
                       "features: 4 of 5 (80 %), 00:25, 00:06 left"]
 
 
-def test_a_terminal_gets_a_bar_with_the_time_left(monkeypatch):
+@pytest.mark.parametrize("size", [(24, 100), (0, 0)])  # 0: a terminal that does not know
+def test_a_terminal_gets_a_bar_with_the_time_left(monkeypatch, size):
     master, slave = pty.openpty()
-    fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("4H", 24, 80, 0, 0))
+    fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("4H", *size, 0, 0))
     os.set_blocking(master, False)  # an empty terminal is to fail, not to be waited for
     with os.fdopen(slave, "w") as terminal:
         monkeypatch.setattr("sys.stderr", terminal)

@@ -46,12 +46,15 @@ def main(argv: Optional[List[str]] = None) -> Dict[str, Any]:
         problems.
     """
     args = parse_args(argv)
-    findings = examine(args.config, args.opts)
+    findings = []
+    for finding in examine(args.config, args.opts):
+        findings.append(finding)
+        if not args.json:
+            print(finding, flush=True)
     numbers = count(findings)
     if args.json:
         print(json.dumps([finding._asdict() for finding in findings], indent=2,
                          ensure_ascii=False))
     else:
-        print(*findings, sep="\n")
-        print(f"{numbers[PROBLEM]} problems, {numbers[WARNING]} warnings")
+        print(f"problems: {numbers[PROBLEM]}, warnings: {numbers[WARNING]}")
     return {"findings": findings, "failed": numbers[PROBLEM]}

@@ -6,6 +6,8 @@ as it is known, for the process may not come to its end.
 
 import json
 import os
+import sys
+import warnings
 from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Sequence, Tuple
 from urllib.parse import urlparse
 
@@ -42,9 +44,13 @@ def main(task: str) -> None:
     """Write findings as JSON lines.
 
     Args:
-        task: JSON with ``path`` of the file, ``config`` (or null) and its overrides ``opts``.
+        task: JSON with ``path`` of the file, ``config`` (or null), its overrides ``opts``, and
+            ``terminal``, which shows the progress (or null).
     """
     task = json.loads(task)
+    if task["terminal"]:
+        warnings.simplefilter("ignore")
+        sys.stderr = open(task["terminal"], "w", encoding="utf-8")
     with open(task["path"], "w", encoding="utf-8") as file:
         for finding in examine(task["config"], task["opts"]):
             print(json.dumps(finding), file=file, flush=True)

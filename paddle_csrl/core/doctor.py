@@ -14,8 +14,10 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from importlib import metadata
-from typing import Dict, Iterable, List, NamedTuple, Optional, Sequence, Tuple
+from typing import (Dict, Iterable, Iterator, List, NamedTuple, Optional, Sequence, TextIO,
+                    Tuple)
 
 from paddle_csrl import mkl
 
@@ -41,6 +43,8 @@ _SAME_MODULE = {"opencv-python": ("opencv-python", "opencv-python-headless",
                                   "opencv-contrib-python", "opencv-contrib-python-headless")}
 _PADDLES = ("paddlepaddle", "paddlepaddle-gpu")
 _FEW_BYTES = 2 << 30
+_PERIOD = 0.1  # seconds between two looks at what the check-up has found
+_PROGRAM = "import sys; from paddle_csrl.core.checkup import main; main(sys.argv[1])"
 _ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
 
@@ -63,17 +67,22 @@ class Finding(NamedTuple):
         return f"{text}\n{'':<22} -> {self.advice}" if self.advice else text
 
 
-def examine(config: Optional[str] = None, opts: Sequence[str] = ()) -> List[Finding]:
-    """Look at everything.
+def examine(config: Optional[str] = None, opts: Sequence[str] = ()) -> Iterator[Finding]:
+    """Look at everything; each finding comes as soon as it is known.
 
     Args:
         config: a config to be looked at as well, with its data, words, weights and disk.
         opts: overrides of it, as for ``ZeroShotConfig``.
     """
-    findings = [check_python(), *check_packages(), *check_paddle_build(), check_cpu(),
-                check_memory()]
-    findings += run_checkup(config, opts)
-    return findings + check_gpus(findings) + check_optional()
+    yield check_python()
+    yield from check_packages()
+    yield from check_paddle_build()
+    yield check_cpu()
+    yield check_memory()
+    yield from check_optional()
+    for finding in run_checkup(config, opts):
+        yield finding
+        yield from check_gpus(finding)
 
 
 def check_python(version: Tuple[int, int] = sys.version_info[:2]) -> Finding:
@@ -189,40 +198,49 @@ def nvidia_gpus() -> List[str]:
     return found or ["NVIDIA GPU" for path in glob.glob("/dev/nvidia[0-9]*")]
 
 
-def check_gpus(findings: Iterable[Finding]) -> List[Finding]:
-    """Whether a GPU is left idle by a Paddle that is built for CPUs."""
+def check_gpus(device: Finding) -> List[Finding]:
+    """Whether the ``device`` that Paddle has found leaves a GPU idle."""
     gpus = nvidia_gpus()
-    if not gpus or not any(finding.subject == "device" and finding.text.startswith("CPU")
-                           for finding in findings):
+    if not gpus or device.subject != "device" or not device.text.startswith("CPU"):
         return []
     return [Finding(WARNING, "GPU", f"{', '.join(gpus)}: not used, Paddle is a build for CPUs",
                     "pip uninstall paddlepaddle and install paddlepaddle-gpu (2.6.2 from PyPI, "
                     "3.x from PaddlePaddle's site)")]
 
 
-def run_checkup(config: Optional[str] = None, opts: Sequence[str] = ()) -> List[Finding]:
+def run_checkup(config: Optional[str] = None, opts: Sequence[str] = ()) -> Iterator[Finding]:
     """What `core.checkup` finds, in a process of its own."""
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(
         filter(None, (_ROOT, os.environ.get("PYTHONPATH"))))}
-    with tempfile.TemporaryDirectory() as folder:
-        path = os.path.join(folder, "findings.jsonl")
-        task = json.dumps({"path": path, "config": config, "opts": list(opts)})
-        ended = subprocess.run(
-            [sys.executable, "-c", "import sys; from paddle_csrl.core.checkup import main; "
-                                   "main(sys.argv[1])", task],
-            env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
-            errors="replace", check=False)
-        findings = _read_findings(path)
-    if ended.returncode == 0:
-        return findings
-    return [*findings, _crash(ended.returncode, ended.stderr)]
+    with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryFile(
+            "w+", encoding="utf-8", errors="replace") as errors:
+        path = os.path.join(folder, "findings")
+        with open(path, "w+", encoding="utf-8") as findings:
+            task = {"path": path, "config": config, "opts": list(opts),
+                    "terminal": os.ttyname(2) if os.isatty(2) else None}
+            process = subprocess.Popen([sys.executable, "-c", _PROGRAM, json.dumps(task)],
+                                       env=environment, stdout=subprocess.DEVNULL, stderr=errors)
+            try:
+                yield from _follow(process, findings)
+            finally:
+                process.kill()
+                process.wait()
+        if process.returncode:
+            errors.seek(0)
+            yield _crash(process.returncode, errors.read())
 
 
-def _read_findings(path: str) -> List[Finding]:
-    if not os.path.isfile(path):
-        return []
-    with open(path, encoding="utf-8") as file:
-        return [Finding(*json.loads(line)) for line in file if line.endswith("\n")]
+def _follow(process: subprocess.Popen, file: TextIO) -> Iterator[Finding]:
+    """The findings in ``file``, one a line, until the process that writes them has ended."""
+    begun, has_ended = "", False
+    while not has_ended:
+        has_ended = process.poll() is not None  # before reading, so that nothing is missed
+        begun += file.read()
+        *whole, begun = begun.split("\n")
+        for line in whole:
+            yield Finding(*json.loads(line))
+        if not has_ended:
+            time.sleep(_PERIOD)
 
 
 def _crash(status: int, stderr: str) -> Finding:

@@ -1,5 +1,6 @@
 """Progress with an estimate of the time left: a bar in a terminal, sparse lines in a log."""
 
+import os
 import sys
 import time
 from typing import Iterable, Iterator, Optional
@@ -10,6 +11,7 @@ from tqdm import tqdm
 
 #: Seconds between two lines of a log.
 INTERVAL = 10.0
+_COLUMNS, _ROWS = 80, 24  # of a terminal that does not know, as in some containers
 
 
 def progress(iterable: Iterable, title: str, total: Optional[int] = None) -> Iterable:
@@ -26,8 +28,9 @@ def progress(iterable: Iterable, title: str, total: Optional[int] = None) -> Ite
     if paddle.distributed.get_rank() > 0:  # one bar for all processes
         return iterable
     if sys.stderr.isatty():
-        return tqdm(iterable, desc=title, total=total, leave=False, dynamic_ncols=True,
-                    file=sys.stderr)
+        has_size = all(os.get_terminal_size(sys.stderr.fileno()))
+        shape = {"dynamic_ncols": True} if has_size else {"ncols": _COLUMNS, "nrows": _ROWS}
+        return tqdm(iterable, desc=title, total=total, leave=False, file=sys.stderr, **shape)
     if total is None and hasattr(iterable, "__len__"):
         total = len(iterable)
     return _logged(iterable, title, total)
