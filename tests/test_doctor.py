@@ -13,9 +13,7 @@ import paddle_csrl  # noqa: F401  before paddle: see paddle_csrl.compat.check_zl
 
 import paddle
 import pytest
-import setuptools
 import tiny_runs
-from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
 from paddle_csrl.cli import doctor as cli
@@ -57,26 +55,6 @@ def test_the_environment_of_the_tests_is_fine():
     findings = [doctor.check_python(), *doctor.check_packages(), *doctor.check_paddle_build()]
     assert statuses(findings) == [OK] * len(findings)
     assert findings[-1].text.endswith(paddle.__version__)
-
-
-def test_what_is_required_is_what_setup_requires():
-    path = os.path.join(tiny_runs.ROOT, "setup.py")
-    with mock.patch.object(setuptools, "setup") as setup, pytest.MonkeyPatch.context() as patch:
-        patch.chdir(tiny_runs.ROOT)
-        with open(path, encoding="utf-8") as file:
-            exec(compile(file.read(), path, "exec"), {"__name__": "__main__"})
-    wanted = {item.name: item.specifier
-              for item in map(Requirement, setup.call_args.kwargs["install_requires"])}
-    assert {name: SpecifierSet(text) for name, text in doctor.REQUIRED.items()} == wanted
-    extras = [Requirement(text).name for names in setup.call_args.kwargs["extras_require"].values()
-              for text in names]
-    assert {name for requirements, _ in doctor.OPTIONAL.values() for name in requirements} <= set(
-        extras)
-    low, high = doctor.PYTHONS
-    for version in ((3, 9), low, high, (3, 13)):
-        allowed = SpecifierSet(setup.call_args.kwargs["python_requires"])
-        assert (doctor.check_python(version).status == OK) == (
-            "{}.{}".format(*version) in allowed)
 
 
 @pytest.mark.parametrize("version", ["2.8.0", "2.7.9", "1.26.4", "1.24", "1.23.9", "2.0.0",

@@ -12,6 +12,9 @@ import pytest
 import setuptools
 import tiny_runs
 from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
+
+from paddle_csrl.core import doctor
 
 #: The extra of the Paddle that runs the tests, and the requirements file with its pins.
 EXTRA, PINS = (("onnx-paddle26", "requirements-paddle26.txt") if paddle.__version__ < "3"
@@ -104,3 +107,19 @@ def test_the_tests_run_with_the_pinned_onnx_packages():
     pinned = pins(PINS)
     for name in ("paddle2onnx", "onnxruntime"):
         assert pinned[name].contains(metadata.version(name)), name
+
+
+def test_the_doctor_looks_for_what_the_package_requires(arguments):
+    wanted = {item.name: item.specifier
+              for item in map(Requirement, arguments["install_requires"])}
+    assert {name: SpecifierSet(text) for name, text in doctor.REQUIRED.items()} == wanted
+    extras = {item.name: item.specifier for requirements in arguments["extras_require"].values()
+              for item in map(Requirement, requirements)}
+    for requirements, _ in doctor.OPTIONAL.values():
+        for name, text in requirements.items():
+            assert not text or SpecifierSet(text) == extras[name]
+            assert name in extras
+    pythons = SpecifierSet(arguments["python_requires"])
+    for version in ((3, 9), *doctor.PYTHONS, (3, 13)):
+        assert (doctor.check_python(version).status == doctor.OK) == (
+            "{}.{}".format(*version) in pythons)
