@@ -57,9 +57,14 @@ def test_spread_palette_keeps_its_beginning_and_its_dark_background():
     assert palette(1).max() < 64
 
 
-@pytest.mark.parametrize("number", [0, 257])
+def test_colours_repeat_beyond_256():
+    np.testing.assert_array_equal(palette(300)[:256], palette(256))
+    np.testing.assert_array_equal(palette(300)[256:], palette(44))
+
+
+@pytest.mark.parametrize("number", [0, 65537])
 def test_palette_of_no_size(number):
-    with pytest.raises(UserError, match=f"1 to 256 colours, not {number}"):
+    with pytest.raises(UserError, match=f"1 to 65536 colours, not {number}"):
         palette(number)
 
 

@@ -31,8 +31,10 @@ class PictureBook:
             shelf.append((index, prediction, label))
 
     def pictures(self) -> List[np.ndarray]:
-        """The panels, uint8 RGB [H, W, 3] each."""
+        """The panels, uint8 RGB [H, W, 3] each; none if 255, which they hatch, is a class."""
         builder, dataset = self.builder, self.builder.val_dataset
+        if len(builder.class_names) > visualize.MAX_CLASSES:
+            return []
         panels = []
         for index, prediction, label in (self._with_unseen + self._without)[:self.limit]:
             image = cv2.cvtColor(cv2.imread(dataset.file_list[index][0]), cv2.COLOR_BGR2RGB)

@@ -38,7 +38,7 @@ def examine(run: Run, stages: Sequence[str]) -> None:
     """
     require_full_batch(run.builder.train_dataset, run.config.batch_size, parallel.world_size())
     run.builder.val_dataset.audit()  # reads every label and the end of every image, once
-    _check_losses(run.config.dic)
+    _check_losses(run.config.dic, len(run.builder.class_names))
     if not run.config.projection:
         make_sampler(run.config.zero_shot, len(run.builder.class_names), ignore_index=255)
         check_sections(run.config.dic, run.builder.embeddings, run.builder.seen_ids,
@@ -64,7 +64,7 @@ def check_sections(sections: Dict[str, Any], embeddings: np.ndarray, seen_ids: n
     with paddle.utils.unique_name.guard():
         make_task(sections["generator"], embeddings, bank, unseen_ids)
         for stage in ("generator", "classifier"):
-            _check_losses(sections[stage])
+            _check_losses(sections[stage], len(embeddings))
     make_batches(sections["classifier"], bank, np.zeros((len(unseen_ids), 1, 1), np.float32),
                  unseen_ids, seed=0)
 
@@ -89,9 +89,12 @@ def _check_last_layer(run: Run) -> None:
         run.builder.classification_layer(run.builder.throwaway_model())
 
 
-def _check_losses(section: Dict[str, Any]) -> None:
+def _check_losses(section: Dict[str, Any], num_classes: int) -> None:
     for loss in section["loss"]["types"]:
-        UserErrorBuilder(None).build_component(loss)
+        ignored = getattr(UserErrorBuilder(None).build_component(loss), "ignore_index", -1)
+        if 0 <= ignored < num_classes:
+            raise UserError(f"{loss['type']} ignores {ignored}, one of the {num_classes} classes; "
+                            f"set its `ignore_index` to that of the data sets, such as 65535")
 
 
 def _check_resumed(run: Run, stages: Sequence[str]) -> None:

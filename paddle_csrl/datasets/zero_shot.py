@@ -75,6 +75,10 @@ class ZeroShotDataset(paddle.io.Dataset):
         self.ignore_index = getattr(dataset, "ignore_index", 255)
         self.class_names = _class_names(dataset, class_names, label_names)
         self.num_classes = len(self.class_names)
+        if 0 <= self.ignore_index < self.num_classes:
+            raise UserError(f"`ignore_index: {self.ignore_index}` of {type(dataset).__name__} is "
+                            f"one of its {self.num_classes} classes; set it to a value that is "
+                            f"none, such as 65535")
         self._class_of = class_of_labels(self.class_names, label_names, self.ignore_index)
         self.unseen_ids = np.sort(np.array(resolve_classes(self.class_names, unseen), np.int64))
         self.seen_ids = np.setdiff1d(np.arange(self.num_classes), self.unseen_ids)

@@ -91,9 +91,13 @@ class ResultFiles:
     def check(self, images: List[ImageFile]) -> None:
         """
         Raises:
-            UserError: a result would replace an image or another result, or the folder cannot
-                be written to.
+            UserError: a result would replace an image or another result, the folder cannot be
+                written to, or the labels do not fit into 8 bits.
         """
+        if len(self.classes.names) > visualize.MAX_CLASSES:
+            raise UserError(f"predictions are written as 8-bit labels of at most "
+                            f"{visualize.MAX_CLASSES} classes, and the model has "
+                            f"{len(self.classes.names)}; score it with tools/val.py instead")
         inputs = {os.path.realpath(image.path) for image in images}
         written: Dict[str, str] = {}
         for image in images:

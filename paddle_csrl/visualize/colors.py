@@ -18,7 +18,7 @@ def palette(num_classes: int, name: Optional[str] = None) -> np.ndarray:
     """A colour for every class.
 
     Args:
-        num_classes (int): number of classes C, 1 to 256.
+        num_classes (int): number of classes C, 1 to 65536; beyond 256 the colours repeat.
         name (str, optional): "voc" for Pascal VOC's own palette. Otherwise class 0 is dark grey
             and each further colour is the one farthest, to normal and to red-green-blind eyes,
             from all before it; a smaller palette is therefore the beginning of a larger one.
@@ -29,8 +29,10 @@ def palette(num_classes: int, name: Optional[str] = None) -> np.ndarray:
     Raises:
         UserError: num_classes out of range, or no palette of this name.
     """
-    if not 1 <= num_classes <= 256:
-        raise UserError(f"a palette has 1 to 256 colours, not {num_classes}")
+    if not 1 <= num_classes <= 65536:
+        raise UserError(f"a palette has 1 to 65536 colours, not {num_classes}")
+    if num_classes > 256:
+        return palette(256, name)[np.arange(num_classes) % 256]
     if name == "voc":
         return _voc_palette(num_classes)
     if name is not None:

@@ -13,6 +13,9 @@ from paddle_csrl.visualize.drawing import (FAINT, FONT_SIZE, GAP, INK, MARGIN, P
 from paddle_csrl.visualize.colors import palette as class_palette
 
 #: Least width of a mask with a legend, in pixels.
+#: Classes that pictures and 8-bit labels can tell: the id after them, 255, means none.
+MAX_CLASSES = 255
+
 _MASK_WIDTH = 288
 
 
