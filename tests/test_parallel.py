@@ -343,8 +343,9 @@ def test_one_failing_process_ends_all_with_its_message(pair, tmp_path):
     done = run_launcher(tmp_path, [os.path.join(tiny_runs.ROOT, "tools", "val.py"), *recipe.argv(
         model_path=one.path("model.pdparams"), out=str(tmp_path / "scores.json"))])
     assert done.returncode != 0
-    message, = set(re.findall("^error: .*", done.stdout + done.stderr, re.M))
-    assert broken in message
+    output = done.stdout + done.stderr
+    messages = set(re.findall("^error: .*", output, re.M))
+    assert len(messages) == 1 and broken in messages.pop(), output
     assert not any("scores.json" in name for name in os.listdir(tmp_path))
 
 
