@@ -203,6 +203,14 @@ def test_pages_of_other_sites_are_refused(session, client):
     assert open_to_all.get("/api/state", headers={"Host": "gpu7:8041"}).status_code == 200
 
 
+@pytest.mark.parametrize("path", ["", "static/page.js", "api/state", "api/images/0/picture",
+                                  "api/images/0/thumbnail", "api/images/0/label"])
+def test_a_browser_keeps_nothing(client, path):
+    """The page of another run may be at the same address a minute later."""
+    answer = client.get(f"/{path}")
+    assert answer.status_code == 200 and answer.headers["Cache-Control"] == "no-store"
+
+
 def test_the_page_loads_nothing_from_elsewhere(client):
     folder = os.path.join(os.path.dirname(paddle_csrl.__file__), "assets", "demo")
     for name in os.listdir(folder):
@@ -364,15 +372,19 @@ def test_without_flask_the_tool_says_what_to_install(run, monkeypatch):
         demo.main(["--run", run.folder])
 
 
-def test_the_tool_serves_until_it_is_interrupted(run):
+@pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGTERM])
+def test_the_tool_serves_until_it_is_ended(run, end, tmp_path):
     tool = os.path.join(tiny_runs.ROOT, "tools", "demo.py")
     process = subprocess.Popen(
         [sys.executable, tool, "--run", run.folder, "--port", "0", "--device", "cpu",
-         "--no-open_browser"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+         "--no-open_browser"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        env={**os.environ, "TMPDIR": str(tmp_path)})
     address = next(filter(None, (re.search(r"the page is at (http://\S+)", line)
                                  for line in process.stdout)))
     with urllib.request.urlopen(f"{address[1]}/api/state", timeout=60) as answer:
         assert json.load(answer)["run"] == run.folder
-    process.send_signal(signal.SIGINT)
+    assert [path.name for path in tmp_path.glob("csrl_demo.*")]
+    process.send_signal(end)
     rest, _ = process.communicate(timeout=60)
     assert process.returncode == 0 and "Traceback" not in rest
+    assert not list(tmp_path.glob("csrl_demo.*"))

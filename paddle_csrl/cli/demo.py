@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import os
+import signal
 import sys
 import threading
 import webbrowser
@@ -88,6 +89,10 @@ def main(argv: Optional[List[str]] = None) -> Dict[str, Any]:
         print(f"the page is at {url} (Ctrl+C ends it)", flush=True)
         if args.open_browser:
             threading.Thread(target=webbrowser.open, args=(url,), daemon=True).start()
+        if threading.current_thread() is threading.main_thread():
+            # `kill` ends it as Ctrl+C does, cleaning up.
+            before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+            stack.callback(signal.signal, signal.SIGTERM, before)
         with contextlib.suppress(KeyboardInterrupt):
             page.serve_forever()
     return {"url": url}

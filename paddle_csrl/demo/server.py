@@ -22,7 +22,8 @@ from paddle_csrl.errors import UserError
 MAX_UPLOAD = 20
 _ASSETS = os.path.join(os.path.dirname(paddle_csrl.__file__), "assets", "demo")
 #: The browser loads nothing from elsewhere.
-_POLICY = "default-src 'self'; object-src 'none'; frame-ancestors 'none'; base-uri 'none'"
+_POLICY = ("default-src 'self'; img-src 'self' blob:; object-src 'none'; frame-ancestors 'none'; "
+           "base-uri 'none'")
 
 
 def is_local(host: str) -> bool:
@@ -55,7 +56,8 @@ def make_app(session: DemoSession, local: bool = True) -> Flask:
             abort(403, "this page is for its own address alone")
 
     @app.after_request
-    def keep_to_this_server(response: Response) -> Response:
+    def protect(response: Response) -> Response:
+        response.headers["Cache-Control"] = "no-store"  # the next run may have the same address
         response.headers["Content-Security-Policy"] = _POLICY
         response.headers["X-Content-Type-Options"] = "nosniff"
         return response
@@ -66,7 +68,7 @@ def make_app(session: DemoSession, local: bool = True) -> Flask:
 
     @app.get("/api/state")
     def state() -> Response:
-        return _fresh(jsonify(session.state()))
+        return jsonify(session.state())
 
     @app.post("/api/images")
     def upload() -> Response:
@@ -87,7 +89,7 @@ def make_app(session: DemoSession, local: bool = True) -> Flask:
     def label(image_id: int) -> Response:
         ids, version = session.label(image_id)
         headers = {"X-Shape": "{} {}".format(*ids.shape), "X-Version": str(version)}
-        return _fresh(Response(ids.tobytes(), 200, headers, "application/octet-stream"))
+        return Response(ids.tobytes(), 200, headers, "application/octet-stream")
 
     @app.post("/api/classes")
     def add_class() -> Tuple[Response, int]:
@@ -126,14 +128,7 @@ def _png(picture: np.ndarray) -> Response:
     # The lowest compression: the way is short and people wait.
     _, content = cv2.imencode(".png", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR),
                               [cv2.IMWRITE_PNG_COMPRESSION, 1])
-    response = Response(content.tobytes(), mimetype="image/png")
-    response.headers["Cache-Control"] = "private, max-age=3600"
-    return response
-
-
-def _fresh(response: Response) -> Response:
-    response.headers["Cache-Control"] = "no-store"
-    return response
+    return Response(content.tobytes(), mimetype="image/png")
 
 
 def listen(host: str, port: int) -> socket.socket:

@@ -8,6 +8,7 @@ const hidden = new Set(); // names of the classes switched off, kept while class
 let state = null;
 let chosen = null; // id of the image
 let labels = null; // {width, height, ids: class of every pixel, shares: by class}
+let timer = 0; // of the next look at a change that is being made
 let drawing = 0; // counts the pictures asked for, so that a late one is dropped
 
 async function ask(path, options) {
@@ -57,7 +58,8 @@ async function refresh() {
     if (before) byId("name").value = ""; // it stays where it was refused, to be corrected
     if (chosen !== null) await showImage(chosen);
   }
-  if (state.task) setTimeout(() => attempt(refresh), POLL_MS);
+  clearTimeout(timer);
+  if (state.task) timer = setTimeout(() => refresh().catch(showError), POLL_MS);
 }
 
 function showStatus() {
@@ -104,17 +106,17 @@ async function showImage(id) {
   const number = ++drawing;
   byId("viewer").classList.add("stale");
   try {
-    const picture = `api/images/${id}/picture`;
-    const [, answer] = await Promise.all(
-      [ask(picture), ask(`api/images/${id}/label`)]);
+    const [picture, answer] = await Promise.all(
+      [ask(`api/images/${id}/picture`), ask(`api/images/${id}/label`)]);
     if (Number(answer.headers.get("X-Version")) !== state.version) {
       return await refresh(); // the classes have changed in between; it shows the image again
     }
-    const ids = new Uint8Array(await answer.arrayBuffer());
+    const [ids, content] = [new Uint8Array(await answer.arrayBuffer()), await picture.blob()];
     if (number !== drawing) return;
     const [height, width] = answer.headers.get("X-Shape").split(" ").map(Number);
     labels = {width, height, ids, shares: classShares(ids)};
-    byId("image").src = byId("backdrop").src = picture;
+    URL.revokeObjectURL(byId("image").src);
+    byId("image").src = byId("backdrop").src = URL.createObjectURL(content);
     await byId("backdrop").decode();
     byId("title").textContent = state.images.find((image) => image.id === id).title;
     paint();
