@@ -30,6 +30,7 @@ from paddle_csrl.utils import make_folder
 #: Largest uploaded picture, in pixels.
 MAX_PIXELS = 25_000_000
 _THUMBNAIL_SIDE = 160
+_PERCENT = "\N{NO-BREAK SPACE}%"
 
 
 class Picture(NamedTuple):
@@ -286,6 +287,7 @@ def _summary(change: ClassChange) -> str:
     most = max(moved, key=lambda name: abs(moved[name]))
     before, after = (100 * np.mean(list(shares.values()))
                      for shares in (change.before, change.after))
-    taken = "".join(f"; {name} takes {100 * share:.1f} %" for name, share in change.taken.items())
-    return (f"{text}. Of the seen classes' training pixels {after:.1f} % are right, {before:.1f} % "
-            f"before; most moved: {most}, {moved[most]:+.1f}{taken}")
+    taken = "".join(f"; {name} takes {100 * share:.1f}{_PERCENT}"
+                    for name, share in change.taken.items())
+    return (f"{text}. Of the seen classes' training pixels {after:.1f}{_PERCENT} are right, "
+            f"{before:.1f}{_PERCENT} before; most moved: {most}, {moved[most]:+.1f}{taken}")
