@@ -92,13 +92,14 @@ def test_zs3net_differs_from_csrl_in_the_generator_alone(name):
 
 
 @pytest.mark.parametrize("data", ["voc_unseen2", "shapes", "custom"])
-@pytest.mark.parametrize("name, terms", [
-    ("point", ["MMDLoss"]),
-    ("point_pair", ["MMDLoss", "PairwiseRelationLoss"]),
-    ("point_list", ["MMDLoss", "ListwiseRelationLoss"]),
-    ("all", ["MMDLoss", "PairwiseRelationLoss", "ListwiseRelationLoss"]),
+@pytest.mark.parametrize("name, terms, prototypes", [
+    ("point", ["MMDLoss"], "free"),
+    ("point_hull", ["MMDLoss"], "hull"),
+    ("point_pair", ["MMDLoss", "PairwiseRelationLoss"], "free"),
+    ("point_list", ["MMDLoss", "ListwiseRelationLoss"], "free"),
+    ("all", ["MMDLoss", "PairwiseRelationLoss", "ListwiseRelationLoss"], "free"),
 ])
-def test_an_ablation_is_csrl_as_printed_without_some_terms(data, name, terms):
+def test_an_ablation_is_csrl_without_some_of_its_parts(data, name, terms, prototypes):
     whole = shipped(f"csrl_{data}.yml").dic
     part = shipped("ablation", f"{name}_{data}.yml").dic
     loss = whole["generator"]["loss"]
@@ -106,7 +107,7 @@ def test_an_ablation_is_csrl_as_printed_without_some_terms(data, name, terms):
     expected = copy.deepcopy(whole)
     expected["generator"]["loss"] = {key: [loss[key][number] for number in kept]
                                      for key in ("types", "coef")}
-    expected["generator"]["unseen_prototypes"] = "free"
+    expected["generator"]["unseen_prototypes"] = prototypes
     assert len(kept) == len(terms)
     assert {**part, "save_dir": None} == {**expected, "save_dir": None}
 
