@@ -378,7 +378,9 @@ def test_the_tool_serves_until_it_is_ended(run, end, tmp_path):
     process = subprocess.Popen(
         [sys.executable, tool, "--run", run.folder, "--port", "0", "--device", "cpu",
          "--no-open_browser"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-        env={**os.environ, "TMPDIR": str(tmp_path)})
+        env={**os.environ, "TMPDIR": str(tmp_path)},
+        # A shell's background jobs, and what they start, ignore it.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
     address = next(filter(None, (re.search(r"the page is at (http://\S+)", line)
                                  for line in process.stdout)))
     with urllib.request.urlopen(f"{address[1]}/api/state", timeout=60) as answer:

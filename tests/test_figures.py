@@ -355,7 +355,7 @@ def test_commands_of_the_document_parse():
     with open(os.path.join(tiny_runs.ROOT, "docs", "figures.md"), encoding="utf-8") as file:
         commands = [line for line in file.read().replace("\\\n", " ").splitlines()
                     if line.startswith("python tools/visualize.py")]
-    assert len(commands) == 3
+    assert len(commands) == 4
     for command in commands:
         assert cli.parse_args(shlex.split(command)[2:]).run
 
