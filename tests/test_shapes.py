@@ -236,3 +236,19 @@ def test_parameters_out_of_range(tmp_path, name, value):
     with pytest.raises(UserError, match=f"`{name}: {value}` must be a whole number from"):
         AttributeShapes("train", str(tmp_path), **{name: value})
     assert os.listdir(tmp_path) == []
+
+
+def test_data_sets_of_other_colours_and_patterns_share_no_class(tmp_path):
+    small = dict(dataset_root=str(tmp_path), num_train=2, num_val=1, image_size=48)
+    first = AttributeShapes(num_colors=2, num_patterns=2, **small)
+    other = AttributeShapes(num_colors=2, num_patterns=2, first_color=5, first_pattern=4, **small)
+    assert other.class_names == ["background", "orange wavy", "orange ringed", "turquoise wavy",
+                                 "turquoise ringed"]
+    assert set(first.class_names) & set(other.class_names) == {"background"}
+    assert first.file_list[0][0] != other.file_list[0][0]
+    np.testing.assert_array_equal(first.attributes, other.attributes)
+
+
+def test_what_is_passed_over_leaves_fewer(tmp_path):
+    with pytest.raises(UserError, match="`num_colors: 5` must be a whole number from 1 to 2"):
+        AttributeShapes(dataset_root=str(tmp_path), first_color=8)

@@ -294,6 +294,9 @@ class AttributeShapes(Dataset):
             purple, orange, turquoise, pink, brown, black. Default: 5.
         num_patterns (int, optional): patterns, 1 to 8, in the order plain, striped, dotted,
             checkered, wavy, ringed, plaid, brick. Default: 4.
+        first_color, first_pattern (int, optional): how many of them to pass over first. Data sets
+            whose colours or patterns differ share no class, so that settings can be chosen on one
+            and used on another. Default: 0.
         num_train (int, optional): number of training images. Default: 600.
         num_val (int, optional): number of validation images. Default: 150.
         image_size (int, optional): height and width in pixels, 48 to 512. Default: 96.
@@ -310,21 +313,24 @@ class AttributeShapes(Dataset):
     def __init__(self, mode: str = "train", dataset_root: Optional[str] = None,
                  transforms: Optional[Sequence] = None, num_colors: int = 5, num_patterns: int = 4,
                  num_train: int = 600, num_val: int = 150, image_size: int = 96, seed: int = 0,
-                 edge: bool = False):
+                 edge: bool = False, first_color: int = 0, first_pattern: int = 0):
         if mode not in ("train", "val"):
             raise UserError(f"AttributeShapes has no `mode: {mode}`; use train or val")
-        _check_range("num_colors", num_colors, 1, len(_COLORS))
-        _check_range("num_patterns", num_patterns, 1, len(_PATTERNS))
+        _check_range("first_color", first_color, 0, len(_COLORS) - 1)
+        _check_range("first_pattern", first_pattern, 0, len(_PATTERNS) - 1)
+        _check_range("num_colors", num_colors, 1, len(_COLORS) - first_color)
+        _check_range("num_patterns", num_patterns, 1, len(_PATTERNS) - first_pattern)
         _check_range("num_train", num_train, 1, 10**6)
         _check_range("num_val", num_val, 1, 10**6)
         _check_range("image_size", image_size, 48, 512)
         _check_range("seed", seed, 0, 2**32 - 1)
-        self.colors = list(_COLORS)[:num_colors]
-        self.patterns = list(_PATTERNS)[:num_patterns]
+        self.colors = list(_COLORS)[first_color:][:num_colors]
+        self.patterns = list(_PATTERNS)[first_pattern:][:num_patterns]
         self.num_images = {"train": num_train, "val": num_val}
         self.image_size, self.seed = image_size, seed
         root = os.path.join("data", "attribute_shapes") if dataset_root is None else dataset_root
-        folder = os.path.join(root, f"v{_VERSION}_{num_colors}x{num_patterns}_{image_size}px_"
+        shift = f"from{first_color}x{first_pattern}_" if first_color or first_pattern else ""
+        folder = os.path.join(root, f"v{_VERSION}_{shift}{num_colors}x{num_patterns}_{image_size}px_"
                                     f"{num_train}train_{num_val}val_seed{seed}")
         if not self._is_whole(folder):
             self._make(folder)
