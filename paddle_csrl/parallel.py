@@ -3,8 +3,9 @@
 Each process has a rank from 0; the first one writes. With one process all of this does nothing.
 """
 
+import json
 import os
-from typing import Iterable, List, Sequence
+from typing import Dict, Iterable, List, Sequence
 
 import numpy as np
 import paddle
@@ -68,6 +69,14 @@ def collect(array: np.ndarray) -> List[np.ndarray]:
         paddle.distributed.recv(received, int(sender))
         arrays.append(received.numpy())
     return arrays
+
+
+def collect_texts(texts: Dict[str, str]) -> Dict[str, str]:
+    """All processes' texts by their keys on the first one, which alone gets them; else its own."""
+    if world_size() == 1:
+        return texts
+    parts = collect(np.frombuffer(json.dumps(texts).encode(), np.uint8))
+    return {key: text for part in parts for key, text in json.loads(part.tobytes()).items()}
 
 
 def from_first(array: np.ndarray) -> np.ndarray:

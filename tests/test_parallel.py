@@ -329,6 +329,24 @@ def test_predictions_are_shared_out(pair):
     assert len(os.listdir(base / "pictures" / FOLDERS["overlay"])) == len(images)
 
 
+def test_a_broken_image_of_another_process_is_named(pair, tmp_path):
+    one, _, _ = pair
+    folder = image_folder(one.recipe)
+    good = [os.path.join(folder, name) for name in sorted(os.listdir(folder))
+            if name.endswith(".jpg")][:2]
+    (tmp_path / "list.txt").write_text("\n".join([good[0], "broken.jpg", good[1], "gone.jpg"]))
+    (tmp_path / "broken.jpg").write_bytes(b"no picture")
+    done = run_launcher(tmp_path, [
+        os.path.join(tiny_runs.ROOT, "tools", "predict.py"), "--run", one.folder, "--device", "cpu",
+        "--image_path", str(tmp_path / "list.txt"), "--save_dir", str(tmp_path / "out")])
+    assert done.returncode != 0
+    said = (tmp_path / "logs" / "workerlog.0").read_text()
+    assert f"not predicted: {tmp_path / 'broken.jpg'}: " in said
+    assert f"not predicted: {tmp_path / 'gone.jpg'}: no file" in said
+    assert "predicted 2 of 4 images" in said
+    assert "not predicted" not in (tmp_path / "logs" / "workerlog.1").read_text()
+
+
 def test_one_failing_process_ends_all_with_its_message(pair, tmp_path):
     one, _, _ = pair
     data = tmp_path / "data"
