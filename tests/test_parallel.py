@@ -6,12 +6,14 @@ import re
 import shutil
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import paddle
 import pytest
 import run_tools
 import tiny_runs
+from paddle_csrl import parallel
 from paddle_csrl.builder import ZeroShotBuilder
 from paddle_csrl.cli import programs
 from paddle_csrl.config import ZeroShotConfig
@@ -249,6 +251,46 @@ def test_labels_scanned_by_shares_are_those_of_one_process(pair):
         first, second = (np.load(os.path.join(folder, name)) for folder in (cache, base / "cache"))
         assert first["lengths"].size in (4, 12)
         assert all(np.array_equal(first[key], second[key]) for key in first.files)
+
+
+@pytest.fixture
+def store(monkeypatch):
+    """Stands in for the store of three processes; the two others come one poll after another."""
+    monkeypatch.setenv("PADDLE_DISTRI_BACKEND", "gloo")
+    monkeypatch.setattr(parallel, "world_size", lambda: 3)
+    monkeypatch.setattr(parallel.time, "sleep", lambda seconds: None)
+    monkeypatch.setattr(paddle.distributed, "all_reduce",
+                        lambda tensor: calls.append("all_reduce"))
+    calls, come = [], {}
+
+    def add(key, amount):
+        calls.append((key, amount))
+        come[key] = come.get(key, 0) + 1
+        return come[key] - (come[key] > 1)  # the first poll finds this process alone
+
+    monkeypatch.setattr(parallel.core, "create_or_get_global_tcp_store",
+                        lambda: SimpleNamespace(add=add))
+    return calls
+
+
+def test_processes_meet_before_gloo_waits_for_them(store):
+    for _ in range(2):
+        store.clear()
+        parallel.total(np.ones(2))
+        keys = {call[0] for call in store[:-1]}
+        assert [call[1] for call in store[:-1]] == [1, 0, 0, 0] and len(keys) == 1
+        assert store[-1] == "all_reduce"
+    store.clear()
+    parallel.total(np.ones(2))
+    assert keys.isdisjoint(call[0] for call in store[:-1])
+
+
+def test_a_store_without_its_server_means_that_the_first_process_has_ended(store, monkeypatch):
+    monkeypatch.setattr(parallel.core, "create_or_get_global_tcp_store",
+                        lambda: SimpleNamespace(add=lambda key, amount: 1 / 0))
+    with pytest.raises(RuntimeError, match="gloo: the first process has ended"):
+        parallel.barrier()
+    assert store == []
 
 
 def test_shares_are_a_partition():
