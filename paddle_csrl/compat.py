@@ -16,9 +16,11 @@ import contextlib
 import functools
 import gc
 import inspect
+import io
 import os
 import signal
 import sys
+import time
 from types import SimpleNamespace
 from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional
 
@@ -59,7 +61,7 @@ from google.protobuf import struct_pb2  # noqa: E402  (of Paddle's requirements)
 from paddle import Tensor, nn  # noqa: E402
 from paddle.io.dataloader import dataloader_iter  # noqa: E402
 from paddleseg.models.losses import CrossEntropyLoss, OhemCrossEntropyLoss  # noqa: E402
-from paddleseg.utils import metrics  # noqa: E402
+from paddleseg.utils import logger, metrics  # noqa: E402
 
 # `paddleseg.core.train` is the function; the module of that name is only to be had from here.
 _TRAINER = sys.modules["paddleseg.core.train"]
@@ -276,6 +278,31 @@ def _mend_fleet_config() -> None:
     _STRATEGY.get_msg_dict = _message_as_dict
 
 
+def _log_garbles() -> bool:
+    """``logger.log`` prints UTF-8 as if it were Latin-1, so that names in Chinese are lost."""
+    if paddle.distributed.ParallelEnv().local_rank > 0:  # it prints nothing there
+        return False
+    with contextlib.redirect_stdout(io.StringIO()) as printed:
+        logger.log(0, "\u72d7")
+    return "\u72d7" not in printed.getvalue()
+
+
+def _log(level: int = 2, message: str = "") -> None:
+    """Print a line with time and level on the first process; stands in for ``logger.log``.
+
+    What the output cannot write, such as parts of a file's name that are no text, is escaped.
+    """
+    if paddle.distributed.ParallelEnv().local_rank > 0 or logger.log_level < level:
+        return
+    line = f"{time.strftime('%Y-%m-%d %H:%M:%S')} [{logger.levels[level]}]\t{message}"
+    encoding = sys.stdout.encoding or "utf-8"
+    print(line.encode(encoding, "backslashreplace").decode(encoding), flush=True)
+
+
+def _mend_log() -> None:
+    logger.log = _log
+
+
 #: Every fault that `mend_paddleseg` knows, in the order in which it looks.
 FAULTS = (
     Fault("CrossEntropyLoss mixes dtypes", _cross_entropy_fails, _mend_cross_entropy),
@@ -283,6 +310,7 @@ FAULTS = (
     Fault("train indexes 0-D loss terms", _loss_terms_are_0d, _mend_loss_terms),
     Fault("calculate_area concatenates 0-D sums", _calculate_area_fails, _mend_calculate_area),
     Fault("fleet reads what protobuf has renamed", _fleet_config_fails, _mend_fleet_config),
+    Fault("log garbles what is not ASCII", _log_garbles, _mend_log),
 )
 
 

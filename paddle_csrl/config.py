@@ -11,6 +11,7 @@ import ast
 import copy
 import difflib
 import inspect
+import math
 import os
 from typing import Any, Dict, Iterable, Mapping, Optional, Sequence, Union
 
@@ -62,6 +63,8 @@ _REQUIRED_KEYS = {
 _LEAST = {"iters": 1, "batch_size": 1, "save_interval": 1, "log_iters": 1, "num_samples": 1,
           "num_generated": 1, "samples_per_class": 1, "rounds": 1, "relation_warmup": 0,
           "num_workers": 0, "keep_checkpoint_max": 0, "seed": 0}
+#: Largest whole number: that of NumPy's seeds.
+_MOST = 2 ** 32 - 1
 
 CLASSIFIER_MODES = ("clean", "legacy")
 
@@ -386,7 +389,7 @@ def _check_test_config(content: Dict[str, Any], place: str) -> None:
                         f"than `crop_size: {content['crop_size']}`, or pixels are left out")
     scales = content.get("scales", 1.0)
     for scale in scales if isinstance(scales, (list, tuple)) else [scales]:
-        if not isinstance(scale, (int, float)) or scale <= 0:
+        if not isinstance(scale, (int, float)) or not 0 < scale < math.inf:
             raise UserError(f"{place}: `test_config.scales: {scales}` must be numbers above 0")
 
 
@@ -416,6 +419,8 @@ def _check_pairs(content: Any, dotted: str, place: str) -> None:
 def _check_integer(value: Any, least: int, dotted: str, place: str) -> None:
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
         raise UserError(f"{place}: `{dotted}: {value}` must be an integer of at least {least}")
+    if value > _MOST:
+        raise UserError(f"{place}: `{dotted}: {value}` must be no more than {_MOST}")
 
 
 def _check_loss(content: Dict[str, Any], dotted: str, place: str) -> None:

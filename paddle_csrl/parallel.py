@@ -3,13 +3,19 @@
 Each process has a rank from 0; the first one writes. With one process all of this does nothing.
 """
 
+import itertools
+import json
 import os
-from typing import Iterable, List, Sequence
+import time
+from typing import Dict, Iterable, List, Sequence
 
 import numpy as np
 import paddle
 from paddle import Tensor
 from paddle.autograd import PyLayer
+from paddle.base import core
+
+_meetings = itertools.count()
 
 
 def start() -> None:
@@ -33,6 +39,28 @@ def is_first() -> bool:
     return rank() == 0
 
 
+def _meet() -> None:
+    """Wait until every process is here, for however long.
+
+    Gloo gives up after half a minute, which shares of unequal images or what the first process
+    writes may well take. Paddle cannot tell it otherwise; NCCL waits for half an hour.
+
+    Raises:
+        RuntimeError: the first process has ended.
+    """
+    if os.environ.get("PADDLE_DISTRI_BACKEND") != "gloo":
+        return
+    key, pause = f"paddle_csrl/{next(_meetings)}", 0.001
+    try:
+        store = core.create_or_get_global_tcp_store()
+        store.add(key, 1)
+        while store.add(key, 0) < world_size():
+            time.sleep(pause)
+            pause = min(2 * pause, 0.2)
+    except Exception as error:  # whatever the store raises without its server
+        raise RuntimeError("gloo: the first process has ended") from error
+
+
 def barrier() -> None:
     """Wait until every process is here, so that all see what the first one wrote."""
     if world_size() > 1:
@@ -41,6 +69,13 @@ def barrier() -> None:
 
 def total(array: np.ndarray) -> np.ndarray:
     """The sum of the processes' arrays, of one shape and dtype, on each of them."""
+    if world_size() > 1:
+        _meet()
+    return _total_at_once(array)
+
+
+def _total_at_once(array: np.ndarray) -> np.ndarray:
+    """``total`` where all processes come at about the same time, as within an iteration."""
     if world_size() == 1:
         return array
     tensor = paddle.to_tensor(array)
@@ -68,6 +103,14 @@ def collect(array: np.ndarray) -> List[np.ndarray]:
         paddle.distributed.recv(received, int(sender))
         arrays.append(received.numpy())
     return arrays
+
+
+def collect_texts(texts: Dict[str, str]) -> Dict[str, str]:
+    """All processes' texts by their keys on the first one, which alone gets them; else its own."""
+    if world_size() == 1:
+        return texts
+    parts = collect(np.frombuffer(json.dumps(texts).encode(), np.uint8))
+    return {key: text for part in parts for key, text in json.loads(part.tobytes()).items()}
 
 
 def from_first(array: np.ndarray) -> np.ndarray:
@@ -179,5 +222,5 @@ class Share:
         """The terms [] with their gradients as they are and the sum over processes as value."""
         if self.ranks == 1:
             return terms
-        sums = total(np.array([float(term) for term in terms], np.float32))
+        sums = _total_at_once(np.array([float(term) for term in terms], np.float32))
         return [term + (float(value) - term.detach()) for term, value in zip(terms, sums)]

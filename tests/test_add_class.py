@@ -340,6 +340,8 @@ BAD = {
     "existing": (dict(add=["Cat"]), "Cat is already a class"),
     "twice": (dict(add=["zebra", "zebra"]), "zebra is already named"),
     "empty name": (dict(add=["=zebra"]), "is no class to add"),
+    "broken name": (dict(add=["ze\nbra=zebra"]), "is no class to add"),
+    "broken new name": (dict(rename=["cat=tom\tcat"]), "write OLD=NEW"),
     "empty word": (dict(add=["zebra="]), "is no class to add"),
     "unknown word": (dict(add=["qwrtzx"]), "no word for class 'qwrtzx'"),
     "unknown word given": (dict(add=["beast=qwrtzx"]), "no word for class 'beast'"),
@@ -359,6 +361,8 @@ BAD = {
     "weights": (dict(add=["zebra"], opts=[
         "classifier.loss.types.0.weight=[1.0, 1.0, 1.0, 1.0, 1.0]"]), "5 weights for the 6"),
     "seed": (dict(add=["zebra"], seed=-1), "classifier.seed: -1` must be an integer"),
+    "large seed": (dict(add=["zebra"], seed=2 ** 32),
+                   "classifier.seed: 4294967296` must be no more than 4294967295"),
     "other segmentor": (dict(add=["zebra"], opts=[
         "model.backbone={'type': 'CSRLTinyNet', 'width': 8}"]), "does not fit DeepLabV3P"),
     "legacy": (dict(add=["zebra"], opts=["classifier.mode=legacy"]), "mode: legacy"),
@@ -374,6 +378,17 @@ def test_bad_requests_are_refused_and_leave_nothing(finished, tmp_path, case):
     assert "\n" not in str(raised.value)
     assert files(str(tmp_path)) == []
     assert times(finished("custom").folder) == before
+
+
+def test_a_folder_that_appears_meanwhile_is_left_as_it_is(finished, tmp_path, monkeypatch):
+    def interfere(*args):
+        (tmp_path / "run").mkdir()
+        (tmp_path / "run" / "mine").write_text("mine")
+
+    monkeypatch.setattr(vocabulary, "_keep_trained", interfere)
+    with pytest.raises(UserError, match="was made by something else meanwhile"):
+        change_classes(finished("custom").folder, str(tmp_path / "run"), rename=["cat=kitten"])
+    assert files(str(tmp_path)) == ["run/mine"]
 
 
 def test_too_many_classes_are_refused(finished, tmp_path):

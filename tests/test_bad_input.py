@@ -127,6 +127,19 @@ def test_value(capsys, own, says, opts):
     check(capsys, own, says, opts)
 
 
+def test_a_full_disk(capsys, tmp_path):
+    def main(argv):
+        with open("/dev/full", "wb", buffering=0) as file:
+            file.write(b"x")
+
+    assert "No space left on device" in error_of(capsys, main, [])
+
+
+def test_a_folder_for_a_file(capsys, tmp_path):
+    assert f"{tmp_path}: Is a directory" in error_of(capsys, lambda argv: open(argv[0]),
+                                                     [str(tmp_path)])
+
+
 def test_policy_that_leaves_no_image(capsys, own):
     check(capsys, own, ["policy: drop", "leaves none of the 12 images"], "zero_shot.policy=drop",
           "zero_shot.unseen=cat,dog,cow,car")

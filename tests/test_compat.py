@@ -1,7 +1,9 @@
 """The mendings of PaddleSeg: each fault before, each value after, and a stock training run."""
 
+import io
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -20,11 +22,11 @@ from paddle import nn
 from paddleseg.core import infer
 from paddleseg.cvlibs import Config, SegBuilder, manager
 from paddleseg.models.losses import CrossEntropyLoss, MixedLoss, OhemCrossEntropyLoss
-from paddleseg.utils import metrics
+from paddleseg.utils import logger, metrics
 
 compat.mend_paddleseg()
 TRAINER = sys.modules["paddleseg.core.train"]
-CROSS_ENTROPY, OHEM, TRAIN, AREA, FLEET = (fault.name for fault in compat.FAULTS)
+CROSS_ENTROPY, OHEM, TRAIN, AREA, FLEET, LOG = (fault.name for fault in compat.FAULTS)
 
 # Loads compat.py alone: importing the package would mend before the faults can be seen.
 LOAD = f"""
@@ -37,11 +39,11 @@ def load_compat():
 """
 
 FRESH = LOAD + """
-import json, sys, tempfile, time, zlib
+import contextlib, io, json, sys, tempfile, time, zlib
 compat = load_compat()
 import cv2, numpy as np, paddle, paddleseg.core
 from paddleseg.models.losses import CrossEntropyLoss, OhemCrossEntropyLoss
-from paddleseg.utils import metrics
+from paddleseg.utils import logger, metrics
 from google.protobuf import struct_pb2
 strategy = sys.modules[paddle.distributed.fleet.DistributedStrategy.__module__]
 value = struct_pb2.Struct()
@@ -66,6 +68,11 @@ def train(model):
                          save_dir=tempfile.mkdtemp(), iters=1, batch_size=1, log_iters=1,
                          losses={"types": [lambda logit, label: logit.mean()], "coef": [1]})
 
+def log():
+    with contextlib.redirect_stdout(io.StringIO()) as printed:
+        logger.warning("\u00e9")
+    assert printed.getvalue().endswith("\u00e9\\n")
+
 logit, label = paddle.zeros([1, 2, 1, 2]), paddle.zeros([1, 1, 2], "int64")
 USES = {
     "cross_entropy": lambda: CrossEntropyLoss()(logit, label),
@@ -75,6 +82,7 @@ USES = {
     "own_losses": lambda: train(OwnLosses()),
     "area": lambda: metrics.calculate_area(label, label, 2),
     "fleet": lambda: strategy.get_msg_dict(value.fields["b"].list_value),
+    "log": log,
 }
 def failures():
     found = {}
@@ -88,7 +96,7 @@ def targets():
     return {"cross_entropy": CrossEntropyLoss._post_process_loss,
             "ohem": OhemCrossEntropyLoss.forward, "train": trainer.train,
             "own_losses": paddleseg.core.train, "area": metrics.calculate_area,
-            "fleet": strategy.get_msg_dict}
+            "fleet": strategy.get_msg_dict, "log": logger.log}
 before, originals = failures(), targets()
 mended = compat.mend_paddleseg()
 touched = [name for name, target in targets().items() if target is not originals[name]]
@@ -118,7 +126,7 @@ def fresh():
 def test_exactly_the_faulty_is_touched(fresh):
     """A fault is mended where its use fails; where it does not, nothing is replaced."""
     uses = {CROSS_ENTROPY: ("cross_entropy",), OHEM: ("ohem",), TRAIN: ("train", "own_losses"),
-            AREA: ("area",), FLEET: ("fleet",)}
+            AREA: ("area",), FLEET: ("fleet",), LOG: ("log",)}
     faulty = [name for name in uses if uses[name][0] in fresh["before"]]
     assert fresh["mended"] == faulty
     assert fresh["touched"] == [use for name in faulty for use in uses[name]]
@@ -168,6 +176,17 @@ def test_a_failing_function_is_replaced(monkeypatch, owner, attribute, name):
     monkeypatch.setattr(owner, attribute, raise_type_error)
     assert compat.mend_paddleseg() == [name]
     assert getattr(owner, attribute) is not raise_type_error
+
+
+@pytest.mark.parametrize("encoding, written", [
+    ("utf-8", "\u72d7 \\udcff"), ("ascii", "\\u72d7 \\udcff"), ("gbk", "\u72d7 \\udcff")])
+def test_the_log_says_names_and_escapes_what_cannot_be_written(monkeypatch, encoding, written):
+    raw = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(raw, encoding))
+    logger.error("\u72d7 \udcff")
+    logger.debug("too much")
+    assert re.fullmatch(rf"[\d-]+ [\d:]+ \[ERROR\]\t{re.escape(written)}\n",
+                        raw.getvalue().decode(encoding))
 
 
 def healthy_train(model):

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from types import SimpleNamespace
 
 import paddle_csrl  # noqa: F401  before paddle: see paddle_csrl.compat.check_zlib
 
@@ -9,14 +10,14 @@ import cv2
 import numpy as np
 import onnxruntime
 import paddle
-import paddle2onnx
 import pytest
 import tiny_runs
 import yaml
 from paddle_csrl.cli import export, infer, predict
 from paddle_csrl.config import ZeroShotConfig
 from paddle_csrl.deploy import export as module
-from paddle_csrl.deploy.exported import DeployInfo, PaddleBackend, fit_to_shape
+from paddle_csrl.deploy.exported import (DeployInfo, PaddleBackend, fit_to_shape,
+                                         load_backend)
 from paddle_csrl.deploy.model import DeployBuilder
 from paddle_csrl.errors import UserError
 from paddleseg.deploy.export import WrappedModel
@@ -54,15 +55,17 @@ def exported(exports):
 def exports(run, photos, tmp_path_factory):
     """``exports(*flags)``: folder and result of the run exported with ``flags``, made once."""
     done = {}
+    # On its way to a file, paddle2onnx would let Polygraphy install packages. This one tells.
+    decoy = tmp_path_factory.mktemp("decoy")
+    (decoy / "polygraphy.py").write_text(f"open({str(decoy / 'imported')!r}, 'w')")
 
     def get(*flags):
         if flags not in done:
             folder = str(tmp_path_factory.mktemp("exported"))
             with pytest.MonkeyPatch.context() as patch:
-                patch.delenv("POLYGRAPHY_AUTOINSTALL_DEPS", raising=False)
+                patch.setenv("PYTHONPATH", str(decoy), prepend=os.pathsep)
                 done[flags] = folder, run_export(run, folder, *flags)
-                # On its way to a file, paddle2onnx would let Polygraphy install packages.
-                assert "POLYGRAPHY_AUTOINSTALL_DEPS" not in os.environ
+            assert os.listdir(decoy) == ["polygraphy.py"]
         return done[flags]
 
     return get
@@ -310,16 +313,28 @@ def test_an_opset_that_would_end_the_process_is_told(run, tmp_path, opset):
     assert not (tmp_path / "out").exists()
 
 
-def test_a_failing_conversion_is_told(run, saved, tmp_path, monkeypatch):
+@pytest.mark.parametrize("export_code, match", [
+    ("raise RuntimeError('no\\nsuch operator')", "such operator"),
+    ("print('[ERROR] no such operator'); print('more'); import os; os.abort()",
+     "no such operator"),
+    ("return b'no model'", "[Pp]rotobuf"),
+], ids=["raises", "ends its process", "does not run"])
+def test_a_failing_conversion_is_told(run, saved, tmp_path, monkeypatch, export_code, match):
+    """With another package in its place; the true one ends its process at PP-LiteSeg."""
     saved("argmax")
+    (tmp_path / "paddle2onnx.py").write_text(f"def export(*args, **kwargs):\n    {export_code}\n")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
+    with pytest.raises(UserError, match=f"could not convert .* 16 .*{match}.*; try another"):
+        run_export(run, tmp_path / "out", "--format", "onnx")
+    assert os.listdir(tmp_path / "out") == []
 
-    def fail(*args, **kwargs):
-        raise RuntimeError("no\nsuch operator")
 
-    monkeypatch.setattr(paddle2onnx, "export", fail)
-    with pytest.raises(UserError, match="could not convert .* 16 .no such operator.; try another"):
-        run_export(run, tmp_path, "--format", "onnx")
-    assert os.listdir(tmp_path) == []
+def test_a_folder_in_the_place_of_a_file_is_told(run, saved, tmp_path):
+    saved("argmax")
+    (tmp_path / "deploy.yaml").mkdir()
+    with pytest.raises(UserError, match="deploy.yaml is a folder"):
+        run_export(run, tmp_path)
+    assert os.listdir(tmp_path) == ["deploy.yaml"]
 
 
 def test_an_unreadable_image_is_told(run, tmp_path):
@@ -354,7 +369,9 @@ def test_onednn_works_or_is_refused_in_one_line(exported, photos, tmp_path):
     (lambda content: content.update(input_shape=[3, 4]), "must be four whole numbers"),
     (lambda content: content.update(input_shape=[2, 3, -1, -1]), "takes 2 images at once"),
     (lambda content: content.update(model="other.onnx"), "other.onnx` is not beside it"),
+    (lambda content: content.update(model="deploy.yaml"), "must end in .onnx or .json"),
     (lambda content: content.update(transforms="Normalize"), "must be a list"),
+    (lambda content: content.update(transforms=["Normalize"]), "must be a list of transforms"),
     (lambda content: content.update(transforms=[{"type": "Nothing"}]), "could not make Nothing"),
     (lambda content: content.update(unseen=["horse"]), "holds horse, which is no class"),
     (lambda content: content.pop("palette"), "does not hold `class_names`"),
@@ -367,6 +384,52 @@ def test_a_wrong_deploy_yaml_is_told(exported, photos, tmp_path, change, match):
         yaml.safe_dump({"Deploy": content}, file)
     with pytest.raises(UserError, match=match):
         run_infer(copy, photos, tmp_path / "out")
+
+
+@pytest.mark.parametrize("params", [None, "deploy.yaml", PROGRAM])
+def test_weights_that_paddle_would_crash_at_are_told(exported, photos, tmp_path, params):
+    copy = shutil.copytree(exported("--format", "paddle", "--output_op", "argmax"), tmp_path / "x")
+    with open(copy / "deploy.yaml", "w", encoding="utf-8") as file:
+        yaml.safe_dump({"Deploy": {**content_of(exported("--format", "paddle", "--output_op",
+                                                         "argmax")), "params": params}}, file)
+    with pytest.raises(UserError, match=f"`Deploy.params: {params}` must end in .pdiparams"):
+        run_infer(copy, photos, tmp_path / "out")
+
+
+def test_threads_are_at_least_one(exported, photos, tmp_path):
+    with pytest.raises(UserError, match="--cpu_threads 0: give at least 1"):
+        run_infer(exported("--format", "onnx", "--output_op", "argmax"), photos,
+                  tmp_path / "out", "--cpu_threads", "0")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("device, expected", [("cpu", None), ("gpu", 0), ("gpu:3", 3)])
+@pytest.mark.parametrize("target", FILES)
+def test_each_process_has_a_gpu_of_its_own(exported, monkeypatch, target, device, expected):
+    """What is asked for, as there is no GPU here."""
+    asked = []
+    if target == "onnx":
+        def session(model, options, providers):
+            asked.extend(item[1]["device_id"] for item in providers if isinstance(item, tuple))
+            assert providers[-1] == "CPUExecutionProvider"
+            raise RuntimeError
+
+        monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: [
+            "CUDAExecutionProvider", "CPUExecutionProvider"])
+        monkeypatch.setattr(onnxruntime, "InferenceSession", session)
+    else:
+        def config(*files):
+            return SimpleNamespace(
+                disable_glog_info=lambda: None, disable_gpu=lambda: None,
+                set_cpu_math_library_num_threads=lambda number: None,
+                enable_use_gpu=lambda memory, number: asked.append(number))
+
+        monkeypatch.setattr(paddle.inference, "Config", config)
+    info = DeployInfo.read(os.path.join(exported("--format", target, "--output_op", "argmax"),
+                                        "deploy.yaml"))
+    with pytest.raises(UserError, match="cannot be loaded"):
+        load_backend(info, device)
+    assert asked == [] if expected is None else [expected]
 
 
 @pytest.mark.parametrize("text, match", [

@@ -6,12 +6,14 @@ import re
 import shutil
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import paddle
 import pytest
 import run_tools
 import tiny_runs
+from paddle_csrl import parallel
 from paddle_csrl.builder import ZeroShotBuilder
 from paddle_csrl.cli import programs
 from paddle_csrl.config import ZeroShotConfig
@@ -251,6 +253,46 @@ def test_labels_scanned_by_shares_are_those_of_one_process(pair):
         assert all(np.array_equal(first[key], second[key]) for key in first.files)
 
 
+@pytest.fixture
+def store(monkeypatch):
+    """Stands in for the store of three processes; the two others come one poll after another."""
+    monkeypatch.setenv("PADDLE_DISTRI_BACKEND", "gloo")
+    monkeypatch.setattr(parallel, "world_size", lambda: 3)
+    monkeypatch.setattr(parallel.time, "sleep", lambda seconds: None)
+    monkeypatch.setattr(paddle.distributed, "all_reduce",
+                        lambda tensor: calls.append("all_reduce"))
+    calls, come = [], {}
+
+    def add(key, amount):
+        calls.append((key, amount))
+        come[key] = come.get(key, 0) + 1
+        return come[key] - (come[key] > 1)  # the first poll finds this process alone
+
+    monkeypatch.setattr(parallel.core, "create_or_get_global_tcp_store",
+                        lambda: SimpleNamespace(add=add))
+    return calls
+
+
+def test_processes_meet_before_gloo_waits_for_them(store):
+    for _ in range(2):
+        store.clear()
+        parallel.total(np.ones(2))
+        keys = {call[0] for call in store[:-1]}
+        assert [call[1] for call in store[:-1]] == [1, 0, 0, 0] and len(keys) == 1
+        assert store[-1] == "all_reduce"
+    store.clear()
+    parallel.total(np.ones(2))
+    assert keys.isdisjoint(call[0] for call in store[:-1])
+
+
+def test_a_store_without_its_server_means_that_the_first_process_has_ended(store, monkeypatch):
+    monkeypatch.setattr(parallel.core, "create_or_get_global_tcp_store",
+                        lambda: SimpleNamespace(add=lambda key, amount: 1 / 0))
+    with pytest.raises(RuntimeError, match="gloo: the first process has ended"):
+        parallel.barrier()
+    assert store == []
+
+
 def test_shares_are_a_partition():
     rows = [Share(7, rank, 3).rows.tolist() for rank in range(3)]
     assert rows == [[0, 3, 6], [1, 4], [2, 5]]
@@ -327,6 +369,24 @@ def test_predictions_are_shared_out(pair):
     images = [name for name in os.listdir(image_folder(one.recipe)) if name.endswith(".jpg")]
     assert len(images) > 1
     assert len(os.listdir(base / "pictures" / FOLDERS["overlay"])) == len(images)
+
+
+def test_a_broken_image_of_another_process_is_named(pair, tmp_path):
+    one, _, _ = pair
+    folder = image_folder(one.recipe)
+    good = [os.path.join(folder, name) for name in sorted(os.listdir(folder))
+            if name.endswith(".jpg")][:2]
+    (tmp_path / "list.txt").write_text("\n".join([good[0], "broken.jpg", good[1], "gone.jpg"]))
+    (tmp_path / "broken.jpg").write_bytes(b"no picture")
+    done = run_launcher(tmp_path, [
+        os.path.join(tiny_runs.ROOT, "tools", "predict.py"), "--run", one.folder, "--device", "cpu",
+        "--image_path", str(tmp_path / "list.txt"), "--save_dir", str(tmp_path / "out")])
+    assert done.returncode != 0
+    said = (tmp_path / "logs" / "workerlog.0").read_text()
+    assert f"not predicted: {tmp_path / 'broken.jpg'}: " in said
+    assert f"not predicted: {tmp_path / 'gone.jpg'}: no file" in said
+    assert "predicted 2 of 4 images" in said
+    assert "not predicted" not in (tmp_path / "logs" / "workerlog.1").read_text()
 
 
 def test_one_failing_process_ends_all_with_its_message(pair, tmp_path):

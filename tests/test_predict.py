@@ -280,6 +280,53 @@ def test_images_are_never_replaced(deployed, photos, tmp_path):
     assert os.listdir(tmp_path / "out") == ["added_prediction"]
 
 
+def test_what_stands_in_the_way_of_a_result_is_told(deployed, photos, tmp_path):
+    (tmp_path / "one" / "label_prediction" / "a.png").mkdir(parents=True)
+    with pytest.raises(UserError, match="a.png is a folder where the result of"):
+        run(deployed, photos, tmp_path / "one")
+    assert tiny_runs.files(str(tmp_path)) == []
+    (tmp_path / "two").mkdir()
+    (tmp_path / "two" / "added_prediction").write_text("a file")
+    with pytest.raises(UserError, match="`--save_dir: .*added_prediction` is no folder"):
+        run(deployed, photos, tmp_path / "two")
+    assert tiny_runs.files(str(tmp_path)) == ["two/added_prediction"]
+
+
+def test_a_result_that_cannot_be_written_leaves_none_of_its_image(deployed, photos, tmp_path,
+                                                                  monkeypatch):
+    write = visualize.write_png
+
+    def write_png(path, picture):
+        if picture.shape == (48, 48):  # the label of b.PNG, after two of its pictures
+            raise OSError(28, "No space left on device")
+        write(path, picture)
+
+    monkeypatch.setattr(visualize, "write_png", write_png)
+    result = run(deployed, photos, tmp_path)
+    assert result["predicted"] == 2
+    assert result["failed"] == {f"{photos}/b.PNG": "[Errno 28] No space left on device"}
+    assert tiny_runs.files(str(tmp_path)) == sorted(
+        f"{folder}/{name}" for folder in FOLDERS for name in ("a.png", "sub/c.png"))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems refuse such names")
+def test_names_that_are_not_ascii_and_not_even_text(deployed, photos, tmp_path, capsys):
+    names = ["\u72d7.jpg", os.fsdecode(b"\xff\xfe.jpg")]
+    for name in names:
+        shutil.copy(f"{photos}/a.jpg", tmp_path / name)
+        (tmp_path / f"broken {name}").write_bytes(b"no picture")
+    result = run(deployed, tmp_path, tmp_path / "out")
+    assert result["predicted"] == 2 and len(result["failed"]) == 2
+    said = capsys.readouterr().out
+    assert f"not predicted: {tmp_path}/broken \u72d7.jpg" in said
+    assert f"not predicted: {tmp_path}/broken \\udcff\\udcfe.jpg" in said
+    run(deployed, f"{photos}/a.jpg", tmp_path / "plain")
+    expected = read(tmp_path / "plain" / "label_prediction" / "a.png")
+    for name in names:
+        written = read(tmp_path / "out" / "label_prediction" / name.replace(".jpg", ".png"))
+        assert np.array_equal(written, expected)
+
+
 def test_results_inside_the_folder_are_not_predicted_again(deployed, photos, tmp_path):
     root = shutil.copytree(photos, tmp_path / "photos")
     for _ in range(2):
@@ -298,6 +345,7 @@ def test_two_results_of_one_name_are_told(deployed, photos, tmp_path):
     (None, "no such file or folder"),
     (b"", "lists no image"),
     (b"\xff\xfe\x00", "neither an image"),
+    (b"a.jpg\0", "neither an image"),
 ])
 def test_a_wrong_image_path_is_told(tmp_path, content, match):
     path = tmp_path / "list.txt"
@@ -316,6 +364,8 @@ def test_an_empty_folder_is_told(tmp_path):
     (["--is_slide"], "--is_slide needs `test_config.crop_size`"),
     (["--is_slide", "--crop_size", "32", "32", "--stride", "33", "8"], "must not be larger"),
     (["--aug_pred", "--scales", "0"], "must be numbers above 0"),
+    (["--aug_pred", "--scales", "1", "nan"], "must be numbers above 0"),
+    (["--aug_pred", "--scales", "inf"], "must be numbers above 0"),
     (["--opts", "model.num_classes=7"], "names 21 classes, but `model.num_classes: 7`"),
     (["--opts", "model.backbone.width=8"], "does not fit DeepLabV3P"),
 ])

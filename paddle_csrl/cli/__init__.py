@@ -1,5 +1,6 @@
 """The command-line tools: thin parsers over the package. Each ``main(argv)`` returns results."""
 
+import errno
 import os
 import sys
 import time
@@ -9,6 +10,10 @@ from paddle_csrl import mkl
 from paddle_csrl.errors import UserError
 
 _WORKER_MARK = "UserError: "
+
+#: What the system refuses for reasons that lie outside of the program.
+_REFUSALS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EISDIR,
+             errno.ENOTDIR, errno.ENAMETOOLONG}
 
 #: Seconds that ``paddle.distributed.launch`` has to find the process that failed first.
 _PATIENCE = 20.0
@@ -58,8 +63,10 @@ def _tell_of_mkl() -> None:
 def user_message(error: Optional[BaseException]) -> Optional[str]:
     """The one line for the user if a ``UserError`` is behind ``error``, else None.
 
-    PaddleSeg's builder and Paddle's loader processes wrap what they catch, the latter as text.
+    A full disk and the like are the user's to mend, too. PaddleSeg's builder and Paddle's loader processes wrap what they catch, the latter as text.
     """
+    if isinstance(error, OSError) and error.errno in _REFUSALS:
+        return f"{error.filename or 'a file cannot be written'}: {error.strerror}"
     while error is not None:
         if isinstance(error, UserError) and _WORKER_MARK not in str(error):
             return " ".join(str(error).split())

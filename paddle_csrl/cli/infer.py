@@ -7,10 +7,12 @@ from typing import Any, Dict, List, Optional
 import paddle
 from paddleseg.utils import utils
 
+from paddle_csrl import parallel
 from paddle_csrl.cli import options
 from paddle_csrl.deploy.exported import DeployInfo, ExportedPredictor, load_backend
 from paddle_csrl.deploy.images import ImageReader
 from paddle_csrl.deploy.predict import ResultFiles, predict_images
+from paddle_csrl.errors import UserError
 
 _EPILOG = """
 writes the pictures that tools/predict.py writes. A broken image is passed over and named at the
@@ -53,10 +55,12 @@ def main(argv: Optional[List[str]] = None) -> Dict[str, Any]:
         UserError: a mistake in the exported model, the paths or the flags.
     """
     args = parse_args(argv)
+    if args.cpu_threads < 1:
+        raise UserError(f"--cpu_threads {args.cpu_threads}: give at least 1")
     info = DeployInfo.read(args.config)
     utils.set_device(args.device)
-    backend = load_backend(info, paddle.get_device().split(":")[0], args.cpu_threads,
-                           args.enable_mkldnn)
+    parallel.start()
+    backend = load_backend(info, paddle.get_device(), args.cpu_threads, args.enable_mkldnn)
     predictor = ExportedPredictor(info, backend, args.confidence)
     results = ResultFiles(args.save_dir, info.classes.recolored(args.custom_color),
                           args.confidence)

@@ -5,6 +5,7 @@ from typing import Any, Dict, List, Optional
 
 from paddleseg.utils import utils
 
+from paddle_csrl import parallel
 from paddle_csrl.cli import options
 from paddle_csrl.config import ZeroShotConfig
 from paddle_csrl.deploy.images import ImageReader
@@ -56,6 +57,7 @@ def main(argv: Optional[List[str]] = None) -> Dict[str, Any]:
     overrides = {**options.common_overrides(args), **options.test_overrides(args)}
     config = ZeroShotConfig(args.config, opts=args.opts, overrides=overrides)
     utils.set_device(args.device)
+    parallel.start()
     builder = DeployBuilder(config, args.model_path)
     results = ResultFiles(args.save_dir, builder.classes.recolored(args.custom_color),
                           args.confidence)

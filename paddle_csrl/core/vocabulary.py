@@ -198,7 +198,11 @@ def _written_whole(folder: str) -> Iterator[str]:
     try:
         os.chmod(aside, 0o755)
         yield aside
-        os.rename(aside, folder)
+        try:
+            os.rename(aside, folder)
+        except OSError as error:
+            raise UserError(f"--save_dir {folder} was made by something else meanwhile "
+                            f"({error.strerror}); name another") from None
     finally:
         shutil.rmtree(aside, ignore_errors=True)
 

@@ -1,8 +1,10 @@
 """Exporting a trained segmentor for Paddle Inference or ONNX, and comparing the two."""
 
 import os
+import subprocess
+import sys
 import tempfile
-from typing import Any, Dict, List, NamedTuple, Optional
+from typing import Any, Dict, List, NamedTuple, Optional, Sequence
 
 import numpy as np
 import paddle
@@ -22,6 +24,23 @@ OPSETS = range(11, 20)
 OPSET = 16
 #: Largest difference between the exported and the trained model, relative to the largest logit.
 TOLERANCE = 1e-4
+#: Run in a process of its own, for the converter ends its process at what it cannot convert, and
+#: onnxruntime at some of what was converted wrongly: the model is run once. The converter is asked
+#: for the bytes rather than for a file: on its way to a file it "optimizes" with a tool that
+#: installs packages while it runs, NumPy 2 among them.
+_CONVERT = """
+import zlib  # before Paddle, see paddle_csrl.compat
+import sys
+import paddle2onnx
+model, params, path, opset, *shape = sys.argv[1:]
+content = paddle2onnx.export(model, params, None, opset_version=int(opset), verbose=False)
+with open(path, "wb") as file:
+    file.write(content)
+import numpy
+import onnxruntime
+session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+session.run(None, {session.get_inputs()[0].name: numpy.zeros(list(map(int, shape)), "float32")})
+"""
 #: Batch, height and width of the random image where the input shape leaves them free.
 _RANDOM_SIZE = (1, 97, 130)
 
@@ -108,7 +127,7 @@ def export(builder: DeployBuilder, save_dir: str, target: str = "paddle",
     with tempfile.TemporaryDirectory(prefix=".export.", dir=save_dir) as aside:
         files = _save_paddle(model, shape, output_op, aside)
         if target == "onnx":
-            files = [_to_onnx(*files, opset)]
+            files = [_to_onnx(*files, opset, next(iter(images.values())).shape)]
         info = DeployInfo(files[0], files[1] if len(files) > 1 else None,
                           builder.config.val_dataset_cfg.get("transforms") or [],
                           builder.img_channels, shape, output_op, builder.classes)
@@ -120,9 +139,13 @@ def export(builder: DeployBuilder, save_dir: str, target: str = "paddle",
                                 f"{TOLERANCE * max(1.0, parity.largest):.2g}); nothing was "
                                 f"written to {save_dir}")
         files.append(_write_info(info, aside))
-        for path in files:  # deploy.yaml last: it is there once all it names is
-            os.replace(path, os.path.join(save_dir, os.path.basename(path)))
-    return {"config": os.path.join(save_dir, os.path.basename(files[-1])), "parity": parities}
+        targets = [os.path.join(save_dir, os.path.basename(path)) for path in files]
+        for target in filter(os.path.isdir, targets):
+            raise UserError(f"--save_dir {save_dir}: {target} is a folder where a file of the "
+                            f"exported model should go; choose another")
+        for path, target in zip(files, targets):  # deploy.yaml last: then all it names is there
+            os.replace(path, target)
+    return {"config": targets[-1], "parity": parities}
 
 
 def _checked_shape(shape: List[int], img_channels: int) -> List[int]:
@@ -173,23 +196,23 @@ def _save_paddle(model: nn.Layer, shape: List[int], output_op: str, folder: str)
     return [os.path.join(folder, program), os.path.join(folder, "model.pdiparams")]
 
 
-def _to_onnx(model: str, params: str, opset: int) -> str:
-    """Convert to ``model.onnx`` beside ``model``.
-
-    The converter is asked for the bytes rather than for a file: on its way to a file it
-    "optimizes" with a tool that installs packages while it runs, NumPy 2 among them.
-    """
-    import paddle2onnx
-    try:
-        content = paddle2onnx.export(model, params, None, opset_version=opset, verbose=False)
-    except Exception as error:  # the converter raises many types
-        raise UserError(f"paddle2onnx could not convert the model at --opset {opset} "
-                        f"({' '.join(str(error).split())[:200]}); try another, or --format "
-                        f"paddle") from None
+def _to_onnx(model: str, params: str, opset: int, shape: Sequence[int]) -> str:
+    """Convert to ``model.onnx`` beside ``model``, and see that it runs on zeros of a shape."""
     path = os.path.join(os.path.dirname(model), "model.onnx")
-    with open(path, "wb") as file:
-        file.write(content)
+    command = [sys.executable, "-c", _CONVERT, model, params, path, *map(str, (opset, *shape))]
+    done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
+    if done.returncode:
+        raise UserError(f"paddle2onnx could not convert the model at --opset {opset} "
+                        f"({_complaint(done.stdout + done.stderr)}); try another, a fixed "
+                        f"--input_shape such as 1 3 512 512, or --format paddle")
     return path
+
+
+def _complaint(output: str) -> str:
+    """What the converter says of its failure: its first error, or else its last line."""
+    lines = [line.strip() for line in output.splitlines() if line.strip()]
+    errors = [line for line in lines if "[ERROR]" in line or "FatalError" in line]
+    return (errors[:1] or lines[-1:] or ["no reason given"])[0][:200]
 
 
 def _compare(model: nn.Layer, info: DeployInfo, name: str, pixels: np.ndarray) -> Parity:

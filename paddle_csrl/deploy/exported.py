@@ -25,6 +25,8 @@ ONNX_EXTRA = ("pip install 'paddle_csrl[onnx]' (Paddle 3) or 'paddle_csrl[onnx-p
               "(Paddle 2.6)")
 
 _KEYS = ("model", "transforms", "input_shape", "output_op")
+#: Endings of programs and, but for ONNX, of their weights: Paddle crashes at other files.
+_PROGRAMS, _WEIGHTS = (".onnx", ".json", ".pdmodel"), ".pdiparams"
 
 
 class DeployInfo(NamedTuple):
@@ -66,6 +68,13 @@ class DeployInfo(NamedTuple):
             if name and not os.path.isfile(files[key]):
                 raise UserError(f"{path}: `Deploy.{key}: {name}` is not beside it; export the "
                                 f"model again or copy all its files")
+        endings = {"model": _PROGRAMS}
+        if not str(files["model"]).endswith(".onnx"):
+            endings["params"] = (_WEIGHTS,)
+        for key, wanted in endings.items():
+            if not str(files[key]).endswith(wanted):
+                raise UserError(f"{path}: `Deploy.{key}: {content.get(key)}` must end in "
+                                f"{' or '.join(wanted)}; export the model again")
         shape = content["input_shape"]
         if not (isinstance(shape, list) and len(shape) == 4
                 and all(isinstance(length, int) for length in shape)):
@@ -88,8 +97,10 @@ class DeployInfo(NamedTuple):
     @property
     def compose(self) -> Compose:
         """The transforms, built."""
-        if not isinstance(self.transforms, list):
-            raise UserError(f"`Deploy.transforms: {self.transforms}` must be a list")
+        if not isinstance(self.transforms, list) \
+                or not all(isinstance(item, dict) and "type" in item for item in self.transforms):
+            raise UserError(f"`Deploy.transforms: {self.transforms}` must be a list of transforms, "
+                            f"such as [{{type: Normalize}}]")
         builder = UserErrorBuilder(None, SegBuilder(None).comp_list)
         return Compose([builder.build_component(item) for item in self.transforms],
                        img_channels=self.img_channels)
@@ -119,7 +130,7 @@ class PaddleBackend:
 
     Args:
         model, params (str): the files.
-        device (str): ``cpu`` or ``gpu``.
+        device (str): ``cpu``, or ``gpu:1`` for the second GPU, as ``paddle.get_device()``.
         threads (int): threads on a CPU.
         onednn (bool): use oneDNN on a CPU.
 
@@ -131,8 +142,8 @@ class PaddleBackend:
                  onednn: bool = False):
         config = inference.Config(model, params)
         config.disable_glog_info()
-        if device == "gpu":
-            config.enable_use_gpu(256, 0)
+        if device != "cpu":
+            config.enable_use_gpu(256, _gpu_id(device))
         else:
             config.disable_gpu()
             config.set_cpu_math_library_num_threads(threads)
@@ -161,7 +172,7 @@ class OnnxBackend:
 
     Args:
         model (str): the file.
-        device (str): ``cpu``, or ``gpu`` where onnxruntime-gpu is installed.
+        device (str): as for ``PaddleBackend``; a GPU needs onnxruntime-gpu.
         threads (int): threads on a CPU.
 
     Raises:
@@ -177,9 +188,9 @@ class OnnxBackend:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.log_severity_level = 3  # no word about initializers it leaves out
-        wanted = ["CUDAExecutionProvider"] if device == "gpu" else []
-        providers = [name for name in (*wanted, "CPUExecutionProvider")
-                     if name in onnxruntime.get_available_providers()]
+        providers: List[Any] = ["CPUExecutionProvider"]
+        if device != "cpu" and "CUDAExecutionProvider" in onnxruntime.get_available_providers():
+            providers.insert(0, ("CUDAExecutionProvider", {"device_id": _gpu_id(device)}))
         try:
             self._session = onnxruntime.InferenceSession(model, options, providers=providers)
         except Exception as error:  # onnxruntime's errors share no public type
@@ -190,6 +201,11 @@ class OnnxBackend:
     def __call__(self, pixels: np.ndarray) -> np.ndarray:
         """float32 [N, K, h, w] -> the first output of the model."""
         return self._session.run(None, {self._input: pixels})[0]
+
+
+def _gpu_id(device: str) -> int:
+    """Each of several processes has a GPU of its own."""
+    return int(device.partition(":")[2] or 0)
 
 
 def load_backend(info: DeployInfo, device: str = "cpu", threads: int = 1,

@@ -81,10 +81,13 @@ def _read_list(path: str) -> List[str]:
     folder = os.path.dirname(path)
     try:
         with open(path, encoding="utf-8-sig") as file:
-            lines = [line.strip() for line in file if line.strip()]
-    except UnicodeDecodeError:
+            text = file.read()
+        if "\0" in text:
+            raise ValueError
+    except ValueError:  # a UnicodeDecodeError is one
         raise UserError(f"--image_path {path} is neither an image ({', '.join(SUFFIXES)}) nor a "
                         f"UTF-8 text file that lists images") from None
+    lines = [line.strip() for line in text.split("\n") if line.strip()]
     if not lines:
         raise UserError(f"--image_path {path} lists no image; write one path a line")
     whole = [os.path.join(folder, line) for line in lines]
@@ -123,7 +126,9 @@ class ImageReader:
         if not os.path.isfile(path):
             raise UserError(f"no file at {path}")
         require_whole_image(path)
-        pixels = cv2.imread(path, self.transforms.read_flag)
+        # By its bytes: cv2.imread crashes at a name that is not UTF-8.
+        content = np.fromfile(path, np.uint8)
+        pixels = cv2.imdecode(content, self.transforms.read_flag) if content.size else None
         if pixels is None:
             raise UserError(f"{path} is not a picture that OpenCV reads")
         to_rgb = cv2.COLOR_GRAY2RGB if pixels.ndim == 2 else cv2.COLOR_BGR2RGB

@@ -1,5 +1,6 @@
 """Predicting images one by one and writing the pictures."""
 
+import contextlib
 import os
 from typing import Any, Callable, Dict, List, NamedTuple, Optional, Tuple, Union
 
@@ -9,12 +10,12 @@ from paddle import nn
 from paddleseg.core import infer
 from paddleseg.utils import logger
 
-from paddle_csrl import visualize
+from paddle_csrl import parallel, visualize
 from paddle_csrl.core.evaluate import AUGMENTED_KEYS
 from paddle_csrl.deploy.classes import ClassTable
 from paddle_csrl.deploy.images import ImageFile, ImageReader, Sample, find_images, read_ahead
 from paddle_csrl.errors import UserError
-from paddle_csrl.utils import make_folder, progress
+from paddle_csrl.utils import atomic_path, make_folder, progress
 
 #: Kind of result -> its folder below ``--save_dir``. The first two are PaddleSeg's names.
 FOLDERS = {"overlay": "added_prediction", "mask": "pseudo_color_prediction",
@@ -70,7 +71,7 @@ class SegmentorPredictor:
 
 
 class ResultFiles:
-    """Writes the pictures of each prediction below a folder, each whole or not at all.
+    """Writes the pictures of each prediction below a folder, all of an image or none.
 
     Args:
         save_dir (str): the folder.
@@ -91,8 +92,8 @@ class ResultFiles:
     def check(self, images: List[ImageFile]) -> None:
         """
         Raises:
-            UserError: a result would replace an image or another result, the folder cannot be
-                written to, or the labels do not fit into 8 bits.
+            UserError: a result would replace an image, a folder or another result, a folder
+                cannot be written to, or the labels do not fit into 8 bits.
         """
         if len(self.classes.names) > visualize.MAX_CLASSES:
             raise UserError(f"predictions are written as 8-bit labels of at most "
@@ -106,22 +107,28 @@ class ResultFiles:
                 if path in inputs:
                     raise UserError(f"--save_dir {self.save_dir}: {path} is one of the images to "
                                     f"predict and would be replaced; choose another folder")
+                if os.path.isdir(path):
+                    raise UserError(f"--save_dir {self.save_dir}: {path} is a folder where the "
+                                    f"result of {image.path} should go; choose another")
                 if written.setdefault(path, image.path) != image.path:
                     raise UserError(f"{written[path]} and {image.path} would both be predicted "
                                     f"into {path}; rename one of them")
-        make_folder(self.save_dir, "--save_dir")
+        for kind in self.kinds:
+            make_folder(self.folder(kind), "--save_dir")
 
     def write(self, name: str, image: np.ndarray, prediction: Prediction) -> None:
         """Write the results of one image, uint8 RGB [H, W, 3]."""
         names, unseen_ids, palette = self.classes
         label = prediction.label.astype(np.uint8)
-        visualize.save_png(self.path("overlay", name), visualize.overlay(image, label, palette))
-        visualize.save_png(self.path("mask", name),
-                           visualize.labelled_mask(label, names, unseen_ids, palette))
-        visualize.save_png(self.path("label", name), label)
+        pictures = {"overlay": visualize.overlay(image, label, palette),
+                    "mask": visualize.labelled_mask(label, names, unseen_ids, palette),
+                    "label": label}
         if "confidence" in self.kinds:
-            visualize.save_png(self.path("confidence", name),
-                               np.rint(255 * prediction.confidence).astype(np.uint8))
+            pictures["confidence"] = np.rint(255 * prediction.confidence).astype(np.uint8)
+        with contextlib.ExitStack() as stack:
+            for kind, picture in pictures.items():
+                visualize.write_png(stack.enter_context(atomic_path(self.path(kind, name))),
+                                    picture)
 
 
 def predict_images(image_path: str, results: ResultFiles, reader: ImageReader,
@@ -129,18 +136,19 @@ def predict_images(image_path: str, results: ResultFiles, reader: ImageReader,
     """Predict every image of ``--image_path`` and write its pictures.
 
     One image is held at a time, and a few more where ``threads`` read ahead. An image that cannot
-    be read or predicted is passed over. With several processes each takes its share.
+    be read, predicted or written is passed over. With several processes each takes its share.
 
     Returns:
-        dict: ``predicted`` (number of images), ``failed`` (path to reason), ``save_dir``.
+        dict: ``predicted`` (number of images), ``failed`` (path to reason), ``save_dir``. The
+            first process has those of all, the others their own.
 
     Raises:
         UserError: no images, or results that would replace them.
     """
-    images = find_images(image_path, map(results.folder, results.kinds))
-    results.check(images)
-    images = images[paddle.distributed.get_rank()::paddle.distributed.get_world_size()]
-    logger.info(f"{len(images)} images")
+    every = find_images(image_path, map(results.folder, results.kinds))
+    results.check(every)
+    images = every[parallel.rank()::parallel.world_size()]
+    logger.info(f"{len(every)} images")
     failed: Dict[str, str] = {}
 
     def read(image: ImageFile) -> Tuple[ImageFile, Union[Sample, Exception]]:
@@ -154,14 +162,14 @@ def predict_images(image_path: str, results: ResultFiles, reader: ImageReader,
         try:
             if isinstance(sample, Exception):
                 raise sample
-            prediction = predictor(sample)
+            results.write(image.name, sample.image, predictor(sample))
         except Exception as error:
             failed[image.path] = " ".join(str(error).split())[:300] or type(error).__name__
-            continue
-        results.write(image.name, sample.image, prediction)
-    _report(len(images), failed, results)
-    return {"predicted": len(images) - len(failed), "failed": failed,
-            "save_dir": results.save_dir}
+    failed = parallel.collect_texts(failed)
+    total = len(every) if parallel.is_first() else len(images)
+    _report(total, failed, results)
+    parallel.barrier()  # the launcher ends all where one has failed
+    return {"predicted": total - len(failed), "failed": failed, "save_dir": results.save_dir}
 
 
 def _report(total: int, failed: Dict[str, str], results: ResultFiles) -> None:

@@ -292,7 +292,8 @@ def _raise_missing(missing: Sequence[Tuple[str, str]], path: str,
         reports.append(f"class {class_name!r} ({_suggest(nearest, 'nothing near it known')})")
     more = f" and {len(missing) - _MAX_REPORTED} more" if len(missing) > _MAX_REPORTED else ""
     raise UserError(f"{path} has no word for {', '.join(reports)}{more}; name another word under "
-                    f"`words`, such as words: {{{missing[0][0]}: thing}}, or give another file")
+                    f"`words`, such as words: {{{missing[0][0]}: thing}} (to tools/add_class.py as "
+                    f"\"{missing[0][0]}=thing\"), or give another file")
 
 
 def _neighbours(path: str, words: Iterable[str]) -> Dict[str, List[str]]:

@@ -203,8 +203,13 @@ def check_image(image: np.ndarray) -> None:
 
 
 def save_png(path: str, picture: np.ndarray) -> None:
-    """Write a picture, uint8 RGB [H, W, 3] or a single channel [H, W], atomically."""
+    """As ``write_png``, atomically."""
+    with atomic_path(path) as temporary:
+        write_png(temporary, picture)
+
+
+def write_png(path: str, picture: np.ndarray) -> None:
+    """Write a picture, uint8 RGB [H, W, 3] or a single channel [H, W]."""
     if picture.ndim != 2 or picture.dtype != np.uint8:
         check_image(picture)
-    with atomic_path(path) as temporary:
-        Image.fromarray(picture).save(temporary, format="PNG")
+    Image.fromarray(picture).save(path, format="PNG")
