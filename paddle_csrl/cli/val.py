@@ -12,7 +12,7 @@ from paddle_csrl.cli import options
 from paddle_csrl.config import ZeroShotConfig
 from paddle_csrl.core.report import score
 from paddle_csrl.core.trainer import load_weights
-from paddle_csrl.utils import make_folder
+from paddle_csrl.utils import make_folder, make_folder_of
 
 _EPILOG = """
 examples:
@@ -50,7 +50,7 @@ def main(argv: Optional[List[str]] = None) -> Dict[str, Any]:
     builder = ZeroShotBuilder(config)
     load_weights(builder.model, args.model_path)
     if args.out:
-        make_folder(os.path.dirname(os.path.abspath(args.out)), "--out")
+        make_folder_of(args.out, "--out")
     if args.picture_dir:
         make_folder(args.picture_dir, "--picture_dir")
     return score(builder, builder.model, args.out and os.path.normpath(args.out),
