@@ -2,14 +2,19 @@
 
 import glob
 import importlib
+import importlib.util
 import os
 import re
+import shlex
 
 import pytest
 import tiny_runs
 
-from paddle_csrl.cli import export, infer, predict, train, val
-from paddle_csrl.config import KNOWN_KEYS
+from paddle_csrl.config import KNOWN_KEYS, ZeroShotConfig
+
+DOCUMENTS = ["README.md", "README_cn.md", "CONTRIBUTING.md", "CHANGELOG.md", *sorted(
+    os.path.relpath(path, tiny_runs.ROOT)
+    for path in glob.glob(os.path.join(tiny_runs.ROOT, "docs", "*.md")))]
 
 
 def read(*names: str) -> str:
@@ -26,8 +31,7 @@ def test_every_config_key_is_documented(section):
 
 
 def test_files_that_the_documents_name_exist():
-    for path in ["README.md", "README_cn.md", "CONTRIBUTING.md", "CHANGELOG.md",
-                 *glob.glob(os.path.join(tiny_runs.ROOT, "docs", "*.md"))]:
+    for path in DOCUMENTS:
         text = read(path)
         folder = os.path.dirname(os.path.join(tiny_runs.ROOT, path))
         for link in re.findall(r"\]\(([^)#:]+)\)", text):
@@ -36,26 +40,51 @@ def test_files_that_the_documents_name_exist():
             assert os.path.exists(os.path.join(tiny_runs.ROOT, name)), (path, name)
 
 
-@pytest.mark.parametrize("tool", [predict, export, infer])
-def test_commands_of_deployment_parse(tool):
-    name = tool.__name__.rsplit(".", 1)[-1]
-    text = read("docs", "deploy.md").replace("\\\n", " ")
-    commands = re.findall(rf"^python tools/{name}\.py\s+(.*)$", text, re.MULTILINE)
-    assert len(commands) >= 2
-    for command in commands:
-        assert tool.parse_args(command.split()).save_dir
+def commands(path):
+    """Of every command line in a document, in blocks and in sentences: folder, tool, arguments."""
+    text = read(path).replace("\\\n", " ")
+    lines = "".join(re.findall(r"^```bash\n(.*?)^```", text, re.MULTILINE | re.DOTALL)).splitlines()
+    for line in [*lines, *re.findall(r"`(python [^`]+)`", text)]:
+        found = re.search(r"^[^#]*?\b(tools|scripts)/(\w+)\.py\b(.*)", line)
+        if found and "--help" not in line:
+            yield found[1], found[2], shlex.split(found[3], comments=True)
+
+
+def parser_of(folder, name):
+    """The ``parse_args`` of a tool or a script."""
+    if folder == "tools":
+        return importlib.import_module(f"paddle_csrl.cli.{name}").parse_args
+    spec = importlib.util.spec_from_file_location(
+        name, os.path.join(tiny_runs.ROOT, folder, f"{name}.py"))
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.parse_args
+
+
+@pytest.mark.parametrize("path", DOCUMENTS)
+def test_commands_parse_and_name_keys_that_there_are(path, monkeypatch):
+    monkeypatch.chdir(tiny_runs.ROOT)
+    for folder, name, arguments in commands(path):
+        args = parser_of(folder, name)(arguments)
+        config = getattr(args, "config", None)
+        if config and config.startswith("configs/") and name != "compare":
+            ZeroShotConfig(config, opts=args.opts)
 
 
 @pytest.mark.parametrize("readme", ["README.md", "README_cn.md"])
-def test_commands_of_the_readme_parse(readme):
-    text = read(readme).replace("\\\n", " ")
-    commands = re.findall(r"python tools/(\w+)\.py +([^`\n]+)", text)
-    tools = {name[:-3] for name in os.listdir(os.path.join(tiny_runs.ROOT, "tools"))
-             if name.endswith(".py")}
-    assert {tool for tool, _ in commands} == tools
-    for tool, arguments in commands:
-        args = importlib.import_module(f"paddle_csrl.cli.{tool}").parse_args(arguments.split())
-        assert tool not in ("train", "val") or args.config.startswith("configs/")
+def test_a_readme_shows_every_tool(readme):
+    shown = {name for folder, name, _ in commands(readme) if folder == "tools"}
+    assert shown == {name[:-3] for name in os.listdir(os.path.join(tiny_runs.ROOT, "tools"))
+                     if name.endswith(".py")}
+
+
+def test_the_two_readmes_have_the_same_commands_links_and_configs():
+    texts = [read(name) for name in ("README.md", "README_cn.md")]
+    for pattern in (r"`(python tools/[^`]+)`", r"(?<!!)\[[^\]]*\]\(((?!README)[^)]+)\)",
+                    r"!\[[^\]]*\]\(([^)]+)\)", r"`(configs/[^`]+)`", r"`(make [\w-]+)`",
+                    r"^    (zero_shot\..*|train_dataset\..*|val_dataset\..*)$"):
+        one, other = (set(re.findall(pattern, text, re.MULTILINE)) for text in texts)
+        assert one == other and one
 
 
 def test_messages_of_the_troubleshooting_are_in_the_code():
