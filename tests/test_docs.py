@@ -3,14 +3,18 @@
 import glob
 import importlib
 import importlib.util
+import inspect
 import os
 import re
 import shlex
 
+import paddle_csrl  # noqa: F401  before paddle
+
 import pytest
 import tiny_runs
+from paddleseg.cvlibs import manager
 
-from paddle_csrl.config import KNOWN_KEYS, ZeroShotConfig
+from paddle_csrl.config import KNOWN_KEYS, ZeroShotConfig, load_yaml
 
 DOCUMENTS = ["README.md", "README_cn.md", "CONTRIBUTING.md", "CHANGELOG.md", *sorted(
     os.path.relpath(path, tiny_runs.ROOT)
@@ -22,12 +26,53 @@ def read(*names: str) -> str:
         return file.read()
 
 
-@pytest.mark.parametrize("section", ["", "zero_shot", "projection", "generator", "classifier",
-                                     "self_training"])
-def test_every_config_key_is_documented(section):
+#: The headings in docs/configs.md under which the keys of a section stand.
+HEADINGS = {"": "## Top level", "zero_shot": "## `zero_shot`", "generator": "## `generator`",
+            "classifier": "## `classifier`", "self_training": "## `self_training`",
+            "projection": "## `projection`"}
+
+
+def tables(heading):
+    """First and second cells of the rows of the tables under a heading of docs/configs.md."""
     text = read("docs", "configs.md")
-    missing = [key for key in KNOWN_KEYS[section] if not re.search(rf"`[\w.]*\b{key}\b", text)]
-    assert missing == []
+    part = text[text.index(heading):]
+    return re.findall(r"^\| (`.+?) \| (.+?) \|", part[:part.find("\n## ", 1)], re.MULTILINE)
+
+
+@pytest.mark.parametrize("section", KNOWN_KEYS)
+def test_every_config_key_has_a_row_with_its_default(section):
+    place, _, subsection = section.partition(".")
+    if place == "test_config":
+        place, subsection = "", place
+    rows = tables(HEADINGS[place])
+    named = {key for keys, default in rows for key in re.findall(r"`([\w.]+)`", keys)}
+    sections = {key for key in KNOWN_KEYS if key}
+    prefix = f"{subsection}." if subsection else ""
+    wanted = {f"{prefix}{key}" for key in KNOWN_KEYS[section]
+              if key not in sections and f"{place}.{key}" not in sections}
+    assert wanted - named == set()
+
+
+@pytest.mark.parametrize("section", ["generator", "classifier"])
+def test_values_said_to_be_in_the_base_are_there(section):
+    base = load_yaml(os.path.join(tiny_runs.ROOT, "configs", "_base_", "csrl.yml"))[section]
+    said = {key: value.strip("`") for keys, default in tables(HEADINGS[section])
+            for value in re.findall(r"\((.+?) in `_base_/csrl.yml`\)", default)
+            for key in re.findall(r"`(\w+)`", keys)}
+    assert len(said) >= 3
+    assert {key: str(base[key]) for key in said} == said
+
+
+def test_arguments_of_components_have_the_defaults_of_the_code():
+    rows = [(name, text) for name, text in tables(HEADINGS["generator"]) if name[1].isupper()]
+    assert len(rows) == 7
+    for name, text in rows:
+        found = {**manager.LOSSES.components_dict, **manager.MODELS.components_dict}
+        parameters = inspect.signature(found[name.strip("`")].__init__).parameters.values()
+        expected = {f"{item.name}={item.default!r}" for item in parameters
+                    if item.default is not item.empty
+                    and item.name not in ("ignore_index", "num_classes", "in_channels")}
+        assert set(re.findall(r"`(\w+=[^`]+)`", text)) == expected, name
 
 
 def test_files_that_the_documents_name_exist():
