@@ -69,7 +69,7 @@ _LARGEST_SEED = 2 ** 32 - 1  # that NumPy takes
 _SWITCHES = {"do_eval", "use_vdl", "to_static_training", "normalize", "aug_eval",
              "flip_horizontal", "flip_vertical", "is_slide"}
 _CHOICES = {"precision": ("fp32", "fp16"), "amp_level": ("O1", "O2")}
-_PATHS = {"save_dir", "cache_dir"}
+_PATHS = {"save_dir", "cache_dir", "path"}
 
 CLASSIFIER_MODES = ("clean", "legacy")
 
@@ -450,7 +450,8 @@ def _check_simple(key: str, value: Any, dotted: str, place: str) -> None:
     if key in _CHOICES and value not in _CHOICES[key]:
         raise UserError(f"{place}: `{dotted}: {value}` must be {' or '.join(_CHOICES[key])}")
     if key in _PATHS and not isinstance(value, (str, type(None))):
-        raise UserError(f"{place}: `{dotted}: {value}` must be the path of a folder, in quotes")
+        raise UserError(f"{place}: `{dotted}: {value}` must be a path, in quotes where it "
+                        f"looks like a number")
     if key == "seed" and value > _LARGEST_SEED:
         raise UserError(f"{place}: `{dotted}: {value}` must be at most {_LARGEST_SEED}")
 

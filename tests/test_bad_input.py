@@ -130,6 +130,8 @@ VALUES = {
     "precision": (["precision: fp17", "fp32 or fp16"], "precision=fp17"),
     "level of precision": (["amp_level: O3", "O1 or O2"], "amp_level=O3"),
     "folder that is a number": (["cache_dir: 7", "path"], "zero_shot.cache_dir=7"),
+    "embedding file that is a section": (["embeddings.path", "path"],
+                                         "zero_shot.embeddings.path.file=glove.txt"),
     "seed too large": (["seed: 99999999999", "4294967295"], "seed=99999999999"),
     "calibration without end": (["classifier.calibration: inf", "number"],
                                 "classifier.calibration=1e999"),
