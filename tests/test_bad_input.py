@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from fabricated import write_label
 from PIL import Image
-from tiny_runs import ROOT, Finished, Recipe, config_path, custom, times
+from tiny_runs import ROOT, Finished, Recipe, config_path, custom, shapes, times
 
 from paddle_csrl.cli import run, train, val
 from paddle_csrl.config import ZeroShotConfig
@@ -334,6 +334,12 @@ def test_data_without_seen_pixels(capsys, own):
 def test_val_without_weights(capsys, own):
     check(capsys, own, ["no weights at", "nowhere.pdparams"], main=val.main,
           model_path=str(own.tmp / "nowhere.pdparams"))
+
+
+def test_weights_are_looked_for_before_data_are_drawn(capsys, tmp_path):
+    recipe = shapes(str(tmp_path / "data"), str(tmp_path / "cache"))
+    said = error_of(capsys, val.main, recipe.argv(model_path=str(tmp_path / "nowhere.pdparams")))
+    assert "no weights at" in said and os.listdir(tmp_path) == []
 
 
 @pytest.mark.parametrize("size", [0, 100, 5000])

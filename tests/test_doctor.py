@@ -21,6 +21,7 @@ from paddle_csrl.core import checkup, doctor
 from paddle_csrl.core.doctor import OK, PROBLEM, WARNING, Finding
 from paddle_csrl.core.run import Run
 from paddle_csrl.config import ZeroShotConfig
+from paddle_csrl.errors import UserError
 
 TOOL = os.path.join(tiny_runs.ROOT, "tools", "doctor.py")
 
