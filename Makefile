@@ -21,7 +21,7 @@ test-torch:
 	$(MAKE) install VENV=.venv-torch REQUIREMENTS=requirements-torch.txt
 	.venv-torch/bin/python -m pytest tests_torch
 
-# The page of tools/demo.py in a headless Chromium; see requirements-browser.txt.
+# The pages of tools/demo.py and report.html in a headless Chromium; see requirements-browser.txt.
 test-browser:
 	$(MAKE) install VENV=.venv-browser REQUIREMENTS=requirements-browser.txt
 	.venv-browser/bin/python -m pytest tests_browser

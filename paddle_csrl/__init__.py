@@ -1,9 +1,11 @@
 """CSRL: generalized zero-shot semantic segmentation as a PaddleSeg extension.
 
 Importing the package mends what the installed PaddleSeg needs mended (see ``compat``) and
-registers the components, so that PaddleSeg's YAML files can name them.
+registers the components, so that PaddleSeg's YAML files can name them. Where Paddle is not
+installed there is ``__version__`` alone; the tools then say what to install.
 """
 
+import importlib.util
 import os
 import sys
 
@@ -22,7 +24,7 @@ def _is_doctor() -> bool:
             or os.path.realpath(program) == os.path.join(tools, "doctor.py"))
 
 
-if not _is_doctor():
+if importlib.util.find_spec("paddle") and not _is_doctor():
     from paddle_csrl import compat  # before the others: it orders the imports of cv2 and paddle
 
     #: Names of the faults of the installed PaddleSeg that are mended.

@@ -34,6 +34,15 @@ class UserErrorBuilder(SegBuilder):
                 f"could not make {cfg.get('type')}: "
                 f"{' '.join(str(error.__context__ or error).split())}") from error
 
+    @cached_property
+    def optimizer(self) -> paddle.optimizer.Optimizer:
+        """As PaddleSeg's, but a wrong argument of it or of its schedule is the user's mistake."""
+        try:
+            return SegBuilder.optimizer.func(self)
+        except (ArithmeticError, AssertionError, RuntimeError, TypeError, ValueError) as error:
+            raise UserError(f"could not make `optimizer` with `lr_scheduler`: "
+                            f"{' '.join(str(error).split())}") from error
+
 
 class ZeroShotBuilder(UserErrorBuilder):
     """PaddleSeg's ``SegBuilder`` with the data sets wrapped in ``ZeroShotDataset``.

@@ -66,12 +66,33 @@ _LEAST = {"iters": 1, "batch_size": 1, "save_interval": 1, "log_iters": 1, "num_
 #: Largest whole number: that of NumPy's seeds.
 _MOST = 2 ** 32 - 1
 
+#: Keys that are true or false, that name one of a few things, and that hold a path or null.
+_SWITCHES = {"do_eval", "use_vdl", "to_static_training", "normalize", "aug_eval",
+             "flip_horizontal", "flip_vertical", "is_slide"}
+_CHOICES = {"precision": ("fp32", "fp16"), "amp_level": ("O1", "O2")}
+_PATHS = {"save_dir", "cache_dir", "path"}
+
 CLASSIFIER_MODES = ("clean", "legacy")
 
 _COMPONENT_KEYS = ("train_dataset", "val_dataset", "model", "loss", "optimizer", "lr_scheduler")
 
 _COMPONENTS = (manager.MODELS, manager.BACKBONES, manager.DATASETS, manager.TRANSFORMS,
                manager.LOSSES, manager.OPTIMIZERS)
+
+
+class _Loader(yaml.SafeLoader):
+    """The safe loader, which refuses a key that stands twice: YAML's own takes the last one."""
+
+    def compose_mapping_node(self, anchor: Optional[str]) -> yaml.MappingNode:
+        node = super().compose_mapping_node(anchor)
+        seen = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode):
+                if key.value in seen:
+                    raise yaml.MarkedYAMLError(problem=f"the key `{key.value}` stands twice",
+                                               problem_mark=key.start_mark)
+                seen.add(key.value)
+        return node
 
 
 def load_yaml(path: str, children: Sequence[str] = ()) -> Dict[str, Any]:
@@ -89,7 +110,7 @@ def load_yaml(path: str, children: Sequence[str] = ()) -> Dict[str, Any]:
         raise UserError(f"{path} is its own `_base_`, by way of {children[-1]}")
     try:
         with open(path, encoding="utf-8") as file:
-            content = yaml.safe_load(file)
+            content = yaml.load(file, _Loader)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"{path} is not well-formed YAML: {' '.join(str(error).split())}") from None
     if not isinstance(content, dict):
@@ -107,7 +128,8 @@ def load_yaml(path: str, children: Sequence[str] = ()) -> Dict[str, Any]:
 def _check_path(path: str, children: Sequence[str] = ()) -> None:
     if not os.path.isfile(path):
         hint = (f"the `_base_` of {children[-1]}" if children
-                else "give a YAML file with -c/--config")
+                else "give a YAML file that is there; the project's own are in the folder "
+                     "configs/ of its repository")
         raise UserError(f"no config at {path}; {hint}")
     if not path.endswith((".yml", ".yaml")):
         raise UserError(f"config {path} must end in .yml or .yaml")
@@ -308,6 +330,7 @@ def check_keys(dic: Dict[str, Any], place: str) -> None:
                 _check_pairs(value, _join(section, key), place)
             if key in _LEAST:
                 _check_integer(value, _LEAST[key], _join(section, key), place)
+            _check_simple(key, value, _join(section, key), place)
             if key == "loss":
                 _check_loss(value, _join(section, key), place)
         for key in required.get(section, ()):
@@ -328,7 +351,7 @@ def check_keys(dic: Dict[str, Any], place: str) -> None:
 def _check_classifier(dic: Dict[str, Any], place: str) -> None:
     content = dic.get("classifier") or {}
     calibration, mode = content.get("calibration", 0.0), content.get("mode", "clean")
-    if isinstance(calibration, bool) or not isinstance(calibration, (int, float)):
+    if not _is_number(calibration):
         raise UserError(f"{place}: `classifier.calibration: {calibration}` must be a number")
     if mode not in CLASSIFIER_MODES:
         raise UserError(f"{place}: `classifier.mode: {mode}` must be one of "
@@ -341,7 +364,7 @@ def _check_classifier(dic: Dict[str, Any], place: str) -> None:
 def _check_self_training(content: Dict[str, Any], place: str) -> None:
     for key in ("share", "pseudo_share"):
         value = content.get(key, 1.0)
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value <= 1:
+        if not _is_number(value) or not 0 < value <= 1:
             raise UserError(f"{place}: `self_training.{key}: {value}` must be a number above 0 "
                             f"and up to 1")
 
@@ -389,7 +412,7 @@ def _check_test_config(content: Dict[str, Any], place: str) -> None:
                         f"than `crop_size: {content['crop_size']}`, or pixels are left out")
     scales = content.get("scales", 1.0)
     for scale in scales if isinstance(scales, (list, tuple)) else [scales]:
-        if not isinstance(scale, (int, float)) or not 0 < scale < math.inf:
+        if not _is_number(scale) or scale <= 0:
             raise UserError(f"{place}: `test_config.scales: {scales}` must be numbers above 0")
 
 
@@ -423,12 +446,31 @@ def _check_integer(value: Any, least: int, dotted: str, place: str) -> None:
         raise UserError(f"{place}: `{dotted}: {value}` must be no more than {_MOST}")
 
 
+def _check_simple(key: str, value: Any, dotted: str, place: str) -> None:
+    """The values of keys that mean the same wherever they stand."""
+    if key in _SWITCHES and not isinstance(value, bool):
+        raise UserError(f"{place}: `{dotted}: {value}` must be true or false")
+    if key in _CHOICES and value not in _CHOICES[key]:
+        raise UserError(f"{place}: `{dotted}: {value}` must be {' or '.join(_CHOICES[key])}")
+    if key in _PATHS and not isinstance(value, (str, type(None))):
+        raise UserError(f"{place}: `{dotted}: {value}` must be a path, in quotes where it "
+                        f"looks like a number")
+
+
+def _is_number(value: Any) -> bool:
+    """Whether it is a finite number; true and false are none."""
+    return (isinstance(value, (int, float)) and not isinstance(value, bool)
+            and math.isfinite(value))
+
+
 def _check_loss(content: Dict[str, Any], dotted: str, place: str) -> None:
     types, coef = content.get("types"), content.get("coef")
     if not (isinstance(types, list) and isinstance(coef, list) and types
             and len(types) in (1, len(coef))):
         raise UserError(f"{place}: `{dotted}` must hold two lists of one length, `types` and "
                         f"`coef`, got {types} and {coef}")
+    if not all(map(_is_number, coef)):
+        raise UserError(f"{place}: `{dotted}.coef: {coef}` must be numbers")
 
 
 def _check_values(value: Any, dotted: str, place: str) -> None:

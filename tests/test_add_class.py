@@ -338,6 +338,7 @@ def test_attributes_compose_a_class(finished, tmp_path):
 BAD = {
     "nothing": (dict(), "nothing to do"),
     "existing": (dict(add=["Cat"]), "Cat is already a class"),
+    "two lines": (dict(add=["bird\nfish=bird"]), r"'bird\\nfish' is no name of a class"),
     "twice": (dict(add=["zebra", "zebra"]), "zebra is already named"),
     "empty name": (dict(add=["=zebra"]), "is no class to add"),
     "broken name": (dict(add=["ze\nbra=zebra"]), "is no class to add"),

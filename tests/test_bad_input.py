@@ -2,6 +2,7 @@
 
 import gzip
 import os
+import random
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -13,10 +14,13 @@ import numpy as np
 import pytest
 from fabricated import write_label
 from PIL import Image
-from tiny_runs import ROOT, Finished, Recipe, config_path, custom, times
+from tiny_runs import ROOT, Finished, Recipe, config_path, custom, shapes, times
 
 from paddle_csrl.cli import run, train, val
+from paddle_csrl.config import ZeroShotConfig
+from paddle_csrl.core import preflight
 from paddle_csrl.core.feature_bank import FeatureBank
+from paddle_csrl.core.run import Run
 
 LOSS = ("generator.loss={'types': [{'type': 'MMDLoss'}, {'type': 'PairwiseRelationLoss', "
         "'gamma': %s}], 'coef': [1.0, 1.0]}")
@@ -119,6 +123,31 @@ VALUES = {
     "list file of validation": (["val_path", "/nowhere/val.txt"],
                                 "val_dataset.val_path=/nowhere/val.txt"),
     "classes of train and val": (["num_classes"], "train_dataset.num_classes=7"),
+    "switch": (["do_eval: perhaps", "true or false"], "do_eval=perhaps"),
+    "switch of the test": (["test_config.is_slide: 1", "true or false"], "test_config.is_slide=1"),
+    "switch of the embeddings": (["embeddings.normalize: no way", "true or false"],
+                                 "zero_shot.embeddings.normalize=no way"),
+    "precision": (["precision: fp17", "fp32 or fp16"], "precision=fp17"),
+    "level of precision": (["amp_level: O3", "O1 or O2"], "amp_level=O3"),
+    "folder that is a number": (["cache_dir: 7", "path"], "zero_shot.cache_dir=7"),
+    "embedding file that is a section": (["embeddings.path", "path"],
+                                         "zero_shot.embeddings.path.file=glove.txt"),
+    "seed too large": (["seed: 99999999999", "4294967295"], "seed=99999999999"),
+    "calibration without end": (["classifier.calibration: inf", "number"],
+                                "classifier.calibration=1e999"),
+    "coef of a loss": (["generator.loss.coef", "'a'", "numbers"],
+                       "generator.loss.coef=['a',1.0,1.0]"),
+    "learning rate": (["lr_scheduler", "Invalid learning rate: -1"],
+                      "lr_scheduler.learning_rate=-1"),
+    "learning rate of a stage": (["generator: ", "lr_scheduler", "Invalid learning rate: -1"],
+                                 "generator.lr_scheduler.learning_rate=-1"),
+    "argument of a schedule": (["generator: ", "lr_scheduler", "'str'"],
+                               "generator.lr_scheduler.power=abc"),
+    "argument of an optimizer": (["classifier: ", "optimizer", "beta1"],
+                                 "classifier.optimizer.beta1=7"),
+    "crop without a pixel": (["train_dataset.transforms", "(0, 0)", "no pixel"],
+                             "train_dataset.transforms=[{'type': 'RandomPaddingCrop', "
+                             "'crop_size': [0, 0]}]"),
 }
 
 
@@ -158,6 +187,7 @@ def test_config_that_is_not_there(capsys, own):
     ("a.txt", b"iters: 1\n", ["a.txt", ".yml"]),
     ("a.yml", b"_base_: b.yml\n", ["b.yml"]),
     ("a.yml", b"iters: 1\n", ["a.yml", "is missing"]),
+    ("a.yml", b"seed: 1\niters: 1\nseed: 2\n", ["a.yml", "`seed` stands twice", "line 3"]),
     ("a.yml", b"iters: !!python/object/apply:os.system [true]\n", ["a.yml", "YAML"]),
 ])
 def test_config_that_cannot_be_read(capsys, own, name, content, says):
@@ -225,6 +255,12 @@ DATA = {
                    ["train.txt", "lists no image"]),
     "list of other things": (lambda data: (data / "train.txt").write_text("a b c\n"),
                              ["train.txt, line 1", "`a b c`"]),
+    "list in another encoding": (
+        lambda data: (data / "train.txt").write_bytes("images/tr\xe9.jpg a.png\n".encode("latin1")),
+        ["train.txt", "not UTF-8"]),
+    "list with a byte order mark": (
+        lambda data: (data / "train.txt").write_text((data / "train.txt").read_text(), "utf-8-sig"),
+        ["train.txt", "byte order mark"]),
     "names missing": (lambda data: os.remove(data / "classes.txt"),
                       ["class_names", "classes.txt"]),
     "name too few": (lambda data: (data / "classes.txt").write_text("background\ncow\ncar\n"),
@@ -236,6 +272,25 @@ DATA = {
 def test_data(capsys, own, change, says):
     change(own.data)
     check(capsys, own, says)
+
+
+def test_images_of_several_sizes_are_no_batch(capsys, own):
+    sizes = {Image.open(path).size[::-1] for path in (own.data / "images").glob("train_*")}
+    assert len(sizes) > 1
+    check(capsys, own, ["train_dataset.transforms", min(sizes), max(sizes), "RandomPaddingCrop"],
+          "train_dataset.transforms=[{'type': 'Normalize'}]", "batch_size=12")
+
+
+def test_a_look_at_the_images_leaves_the_random_numbers_alone(finished):
+    made = finished("custom")
+    run = Run(ZeroShotConfig(made.recipe.config, [*made.recipe.opts, f"save_dir={made.folder}"]))
+    random.seed(3)
+    np.random.seed(3)
+    expected = random.random(), np.random.random()
+    random.seed(3)
+    np.random.seed(3)
+    preflight.examine(run, run.stages)
+    assert (random.random(), np.random.random()) == expected
 
 
 # Embeddings.
@@ -294,6 +349,12 @@ def test_val_without_weights(capsys, own):
           model_path=str(own.tmp / "nowhere.pdparams"))
 
 
+def test_weights_are_looked_for_before_data_are_drawn(capsys, tmp_path):
+    recipe = shapes(str(tmp_path / "data"), str(tmp_path / "cache"))
+    said = error_of(capsys, val.main, recipe.argv(model_path=str(tmp_path / "nowhere.pdparams")))
+    assert "no weights at" in said and os.listdir(tmp_path) == []
+
+
 @pytest.mark.parametrize("size", [0, 100, 5000])
 def test_val_of_torn_weights(capsys, own, size):
     path = own.run.path("model.pdparams")
@@ -336,6 +397,7 @@ def test_torn_generator(capsys, own, finished):
     ({"is_slide": True, "crop_size": [0, 32], "stride": [8, 8]}, ["crop_size", "0"]),
     ({"is_slide": True, "crop_size": [32, 32], "stride": [0, 8]}, ["stride", "0"]),
     ({"aug_eval": True, "scales": [0]}, ["scales", "0"]),
+    ({"aug_eval": True, "scales": ["nan"]}, ["scales", "nan"]),
 ])
 def test_test_time_flags(capsys, own, flags, says):
     check(capsys, own, says, main=val.main, out=str(own.tmp / "scores.json"), **flags)
@@ -389,6 +451,10 @@ def test_save_dir_below_a_file(capsys, own):
 def test_save_dir_is_a_file(capsys, own):
     (own.tmp / "file").write_text("")
     check(capsys, own, ["save_dir", str(own.tmp / "file")], save_dir=str(own.tmp / "file"))
+
+
+def test_a_folder_where_val_is_to_write_a_file(capsys, own):
+    check(capsys, own, [f"--out: {own.tmp}", "name a file"], main=val.main, out=str(own.tmp))
 
 
 @pytest.mark.parametrize("flag", ["out", "picture_dir"])

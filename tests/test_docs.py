@@ -2,14 +2,23 @@
 
 import glob
 import importlib
+import importlib.util
+import inspect
 import os
 import re
+import shlex
+
+import paddle_csrl  # noqa: F401  before paddle
 
 import pytest
 import tiny_runs
+from paddleseg.cvlibs import manager
 
-from paddle_csrl.cli import export, infer, predict, train, val
-from paddle_csrl.config import KNOWN_KEYS
+from paddle_csrl.config import KNOWN_KEYS, ZeroShotConfig, load_yaml
+
+DOCUMENTS = ["README.md", "README_cn.md", "CONTRIBUTING.md", "CHANGELOG.md", *sorted(
+    os.path.relpath(path, tiny_runs.ROOT)
+    for path in glob.glob(os.path.join(tiny_runs.ROOT, "docs", "*.md")))]
 
 
 def read(*names: str) -> str:
@@ -17,17 +26,57 @@ def read(*names: str) -> str:
         return file.read()
 
 
-@pytest.mark.parametrize("section", ["", "zero_shot", "projection", "generator", "classifier",
-                                     "self_training"])
-def test_every_config_key_is_documented(section):
+#: The headings in docs/configs.md under which the keys of a section stand.
+HEADINGS = {"": "## Top level", "zero_shot": "## `zero_shot`", "generator": "## `generator`",
+            "classifier": "## `classifier`", "self_training": "## `self_training`",
+            "projection": "## `projection`"}
+
+
+def tables(heading):
+    """First and second cells of the rows of the tables under a heading of docs/configs.md."""
     text = read("docs", "configs.md")
-    missing = [key for key in KNOWN_KEYS[section] if not re.search(rf"`[\w.]*\b{key}\b", text)]
-    assert missing == []
+    part = text[text.index(heading):]
+    return re.findall(r"^\| (`.+?) \| (.+?) \|", part[:part.find("\n## ", 1)], re.MULTILINE)
+
+
+@pytest.mark.parametrize("section", KNOWN_KEYS)
+def test_every_config_key_has_a_row_with_its_default(section):
+    place, _, subsection = section.partition(".")
+    if place == "test_config":
+        place, subsection = "", place
+    rows = tables(HEADINGS[place])
+    named = {key for keys, default in rows for key in re.findall(r"`([\w.]+)`", keys)}
+    sections = {key for key in KNOWN_KEYS if key}
+    prefix = f"{subsection}." if subsection else ""
+    wanted = {f"{prefix}{key}" for key in KNOWN_KEYS[section]
+              if key not in sections and f"{place}.{key}" not in sections}
+    assert wanted - named == set()
+
+
+@pytest.mark.parametrize("section", ["generator", "classifier"])
+def test_values_said_to_be_in_the_base_are_there(section):
+    base = load_yaml(os.path.join(tiny_runs.ROOT, "configs", "_base_", "csrl.yml"))[section]
+    said = {key: value.strip("`") for keys, default in tables(HEADINGS[section])
+            for value in re.findall(r"\((.+?) in `_base_/csrl.yml`\)", default)
+            for key in re.findall(r"`(\w+)`", keys)}
+    assert len(said) >= 3
+    assert {key: str(base[key]) for key in said} == said
+
+
+def test_arguments_of_components_have_the_defaults_of_the_code():
+    rows = [(name, text) for name, text in tables(HEADINGS["generator"]) if name[1].isupper()]
+    assert len(rows) == 7
+    for name, text in rows:
+        found = {**manager.LOSSES.components_dict, **manager.MODELS.components_dict}
+        parameters = inspect.signature(found[name.strip("`")].__init__).parameters.values()
+        expected = {f"{item.name}={item.default!r}" for item in parameters
+                    if item.default is not item.empty
+                    and item.name not in ("ignore_index", "num_classes", "in_channels")}
+        assert set(re.findall(r"`(\w+=[^`]+)`", text)) == expected, name
 
 
 def test_files_that_the_documents_name_exist():
-    for path in ["README.md", "README_cn.md", "CONTRIBUTING.md", "CHANGELOG.md",
-                 *glob.glob(os.path.join(tiny_runs.ROOT, "docs", "*.md"))]:
+    for path in DOCUMENTS:
         text = read(path)
         folder = os.path.dirname(os.path.join(tiny_runs.ROOT, path))
         for link in re.findall(r"\]\(([^)#:]+)\)", text):
@@ -36,26 +85,51 @@ def test_files_that_the_documents_name_exist():
             assert os.path.exists(os.path.join(tiny_runs.ROOT, name)), (path, name)
 
 
-@pytest.mark.parametrize("tool", [predict, export, infer])
-def test_commands_of_deployment_parse(tool):
-    name = tool.__name__.rsplit(".", 1)[-1]
-    text = read("docs", "deploy.md").replace("\\\n", " ")
-    commands = re.findall(rf"^python tools/{name}\.py\s+(.*)$", text, re.MULTILINE)
-    assert len(commands) >= 2
-    for command in commands:
-        assert tool.parse_args(command.split()).save_dir
+def commands(path):
+    """Of every command line in a document, in blocks and in sentences: folder, tool, arguments."""
+    text = read(path).replace("\\\n", " ")
+    lines = "".join(re.findall(r"^```bash\n(.*?)^```", text, re.MULTILINE | re.DOTALL)).splitlines()
+    for line in [*lines, *re.findall(r"`(python [^`]+)`", text)]:
+        found = re.search(r"^[^#]*?\b(tools|scripts)/(\w+)\.py\b(.*)", line)
+        if found and "--help" not in line:
+            yield found[1], found[2], shlex.split(found[3], comments=True)
+
+
+def parser_of(folder, name):
+    """The ``parse_args`` of a tool or a script."""
+    if folder == "tools":
+        return importlib.import_module(f"paddle_csrl.cli.{name}").parse_args
+    spec = importlib.util.spec_from_file_location(
+        name, os.path.join(tiny_runs.ROOT, folder, f"{name}.py"))
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.parse_args
+
+
+@pytest.mark.parametrize("path", DOCUMENTS)
+def test_commands_parse_and_name_keys_that_there_are(path, monkeypatch):
+    monkeypatch.chdir(tiny_runs.ROOT)
+    for folder, name, arguments in commands(path):
+        args = parser_of(folder, name)(arguments)
+        config = getattr(args, "config", None)
+        if config and config.startswith("configs/") and name != "compare":
+            ZeroShotConfig(config, opts=args.opts)
 
 
 @pytest.mark.parametrize("readme", ["README.md", "README_cn.md"])
-def test_commands_of_the_readme_parse(readme):
-    text = read(readme).replace("\\\n", " ")
-    commands = re.findall(r"python tools/(\w+)\.py +([^`\n]+)", text)
-    tools = {name[:-3] for name in os.listdir(os.path.join(tiny_runs.ROOT, "tools"))
-             if name.endswith(".py")}
-    assert {tool for tool, _ in commands} == tools
-    for tool, arguments in commands:
-        args = importlib.import_module(f"paddle_csrl.cli.{tool}").parse_args(arguments.split())
-        assert tool not in ("train", "val") or args.config.startswith("configs/")
+def test_a_readme_shows_every_tool(readme):
+    shown = {name for folder, name, _ in commands(readme) if folder == "tools"}
+    assert shown == {name[:-3] for name in os.listdir(os.path.join(tiny_runs.ROOT, "tools"))
+                     if name.endswith(".py")}
+
+
+def test_the_two_readmes_have_the_same_commands_links_and_configs():
+    texts = [read(name) for name in ("README.md", "README_cn.md")]
+    for pattern in (r"`(python tools/[^`]+)`", r"(?<!!)\[[^\]]*\]\(((?!README)[^)]+)\)",
+                    r"!\[[^\]]*\]\(([^)]+)\)", r"`(configs/[^`]+)`", r"`(make [\w-]+)`",
+                    r"^    (zero_shot\..*|train_dataset\..*|val_dataset\..*)$"):
+        one, other = (set(re.findall(pattern, text, re.MULTILINE)) for text in texts)
+        assert one == other and one
 
 
 def test_messages_of_the_troubleshooting_are_in_the_code():

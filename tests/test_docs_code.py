@@ -1,7 +1,10 @@
-"""The code blocks of docs/extending.md do what the text says."""
+"""The code blocks of the documents do what the text says."""
 
 import os
 import re
+import shlex
+import subprocess
+import sys
 
 import paddle_csrl  # noqa: F401  before paddle
 
@@ -10,15 +13,20 @@ import paddle
 import pytest
 import tiny_runs
 import yaml
+from fabricated import make_dataset
 from paddleseg.cvlibs import manager
 
+from paddle_csrl.cli import predict, train
 from paddle_csrl.config import ZeroShotConfig
 from paddle_csrl.models.generator_task import GeneratorTask
 from paddle_csrl.models.mlp_generator import MLPGenerator
+from paddle_csrl.tuning.space import Space
 
 
-def blocks(language):
-    with open(os.path.join(tiny_runs.ROOT, "docs", "extending.md"), encoding="utf-8") as file:
+def blocks(language, *path):
+    """The blocks of a document, docs/extending.md unless another is named."""
+    path = os.path.join(tiny_runs.ROOT, *(path or ("docs", "extending.md")))
+    with open(path, encoding="utf-8") as file:
         return re.findall(rf"^```{language}\n(.*?)^```", file.read(), re.MULTILINE | re.DOTALL)
 
 
@@ -62,3 +70,63 @@ def test_a_config_names_the_loss_and_the_generator_trains_on_it(margin_loss, tmp
     gradients = [parameter.grad for parameter in task.generator.parameters()]
     assert float(term) > 0
     assert any(grad is not None and float(grad.abs().sum()) > 0 for grad in gradients)
+
+
+def test_the_command_trains_with_the_loss_through_all_stages(tmp_path):
+    """In a folder of its own, as the text says, but on tiny data."""
+    code, = blocks("python")
+    (tmp_path / "margin_loss.py").write_text(code)
+    content = yaml.safe_load(blocks("yaml")[0])
+    content["_base_"] = os.path.join(tiny_runs.ROOT, content["_base_"])
+    (tmp_path / "mine.yml").write_text(yaml.safe_dump(content))
+    recipe = tiny_runs.shapes(str(tmp_path / "data"), str(tmp_path / "cache"))
+    command, = (shlex.split(line) for block in blocks("bash") for line in block.splitlines())
+    assert command[0] == "python"
+    ended = subprocess.run(
+        [sys.executable, *command[1:], "--device", "cpu", "--opts", *recipe.opts], cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": tiny_runs.ROOT}, capture_output=True, text=True,
+        check=False)
+    assert ended.returncode == 0, ended.stderr
+    with open(tmp_path / "output" / "mine" / "report.html", encoding="utf-8") as file:
+        assert "<title>generator: MarginLoss</title>" in file.read()
+
+
+@pytest.mark.parametrize("readme", ["README.md", "README_cn.md"])
+def test_the_tour_of_the_readme_trains_and_predicts_on_ones_own_data(readme, tmp_path,
+                                                                     monkeypatch):
+    """Its commands as they stand, but on tiny images and with the tests' short training."""
+    names = ("background", "sky", "building", "pole", "road", "pavement", "tree", "sign", "fence",
+             "car", "bicyclist")
+    data = make_dataset(str(tmp_path), names, num_train=12, num_val=2, size=(48, 56))
+    block, = (block for block in blocks("bash", readme) if "csrl_custom.yml" in block)
+    first, second = (shlex.split(line)[2:] for line in block.replace("\\\n", " ").replace(
+        "DIR", data).replace("photos ", f"{data}/images ").splitlines())
+    monkeypatch.chdir(tmp_path)
+    os.symlink(os.path.join(tiny_runs.ROOT, "configs"), "configs")
+    metrics = train.main([*first, *tiny_runs.SHRUNK, f"zero_shot.cache_dir={tmp_path}/cache"])
+    assert [item["name"] for item in metrics["classes"]] == list(names)
+    assert [item["name"] for item in metrics["classes"] if not item["seen"]] == ["tree", "car"]
+    predict.main(second)
+    written = os.listdir("output/photos/label_prediction")
+    assert len(written) == len(os.listdir(f"{data}/images")) == 14
+
+
+def test_the_space_of_the_tuning_document_is_one(tmp_path):
+    name = "terms_point.yml"
+    os.symlink(os.path.join(tiny_runs.ROOT, "configs", "_base_", name), tmp_path / name)
+    path = tmp_path / "space.yml"
+    path.write_text(blocks("yaml", "docs", "tuning.md")[1])
+    space = Space(str(path), "mine")
+    assert space.calibrations == [0, 1, 2, 3]
+    assert [axis.name for axis in space.axes] == [
+        "generator.iters", "classifier.iters", "generator.model.num_layers", "gamma"]
+
+
+def test_the_settings_of_the_scaling_document_are_keys_of_a_config(tmp_path):
+    block, = blocks("yaml", "docs", "scaling.md")
+    base = os.path.join(tiny_runs.ROOT, "configs", "csrl_custom.yml")
+    path = tmp_path / "many.yml"
+    path.write_text(f"_base_: {base}\n{block}")
+    dic = ZeroShotConfig(str(path)).dic
+    assert dic["train_dataset"]["ignore_index"] == 65535
+    assert dic["classifier"]["loss"]["types"][0]["ignore_index"] == 65535

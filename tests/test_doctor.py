@@ -21,6 +21,7 @@ from paddle_csrl.core import checkup, doctor
 from paddle_csrl.core.doctor import OK, PROBLEM, WARNING, Finding
 from paddle_csrl.core.run import Run
 from paddle_csrl.config import ZeroShotConfig
+from paddle_csrl.errors import UserError
 
 TOOL = os.path.join(tiny_runs.ROOT, "tools", "doctor.py")
 
@@ -327,3 +328,8 @@ def test_problems_alone_make_it_fail(monkeypatch, capsys, found, failed):
     out = capsys.readouterr().out
     assert out.count("-> do this") == len(found)
     assert out.endswith(f"problems: {failed}, warnings: {found.count(WARNING)}\n")
+
+
+def test_overrides_without_a_config_are_refused():
+    with pytest.raises(UserError, match="--opts overrides keys of a config; name it with -c"):
+        cli.main(["--opts", "iters=3"])

@@ -240,6 +240,23 @@ def test_a_folder_without_scores_is_refused(tmp_path):
         visualize.main(["report", "--run", str(tmp_path)])
 
 
+@pytest.mark.parametrize("content", [{"classes": 3, "images": 1}, {"classes": [{"name": "cat"}],
+                                                                   "images": 1}])
+def test_scores_of_another_form_are_refused(copied, content):
+    write_json(copied.path("metrics.json"), content)
+    with pytest.raises(UserError, match="has no whole metrics.json"):
+        write_page(copied.folder)
+
+
+def test_a_torn_picture_is_named(copied):
+    with open(copied.path("generator", "relations.png"), "r+b") as file:
+        file.truncate(20)
+    before = read(copied.path("report.html"))
+    with pytest.raises(UserError, match=r"generator/relations\.png is no whole picture"):
+        write_page(copied.folder)
+    assert read(copied.path("report.html")) == before
+
+
 def test_a_page_that_fails_costs_one_line_and_not_the_run(copied, monkeypatch):
     warnings = []
     monkeypatch.setattr(logger, "warning", warnings.append)

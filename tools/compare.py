@@ -5,8 +5,7 @@ import sys
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."))
 
-from paddle_csrl.cli import run  # noqa: E402
-from paddle_csrl.cli.compare import main  # noqa: E402
+from paddle_csrl.cli import programs  # noqa: E402
 
 if __name__ == "__main__":
-    run(lambda: sys.exit(1 if main()["failed"] else 0))
+    programs.compare()

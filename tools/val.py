@@ -5,8 +5,7 @@ import sys
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."))
 
-from paddle_csrl.cli import run  # noqa: E402
-from paddle_csrl.cli.val import main  # noqa: E402
+from paddle_csrl.cli import programs  # noqa: E402
 
 if __name__ == "__main__":
-    run(main, many=True)
+    programs.val()

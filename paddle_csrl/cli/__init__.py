@@ -7,6 +7,7 @@ import time
 from typing import Any, Callable, Optional
 
 from paddle_csrl import mkl
+from paddle_csrl.core.doctor import GET_PADDLE
 from paddle_csrl.errors import UserError
 
 _WORKER_MARK = "UserError: "
@@ -54,20 +55,22 @@ def run(main: Callable[[], Any], many: bool = False) -> None:
 
 def _tell_of_mkl() -> None:
     """One line on the CPU setting, where it makes a difference and something computes."""
-    if mkl.setting().is_notable and "paddle" in sys.modules:
+    if mkl.setting().is_notable and sys.modules.get("paddle"):
         from paddleseg.utils import logger
 
         logger.info(f"CPU: {mkl.setting().text}")
 
 
 def user_message(error: Optional[BaseException]) -> Optional[str]:
-    """The one line for the user if a ``UserError`` is behind ``error``, else None.
+    """The one line for the user if a ``UserError``, or no Paddle, is behind ``error``, else None.
 
     A full disk and the like are the user's to mend, too. PaddleSeg's builder and Paddle's loader processes wrap what they catch, the latter as text.
     """
     if isinstance(error, OSError) and error.errno in _REFUSALS:
         return f"{error.filename or 'a file cannot be written'}: {error.strerror}"
     while error is not None:
+        if isinstance(error, ModuleNotFoundError) and error.name == "paddle":
+            return f"Paddle is not installed: {GET_PADDLE}"
         if isinstance(error, UserError) and _WORKER_MARK not in str(error):
             return " ".join(str(error).split())
         if _WORKER_MARK in str(error):

@@ -10,7 +10,7 @@ from paddleseg.utils import logger
 from paddle_csrl.core.convert import KINDS, convert, read_torch
 from paddle_csrl.core.trainer import save_state
 from paddle_csrl.errors import UserError
-from paddle_csrl.utils import make_folder
+from paddle_csrl.utils import make_folder_of
 
 _EPILOG = """
 ZS3Net (https://github.com/valeoai/ZS3) publishes a ResNet-101 pre-trained on ImageNet without the
@@ -62,7 +62,7 @@ def main(argv: Optional[List[str]] = None) -> Dict[str, Any]:
     args = parse_args(argv)
     if not args.out.endswith(".pdparams"):
         raise UserError(f"--out {args.out} must end in .pdparams")
-    make_folder(os.path.dirname(os.path.abspath(args.out)), "--out")
+    make_folder_of(args.out, "--out")
     paddle.set_device("cpu")
     converted = convert(read_torch(args.model_path), args.kind, args.num_classes)
     save_state({name: paddle.to_tensor(value) for name, value in converted.state.items()},

@@ -71,8 +71,7 @@ def main(argv: Optional[List[str]] = None) -> Dict[str, Any]:
     try:
         import flask  # noqa: F401
     except ImportError:
-        raise UserError("the page needs the package flask: pip install "
-                        "'paddle_csrl[demo]'") from None
+        raise UserError("the page needs the package flask: pip install '.[demo]'") from None
     from paddle_csrl.demo import server
     from paddle_csrl.demo.session import DemoSession
 

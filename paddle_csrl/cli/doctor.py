@@ -5,6 +5,7 @@ import json
 from typing import Any, Dict, List, Optional
 
 from paddle_csrl.core.doctor import PROBLEM, WARNING, count, examine
+from paddle_csrl.errors import UserError
 
 _EPILOG = """
 Versions, CPU and GPU, memory, and whether Paddle computes what it should. With -c also the config:
@@ -44,8 +45,13 @@ def main(argv: Optional[List[str]] = None) -> Dict[str, Any]:
     Returns:
         dict: ``findings`` (list of ``core.doctor.Finding``) and ``failed``, how many of them are
         problems.
+
+    Raises:
+        UserError: ``--opts`` without a config.
     """
     args = parse_args(argv)
+    if args.opts and not args.config:
+        raise UserError("--opts overrides keys of a config; name it with -c/--config")
     findings = []
     for finding in examine(args.config, args.opts):
         findings.append(finding)

@@ -17,7 +17,7 @@ from paddle_csrl.errors import UserError
 _EPILOG = """
 writes into --save_dir:
   paddle: model.json (model.pdmodel on Paddle 2.6), model.pdiparams, deploy.yaml
-  onnx:   model.onnx, deploy.yaml; needs pip install 'paddle_csrl[onnx]'
+  onnx:   model.onnx, deploy.yaml; needs pip install '.[onnx]'
 
 The exported model predicts a random image and a real one; where it differs from the trained
 model, nothing is written. tools/infer.py runs both kinds.

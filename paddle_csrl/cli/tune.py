@@ -14,7 +14,7 @@ from paddle_csrl.core.run import Run
 from paddle_csrl.errors import UserError
 from paddle_csrl.tuning import Budget, Search, SeenClasses, Space, seen_classes
 from paddle_csrl.tuning.search import table, write_settings
-from paddle_csrl.utils import make_folder
+from paddle_csrl.utils import make_folder_of
 
 _STAGES = ("segmentor", "features")
 
@@ -96,7 +96,7 @@ def main(argv: Optional[List[str]] = None) -> Dict[str, Any]:
     out = os.path.normpath(args.out or os.path.join(folder, f"{args.method}.yml"))
     if not out.endswith((".yml", ".yaml")):
         raise UserError(f"--out {args.out} must end in .yml, so that a config can name it")
-    make_folder(os.path.dirname(os.path.abspath(out)), "--out")
+    make_folder_of(out, "--out")
     budget = Budget(args.budget, args.classifier_draws, args.folds, args.seeds, args.finalists,
                     args.final_seeds)
     budget.check()

@@ -11,8 +11,9 @@ from paddle_csrl.builder import ZeroShotBuilder
 from paddle_csrl.cli import options
 from paddle_csrl.config import ZeroShotConfig
 from paddle_csrl.core.report import score
-from paddle_csrl.core.trainer import load_weights
-from paddle_csrl.utils import make_folder
+from paddle_csrl.core.trainer import set_weights
+from paddle_csrl.utils import make_folder, make_folder_of
+from paddle_csrl.utils.weights import load_state
 
 _EPILOG = """
 examples:
@@ -47,10 +48,11 @@ def main(argv: Optional[List[str]] = None) -> Dict[str, Any]:
     config = ZeroShotConfig(args.config, opts=args.opts, overrides=overrides)
     utils.set_device(args.device)
     parallel.start()
+    state = load_state(args.model_path)  # before the data, which may have to be drawn
     builder = ZeroShotBuilder(config)
-    load_weights(builder.model, args.model_path)
+    set_weights(builder.model, state, args.model_path)
     if args.out:
-        make_folder(os.path.dirname(os.path.abspath(args.out)), "--out")
+        make_folder_of(args.out, "--out")
     if args.picture_dir:
         make_folder(args.picture_dir, "--picture_dir")
     return score(builder, builder.model, args.out and os.path.normpath(args.out),

@@ -131,6 +131,9 @@ def _parse_rename(item: str) -> Tuple[str, str]:
 def _check_names(names: Sequence[str], old: Sequence[str]) -> None:
     first: Dict[str, str] = {}
     for name in names:
+        if name not in old and not name.isprintable():
+            raise UserError(f"{name!r} is no name of a class; leave out line breaks, tabs and what "
+                            f"else does not print")
         if fold_name(name) in first:
             place = "a class of the run" if first[fold_name(name)] in old else "named"
             raise UserError(f"{name} is already {place}; two classes cannot have one name, give "

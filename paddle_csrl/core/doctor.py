@@ -38,6 +38,8 @@ OPTIONAL = {
 
 PYTHONS = ((3, 10), (3, 12))
 TESTED_PADDLES = ("3.3.1", "2.6.2")
+GET_PADDLE = (f"pip install paddlepaddle=={TESTED_PADDLES[0]}, or paddlepaddle-gpu for NVIDIA GPUs "
+              f"(2.6.2 from PyPI, 3.x from PaddlePaddle's site)")
 
 _SAME_MODULE = {"opencv-python": ("opencv-python", "opencv-python-headless",
                                   "opencv-contrib-python", "opencv-contrib-python-headless")}
@@ -113,8 +115,7 @@ def check_paddle_build() -> List[Finding]:
     found = {name: version for name in _PADDLES if (version := installed(name))}
     if not found:
         return [Finding(PROBLEM, "paddle", "is not installed",
-                        f"pip install paddlepaddle=={TESTED_PADDLES[0]}, or paddlepaddle-gpu for "
-                        f"NVIDIA GPUs (2.6.2 from PyPI, 3.x from PaddlePaddle's site)")]
+                        GET_PADDLE)]
     if len(found) > 1:
         return [Finding(PROBLEM, "paddle", f"{' and '.join(found)} are both installed and "
                                            f"overwrite each other",

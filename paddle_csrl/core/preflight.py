@@ -1,6 +1,7 @@
 """What is bound to fail is found before anything is trained, which takes hours, or replaced."""
 
 import os
+import random
 from typing import Any, Dict, Sequence
 
 import numpy as np
@@ -8,13 +9,14 @@ import paddle
 
 from paddle_csrl import parallel
 from paddle_csrl.builder import UserErrorBuilder
+from paddle_csrl.config import StageConfig
 from paddle_csrl.core.classifier import make_batches
 from paddle_csrl.core.feature_bank import FeatureBank
 from paddle_csrl.core.features import make_sampler
 from paddle_csrl.core.generator import make_task
 from paddle_csrl.core.legacy import label_counts
 from paddle_csrl.core.run import SELF_TRAINING, Run
-from paddle_csrl.core.trainer import require_full_batch
+from paddle_csrl.core.trainer import StageBuilder, require_full_batch
 from paddle_csrl.errors import UserError
 from paddle_csrl.utils import make_folder
 from paddle_csrl.utils.weights import load_state
@@ -39,12 +41,14 @@ def examine(run: Run, stages: Sequence[str]) -> None:
     require_full_batch(run.builder.train_dataset, run.config.batch_size, parallel.world_size())
     run.builder.val_dataset.audit()  # reads every label and the end of every image, once
     _check_losses(run.config.dic, len(run.builder.class_names))
+    _check_optimizer(run.config.dic)
     if not run.config.projection:
         make_sampler(run.config.zero_shot, len(run.builder.class_names), ignore_index=255)
         check_sections(run.config.dic, run.builder.embeddings, run.builder.seen_ids,
                        run.builder.unseen_ids)
     if stages[0] == "segmentor":
         _check_last_layer(run)
+        _check_batch(run)
     _check_unseen_images(run)
     _check_resumed(run, stages)
     for stage in stages:
@@ -65,6 +69,7 @@ def check_sections(sections: Dict[str, Any], embeddings: np.ndarray, seen_ids: n
         make_task(sections["generator"], embeddings, bank, unseen_ids)
         for stage in ("generator", "classifier"):
             _check_losses(sections[stage], len(embeddings))
+            _check_optimizer(sections[stage], f"{stage}: ")
     make_batches(sections["classifier"], bank, np.zeros((len(unseen_ids), 1, 1), np.float32),
                  unseen_ids, seed=0)
 
@@ -87,6 +92,36 @@ def _check_last_layer(run: Run) -> None:
             run.builder.projecting().model.fold(run.calibration)
     else:
         run.builder.classification_layer(run.builder.throwaway_model())
+
+
+def _check_batch(run: Run) -> None:
+    """Whether the transforms bring images to one size, seen by as many as are in a batch.
+
+    The state of the random numbers stays as it was.
+    """
+    dataset, number = run.builder.train_dataset, run.config.batch_size
+    states = random.getstate(), np.random.get_state()
+    places = np.linspace(0, len(dataset) - 1, number).round().astype(int)
+    shapes = sorted({dataset[place]["img"].shape for place in places.tolist()})
+    random.setstate(states[0])
+    np.random.set_state(states[1])
+    if 0 in shapes[0]:
+        raise UserError(f"`train_dataset.transforms` make an image of {shapes[0][1:]} (height, "
+                        f"width), which has no pixel; look at its crop")
+    if len(shapes) > 1:
+        raise UserError(f"`train_dataset.transforms` make images of {shapes[0][1:]} and of "
+                        f"{shapes[-1][1:]} (height, width), which are no batch; add "
+                        f"RandomPaddingCrop with a `crop_size`, or set `batch_size: 1`")
+
+
+def _check_optimizer(section: Dict[str, Any], place: str = "") -> None:
+    with paddle.utils.unique_name.guard():
+        builder = StageBuilder(StageConfig(section), paddle.nn.Linear(1, 1))
+        builder.show_msg = lambda *_: None
+        try:
+            builder.optimizer
+        except UserError as error:
+            raise UserError(f"{place}{error}") from error
 
 
 def _check_losses(section: Dict[str, Any], num_classes: int) -> None:

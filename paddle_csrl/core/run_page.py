@@ -46,13 +46,20 @@ def html(folder: str) -> str:
         UserError: as ``write_page``.
     """
     metrics = read_json(os.path.join(folder, "metrics.json"))
-    if not isinstance(metrics, dict) or "classes" not in metrics:
+    if not _is_whole(metrics):
         raise UserError(f"{folder} has no whole metrics.json; name the folder of a finished run, "
                         f"such as output/demo")
     records = _stage_records(folder)
     return page.html(f"Run {os.path.basename(os.path.abspath(folder))}", [
         *_scores(metrics), *_classes(metrics), *_pictures(folder), *_relations(folder),
         *_curves(folder, records), *_making(folder, metrics, records)])
+
+
+def _is_whole(metrics: Any) -> bool:
+    """Whether it is the content of a ``metrics.json``."""
+    classes = metrics.get("classes") if isinstance(metrics, dict) else None
+    return isinstance(classes, list) and "images" in metrics and all(
+        isinstance(item, dict) and {"name", "seen", "iou"} <= set(item) for item in classes)
 
 
 def _stage_records(folder: str) -> Dict[str, Dict[str, Any]]:
@@ -114,7 +121,10 @@ def _relations(folder: str) -> List[str]:
 
 
 def _figure(path: str, caption: str) -> str:
-    return page.figure(cv2.cvtColor(cv2.imread(path), cv2.COLOR_BGR2RGB), caption)
+    picture = cv2.imread(path)
+    if picture is None:
+        raise UserError(f"{path} is no whole picture; take it away and make the page again")
+    return page.figure(cv2.cvtColor(picture, cv2.COLOR_BGR2RGB), caption)
 
 
 def _curves(folder: str, records: Dict[str, Dict[str, Any]]) -> List[str]:

@@ -61,8 +61,14 @@ def _require_lists(cfg: Dict[str, Any]) -> None:
         raise UserError(f"no list file at `{key}: {path}`; it holds one `image label` pair of "
                         f"paths, relative to dataset_root, a line")
     separator = cfg.get("separator", " ")
-    with open(path, encoding="utf-8") as file:
-        lines = [line.strip() for line in file]
+    try:
+        with open(path, encoding="utf-8") as file:
+            lines = [line.strip() for line in file]
+    except UnicodeDecodeError:
+        raise UserError(f"{path} is not UTF-8 text; save the file as UTF-8") from None
+    if lines and lines[0].startswith("\ufeff"):
+        raise UserError(f"{path} begins with a byte order mark, which would be part of the first "
+                        f"path; save the file as UTF-8 without it")
     for number, line in enumerate(lines, 1):
         if len(line.split(separator)) != 2:
             raise UserError(f"{path}, line {number}: `{line}` is no pair of an image and a label "

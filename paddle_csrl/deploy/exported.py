@@ -21,8 +21,7 @@ from paddle_csrl.errors import UserError
 #: Kind of output -> its type. ``none`` leaves the logits.
 OUTPUT_DTYPES = {"argmax": "int32", "softmax": "float32", "none": "float32"}
 #: Where ``pip`` finds paddle2onnx and onnxruntime.
-ONNX_EXTRA = ("pip install 'paddle_csrl[onnx]' (Paddle 3) or 'paddle_csrl[onnx-paddle26]' "
-              "(Paddle 2.6)")
+ONNX_EXTRA = "pip install '.[onnx]' (Paddle 3) or '.[onnx-paddle26]' (Paddle 2.6)"
 
 _KEYS = ("model", "transforms", "input_shape", "output_op")
 #: Endings of programs and, but for ONNX, of their weights: Paddle crashes at other files.

@@ -42,6 +42,17 @@ def make_folder(folder: str, option: str) -> None:
                         f"({error.strerror}); choose another") from None
 
 
+def make_folder_of(path: str, option: str) -> None:
+    """Make the folder of a file that is to be written.
+
+    Raises:
+        UserError: it cannot be written to, or ``path`` is a folder.
+    """
+    if os.path.isdir(path):
+        raise UserError(f"`{option}: {path}` is a folder; name a file")
+    make_folder(os.path.dirname(os.path.abspath(path)), option)
+
+
 def write_text(path: str, text: str) -> None:
     """Write ``text`` as UTF-8, atomically."""
     with atomic_path(path) as temporary:
