@@ -503,6 +503,12 @@ def test_two_calls_on_different_splits_end_with_one_table(done, tmp_path):
     ({"methods": {"point": {"include": 3}}}, r"`methods.point.include: 3` must be a list"),
     ({"methods": {"point": ["x"]}}, r"`methods.point` must hold `key: value` pairs"),
     ({"methods": {"point": {"config": "gone.yml"}}}, r"methods.point.config: gone.yml"),
+    ({"methods": {"point": {"opts": {"generator.seed": 3}}}, "reference": "point"},
+     r"methods.point.opts.generator.seed has no effect in a comparison; its key `seeds` says"),
+    ({"splits": {"one": {"unseen": ["cow"], "opts": {"zero_shot.unseen": ["cat"]}}}},
+     r"splits.one.opts.zero_shot.unseen has no effect in a comparison; its key `splits` says"),
+    ({"opts": {"seed": 3}}, r"opts.seed has no effect in a comparison; its key `stage1_seeds`"),
+    ({"reference": ["point"]}, r"`reference: \['point'\]` is none of the methods point, pair"),
     ({"reference": "best"}, r"`reference: best` is none of the methods point, pair"),
     ({"calibrations": [1, 1.0e4]}, r"`calibrations: \[1, 10000.0\]` must be a list of different"),
     ({"calibrations": "1, 2"}, r"`calibrations: 1, 2` must be a list"),
@@ -524,6 +530,26 @@ def test_mistakes_in_the_file_are_named(done, tmp_path, change, message):
     with pytest.raises(UserError, match=message) as error:
         compare.main(["-c", f"{tmp_path}/compare.yml", "--tables_only"])
     assert "\n" not in str(error.value)
+
+
+def test_unseen_classes_on_the_command_line_are_not_passed_over(done):
+    with pytest.raises(UserError, match="--opts zero_shot.unseen has no effect"):
+        done.run("--tables_only", "--opts", "zero_shot.unseen=cat")
+
+
+def test_progress_counts_the_cells_that_are_to_run(done, tmp_path, monkeypatch):
+    resumed = done.copy(tmp_path)
+    plan = resumed.plan()
+    cells, bars = plan.cells(), []
+    monkeypatch.setattr(cells_module, "progress",
+                        lambda items, title: bars.append(list(items)) or items)
+    gone, failed = cells[1], cells[6]
+    for cell in (gone, failed):
+        os.remove(os.path.join(plan.cell_dir(cell), "scores.json"))
+    cells_module.write_json(os.path.join(plan.cell_dir(failed), "failure.json"),
+                            {"config": plan.digest(failed), "error": "no memory"})
+    seen = [list(cells_module._with_progress(plan, cells, retry)) for retry in (False, True)]
+    assert seen == [cells, cells] and bars == [[gone], [gone, failed]]
 
 
 def test_a_file_that_cannot_be_read_is_named(tmp_path):
