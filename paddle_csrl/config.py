@@ -11,6 +11,7 @@ import ast
 import copy
 import difflib
 import inspect
+import math
 import os
 from typing import Any, Dict, Iterable, Mapping, Optional, Sequence, Union
 
@@ -325,7 +326,7 @@ def check_keys(dic: Dict[str, Any], place: str) -> None:
 def _check_classifier(dic: Dict[str, Any], place: str) -> None:
     content = dic.get("classifier") or {}
     calibration, mode = content.get("calibration", 0.0), content.get("mode", "clean")
-    if isinstance(calibration, bool) or not isinstance(calibration, (int, float)):
+    if type(calibration) not in (int, float) or not math.isfinite(calibration):
         raise UserError(f"{place}: `classifier.calibration: {calibration}` must be a number")
     if mode not in CLASSIFIER_MODES:
         raise UserError(f"{place}: `classifier.mode: {mode}` must be one of "
