@@ -5,7 +5,7 @@ import paddle_csrl  # noqa: F401  first: it orders the imports of cv2 and paddle
 import json
 import os
 import shutil
-from typing import Any, Dict
+from typing import Any, Dict, Iterator
 
 import numpy as np
 import pytest
@@ -550,6 +550,55 @@ def spoil(root: str, split: str, which, rng: np.random.Generator) -> int:
         label[0, 0] = 3
         Image.fromarray(label).save(label_path)
     return number
+
+
+def test_nothing_of_unseen_classes_is_in_reach_of_the_search(original, space_file, tmp_path,
+                                                             monkeypatch):
+    """Neither name nor vector of one, nor the place of an image or label, however deep."""
+    searches = []
+
+    class Watched(Search):
+        def __init__(self, *args):
+            super().__init__(*args)
+            searches.append(self)
+
+    monkeypatch.setattr(tune, "Search", Watched)
+    tuned(original, space_file, str(tmp_path / "chosen.yml"))
+    builder = original.builder()
+    data = os.path.join(os.path.dirname(original.folder), "data")
+    forbidden = [*(CLASSES[c] for c in builder.unseen_ids), data, "vectors.npz", "val.txt"]
+    vectors = builder.embeddings[builder.unseen_ids]
+
+    def offends(item: Any) -> bool:
+        if isinstance(item, str):
+            return any(name in item.split("/") or name in item.split() or data in item
+                       for name in forbidden)
+        return isinstance(item, np.ndarray) and any(
+            np.isin(vector, item).all() for vector in vectors)
+
+    found = list(in_reach(searches[0]))
+    assert any(isinstance(item, str) and item == "dog" for item in found)
+    assert any(item is searches[0].seen.embeddings for item in found)
+    assert not [item for item in found if offends(item)]
+    assert offends("data/cow") and offends(builder.embeddings)  # the control
+    assert any(map(offends, in_reach(builder.config.dic)))
+
+
+def in_reach(item: Any) -> Iterator[Any]:
+    """``item`` and all that it holds: attributes, keys and items."""
+    seen, queue = set(), [item]
+    while queue:
+        item = queue.pop()
+        if id(item) in seen:
+            continue
+        seen.add(id(item))
+        yield item
+        if isinstance(item, dict):
+            queue += [*item.keys(), *item.values()]
+        elif isinstance(item, (list, tuple, set)):
+            queue += list(item)
+        elif hasattr(item, "__dict__"):
+            queue.append(vars(item))
 
 
 def test_seen_classes_do_matter(original, space_file, tmp_path):
