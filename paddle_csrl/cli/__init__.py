@@ -1,5 +1,6 @@
 """The command-line tools: thin parsers over the package. Each ``main(argv)`` returns results."""
 
+import errno
 import os
 import sys
 import time
@@ -9,6 +10,9 @@ from paddle_csrl import mkl
 from paddle_csrl.errors import UserError
 
 _WORKER_MARK = "UserError: "
+
+#: What the machine refuses, whatever the program does.
+_REFUSALS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.ENOTDIR, errno.EISDIR}
 
 #: Seconds that ``paddle.distributed.launch`` has to find the process that failed first.
 _PATIENCE = 20.0
@@ -56,10 +60,12 @@ def _tell_of_mkl() -> None:
 
 
 def user_message(error: Optional[BaseException]) -> Optional[str]:
-    """The one line for the user if a ``UserError`` is behind ``error``, else None.
+    """The one line for the user if a ``UserError`` or a full disk is behind ``error``, else None.
 
     PaddleSeg's builder and Paddle's loader processes wrap what they catch, the latter as text.
     """
+    if isinstance(error, OSError) and error.errno in _REFUSALS:
+        return error.strerror + (f": {error.filename2 or error.filename}" if error.filename else "")
     while error is not None:
         if isinstance(error, UserError) and _WORKER_MARK not in str(error):
             return " ".join(str(error).split())
