@@ -352,6 +352,26 @@ def test_systems_without_a_generator_are_trained_and_scored_whole(tmp_path):
         os.path.join(comparison.cell("spnet", 1), "scores.json"))["confusion"])
 
 
+def test_self_training_is_a_method_that_is_called_transductive(tmp_path):
+    included = os.path.join(tiny_runs.ROOT, "configs", "_base_", "self_training.yml")
+    comparison = Comparison(tmp_path, methods={
+        "point": None, "trained": {"include": included, "opts": {"self_training.share": 1.0}}})
+    assert comparison.run("--splits", "one", "--seeds", "0") == {
+        "finished": 2, "failed": 0, "missing": 6}
+    plan = comparison.plan()
+    point, trained = (cell for cell in plan.cells(splits=["one"], seeds=[0]))
+    # Its layer is that of the last stage, and scored as such; up to there the two are the same.
+    assert not np.array_equal(assembled(plan, trained), assembled(plan, point))
+    for cell in (point, trained):
+        scores = read_json(os.path.join(plan.cell_dir(cell), "scores.json"))
+        assert np.array_equal(scores["confusion"], assembled(plan, cell))
+    layers = [tiny_runs.digest(os.path.join(plan.cell_dir(cell), "classifier", "model.pdparams"))
+              for cell in (point, trained)]
+    assert layers[0] == layers[1]
+    assert [row["marks"] for row in comparison.rows() if row["status"] == "finished"] == [
+        "", "transductive"]
+
+
 def test_included_files_are_merged_over_the_config(tmp_path):
     comparison = Comparison(tmp_path, methods={
         "point": {"include": ["tuned/{split}.yml", "more.yml"], "opts": {"classifier.iters": 9}}})
@@ -563,8 +583,8 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path):
         Plan(f"{tmp_path}/empty.yml")
 
 
-@pytest.mark.parametrize("name", ["shapes", "shapes_sizes", "shapes_tuned", "custom",
-                                  "custom_tuned", "voc", "context", "ablation_voc"])
+@pytest.mark.parametrize("name", ["shapes", "shapes_selftraining", "shapes_sizes", "shapes_tuned",
+                                  "custom", "custom_tuned", "voc", "context", "ablation_voc"])
 def test_the_comparisons_of_the_project_fit_their_configs(name):
     folder = os.path.join(tiny_runs.ROOT, "configs")
     plan = Plan(os.path.join(folder, f"compare_{name}.yml"))
