@@ -433,6 +433,15 @@ def test_methods_get_the_same_number_of_everything(space_file, dic, tmp_path, co
     assert budgets[0] == budgets[1]
 
 
+def test_a_space_below_the_budget_is_told(space_file, dic, tmp_path, capsys):
+    """At one --budget a method with a larger space would otherwise get more settings."""
+    # 2 x 2 x 2 generators and 2 layers, and those of the config as it stands.
+    for trials, layers, told in ((9, 3, False), (10, 3, True), (9, 4, True)):
+        Search(made_classes(), Space(space_file, "point"), dic, Budget(trials, layers, 2), 0,
+               str(tmp_path / "point.json"))
+        assert ("has 27 settings for point, fewer" in capsys.readouterr().out) is told
+
+
 # Leaks.
 
 def test_a_bank_with_an_unseen_class_is_refused():

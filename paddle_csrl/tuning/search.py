@@ -90,6 +90,12 @@ class Search:
         self.record = record
         self.held_out = draw_folds(seen, budget.folds, seed)
         self.draws = space.draws(self.start, budget.trials, budget.classifiers, seed)
+        trained, wanted = (sum(len(draw.classifiers) for draw in self.draws),
+                           budget.trials * budget.classifiers)
+        if trained < wanted:
+            logger.warning(f"[tune] {space.path} has {trained} settings for {space.method}, fewer "
+                           f"than the {wanted} of --budget and --classifier_draws; a method that "
+                           f"is compared with it should get no more")
         self._sections = [
             (space.settings(self.start, draw.generator)["generator"],
              [space.settings(self.start, item)["classifier"] for item in draw.classifiers])
