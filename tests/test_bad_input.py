@@ -88,6 +88,7 @@ VALUES = {
     "balance": (["classifier.class_balance", "even", "balanced"], "classifier.class_balance=even"),
     "num_generated": (["classifier.num_generated", "0"], "classifier.num_generated=0"),
     "calibration": (["classifier.calibration", "much"], "classifier.calibration=much"),
+    "calibration of no end": (["classifier.calibration", "inf"], "classifier.calibration=1e999"),
     "iters": (["iters", "0"], "iters=0"),
     "iters of a stage": (["generator.iters", "-3"], "generator.iters=-3"),
     "batch_size": (["batch_size", "0"], "batch_size=0"),

@@ -352,6 +352,26 @@ def test_systems_without_a_generator_are_trained_and_scored_whole(tmp_path):
         os.path.join(comparison.cell("spnet", 1), "scores.json"))["confusion"])
 
 
+def test_self_training_is_a_method_that_is_called_transductive(tmp_path):
+    included = os.path.join(tiny_runs.ROOT, "configs", "_base_", "self_training.yml")
+    comparison = Comparison(tmp_path, methods={
+        "point": None, "trained": {"include": included, "opts": {"self_training.share": 1.0}}})
+    assert comparison.run("--splits", "one", "--seeds", "0") == {
+        "finished": 2, "failed": 0, "missing": 6}
+    plan = comparison.plan()
+    point, trained = (cell for cell in plan.cells(splits=["one"], seeds=[0]))
+    # Its layer is that of the last stage, and scored as such; up to there the two are the same.
+    assert not np.array_equal(assembled(plan, trained), assembled(plan, point))
+    for cell in (point, trained):
+        scores = read_json(os.path.join(plan.cell_dir(cell), "scores.json"))
+        assert np.array_equal(scores["confusion"], assembled(plan, cell))
+    layers = [tiny_runs.digest(os.path.join(plan.cell_dir(cell), "classifier", "model.pdparams"))
+              for cell in (point, trained)]
+    assert layers[0] == layers[1]
+    assert [row["marks"] for row in comparison.rows() if row["status"] == "finished"] == [
+        "", "transductive"]
+
+
 def test_included_files_are_merged_over_the_config(tmp_path):
     comparison = Comparison(tmp_path, methods={
         "point": {"include": ["tuned/{split}.yml", "more.yml"], "opts": {"classifier.iters": 9}}})
@@ -503,6 +523,12 @@ def test_two_calls_on_different_splits_end_with_one_table(done, tmp_path):
     ({"methods": {"point": {"include": 3}}}, r"`methods.point.include: 3` must be a list"),
     ({"methods": {"point": ["x"]}}, r"`methods.point` must hold `key: value` pairs"),
     ({"methods": {"point": {"config": "gone.yml"}}}, r"methods.point.config: gone.yml"),
+    ({"methods": {"point": {"opts": {"generator.seed": 3}}}, "reference": "point"},
+     r"methods.point.opts.generator.seed has no effect in a comparison; its key `seeds` says"),
+    ({"splits": {"one": {"unseen": ["cow"], "opts": {"zero_shot.unseen": ["cat"]}}}},
+     r"splits.one.opts.zero_shot.unseen has no effect in a comparison; its key `splits` says"),
+    ({"opts": {"seed": 3}}, r"opts.seed has no effect in a comparison; its key `stage1_seeds`"),
+    ({"reference": ["point"]}, r"`reference: \['point'\]` is none of the methods point, pair"),
     ({"reference": "best"}, r"`reference: best` is none of the methods point, pair"),
     ({"calibrations": [1, 1.0e4]}, r"`calibrations: \[1, 10000.0\]` must be a list of different"),
     ({"calibrations": "1, 2"}, r"`calibrations: 1, 2` must be a list"),
@@ -526,6 +552,26 @@ def test_mistakes_in_the_file_are_named(done, tmp_path, change, message):
     assert "\n" not in str(error.value)
 
 
+def test_unseen_classes_on_the_command_line_are_not_passed_over(done):
+    with pytest.raises(UserError, match="--opts zero_shot.unseen has no effect"):
+        done.run("--tables_only", "--opts", "zero_shot.unseen=cat")
+
+
+def test_progress_counts_the_cells_that_are_to_run(done, tmp_path, monkeypatch):
+    resumed = done.copy(tmp_path)
+    plan = resumed.plan()
+    cells, bars = plan.cells(), []
+    monkeypatch.setattr(cells_module, "progress",
+                        lambda items, title: bars.append(list(items)) or items)
+    gone, failed = cells[1], cells[6]
+    for cell in (gone, failed):
+        os.remove(os.path.join(plan.cell_dir(cell), "scores.json"))
+    cells_module.write_json(os.path.join(plan.cell_dir(failed), "failure.json"),
+                            {"config": plan.digest(failed), "error": "no memory"})
+    seen = [list(cells_module._with_progress(plan, cells, retry)) for retry in (False, True)]
+    assert seen == [cells, cells] and bars == [[gone], [gone, failed]]
+
+
 def test_a_file_that_cannot_be_read_is_named(tmp_path):
     with pytest.raises(UserError, match="no comparison at .*none.yml"):
         Plan(f"{tmp_path}/none.yml")
@@ -537,8 +583,8 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path):
         Plan(f"{tmp_path}/empty.yml")
 
 
-@pytest.mark.parametrize("name", ["shapes", "shapes_sizes", "shapes_tuned", "custom",
-                                  "custom_tuned", "voc", "context", "ablation_voc"])
+@pytest.mark.parametrize("name", ["shapes", "shapes_selftraining", "shapes_sizes", "shapes_tuned",
+                                  "custom", "custom_tuned", "voc", "context", "ablation_voc"])
 def test_the_comparisons_of_the_project_fit_their_configs(name):
     folder = os.path.join(tiny_runs.ROOT, "configs")
     plan = Plan(os.path.join(folder, f"compare_{name}.yml"))

@@ -346,6 +346,8 @@ def test_runs_that_do_not_fit(finished, tmp_path):
         compare(shapes.folder, finished("voc").folder, "--names", "a", "b", "--save_dir", tmp_path)
     with pytest.raises(UserError, match="no config.yml in .*finished run"):
         compare(tmp_path)
+    with pytest.raises(UserError, match="the weights are missing; write CONFIG.yml,WEIGHTS"):
+        compare(f"{shapes.path('config.yml')},", "--save_dir", tmp_path)
     with pytest.raises(UserError, match="no weights at .*absent"):
         compare(f"{shapes.path('config.yml')},absent", "--save_dir", tmp_path)
     assert os.listdir(tmp_path) == []

@@ -13,6 +13,7 @@ from tiny_runs import ROOT, custom, digest, run_all
 from paddle_csrl.config import ZeroShotConfig
 from paddle_csrl.core.feature_bank import FeatureBank
 from paddle_csrl.core.legacy import LegacyBatches, label_counts
+from paddle_csrl.core.preflight import examine
 from paddle_csrl.core.run import Run
 from paddle_csrl.datasets import ZeroShotDataset
 from paddle_csrl.errors import UserError
@@ -176,6 +177,24 @@ def test_published_weights_of_the_shipped_configs_belong_to_unseen_classes(tmp_p
                     "zs3net_voc_unseen2_legacy": [10, 14]}[name]  # cow, motorbike in VOC's order
         assert heavy == expected and len(loss["weight"]) == 21
         assert sum(loss["weight"]) == 100 * len(expected) + 21 - len(expected)
+
+
+WEIGHTS = "classifier.loss.types=[{'type': 'CrossEntropyLoss', 'weight': %s}]"
+
+
+@pytest.mark.parametrize("weight, told", [
+    ([1, 1, 1, 100, 100], None), ([1, 100, 1, 1, 100], "larger weights for cat, car, not for")])
+def test_weights_of_other_than_unseen_classes_are_told(finished, capsys, weight, told):
+    builder = finished("zs3net").builder(LEGACY, WEIGHTS % weight)
+    examine(Run(builder.config), ["classifier"])
+    out = capsys.readouterr().out
+    assert told in out if told else "larger weights" not in out
+
+
+def test_weights_of_another_number_of_classes_are_refused_before_training(finished):
+    builder = finished("zs3net").builder(LEGACY, WEIGHTS % [1, 1, 100])
+    with pytest.raises(UserError, match="CrossEntropyLoss has 3 weights for 5 classes; give"):
+        examine(Run(builder.config), ["segmentor"])
 
 
 def test_class_weights_train(finished, tmp_path):

@@ -1,5 +1,6 @@
 """Preparing VOC with SBD and Pascal-Context from archives in the official layout."""
 
+import errno
 import hashlib
 import json
 import os
@@ -13,7 +14,7 @@ import tiny_runs
 from fabricated_archives import AUG, CONTEXT_TRAIN, CONTEXT_VAL, VOC_TRAIN, VOC_VAL
 from PIL import Image
 
-from paddle_csrl import preparation, visualize
+from paddle_csrl import cli, preparation, visualize
 from paddle_csrl.builder import ZeroShotBuilder
 from paddle_csrl.cli import prepare_context, prepare_voc
 from paddle_csrl.config import ZeroShotConfig
@@ -241,6 +242,30 @@ def test_the_official_checksum_passes(voc, monkeypatch):
     monkeypatch.setattr(voc_module, "_SBD_MD5", "0" * 32)
     with pytest.raises(UserError, match="sbd.tgz has the MD5 checksum"):
         preparation.prepare_voc(voc.voc, voc.sbd, str(voc.root))
+
+
+@pytest.mark.parametrize("below", ["", "data"])
+def test_a_dataset_root_that_is_no_folder(voc, context, below):
+    for tool in (voc, context):
+        tool.root = tool.folder / "file"
+        tool.root.write_text("")
+        tool.root /= below
+        with pytest.raises(UserError, match="`--dataset_root: .*file.*` is no folder"):
+            tool.prepare()
+
+
+def test_a_full_disk_is_one_line(voc, monkeypatch, capfd):
+    """The lists come last, so that the next call goes on."""
+    def full(path, label):
+        raise OSError(errno.ENOSPC, "No space left on device", path)
+
+    monkeypatch.setattr(voc_module, "write_label", full)
+    with pytest.raises(SystemExit) as stopped:
+        cli.run(voc.prepare)
+    assert stopped.value.code == 2
+    line = capfd.readouterr().err.splitlines()[-1]
+    assert line.startswith("error: No space left on device: ") and line.endswith(".png")
+    assert not (voc.base / "ImageSets" / "Segmentation" / "aug.txt").exists()
 
 
 @pytest.mark.parametrize("part", [0.02, 0.5, 0.9])
@@ -500,6 +525,32 @@ def test_missing_context_inputs(context, argv, match):
     with pytest.raises(UserError, match=match):
         prepare_context.main(["--voc", context.voc, "--labels", context.labels, "--no_checksum",
                               "--dataset_root", str(context.root), *argv])
+
+
+def test_given_lists_are_read_first_and_must_not_overlap(context):
+    own = context.folder / "list.txt"
+    own.write_text("../up\n")
+    with pytest.raises(UserError, match="list.txt lists '../up'"):
+        context.prepare("--train_list", str(own))
+    assert not context.root.exists()
+    own.write_text("\n".join([CONTEXT_TRAIN[0], *CONTEXT_VAL]))
+    with pytest.raises(UserError, match=f"2 images are listed both .* such as {CONTEXT_VAL[0]}"):
+        context.prepare("--train_list", str(own))
+    assert not (context.root / "ImageSets").exists()
+
+
+def test_a_folder_in_the_place_of_a_list_is_one_line(context, capfd):
+    with pytest.raises(SystemExit) as stopped:
+        cli.run(lambda: context.prepare("--train_list", str(context.folder)))
+    assert stopped.value.code == 2
+    assert capfd.readouterr().err.splitlines()[-1] == f"error: Is a directory: {context.folder}"
+
+
+def test_json_of_no_end_is_named(context):
+    path = context.folder / "deep.json"
+    path.write_text("[" * 200000)
+    with pytest.raises(UserError, match="deep.json is not a whole trainval_merged.json"):
+        context.prepare(labels=path)
 
 
 def test_images_of_other_data_are_no_context(context):

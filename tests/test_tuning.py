@@ -5,7 +5,7 @@ import paddle_csrl  # noqa: F401  first: it orders the imports of cv2 and paddle
 import json
 import os
 import shutil
-from typing import Any, Dict
+from typing import Any, Dict, Iterator
 
 import numpy as np
 import pytest
@@ -317,6 +317,7 @@ def test_a_value_that_replaces_a_section_says_so(tmp_path, dic):
     ("methods: {m: {search: {classifier.iters: [3]}}}", "belongs under `common`"),
     ("methods: {m: {search: {classifier.calibration: [3]}}}", "belongs directly under `common`"),
     ("common: {classifier.calibration: [big]}\nmethods: {m: {}}", "must be a list of numbers"),
+    ("common: {classifier.calibration: [.nan]}\nmethods: {m: {}}", "must be a list of numbers"),
     ("common: {a: [{generator.iters: 2, classifier.iters: 2}]}\nmethods: {m: {}}", "mixes keys"),
     ("methods: {m: {base: nowhere.yml}}", "no config at .*nowhere.yml"),
 ])
@@ -432,6 +433,15 @@ def test_methods_get_the_same_number_of_everything(space_file, dic, tmp_path, co
     assert budgets[0] == budgets[1]
 
 
+def test_a_space_below_the_budget_is_told(space_file, dic, tmp_path, capsys):
+    """At one --budget a method with a larger space would otherwise get more settings."""
+    # 2 x 2 x 2 generators and 2 layers, and those of the config as it stands.
+    for trials, layers, told in ((9, 3, False), (10, 3, True), (9, 4, True)):
+        Search(made_classes(), Space(space_file, "point"), dic, Budget(trials, layers, 2), 0,
+               str(tmp_path / "point.json"))
+        assert ("has 27 settings for point, fewer" in capsys.readouterr().out) is told
+
+
 # Leaks.
 
 def test_a_bank_with_an_unseen_class_is_refused():
@@ -484,13 +494,19 @@ def tuned(run: Finished, space: str, out: str, *opts: str, **flags: Any) -> Dict
     return tune.main(run.recipe.argv(*opts, **flags))
 
 
+#: Long enough a training for every input to show in the scores.
+SENSITIVE = ("generator.iters=20", "generator.lr_scheduler.learning_rate=0.02",
+             "classifier.iters=20")
+
+
 def test_what_unseen_classes_are_does_not_matter(original, space_file, tmp_path):
     """Other vectors and names of the unseen classes, other validation data, other dropped images.
 
-    The file that says what was chosen is the same, byte for byte.
+    The scores of all trials are the same to the last bit, and so is the file that says what was
+    chosen.
     """
     out, other = str(tmp_path / "chosen.yml"), str(tmp_path / "other.yml")
-    tuned(original, space_file, out)
+    summary = tuned(original, space_file, out, *SENSITIVE)
     base = os.path.dirname(original.folder)
     shutil.copytree(base, tmp_path / "copy")
     root = str(tmp_path / "copy" / "data" / "custom")
@@ -508,7 +524,7 @@ def test_what_unseen_classes_are_does_not_matter(original, space_file, tmp_path)
         item.replace(base, str(tmp_path / "copy")) for item in original.recipe.opts)),
         str(tmp_path / "copy" / "run"), {})
     accept_as_finished(copy, "zero_shot.unseen=zebra,yak")
-    tuned(copy, space_file, other, "zero_shot.unseen=zebra,yak")
+    assert tuned(copy, space_file, other, "zero_shot.unseen=zebra,yak", *SENSITIVE) == summary
     assert digest(out) == digest(other)
 
 
@@ -545,13 +561,63 @@ def spoil(root: str, split: str, which, rng: np.random.Generator) -> int:
     return number
 
 
+def test_nothing_of_unseen_classes_is_in_reach_of_the_search(original, space_file, tmp_path,
+                                                             monkeypatch):
+    """Neither name nor vector of one, nor the place of an image or label, however deep."""
+    searches = []
+
+    class Watched(Search):
+        def __init__(self, *args):
+            super().__init__(*args)
+            searches.append(self)
+
+    monkeypatch.setattr(tune, "Search", Watched)
+    tuned(original, space_file, str(tmp_path / "chosen.yml"))
+    builder = original.builder()
+    data = os.path.join(os.path.dirname(original.folder), "data")
+    forbidden = [*(CLASSES[c] for c in builder.unseen_ids), data, "vectors.npz", "val.txt"]
+    vectors = builder.embeddings[builder.unseen_ids]
+
+    def offends(item: Any) -> bool:
+        if isinstance(item, str):
+            return any(name in item.split("/") or name in item.split() or data in item
+                       for name in forbidden)
+        return isinstance(item, np.ndarray) and any(
+            np.isin(vector, item).all() for vector in vectors)
+
+    found = list(in_reach(searches[0]))
+    assert any(isinstance(item, str) and item == "dog" for item in found)
+    assert any(item is searches[0].seen.embeddings for item in found)
+    assert not [item for item in found if offends(item)]
+    assert offends("data/cow") and offends(builder.embeddings)  # the control
+    assert any(map(offends, in_reach(builder.config.dic)))
+
+
+def in_reach(item: Any) -> Iterator[Any]:
+    """``item`` and all that it holds: attributes, keys and items."""
+    seen, queue = set(), [item]
+    while queue:
+        item = queue.pop()
+        if id(item) in seen:
+            continue
+        seen.add(id(item))
+        yield item
+        if isinstance(item, dict):
+            queue += [*item.keys(), *item.values()]
+        elif isinstance(item, (list, tuple, set)):
+            queue += list(item)
+        elif hasattr(item, "__dict__"):
+            queue.append(vars(item))
+
+
 def test_seen_classes_do_matter(original, space_file, tmp_path):
-    """The control: another vector of a seen class changes the scores that the file tells."""
-    out, other = str(tmp_path / "chosen.yml"), str(tmp_path / "other.yml")
-    tuned(original, space_file, out)
+    """The control: another vector of a seen class changes the scores."""
+    first = tuned(original, space_file, str(tmp_path / "chosen.yml"), *SENSITIVE)
     vectors = vectors_file(str(tmp_path / "vectors.npz"), CLASSES, 0, ("dog",))
-    tuned(original, space_file, other, f"zero_shot.embeddings.path={vectors}")
-    assert digest(out) != digest(other)
+    second = tuned(original, space_file, str(tmp_path / "other.yml"),
+                   f"zero_shot.embeddings.path={vectors}", *SENSITIVE)
+    assert first["as_it_stands"] != second["as_it_stands"]
+    assert first["ranking"] != second["ranking"]
 
 
 def test_the_validation_data_may_be_gone(original, space_file, tmp_path):
@@ -619,14 +685,18 @@ def test_a_stale_bank_with_an_unseen_class_stops_the_tool(original, space_file, 
     ({"classifier_draws": 0}, "--classifier_draws 0 must be at least 1"),
     ({"finalists": -1}, "--finalists -1 must be at least 0"),
     ({"folds": 9}, "--folds 9: only 2 of 3 seen classes can be held out"),
-    ({"out": "chosen.txt"}, "--out chosen.txt must end in .yml"),
+    ({"seed": -1}, "--seed -1 must be at least 0"),
+    ({"out": "folder.yml"}, "--out .*folder.yml is a folder; name the file"),
+    ({"out": "chosen.txt"}, "--out .*chosen.txt must end in .yml"),
     ({"method": "none"}, "no method `none` under `methods`; it has point, csrl"),
     ({"space": "nowhere.yml"}, "no config at nowhere.yml"),
 ])
 def test_bad_flags(original, space_file, tmp_path, flags, message):
+    (tmp_path / "folder.yml").mkdir()
+    out = str(tmp_path / flags.pop("out", "o.yml"))
     with pytest.raises(UserError, match=message):
-        tuned(original, flags.pop("space", space_file), flags.pop("out", str(tmp_path / "o.yml")),
-              **flags)
+        tuned(original, flags.pop("space", space_file), out, **flags)
+    assert os.listdir(tmp_path / "folder.yml") == [] and not os.path.isfile(out)
 
 
 def test_a_projection_has_nothing_to_tune_here(space_file, tmp_path):

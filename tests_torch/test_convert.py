@@ -114,6 +114,14 @@ def test_the_fixture_of_the_tests_without_pytorch_is_this_networks():
     np.testing.assert_allclose(made["logits"], stored["logits"], atol=1e-4)
 
 
+def test_parameters_are_read_as_tensors(network, tmp_path):
+    source, out = str(tmp_path / "own.pth.tar"), str(tmp_path / "own.pdparams")
+    state = {name: torch.nn.Parameter(value) if value.is_floating_point() else value
+             for name, value in network.backbone.state_dict().items()}
+    torch.save({"state_dict": state}, source)
+    assert convert_zs3.main(["--model_path", source, "--out", out])["num_tensors"] == 520
+
+
 class Malicious:
     """Pickles into a call that makes a file."""
 
@@ -172,6 +180,8 @@ def test_a_file_of_something_else(tmp_path, content, message):
     ({"state_dict": {}}, "holds no state dict"),
     ({"state_dict": {"a": torch.ones(1), "epoch": 3}}, "entry epoch of the state dict is no"),
     ({"state_dict": {3: torch.ones(1)}}, "entry 3 of the state dict is no"),
+    ({"state_dict": {"a": torch.eye(2).to_sparse()}}, "holds tensors that are no plain arrays"),
+    ({"state_dict": {"a": torch.ones(2, device="meta")}}, "holds tensors that are no plain arrays"),
     ({"state_dict": {"a": torch.ones(1)}}, "lacks 520 of the 520 tensors of ResNet-101")])
 def test_checkpoints_of_something_else(tmp_path, content, message):
     source = str(tmp_path / "other.pth.tar")

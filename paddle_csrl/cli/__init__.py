@@ -64,10 +64,11 @@ def _tell_of_mkl() -> None:
 def user_message(error: Optional[BaseException]) -> Optional[str]:
     """The one line for the user if a ``UserError``, or no Paddle, is behind ``error``, else None.
 
-    A full disk and the like are the user's to mend, too. PaddleSeg's builder and Paddle's loader processes wrap what they catch, the latter as text.
+    A full disk and the like are the user's to mend, too. PaddleSeg's builder and Paddle's loader
+    processes wrap what they catch, the latter as text.
     """
     if isinstance(error, OSError) and error.errno in _REFUSALS:
-        return f"{error.filename or 'a file cannot be written'}: {error.strerror}"
+        return f"{error.strerror}: {error.filename2 or error.filename or 'a file to be written'}"
     while error is not None:
         if isinstance(error, ModuleNotFoundError) and error.name == "paddle":
             return f"Paddle is not installed: {GET_PADDLE}"

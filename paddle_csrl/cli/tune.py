@@ -97,11 +97,13 @@ def main(argv: Optional[List[str]] = None) -> Dict[str, Any]:
     if not out.endswith((".yml", ".yaml")):
         raise UserError(f"--out {args.out} must end in .yml, so that a config can name it")
     make_folder_of(out, "--out")
+    seed = config.seed if args.seed is None else args.seed
+    if seed < 0:
+        raise UserError(f"--seed {seed} must be at least 0")
     budget = Budget(args.budget, args.classifier_draws, args.folds, args.seeds, args.finalists,
                     args.final_seeds)
     budget.check()
-    search = Search(_seen_classes(Run(config)), space, config.dic, budget,
-                    config.seed if args.seed is None else args.seed,
+    search = Search(_seen_classes(Run(config)), space, config.dic, budget, seed,
                     os.path.join(folder, f"{args.method}.json"))
     summary = search.run()
     write_settings(out, summary, os.path.basename(args.config))

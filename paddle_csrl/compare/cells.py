@@ -5,7 +5,7 @@ import os
 import shutil
 import time
 import traceback
-from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Tuple
 
 import numpy as np
 from paddle import nn
@@ -46,7 +46,7 @@ def run_cells(plan: Plan, cells: Sequence[Cell], retry_failed: bool = False,
     """
     for cell in {cell.split: cell for cell in cells}.values():
         Run(plan.stage1_config(cell.split, cell.stage1_seed)).inputs("segmentor")
-    for key, group in itertools.groupby(progress(cells, "cells"),
+    for key, group in itertools.groupby(_with_progress(plan, cells, retry_failed),
                                         lambda cell: (cell.split, cell.stage1_seed)):
         _Group(plan, *key).run(group, retry_failed)
         if on_scored:
@@ -64,6 +64,24 @@ def read_scores(plan: Plan, cell: Cell) -> Dict[str, Any]:
         if isinstance(record, dict) and record.get("config") == plan.digest(cell):
             return record
     return {}
+
+
+def _with_progress(plan: Plan, cells: Sequence[Cell], retry_failed: bool) -> Iterator[Cell]:
+    """All ``cells``, with progress over those to run.
+
+    The others take no time: counted as well they would make the time left look short.
+    """
+    records = {cell: read_scores(plan, cell) for cell in cells}
+    to_run = [cell for cell, record in records.items()
+              if not record or ("error" in record and retry_failed)]
+    if len(to_run) < len(cells):
+        logger.info(f"[compare] {len(cells) - len(to_run)} of {len(cells)} cells are recorded")
+    bar, waiting = iter(progress(to_run, "cells")), set(to_run)
+    for cell in cells:
+        if cell in waiting:
+            next(bar)
+        yield cell
+    next(bar, None)
 
 
 class _Group:

@@ -22,6 +22,11 @@ _KEYS = {"config", "opts", "splits", "stage1_seeds", "seeds", "reference", "meth
 _SPLIT_KEYS = {"unseen", "opts"}
 _METHOD_KEYS = {"config", "include", "opts"}
 
+# What the file says elsewhere, by the key that would say it in `opts`.
+_SAID_ELSEWHERE = {"seed": "stage1_seeds", "save_dir": "save_dir", "zero_shot.unseen": "splits",
+                   "generator.seed": "seeds", "classifier.seed": "seeds",
+                   "self_training.seed": "seeds"}
+
 _NAME = re.compile(r"(?!stage1_seed)\w[\w.+-]*")
 
 # A system that trains a segmentor of its own does so in every cell, from a seed of its own.
@@ -91,6 +96,7 @@ class Plan:
                 raise UserError(f"{path}: `{key}` is missing")
         self.opts = _pairs(content, "opts", path)
         self.command_opts = parse_opts(opts)
+        _check_opts(self.command_opts, f"{path}: --opts ")
         self.stage1_seeds = _seeds(content.get("stage1_seeds", [0]), "stage1_seeds", path)
         self.seeds = _seeds(content.get("seeds", [0]), "seeds", path)
         self.splits = {name: self._split(name, item)
@@ -99,7 +105,7 @@ class Plan:
         self.methods = {name: self._method(name, item)
                         for name, item in _named(content, "methods", path).items()}
         self.reference = content.get("reference", next(iter(self.methods)))
-        if self.reference not in self.methods:
+        if self.reference not in list(self.methods):  # which need not be hashable
             raise UserError(f"{path}: `reference: {self.reference}` is none of the methods "
                             f"{', '.join(self.methods)}")
         self.paper = content.get("paper")
@@ -272,7 +278,15 @@ def _pairs(content: Dict[str, Any], key: str, path: str, place: str = "") -> Dic
     if not isinstance(value, dict) or not all(isinstance(name, str) for name in value):
         raise UserError(f"{path}: `{f'{place}.' if place else ''}{key}: {value}` must hold dotted "
                         f"keys with values, such as generator.iters: 500")
+    _check_opts(value, f"{path}: {f'{place}.' if place else ''}{key}.")
     return value
+
+
+def _check_opts(opts: Dict[str, Any], place: str) -> None:
+    for key in opts:
+        if key in _SAID_ELSEWHERE:
+            raise UserError(f"{place}{key} has no effect in a comparison; its key "
+                            f"`{_SAID_ELSEWHERE[key]}` says this")
 
 
 def _named(content: Dict[str, Any], key: str, path: str) -> Dict[str, Any]:

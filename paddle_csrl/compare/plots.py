@@ -79,10 +79,10 @@ def difference_plot(results: Results, key: str = "hiou") -> str:
     left = 28 + CHARACTER * max(map(len, [*labels, *(results.label(m) for m, _ in blocks)]))
     height = 62 + sum(_ROW * (len(rows) + 1) + 8 for _, rows in blocks) + 34
     width = left + 470
-    drawing = Drawing(width, height, f"{results.scores[key]} against {results.plan.reference}")
+    against = f"{results.scores[key]} against {results.label(results.plan.reference)}"
+    drawing = Drawing(width, height, against)
     scale = Scale(*padded(*_shown_range(intervals)), left, width - 70)
-    drawing.text(14, 22, f"{results.scores[key]} against {results.plan.reference}, in points: "
-                         f"mean and 95 % interval", bold=True)
+    drawing.text(14, 22, f"{against}, in points: mean and 95 % interval", bold=True)
     for tick in scale.ticks():
         drawing.line(scale(tick), 40, scale(tick), height - 34, INK if tick == 0 else GRID)
         drawing.text(scale(tick), height - 16, number(tick), "middle", FAINT)
@@ -119,7 +119,8 @@ def seen_classes_plot(results: Results, key: str = "hiou") -> str:
     up = Scale(*padded(*_shown_range(intervals)), _HEIGHT - BOTTOM - 8, TOP)
     indices = [list(results.plan.methods).index(method) for method in methods]
     legend(drawing, names, indices)
-    horizontal_grid(drawing, up, f"{results.scores[key]} against {results.plan.reference}, points", width)
+    horizontal_grid(drawing, up, f"{results.scores[key]} against "
+                                 f"{results.label(results.plan.reference)}, points", width)
     for size in sorted(set(sizes.values())):
         drawing.text(across(size), _HEIGHT - 24, str(size), "middle", FAINT)
     drawing.text(width / 2, _HEIGHT - 8, "number of seen classes", "middle", FAINT)

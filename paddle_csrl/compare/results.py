@@ -18,9 +18,11 @@ SCORES = {"seen_miou": "seen mIoU", "unseen_miou": "unseen mIoU", "miou": "mIoU"
 #: Those of the seen–unseen curve, where the comparison asks for it.
 CURVE_SCORES = {"ausuc": "AUSUC", "best_hiou": "best hIoU"}
 
-#: What is known of a method that makes its scores no plain zero-shot scores, with a mark.
-MARKS = {"transductive": ("†", "transductive: images of unseen classes, without their labels, took part in training"),
-         "leaks": ("‡", "leaks: labels of unseen classes took part in training; no zero-shot scores")}
+#: What makes scores no plain zero-shot scores, by its key in ``scores.json``: what stands beside
+#: the method's name in every table and plot, and what that means.
+MARKS = {"transductive": ("transductive", "images of unseen classes, without their labels, took "
+                                          "part in training"),
+         "leaks": ("LEAKS", "labels of unseen classes took part in training; no zero-shot scores")}
 
 
 @dataclass(frozen=True)
@@ -33,7 +35,7 @@ class Row:
     scores: Dict[str, float] = field(default_factory=dict)
     class_iou: Dict[str, float] = field(default_factory=dict)
     unseen: Tuple[str, ...] = ()
-    marks: str = ""
+    marks: Tuple[str, ...] = ()
     curve: Tuple[Tuple[float, float], ...] = ()  # (seen, unseen) mIoU, by rising calibration
 
 
@@ -79,14 +81,14 @@ class Results:
         return {name: name in row.unseen for name in row.class_iou} if row else {}
 
     def label(self, method: str) -> str:
-        """Name of the method with its marks."""
+        """Name of the method with its marks, such as ``zs3net (LEAKS)``."""
         marks = {mark for row in self.rows if row.cell.method == method for mark in row.marks}
-        return f"{method} {''.join(sorted(marks))}".strip()
+        return f"{method} ({', '.join(sorted(marks))})" if marks else method
 
     def marks(self) -> List[str]:
         """What the marks that occur mean."""
         present = {mark for row in self.rows for mark in row.marks}
-        return [f"{mark} {meaning}." for mark, meaning in MARKS.values() if mark in present]
+        return [f"{mark}: {meaning}." for mark, meaning in MARKS.values() if mark in present]
 
     def difference(self, method: str, key: str = "hiou") -> PairedDifference:
         """Paired differences of a method to the reference, in points."""
@@ -109,7 +111,7 @@ def _row(cell: Cell, record: Dict[str, Any]) -> Row:
                        **{key: _percent(curve.get(key)) for key in CURVE_SCORES}},
                class_iou={item["name"]: _percent(item["iou"]) for item in classes},
                unseen=tuple(item["name"] for item in classes if not item["seen"]),
-               marks="".join(mark for key, (mark, _) in MARKS.items() if record.get(key)),
+               marks=tuple(mark for key, (mark, _) in MARKS.items() if record.get(key)),
                curve=tuple(zip(map(_percent, curve.get("seen_miou", [])),
                                map(_percent, curve.get("unseen_miou", [])))))
 

@@ -132,14 +132,14 @@ def write_results_csv(results: Results, path: str) -> None:
                       *list(results.scores)[len(SCORES):], "status", "marks", "reason"],
                [[row.cell.split, row.cell.stage1_seed, row.cell.seed, row.cell.method,
                  *(_number(row.scores.get(key, math.nan)) for key in results.scores),
-                 row.status, row.marks, row.reason] for row in results.rows])
+                 row.status, " ".join(row.marks), row.reason] for row in results.rows])
 
 
 def write_class_csv(results: Results, path: str) -> None:
     """One row per finished cell and class, IoU in percent."""
-    _write_csv(path, ["split", "stage1_seed", "seed", "method", "class", "kind", "iou"],
+    _write_csv(path, ["split", "stage1_seed", "seed", "method", "class", "kind", "iou", "marks"],
                [[row.cell.split, row.cell.stage1_seed, row.cell.seed, row.cell.method, name,
-                 "unseen" if name in row.unseen else "seen", _number(iou)]
+                 "unseen" if name in row.unseen else "seen", _number(iou), " ".join(row.marks)]
                 for row in results.rows for name, iou in row.class_iou.items()])
 
 

@@ -128,6 +128,9 @@ def _open_method(place: str, opts: Sequence[str]) -> Method:
         run = open_run(place, opts)
         return Method(os.path.basename(os.path.abspath(place)), run.builder, run.final_model)
     config, weights = place.split(",", 1)
+    if not weights:
+        raise UserError(f"--run {place}: the weights are missing; write "
+                        f"CONFIG.yml,WEIGHTS.pdparams")
     return Method(os.path.splitext(os.path.basename(config))[0],
                   ZeroShotBuilder(ZeroShotConfig(config, opts=opts)), weights)
 

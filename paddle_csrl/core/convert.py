@@ -78,7 +78,12 @@ def read_torch(path: str) -> State:
         if not isinstance(name, str) or not isinstance(tensor, torch.Tensor):
             raise UserError(f"{path}: entry {name} of the state dict is no tensor; give a "
                             f"checkpoint of ZS3Net's releases")
-    return {name: tensor.float().numpy() for name, tensor in tensors.items()}
+    try:
+        return {name: tensor.detach().float().numpy() for name, tensor in tensors.items()}
+    except (RuntimeError, TypeError) as error:  # of sparse tensors and the like
+        raise UserError(f"{path} holds tensors that are no plain arrays "
+                        f"({' '.join(str(error).split())[:120]}); give a checkpoint of ZS3Net's "
+                        f"releases") from None
 
 
 def _import_torch():

@@ -6,6 +6,7 @@ from typing import Any, Dict, Sequence
 
 import numpy as np
 import paddle
+from paddleseg.utils import logger
 
 from paddle_csrl import parallel
 from paddle_csrl.builder import UserErrorBuilder
@@ -81,8 +82,21 @@ def _check_unseen_images(run: Run) -> None:
                         "labels, of which its images have none; leave one of the two out")
     if run.config.leaks:
         label_counts(run)
+        _tell_of_weights(run)
     if run.config.transductive:
         run.builder.unlabelled_dataset
+
+
+def _tell_of_weights(run: Run) -> None:
+    """Warn of class weights that stand where other classes are unseen, as after copying them."""
+    for loss in run.config.dic["classifier"]["loss"]["types"]:
+        weight = np.asarray(loss.get("weight") or [0])
+        heavy = np.flatnonzero(weight > weight.min())
+        if len(heavy) and not np.array_equal(heavy, run.builder.unseen_ids):
+            names = [run.builder.class_names[c] for c in heavy]
+            logger.warning(f"[classifier] {loss['type']} has larger weights for "
+                           f"{', '.join(names)}, not for the unseen classes; ZS3Net's are 100 for "
+                           f"those and 1 for all others")
 
 
 def _check_last_layer(run: Run) -> None:
@@ -126,8 +140,12 @@ def _check_optimizer(section: Dict[str, Any], place: str = "") -> None:
 
 def _check_losses(section: Dict[str, Any], num_classes: int) -> None:
     for loss in section["loss"]["types"]:
-        ignored = getattr(UserErrorBuilder(None).build_component(loss), "ignore_index", -1)
-        if 0 <= ignored < num_classes:
+        component = UserErrorBuilder(None).build_component(loss)
+        ignored, weight = (getattr(component, name, None) for name in ("ignore_index", "weight"))
+        if isinstance(weight, paddle.Tensor) and len(weight) != num_classes:
+            raise UserError(f"{loss['type']} has {len(weight)} weights for {num_classes} classes; "
+                            f"give `weight` one number per class, in the order of their ids")
+        if ignored is not None and 0 <= ignored < num_classes:
             raise UserError(f"{loss['type']} ignores {ignored}, one of the {num_classes} classes; "
                             f"set its `ignore_index` to that of the data sets, such as 65535")
 

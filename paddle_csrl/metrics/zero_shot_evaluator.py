@@ -126,7 +126,7 @@ class ZeroShotEvaluator:
         """Class IoUs and the four summary scores in percent, as a text table.
 
         Args:
-            remark (str): stands above the summary.
+            remark (str): stands above both parts.
         """
         scores = self.compute()
         table = PrettyTable(["class", "kind", "IoU %"], align="r")
@@ -135,7 +135,7 @@ class ZeroShotEvaluator:
             table.add_row([name, "unseen" if unseen else "seen", f"{100 * iou:.2f}"])
         summary = PrettyTable(["seen mIoU", "unseen mIoU", "mIoU", "hIoU"])
         if remark:
-            summary.title = remark
+            table.title = summary.title = remark
         summary.add_row([f"{100 * scores[key]:.2f}" for key in _SUMMARY])
         return f"{table}\n{summary}"
 

@@ -19,7 +19,7 @@ from paddle_csrl.preparation.archives import copy_member, require_input, require
 from paddle_csrl.preparation.labels import (is_whole_label, left_out, parse_list,
                                             read_mat_labels, stems, write_label, write_list)
 from paddle_csrl.preparation.rle import decode_mask
-from paddle_csrl.utils import progress
+from paddle_csrl.utils import make_folder, progress
 
 VOC_ADVICE = ("download VOCtrainval_03-May-2010.tar (1.3 GB) from "
               "http://host.robots.ox.ac.uk/pascal/VOC/voc2010/VOCtrainval_03-May-2010.tar")
@@ -75,23 +75,30 @@ def prepare_context(voc: str, labels: str, dataset_root: str, label_names: Optio
     """
     require_input(voc, "--voc", VOC_ADVICE)
     require_input(labels, "--labels", LABELS_ADVICE)
-    given = {split: path for split, path in (lists or {}).items() if path}
-    for split, path in given.items():
-        require_input(path, f"--{split}_list", "it holds one image name a line")
+    given = {}
+    for split, path in (lists or {}).items():
+        if path:
+            require_input(path, f"--{split}_list", "it holds one image name a line")
+            given[split] = parse_list(_read_file(path), path)
     is_json = labels.endswith(".json")
     if checksum:
         require_md5(voc, _VOC_MD5)
     if checksum and is_json:
         require_md5(labels, _JSON_MD5)
+    make_folder(dataset_root, "--dataset_root")
     if is_json:
         splits, found = _read_json(labels)
     else:
         splits, found = {}, _read_mats(labels, class_table(read_label_names(labels, label_names)))
-    splits = {**_copy_images(voc, dataset_root), **splits, **_given_lists(given)}
+    splits = {**_copy_images(voc, dataset_root), **splits, **given}
     for split in _EXPECTED:
         if split not in splits:
             raise UserError(f"{voc} holds no VOC2010/ImageSets/Main/{split}.txt; give "
                             f"--{split}_list, or {VOC_ADVICE}")
+    both = sorted(set(splits["train"]) & set(splits["val"]))
+    if both:
+        raise UserError(f"{len(both)} images are listed both for training and for validation, such "
+                        f"as {both[0]}; check --train_list and --val_list")
     converted = _convert(found, os.path.join(dataset_root, "Context"), overwrite)
     return _finish(dataset_root, splits, converted)
 
@@ -174,10 +181,6 @@ def _copy_images(voc: str, root: str) -> Dict[str, List[str]]:
     return lists
 
 
-def _given_lists(given: Mapping[str, str]) -> Dict[str, List[str]]:
-    return {split: parse_list(_read_file(path), path) for split, path in given.items()}
-
-
 def _read_mats(labels: str, table: np.ndarray) -> Iterator[_Label]:
     for member in walk(labels, "Context labels"):
         match = _MAT.fullmatch(member.name)
@@ -209,7 +212,7 @@ def _read_json(path: str) -> Tuple[Dict[str, List[str]], Iterator[_Label]]:
         for mask in content["annos_segmentation"]:
             if mask["image_id"] in masks:
                 masks[mask["image_id"]].append((int(mask["category_id"]), mask["segmentation"]))
-    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(f"{path} is not a whole trainval_merged.json ({type(error).__name__}: "
                         f"{' '.join(str(error).split())[:120]}); {LABELS_ADVICE}") from None
     lists = {split: parse_list("\n".join(name for name, phase, _ in images.values()

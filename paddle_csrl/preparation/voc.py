@@ -14,6 +14,7 @@ from paddle_csrl.errors import UserError
 from paddle_csrl.preparation.archives import copy_member, require_input, require_md5, walk
 from paddle_csrl.preparation.labels import (is_whole_label, left_out, parse_list,
                                             read_mat_labels, stems, write_label, write_list)
+from paddle_csrl.utils import make_folder
 
 VOC_ADVICE = ("download VOCtrainval_11-May-2012.tar (2 GB) from "
               "http://host.robots.ox.ac.uk/pascal/VOC/voc2012/VOCtrainval_11-May-2012.tar")
@@ -62,6 +63,7 @@ def prepare_voc(voc: str, sbd: str, dataset_root: str, checksum: bool = True,
     if checksum:
         require_md5(voc, _VOC_MD5)
         require_md5(sbd, _SBD_MD5)
+    make_folder(dataset_root, "--dataset_root")
     base = os.path.join(dataset_root, "VOC2012")
     own = _copy_voc(voc, base)
     known = set(own["train"]) | set(own["val"])

@@ -21,6 +21,9 @@ from paddle_csrl.tuning.space import CALIBRATION, Space
 from paddle_csrl.utils import atomic_path, progress, read_json, write_json
 
 HIOU = SCORES.index("hiou")
+# Of a config; nothing in it leads to the data or says which classes are unseen.
+_KEPT = ("generator", "classifier", "model", "loss", "optimizer", "lr_scheduler", "iters",
+         "batch_size")
 #: How many settings the summary shows.
 NUM_SHOWN = 5
 
@@ -81,10 +84,18 @@ class Search:
                  seed: int, record: str):
         budget.check()
         self.seen, self.space, self.budget, self.seed = seen, space, budget, seed
+        dic = {**{key: dic[key] for key in _KEPT}, "train_dataset": {"type": "Dataset"},
+               "val_dataset": {"type": "Dataset"}, "zero_shot": {"unseen": []}}
         self.original, self.start = dic, space.start(dic)
         self.record = record
         self.held_out = draw_folds(seen, budget.folds, seed)
         self.draws = space.draws(self.start, budget.trials, budget.classifiers, seed)
+        trained, wanted = (sum(len(draw.classifiers) for draw in self.draws),
+                           budget.trials * budget.classifiers)
+        if trained < wanted:
+            logger.warning(f"[tune] {space.path} has {trained} settings for {space.method}, fewer "
+                           f"than the {wanted} of --budget and --classifier_draws; a method that "
+                           f"is compared with it should get no more")
         self._sections = [
             (space.settings(self.start, draw.generator)["generator"],
              [space.settings(self.start, item)["classifier"] for item in draw.classifiers])

@@ -196,7 +196,7 @@ def _check_key(key: Any, path: str) -> None:
 def _calibrations(common: Dict[str, Any], path: str) -> List[float]:
     values = common.get(CALIBRATION, [])
     if not isinstance(values, list) or not all(
-            isinstance(value, (int, float)) and not isinstance(value, bool) for value in values):
+            type(value) in (int, float) and math.isfinite(value) for value in values):
         raise UserError(f"{path}: `common.{CALIBRATION}: {values}` must be a list of numbers")
     return [float(value) for value in values]
 
