@@ -42,7 +42,7 @@ KNOWN_KEYS = {
         "num_samples", "relation", "relation_warmup", "unseen_prototypes", "save_interval",
         "log_iters"},
     "classifier": _TRAINING_KEYS - {"model"} | {
-        "mode", "unseen_share", "class_balance", "num_generated", "calibration",
+        "mode", "unseen_share", "class_balance", "num_generated", "calibration", "seen_cost",
         "save_interval", "log_iters"},
     "self_training": {"share", "rounds", "pseudo_share", "samples_per_class", "seed",
                       "save_interval", "log_iters"},
@@ -73,6 +73,10 @@ _CHOICES = {"precision": ("fp32", "fp16"), "amp_level": ("O1", "O2")}
 _PATHS = {"save_dir", "cache_dir", "path"}
 
 CLASSIFIER_MODES = ("clean", "legacy")
+
+#: In place of a number, of ``classifier.calibration``: whatever costs ``classifier.seen_cost``.
+AUTO = "auto"
+DEFAULT_SEEN_COST = 0.1
 
 _COMPONENT_KEYS = ("train_dataset", "val_dataset", "model", "loss", "optimizer", "lr_scheduler")
 
@@ -351,8 +355,15 @@ def check_keys(dic: Dict[str, Any], place: str) -> None:
 def _check_classifier(dic: Dict[str, Any], place: str) -> None:
     content = dic.get("classifier") or {}
     calibration, mode = content.get("calibration", 0.0), content.get("mode", "clean")
-    if not _is_number(calibration):
-        raise UserError(f"{place}: `classifier.calibration: {calibration}` must be a number")
+    if calibration != AUTO and not _is_number(calibration):
+        raise UserError(f"{place}: `classifier.calibration: {calibration}` must be a number or "
+                        f"auto")
+    cost = content.get("seen_cost", DEFAULT_SEEN_COST)
+    if not _is_number(cost) or not 0 < cost < 1:
+        raise UserError(f"{place}: `classifier.seen_cost: {cost}` must be a number between 0 and 1")
+    if calibration == AUTO and dic.get("projection") is not None:
+        raise UserError(f"{place}: `classifier.calibration: auto` needs features of seen classes, "
+                        f"which a `projection` does not keep; give a number")
     if mode not in CLASSIFIER_MODES:
         raise UserError(f"{place}: `classifier.mode: {mode}` must be one of "
                         f"{', '.join(CLASSIFIER_MODES)}")

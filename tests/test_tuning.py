@@ -15,6 +15,7 @@ from tiny_runs import ROOT, Finished, custom, digest, run_all
 
 from paddle_csrl.cli import tune
 from paddle_csrl.config import ZeroShotConfig
+from paddle_csrl.core.calibration import Calibration
 from paddle_csrl.core.feature_bank import FeatureBank, Scale
 from paddle_csrl.core.final_layer import final_layer, unit_direction
 from paddle_csrl.core.run import Run
@@ -109,6 +110,10 @@ def test_only_a_class_0_of_that_name_is_the_background():
     assert sorted(np.concatenate(draw_folds(seen, 5, 0)).tolist()) == [0, 1, 2, 3, 4]
 
 
+def offsets(*values: float) -> list:
+    return [Calibration(value) for value in values]
+
+
 # The data of a trial.
 
 def test_the_rows_of_a_fold():
@@ -171,7 +176,7 @@ def test_scores_by_hand():
     fold = Fold(np.array([2]), None, None, logits, labels, np.array([100, 40, 10]),
                 None, np.ones(6, np.float32))
     weight, bias = np.eye(3, dtype=np.float32), np.zeros(3, np.float32)
-    scores = score_layer(weight, bias, fold, [0.0, 0.75, 2.5])
+    scores = score_layer(weight, bias, fold, offsets(0.0, 0.75, 2.5))
     # Calibration 0: rows to 0, 0, 1, 1, 2, 0. Confusion in pixels: 100; 40; 5 and 5 to class 0.
     seen, unseen = (100 / 105 + 40 / 40) / 2, 5 / 10
     np.testing.assert_allclose(scores[0], [seen, unseen, 2 * seen * unseen / (seen + unseen)])
@@ -188,8 +193,8 @@ def test_calibrations_on_one_layer_are_those_folded_into_its_bias():
     rng = np.random.default_rng(0)
     weight, bias = rng.normal(size=(5, 6)).astype(np.float32), np.zeros(5, np.float32)
     lowered = bias - 1.5 * np.array([1, 0, 1, 0, 1], np.float32)
-    np.testing.assert_allclose(score_layer(weight, bias, fold, [1.5]),
-                               score_layer(weight, lowered, fold, [0.0]))
+    np.testing.assert_allclose(score_layer(weight, bias, fold, offsets(1.5)),
+                               score_layer(weight, lowered, fold, offsets(0.0)))
 
 
 def test_a_layer_without_bias_is_scored_as_it_ends_in_the_segmentor():
@@ -205,11 +210,28 @@ def test_a_layer_without_bias_is_scored_as_it_ends_in_the_segmentor():
     assert list(layer) == ["weight"]
     logits = fold.features @ layer["weight"][:, :, 0, 0].T
     expected = score_layer(np.eye(5, dtype=np.float32), np.zeros(5, np.float32),
-                           fold._replace(features=logits), [0.0])
+                           fold._replace(features=logits), offsets(0.0))
     weight = classifier.conv.weight.numpy()[:, :, 0, 0]
-    found = score_layer(weight, np.zeros(5, np.float32), fold, [20.0, 0.0])
+    found = score_layer(weight, np.zeros(5, np.float32), fold, offsets(20.0, 0.0))
     np.testing.assert_allclose(found[:1], expected)
     assert not np.allclose(found[1], expected[0])
+
+
+def test_a_cost_is_counted_on_the_rows_of_classes_that_are_not_held_out():
+    fold = make_fold(made_classes(), np.array([1, 3]), 0)
+    rng = np.random.default_rng(0)
+    weight = rng.normal(size=(5, fold.features.shape[1])).astype(np.float32)
+    logits = fold.features @ weight.T
+    margin = logits[:, [0, 2, 4]].max(1) - logits[:, [1, 3]].max(1)
+
+    def lost(value: float) -> float:
+        return np.mean([(margin[fold.labels == c] < value).mean() for c in (0, 2, 4)])
+
+    value = min(value for value in margin[np.isin(fold.labels, (0, 2, 4))]
+                if lost(value + 1e-6) >= 0.3)
+    np.testing.assert_allclose(
+        score_layer(weight, np.zeros(5, np.float32), fold, [Calibration(0.3, True)]),
+        score_layer(weight, np.zeros(5, np.float32), fold, offsets(value)))
 
 
 def test_standardized_features_of_a_layer_without_bias_keep_their_zero():
@@ -227,22 +249,22 @@ def test_standardized_features_of_a_layer_without_bias_keep_their_zero():
 def test_a_trial_scores_each_layer_and_depends_on_its_seed(dic):
     fold = make_fold(made_classes(), np.array([1]), 0)
     layers = [{**dic["classifier"], "iters": iters} for iters in (3, 6)]
-    first, again, other = (bank_trial(fold, dic["generator"], layers, [0.0, 1.0], seed)
+    first, again, other = (bank_trial(fold, dic["generator"], layers, offsets(0.0, 1.0), seed)
                            for seed in (0, 0, 1))
     assert first.shape == (2, 2, 3) and np.array_equal(first, again)
     assert not np.array_equal(first, other) and not np.array_equal(first[0], first[1])
-    alone = bank_trial(fold, dic["generator"], layers[1:], [1.0], 0)
+    alone = bank_trial(fold, dic["generator"], layers[1:], offsets(1.0), 0)
     np.testing.assert_allclose(alone[0, 0], first[1, 1])
 
 
 def test_a_trial_without_a_class_learns_it_from_its_embedding(dic):
     """Held-out training rows do not matter, rows to score do."""
     fold = make_fold(made_classes(), np.array([1]), 0)
-    scores = bank_trial(fold, dic["generator"], [dic["classifier"]], [0.0], 0)
+    scores = bank_trial(fold, dic["generator"], [dic["classifier"]], offsets(0.0), 0)
     moved = fold._replace(features=fold.features.copy())
     moved.features[fold.labels == 1] += 50
     assert not np.array_equal(
-        bank_trial(moved, dic["generator"], [dic["classifier"]], [0.0], 0), scores)
+        bank_trial(moved, dic["generator"], [dic["classifier"]], offsets(0.0), 0), scores)
 
 
 def test_a_trial_of_a_layer_without_bias(dic):
@@ -250,10 +272,10 @@ def test_a_trial_of_a_layer_without_bias(dic):
     biased = make_fold(seen, np.array([1]), 0)
     seen.has_bias = False
     fold = make_fold(seen, np.array([1]), 0)
-    scores = bank_trial(fold, dic["generator"], [dic["classifier"]], [0.0], 0)
+    scores = bank_trial(fold, dic["generator"], [dic["classifier"]], offsets(0.0), 0)
     assert 0 < scores[0, 0, 0] <= 1
     assert not np.array_equal(
-        scores, bank_trial(biased, dic["generator"], [dic["classifier"]], [0.0], 0))
+        scores, bank_trial(biased, dic["generator"], [dic["classifier"]], offsets(0.0), 0))
 
 
 # The space.
@@ -355,7 +377,7 @@ def counted(monkeypatch) -> list:
         calls.append((generator["iters"], tuple(fold.held_out), seed))
         value = (0.1 * generator["iters"] + 0.01 * fold.held_out[0] + 0.03 * seed
                  * (generator["iters"] == 2))
-        return np.array([[[0.5, 0.5, value + 0.001 * layer["iters"] - 0.02 * abs(delta - 1)]
+        return np.array([[[0.5, 0.5, value + 0.001 * layer["iters"] - 0.02 * abs(delta.value - 1)]
                           for delta in calibrations] for layer in classifiers])
 
     monkeypatch.setattr(search_module, "bank_trial", scores)
@@ -686,7 +708,7 @@ def test_a_stale_bank_with_an_unseen_class_stops_the_tool(original, space_file, 
     ({"finalists": -1}, "--finalists -1 must be at least 0"),
     ({"folds": 9}, "--folds 9: only 2 of 3 seen classes can be held out"),
     ({"seed": -1}, "--seed -1 must be at least 0"),
-    ({"out": "folder.yml"}, "--out .*folder.yml is a folder; name the file"),
+    ({"out": "folder.yml"}, "--out: .*folder.yml. is a folder; name a file"),
     ({"out": "chosen.txt"}, "--out .*chosen.txt must end in .yml"),
     ({"method": "none"}, "no method `none` under `methods`; it has point, csrl"),
     ({"space": "nowhere.yml"}, "no config at nowhere.yml"),

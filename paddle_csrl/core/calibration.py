@@ -1,69 +1,82 @@
-"""What to take off the logits of seen classes so that unseen ones get their turn.
+"""What is taken off the logits of seen classes, so that unseen ones get their turn.
 
-A constant δ moves a layer along its seen–unseen curve. How far the same δ moves it depends on the
-scale of its logits, and so on everything that trained it. What it costs the seen classes does not:
-``seen_cost`` fixes that instead, and δ follows from real seen features alone.
+A constant δ moves a layer along its seen–unseen curve (calibrated stacking). How far it does
+depends on the scale of the logits and so on all that trained them. ``calibration: auto`` fixes
+what δ costs the seen classes instead, and takes δ from real features of theirs.
 """
 
-from typing import Dict, Optional
+from typing import Any, Dict, NamedTuple, Optional, Sequence
 
 import numpy as np
 
+from paddle_csrl.config import AUTO, DEFAULT_SEEN_COST
 from paddle_csrl.core.feature_bank import FeatureBank, Scale
 
-AUTO = "auto"
-DEFAULT_SEEN_COST = 0.1
+
+class Calibration(NamedTuple):
+    """What a section ``classifier`` says.
+
+    Attributes:
+        value (float): δ in logit units; or, with ``is_cost``, the share of seen pixels, in
+            (0, 1), that may go to unseen classes.
+        is_cost (bool): which of the two.
+    """
+    value: float
+    is_cost: bool = False
+
+    @classmethod
+    def of(cls, section: Dict[str, Any]) -> "Calibration":
+        """Of a section ``classifier``."""
+        value = section.get("calibration", 0.0)
+        if value == AUTO:
+            return cls(float(section.get("seen_cost", DEFAULT_SEEN_COST)), True)
+        return cls(float(value))
+
+    @property
+    def settings(self) -> Dict[str, Any]:
+        """The dotted keys that say so."""
+        if self.is_cost:
+            return {"classifier.calibration": AUTO, "classifier.seen_cost": self.value}
+        return {"classifier.calibration": self.value}
 
 
-def seen_cost_calibration(layer: Dict[str, np.ndarray], bank: FeatureBank, scale: Scale,
-                          unseen_ids: np.ndarray, cost: float,
-                          unit: Optional[np.ndarray] = None) -> float:
-    """The δ at which a share of the seen pixels goes to unseen classes.
+def cost_calibration(margins: Sequence[np.ndarray], cost: float) -> float:
+    """The δ at which the share ``cost`` of the seen pixels goes to unseen classes.
 
-    A pixel goes to an unseen class once δ exceeds its margin, by which the best logit of a seen
-    class is above that of an unseen one. δ is the quantile ``cost`` of the margins, every seen
-    class weighing alike.
+    A pixel does once δ exceeds its margin, by which its best logit of a seen class is above that
+    of an unseen one. δ is a quantile of the margins.
+
+    Args:
+        margins: float [K_s] of each seen class; the classes weigh alike.
+        cost (float): in (0, 1).
+
+    Returns:
+        float: δ; negative where more than the share goes there by itself.
+    """
+    weights = np.concatenate([np.full(len(rows), 1 / len(rows)) for rows in margins])
+    rows = np.concatenate(margins)
+    order = np.argsort(rows, kind="stable")
+    lost = np.cumsum(weights[order]) / weights.sum()
+    return float(rows[order[min(np.searchsorted(lost, cost), len(order) - 1)]])
+
+
+def margins_of(layer: Dict[str, np.ndarray], bank: FeatureBank, scale: Scale,
+               unseen_ids: np.ndarray, unit: Optional[np.ndarray] = None) -> list:
+    """The margins of a layer on the bank, float [K_s] for each seen class.
 
     Args:
         layer: ``weight`` [C, D, 1, 1] and ``bias`` [C], if it has one, for raw features.
         bank: real features of the seen classes, standardized by ``scale``.
         scale: what takes them back to raw ones.
         unseen_ids (int array [U]): U >= 1.
-        cost (float): share of the pixels, in (0, 1).
-        unit (float32 array [D], optional): for a layer without bias, as ``calibrate`` takes it.
-
-    Returns:
-        float: δ in logit units; negative where more than the share goes there without any.
+        unit (float32 array [D], optional): of ``unit_direction``, for a layer without bias: what
+            a calibration δ takes off a pixel is then δ u·x, and margins are in these units.
     """
     is_unseen = np.isin(np.arange(len(bank.counts)), unseen_ids)
-    margins, weights = [], []
+    margins = []
     for class_id in np.flatnonzero(bank.counts):
         raw = bank.of(class_id) * scale.deviation + scale.mean
         logits = raw @ layer["weight"][:, :, 0, 0].T + layer.get("bias", 0)
-        reach = 1.0 if "bias" in layer else np.maximum(raw @ unit, 1e-6)
+        reach = 1.0 if unit is None else np.maximum(raw @ unit, np.finfo(np.float32).eps)
         margins.append((logits[:, ~is_unseen].max(1) - logits[:, is_unseen].max(1)) / reach)
-        weights.append(np.full(len(raw), 1 / len(raw)))
-    margins, weights = np.concatenate(margins), np.concatenate(weights)
-    order = np.argsort(margins, kind="stable")
-    cumulated = np.cumsum(weights[order]) / weights.sum()
-    return float(margins[order[min(np.searchsorted(cumulated, cost), len(order) - 1)]])
-
-
-def calibrate(layer: Dict[str, np.ndarray], seen_ids: np.ndarray, calibration: float,
-              unit: Optional[np.ndarray] = None) -> Dict[str, np.ndarray]:
-    """``layer`` with δ taken off the logits of seen classes (calibrated stacking).
-
-    It ends in the bias; without one in the weights, as δ u·x with u·x ≈ 1.
-
-    Args:
-        layer: ``weight`` float32 [C, D, 1, 1] and, unless it has none, ``bias`` float32 [C].
-        seen_ids (int array [S]): the classes to calibrate.
-        calibration (float): δ, in logit units.
-        unit (float32 array [D], optional): u, of ``unit_direction``; for a layer without bias.
-    """
-    layer = {name: value.copy() for name, value in layer.items()}
-    if "bias" in layer:
-        layer["bias"][seen_ids] -= calibration
-    elif calibration:
-        layer["weight"][seen_ids] -= calibration * unit[:, None, None]
-    return layer
+    return margins

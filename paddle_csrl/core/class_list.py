@@ -115,7 +115,7 @@ class ClassList(NamedTuple):
 def parse_added(item: str) -> Tuple[str, str]:
     """Name and words of ``name`` or ``name=words``."""
     name, given, words = (part.strip() for part in str(item).partition("="))
-    if not name.isprintable() or not name or given and not words:
+    if not name or given and not words:
         raise UserError(f"{item!r} is no class to add; write a name, or name=word such as "
                         "pony=horse")
     return name, words or name
@@ -123,7 +123,7 @@ def parse_added(item: str) -> Tuple[str, str]:
 
 def _parse_rename(item: str) -> Tuple[str, str]:
     old, _, new = (part.strip() for part in str(item).partition("="))
-    if not old or not new or not new.isprintable():
+    if not old or not new:
         raise UserError(f"--rename {item}: write OLD=NEW, such as sofa=couch")
     return old, new
 

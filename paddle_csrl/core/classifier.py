@@ -10,6 +10,7 @@ from paddleseg.utils import logger, utils
 
 from paddle_csrl import parallel
 from paddle_csrl.config import StageConfig
+from paddle_csrl.core.calibration import Calibration, cost_calibration, margins_of
 from paddle_csrl.core.evaluate import evaluate
 from paddle_csrl.core.feature_bank import FeatureBank, Scale
 from paddle_csrl.core.final_layer import final_layer, put_back, save_layer, unit_direction
@@ -122,7 +123,7 @@ class LastLayer:
     """
 
     def __init__(self, run: Run, bank: FeatureBank, scale: Scale):
-        self.run, self.scale = run, scale
+        self.run, self.bank, self.scale = run, bank, scale
         self.segmentor = load_segmentor(run)
         _, self._layer = run.builder.classification_layer(self.segmentor)
         has_bias = self._layer.bias is not None
@@ -135,17 +136,42 @@ class LastLayer:
 
     def save(self, classifier: PixelClassifier) -> None:
         """Write what the run ends with: the segmentor with ``classifier``, or the layer alone."""
+        calibration = self.calibration(classifier)
+        self.run.record_calibration(calibration)
         if self.run.shared_dir:
             save_layer(self._folded(classifier), self.run.final_layer)
             return
+        logger.info(f"[classifier] {calibration:.3g} off the logits of seen classes")
         self.exchange(classifier)
         save_state(self.segmentor.state_dict(), self.run.final_model)
         logger.info(f"final model, a stock {type(self.segmentor).__name__}: "
                     f"{self.run.final_model}")
 
+    def calibration(self, classifier: PixelClassifier) -> float:
+        """What the config takes off the logits of seen classes, in logit units."""
+        return calibration_of(self.run.config.dic["classifier"], classifier, self.bank,
+                              self.scale, self.run.builder.unseen_ids, self._unit)
+
     def _folded(self, classifier: PixelClassifier) -> Dict[str, np.ndarray]:
         return final_layer(classifier, self.scale, self.run.builder.seen_ids,
-                           self.run.calibration, self._unit)
+                           self.calibration(classifier), self._unit)
+
+
+def calibration_of(section: Dict[str, Any], classifier: PixelClassifier, bank: FeatureBank,
+                   scale: Scale, unseen_ids: np.ndarray,
+                   unit: Optional[np.ndarray] = None) -> float:
+    """What the section ``classifier`` takes off the logits of seen classes, in logit units.
+
+    Args:
+        section: the section.
+        classifier: the trained layer.
+        bank, scale, unseen_ids, unit: as for ``margins_of``.
+    """
+    wanted = Calibration.of(section)
+    if not wanted.is_cost:
+        return wanted.value
+    layer = final_layer(classifier, scale, np.zeros(0, np.int64), 0.0, unit)
+    return cost_calibration(margins_of(layer, bank, scale, unseen_ids, unit), wanted.value)
 
 
 def make_batches(section: Dict[str, Any], bank: FeatureBank, generated: np.ndarray,

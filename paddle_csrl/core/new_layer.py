@@ -6,7 +6,7 @@ import numpy as np
 import paddle
 
 from paddle_csrl.core.class_list import ClassList
-from paddle_csrl.core.classifier import fit_classifier, generate
+from paddle_csrl.core.classifier import calibration_of, fit_classifier, generate
 from paddle_csrl.core.feature_bank import FeatureBank
 from paddle_csrl.core.final_layer import final_layer, unit_direction
 from paddle_csrl.core.generator import load_bank, make_task
@@ -87,8 +87,10 @@ def trained_layer(trained: StoredRun, target: StoredRun, classes: ClassList,
     with paddle.utils.unique_name.guard():
         classifier = fit_classifier(fit, section, generated, own, target.builder.unseen_ids, seed,
                                     None if has_bias else scale.origin)
-    return final_layer(classifier, scale, target.builder.seen_ids, target.calibration,
-                       None if has_bias else unit_direction(own, scale))
+    unit = None if has_bias else unit_direction(own, scale)
+    calibration = calibration_of(section, classifier, own, scale, target.builder.unseen_ids, unit)
+    target.record_calibration(calibration)
+    return final_layer(classifier, scale, target.builder.seen_ids, calibration, unit)
 
 
 def _check_class_weights(section: Dict[str, Any], number: int) -> None:

@@ -13,6 +13,7 @@ import paddle_csrl
 from paddle_csrl import parallel
 from paddle_csrl.builder import ZeroShotBuilder
 from paddle_csrl.config import ZeroShotConfig
+from paddle_csrl.core.calibration import Calibration
 from paddle_csrl.errors import UserError
 from paddle_csrl.utils import read_json, write_json
 
@@ -95,8 +96,28 @@ class Run:
 
     @property
     def calibration(self) -> float:
-        """What the final layer takes off the logits of seen classes."""
-        return (self.config.dic.get("classifier") or {}).get("calibration", 0.0)
+        """What the final layer takes off the logits of seen classes, in logit units.
+
+        Raises:
+            UserError: it follows from the layer, which has not been trained.
+        """
+        wanted = Calibration.of(self.config.dic.get("classifier") or {})
+        if not wanted.is_cost:
+            return wanted.value
+        record = read_json(self._calibration_record)
+        if not isinstance(record, dict) or "calibration" not in record:
+            raise UserError(f"{self._calibration_record} does not say which calibration the layer "
+                            f"has; run --stage classifier again")
+        return float(record["calibration"])
+
+    def record_calibration(self, calibration: float) -> None:
+        """Remember the calibration of the final layer for ``calibration``."""
+        if parallel.is_first():
+            write_json(self._calibration_record, {"calibration": calibration})
+
+    @property
+    def _calibration_record(self) -> str:
+        return os.path.join(self.save_dir, "calibration.json")
 
     def trains(self, stage: str) -> bool:
         """Whether the stage has iterations, and so checkpoints."""

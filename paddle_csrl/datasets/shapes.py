@@ -330,8 +330,8 @@ class AttributeShapes(Dataset):
         self.image_size, self.seed = image_size, seed
         root = os.path.join("data", "attribute_shapes") if dataset_root is None else dataset_root
         shift = f"from{first_color}x{first_pattern}_" if first_color or first_pattern else ""
-        folder = os.path.join(root, f"v{_VERSION}_{shift}{num_colors}x{num_patterns}_{image_size}px_"
-                                    f"{num_train}train_{num_val}val_seed{seed}")
+        folder = os.path.join(root, f"v{_VERSION}_{shift}{num_colors}x{num_patterns}_"
+                                    f"{image_size}px_{num_train}train_{num_val}val_seed{seed}")
         if not self._is_whole(folder):
             self._make(folder)
         super().__init__(mode, folder, list(transforms or ()), num_classes=len(self.class_names),

@@ -8,6 +8,7 @@ from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
 import numpy as np
 import paddle
 
+from paddle_csrl.core.calibration import Calibration, cost_calibration
 from paddle_csrl.core.classifier import fit_classifier, generate
 from paddle_csrl.core.feature_bank import FeatureBank, Scale
 from paddle_csrl.core.final_layer import unit_direction
@@ -81,7 +82,7 @@ def _scored_rows(counts: np.ndarray, seed: int) -> np.ndarray:
 
 
 def bank_trial(fold: Fold, generator: Dict[str, Any], classifiers: Sequence[Dict[str, Any]],
-               calibrations: Sequence[float], seed: int) -> np.ndarray:
+               calibrations: Sequence[Calibration], seed: int) -> np.ndarray:
     """Train a generator, a layer per classifier section, and score them.
 
     Args:
@@ -125,7 +126,7 @@ def _weights(layer: PixelClassifier) -> Tuple[np.ndarray, np.ndarray]:
 
 
 def score_layer(weight: np.ndarray, bias: np.ndarray, fold: Fold,
-                calibrations: Sequence[float]) -> np.ndarray:
+                calibrations: Sequence[Calibration]) -> np.ndarray:
     """Scores of a layer for each calibration, float64 [V, 3].
 
     Every class weighs as in the training images: its row of the confusion matrix sums to its
@@ -134,15 +135,20 @@ def score_layer(weight: np.ndarray, bias: np.ndarray, fold: Fold,
     Args:
         weight (float32 [S, D]), bias (float32 [S]): the layer.
         fold: the rows to score.
-        calibrations: what is taken off the logits of classes that are not held out.
+        calibrations: what is taken off the logits of classes that are not held out. What that
+            costs is counted on their rows of ``fold``.
     """
     logits = fold.features @ weight.T + bias
     held_out = np.isin(np.arange(len(bias)), fold.held_out)
     best_seen, best_unseen = (np.where(own, logits, -np.inf) for own in (~held_out, held_out))
     seen, unseen = best_seen.argmax(1), best_unseen.argmax(1)
     margin = best_seen.max(1) - best_unseen.max(1)
+    by_class = [(margin / np.maximum(fold.calibrated, np.finfo(np.float32).eps))[fold.labels == c]
+                for c in np.flatnonzero(~held_out)]
+    values = [cost_calibration(by_class, item.value) if item.is_cost else item.value
+              for item in calibrations]
     return np.array([_scores(np.where(margin < value * fold.calibrated, unseen, seen), fold)
-                     for value in calibrations])
+                     for value in values])
 
 
 def _scores(prediction: np.ndarray, fold: Fold) -> List[float]:

@@ -11,13 +11,14 @@ from paddleseg.utils import logger, utils
 from prettytable import PrettyTable
 
 import paddle_csrl
+from paddle_csrl.core.calibration import Calibration
 from paddle_csrl.core.preflight import check_sections
 from paddle_csrl.core.provenance import versions
 from paddle_csrl.errors import UserError
 from paddle_csrl.tuning.bank_trial import SCORES, bank_trial, make_fold
 from paddle_csrl.tuning.folds import draw_folds
 from paddle_csrl.tuning.seen_classes import SeenClasses
-from paddle_csrl.tuning.space import CALIBRATION, Space
+from paddle_csrl.tuning.space import Space
 from paddle_csrl.utils import atomic_path, progress, read_json, write_json
 
 HIOU = SCORES.index("hiou")
@@ -100,7 +101,7 @@ class Search:
             (space.settings(self.start, draw.generator)["generator"],
              [space.settings(self.start, item)["classifier"] for item in draw.classifiers])
             for draw in self.draws]
-        own = float(self.start["classifier"].get("calibration", 0.0))
+        own = Calibration.of(self.start["classifier"])
         self.calibrations = sorted({*space.calibrations, own})
         self.as_it_stands = Setting(0, 0, self.calibrations.index(own))
         self._digest = seen.digest()
@@ -150,7 +151,7 @@ class Search:
         draw = self.draws[setting.trial]
         return self.space.settings(
             self.start, draw.generator, draw.classifiers[setting.classifier],
-            {CALIBRATION: self.calibrations[setting.calibration]})
+            self.calibrations[setting.calibration].settings)
 
     def summary(self, ranking: Sequence[Setting], seeds: Sequence[int]) -> Dict[str, Any]:
         """What is told of the search: the settings in order of their score, best first."""
@@ -173,7 +174,7 @@ class Search:
             "spread": float(scores[:, HIOU].std()), "hiou_by_fold": scores[:, HIOU].tolist(),
             "seeds": len(seeds), "overrides": {
                 **draw.generator, **draw.classifiers[setting.classifier],
-                CALIBRATION: self.calibrations[setting.calibration]}}
+                **self.calibrations[setting.calibration].settings}}
 
     def _run(self, trials: Sequence[int], seeds: Sequence[int]) -> None:
         missing = [(fold, trial, seed) for fold in range(len(self.held_out)) for trial in trials

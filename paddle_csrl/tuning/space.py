@@ -8,9 +8,11 @@ from typing import Any, Dict, List, NamedTuple, Optional, Tuple
 import numpy as np
 
 from paddle_csrl.config import check_keys, load_yaml, merge, set_key
+from paddle_csrl.core.calibration import Calibration
 from paddle_csrl.errors import UserError
 
-CALIBRATION = "classifier.calibration"
+#: Keys that are tried on every trained layer.
+_CALIBRATIONS = ("classifier.calibration", "classifier.seen_cost")
 Overrides = Dict[str, Any]
 
 
@@ -70,7 +72,7 @@ class Space:
         common = _pairs(content, "common", path)
         self.calibrations = _calibrations(common, path)
         self.axes = [_axis(name, values, path) for name, values in common.items()
-                     if name != CALIBRATION]
+                     if name not in _CALIBRATIONS]
         for name, values in _pairs(section, "search", path, f"{place}.search").items():
             axis = _axis(name, values, path)
             if axis.stage == "classifier":
@@ -143,7 +145,7 @@ class Space:
         These are the keys that the method fixes and those that were searched.
         """
         content: Dict[str, Any] = copy.deepcopy(self.base)
-        keys = [*self.fixed, *(key for axis in self.axes for key in axis.keys), CALIBRATION]
+        keys = [*self.fixed, *(key for axis in self.axes for key in axis.keys), *_CALIBRATIONS]
         for key in keys:
             name, value = _outside_lists(settings, key)
             if value is None:
@@ -188,17 +190,22 @@ def _check_key(key: Any, path: str) -> None:
     if stage not in ("generator", "classifier") or not rest or rest == "seed":
         raise UserError(f"{path}: `{key}` cannot be tuned; only keys under generator and "
                         f"classifier can, except their seed, for stage 1 is not trained again")
-    if str(key) == CALIBRATION:
-        raise UserError(f"{path}: `{CALIBRATION}` belongs directly under `common`, where it is "
+    if str(key) in _CALIBRATIONS:
+        raise UserError(f"{path}: `{key}` belongs directly under `common`, where it is "
                         f"tried on every trained layer")
 
 
-def _calibrations(common: Dict[str, Any], path: str) -> List[float]:
-    values = common.get(CALIBRATION, [])
-    if not isinstance(values, list) or not all(
-            type(value) in (int, float) and math.isfinite(value) for value in values):
-        raise UserError(f"{path}: `common.{CALIBRATION}: {values}` must be a list of numbers")
-    return [float(value) for value in values]
+def _calibrations(common: Dict[str, Any], path: str) -> List[Calibration]:
+    found = []
+    for key, is_cost in zip(_CALIBRATIONS, (False, True)):
+        values = common.get(key, [])
+        if not isinstance(values, list) or not all(
+                type(value) in (int, float) and math.isfinite(value)
+                and (0 < value < 1 or not is_cost) for value in values):
+            raise UserError(f"{path}: `common.{key}: {values}` must be a list of numbers"
+                            + (" between 0 and 1" if is_cost else ""))
+        found += [Calibration(float(value), is_cost) for value in values]
+    return found
 
 
 def _pairs(content: Dict[str, Any], key: str, path: str, place: str = "") -> Dict[str, Any]:
