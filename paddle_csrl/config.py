@@ -39,8 +39,8 @@ KNOWN_KEYS = {
     "zero_shot.features": {"samples_per_class", "normalize", "transforms", "dtype"},
     "projection": {"similarity"},
     "generator": _TRAINING_KEYS - {"batch_size"} | {
-        "num_samples", "relation", "relation_warmup", "unseen_prototypes", "save_interval",
-        "log_iters"},
+        "num_samples", "relation", "relation_warmup", "unseen_prototypes", "outside_hull",
+        "save_interval", "log_iters"},
     "classifier": _TRAINING_KEYS - {"model"} | {
         "mode", "unseen_share", "class_balance", "num_generated", "calibration", "seen_cost",
         "save_interval", "log_iters"},
@@ -348,6 +348,10 @@ def check_keys(dic: Dict[str, Any], place: str) -> None:
         raise UserError(f"{place}: `segmentor_weights: {weights}` must be the path of a .pdparams "
                         f"file, or null to train stage 1")
     _check_projection(dic, place)
+    outside = (dic.get("generator") or {}).get("outside_hull", 0.0)
+    if not _is_number(outside) or not 0 <= outside <= 1:
+        raise UserError(f"{place}: `generator.outside_hull: {outside}` must be a number from 0 to "
+                        f"1")
     _check_classifier(dic, place)
     _check_self_training(dic.get("self_training") or {}, place)
 

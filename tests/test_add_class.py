@@ -341,7 +341,7 @@ BAD = {
     "two lines": (dict(add=["bird\nfish=bird"]), r"'bird\\nfish' is no name of a class"),
     "twice": (dict(add=["zebra", "zebra"]), "zebra is already named"),
     "empty name": (dict(add=["=zebra"]), "is no class to add"),
-    "broken new name": (dict(rename=["cat=tom\tcat"]), "write OLD=NEW"),
+    "broken new name": (dict(rename=["cat=tom\tcat"]), "is no name of a class"),
     "empty word": (dict(add=["zebra="]), "is no class to add"),
     "unknown word": (dict(add=["qwrtzx"]), "no word for class 'qwrtzx'"),
     "unknown word given": (dict(add=["beast=qwrtzx"]), "no word for class 'beast'"),

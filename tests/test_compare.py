@@ -583,8 +583,9 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path):
         Plan(f"{tmp_path}/empty.yml")
 
 
-@pytest.mark.parametrize("name", ["shapes", "shapes_selftraining", "shapes_sizes", "shapes_tuned",
-                                  "custom", "custom_tuned", "voc", "context", "ablation_voc"])
+@pytest.mark.parametrize("name", ["shapes", "shapes_selftraining", "shapes_sizes",
+                                  "shapes_development", "custom", "voc", "context",
+                                  "ablation_voc"])
 def test_the_comparisons_of_the_project_fit_their_configs(name):
     folder = os.path.join(tiny_runs.ROOT, "configs")
     plan = Plan(os.path.join(folder, f"compare_{name}.yml"))
@@ -593,7 +594,7 @@ def test_the_comparisons_of_the_project_fit_their_configs(name):
         own = ZeroShotConfig(plan.config.replace("{split}", split)).zero_shot["unseen"]
         assert sorted(plan.splits[split].unseen) == sorted(own)
     terms = {"point": 1, "point_pair": 2, "point_list": 2, "csrl": 3}
-    for method in () if "tuned" in name else set(terms) & set(plan.methods):
+    for method in set(terms) & set(plan.methods):
         loss = plan.cell_config(plan.cells([method])[0]).dic["generator"]["loss"]
         assert len(loss["types"]) == len(loss["coef"]) == terms[method]
     if plan.paper:

@@ -1,10 +1,14 @@
 """The projection onto the convex hull, against geometry by hand and a general optimiser."""
 
+import os
+
 import numpy as np
 import paddle
 import pytest
+import tiny_runs
 from scipy.optimize import minimize
 
+from paddle_csrl.config import ZeroShotConfig
 from paddle_csrl.errors import UserError
 from paddle_csrl.models import GeneratorTask, StructuralGenerator
 from paddle_csrl.models.convex_hull import project_to_hull
@@ -55,18 +59,19 @@ def test_one_vertex_or_equal_vertices():
     np.testing.assert_allclose(project_to_hull(np.ones((1, 4)), np.ones((2, 4)))[0], np.ones((1, 4)))
 
 
-def _task(unseen_prototypes: str) -> GeneratorTask:
+def _task(unseen_prototypes: str, outside_hull: float = 0.0) -> GeneratorTask:
     paddle.seed(0)
     rng = np.random.default_rng(0)
     generator = StructuralGenerator(embed_dim=3, feature_dim=5, noise_dim=2, hidden_dim=8,
                                     dropout=0.0)
     return GeneratorTask(generator, rng.normal(size=(6, 3)).astype("float32"),
                          rng.normal(size=(4, 5)).astype("float32"), [0, 1, 3, 5], [2, 4], 8,
-                         unseen_prototypes=unseen_prototypes)
+                         unseen_prototypes=unseen_prototypes, outside_hull=outside_hull)
 
 
-def test_generated_features_keep_their_spread_and_their_means_are_projected():
-    free, hull = _task("free"), _task("hull")
+@pytest.mark.parametrize("outside", [0.0, 0.25, 1.0])
+def test_generated_features_keep_their_spread_and_their_means_are_projected(outside):
+    free, hull = _task("free"), _task("hull", outside)
     paddle.seed(1)
     before = free.generate_unseen(16).numpy()
     paddle.seed(1)
@@ -74,10 +79,18 @@ def test_generated_features_keep_their_spread_and_their_means_are_projected():
     np.testing.assert_allclose(after - after.mean(1, keepdims=True),
                                before - before.mean(1, keepdims=True), atol=1e-5)
     expected, _ = project_to_hull(before.mean(1), hull.prototypes.numpy())
+    expected = outside * before.mean(1) + (1 - outside) * expected
     np.testing.assert_allclose(after.mean(1), expected, atol=1e-5)
-    assert np.abs(after - before).max() > 0.1
+    assert (np.abs(after - before).max() > 0.1) == (outside < 1)
 
 
 def test_unknown_choice():
     with pytest.raises(UserError, match="`generator.unseen_prototypes: convex` must be one of"):
         _task("convex")
+
+
+@pytest.mark.parametrize("value", ["-0.1", "1.5", "far", "true"])
+def test_what_is_no_share_of_the_distance(value):
+    path = os.path.join(tiny_runs.ROOT, "configs", "csrl_shapes.yml")
+    with pytest.raises(UserError, match="`generator.outside_hull: .*` must be a number from 0 to 1"):
+        ZeroShotConfig(path, opts=[f"generator.outside_hull={value}"])

@@ -51,7 +51,8 @@ def make_task(section: Dict[str, Any], embeddings: np.ndarray, bank: FeatureBank
     return GeneratorTask(generator, embeddings, bank.prototypes(present), present, unseen_ids,
                          section["num_samples"], section.get("relation", "prototypes"),
                          section.get("relation_warmup", 0),
-                         section.get("unseen_prototypes", "free"))
+                         section.get("unseen_prototypes", "free"),
+                         section.get("outside_hull", 0.0))
 
 
 def fit_generator(fit: Fit, section: Dict[str, Any], embeddings: np.ndarray, bank: FeatureBank,

@@ -38,6 +38,12 @@ class GeneratorTask(nn.Layer):
         relation_warmup (int): iterations over which the losses on unseen classes grow linearly
             to their full weight, so that the generator first learns what a feature is.
 
+        unseen_prototypes (str): ``free``, or ``hull``: after training the features of an unseen
+            class are moved, all by one vector, so that their mean lies at the convex hull of the
+            seen prototypes.
+        outside_hull (float): with ``hull``, how much of its distance to the hull the mean keeps,
+            in [0, 1]: 0 for none, so that it lies in the hull.
+
     Attributes:
         share (Share): the classes for which this process trains; all by default. What is
             trained is the sum over the processes of the terms that each computes.
@@ -49,7 +55,7 @@ class GeneratorTask(nn.Layer):
     def __init__(self, generator: nn.Layer, embeddings: np.ndarray, prototypes: np.ndarray,
                  seen_ids: Sequence[int], unseen_ids: Sequence[int], num_samples: int,
                  relation: str = "prototypes", relation_warmup: int = 0,
-                 unseen_prototypes: str = "free"):
+                 unseen_prototypes: str = "free", outside_hull: float = 0.0):
         super().__init__()
         for key, value, known in (("relation", relation, RELATIONS),
                                   ("unseen_prototypes", unseen_prototypes, UNSEEN_PROTOTYPES)):
@@ -60,7 +66,8 @@ class GeneratorTask(nn.Layer):
                             f"{type(generator).__name__} does not learn; take prototypes")
         self.generator = generator
         self.relation, self.num_samples = relation, num_samples
-        self.relation_warmup, self.unseen_prototypes = relation_warmup, unseen_prototypes
+        self.relation_warmup = relation_warmup
+        self.unseen_prototypes, self.outside_hull = unseen_prototypes, outside_hull
         self.num_seen, self.num_unseen = len(seen_ids), len(unseen_ids)
         # The order of classes means nothing to the generator; with the seen ones first, their
         # features are one block, which is cheaper to cut out than scattered rows.
@@ -104,7 +111,8 @@ class GeneratorTask(nn.Layer):
             return features
         means = features.astype("float32").mean(1).numpy()
         nearest, _ = project_to_hull(means, self.prototypes.numpy())
-        shift = paddle.to_tensor(nearest - means).astype(features.dtype)
+        shift = (1 - self.outside_hull) * (nearest - means)
+        shift = paddle.to_tensor(shift).astype(features.dtype)
         return features + shift.unsqueeze(1)
 
     @property
