@@ -117,7 +117,7 @@ def test_the_space_of_the_tuning_document_is_one(tmp_path):
     path = tmp_path / "space.yml"
     path.write_text(blocks("yaml", "docs", "tuning.md")[1])
     space = Space(str(path), "mine")
-    assert [item.value for item in space.calibrations] == [0, 1, 2, 3]
+    assert space.calibrations == [(value, True) for value in (0.05, 0.1, 0.2)]
     assert [axis.name for axis in space.axes] == [
         "generator.iters", "classifier.iters", "generator.model.num_layers", "gamma"]
 
