@@ -166,7 +166,7 @@ def test_a_full_disk(capsys, tmp_path):
 
 
 def test_a_folder_for_a_file(capsys, tmp_path):
-    assert f"{tmp_path}: Is a directory" in error_of(capsys, lambda argv: open(argv[0]),
+    assert f"Is a directory: {tmp_path}" in error_of(capsys, lambda argv: open(argv[0]),
                                                      [str(tmp_path)])
 
 
