@@ -93,6 +93,21 @@ def done(tmp_path_factory) -> Comparison:
     return comparison
 
 
+def test_a_data_set_of_which_paddleseg_notes_things_in_the_config_shares_stage_1_too(tmp_path):
+    """PaddleSeg adds AttributeShapes' ignore_index to the losses while it builds stage 1."""
+    recipe = tiny_runs.shapes(str(tmp_path / "data"), str(tmp_path / "cache"))
+    plan = {"config": recipe.config, "splits": {"one": ["red plain"]}, "reference": "point",
+            "methods": {"point": {"opts": {"generator.unseen_prototypes": "free"}}, "csrl": None},
+            "save_dir": f"{tmp_path}/compared"}
+    write_config(f"{tmp_path}/compare.yml", plan)
+    counts = compare.main(["-c", f"{tmp_path}/compare.yml", "--device", "cpu", "--opts",
+                           *(opt for opt in recipe.opts if "unseen=" not in opt)])
+    assert counts == {"finished": 2, "failed": 0, "missing": 0}
+    for method in ("point", "csrl"):
+        cell = os.listdir(f"{tmp_path}/compared/one/{method}/stage1_seed0_seed0")
+        assert "layer.npz" in cell and "segmentor" not in cell
+
+
 def confusion_of(run: Run, model) -> np.ndarray:
     """Counts of a whole model, evaluated by itself."""
     dataset = run.builder.val_dataset

@@ -90,6 +90,8 @@ class _Group:
     def __init__(self, plan: Plan, split: str, stage1_seed: int):
         self.plan = plan
         self.base = Run(plan.stage1_config(split, stage1_seed))
+        # Read now, for PaddleSeg's builder adds to the config as it builds.
+        self.stage1_inputs = self.base.inputs("segmentor")
         self.stage1_error: Optional[Exception] = None
         self.stage1_is_made = False
 
@@ -146,8 +148,7 @@ class _Group:
     def _run_of(self, cell: Cell) -> Run:
         """The run of a cell, on the shared stages as far as they are made from its settings."""
         run = Run(self.plan.cell_config(cell), shared_dir=self.base.save_dir)
-        if "generator" not in run.stages or run.inputs("segmentor") != \
-                self.base.inputs("segmentor"):
+        if "generator" not in run.stages or run.inputs("segmentor") != self.stage1_inputs:
             return Run(self.plan.cell_config(cell, own_stage1=True))
         self._make_stage1()
         if run.changes("features"):
