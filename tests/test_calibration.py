@@ -1,5 +1,6 @@
 """What is taken off the logits of seen classes: a number, or what a share of their pixels costs."""
 
+import json
 import os
 
 import numpy as np
@@ -12,6 +13,7 @@ from paddle_csrl.core.calibration import Calibration, cost_calibration, margins_
 from paddle_csrl.core.classifier import calibration_of
 from paddle_csrl.core.feature_bank import FeatureBank
 from paddle_csrl.core.final_layer import final_layer, unit_direction
+from paddle_csrl.core.run import Run, open_run
 from paddle_csrl.errors import UserError
 from paddle_csrl.models.pixel_classifier import PixelClassifier
 
@@ -108,3 +110,22 @@ def test_a_projection_takes_a_number():
     with pytest.raises(UserError, match="`classifier.calibration: auto` needs features of seen"):
         ZeroShotConfig(os.path.join(tiny_runs.ROOT, "configs", "spnet", "spnet_shapes.yml"),
                        opts=["classifier.calibration=auto"])
+
+
+def test_a_run_remembers_the_calibration_it_found(tmp_path):
+    recipe = tiny_runs.shapes(str(tmp_path / "data"), str(tmp_path / "cache"))
+    run = tiny_runs.run_all(recipe, tmp_path / "run", "classifier.calibration=auto",
+                            "classifier.seen_cost=0.3")
+    found = open_run(run.folder).calibration
+    with open(run.path("calibration.json"), encoding="utf-8") as file:
+        assert json.load(file) == {"calibration": found}
+    again = run.again("classifier.calibration=auto", "classifier.seen_cost=0.05")
+    assert open_run(run.folder).calibration < found  # a smaller cost, from the same stages
+    assert again["seen_miou"] >= 0
+
+
+def test_a_lost_record_is_told(tmp_path):
+    config = ZeroShotConfig(os.path.join(tiny_runs.ROOT, "configs", "csrl_shapes.yml"),
+                            overrides={"save_dir": str(tmp_path)})
+    with pytest.raises(UserError, match="calibration.json does not say which calibration"):
+        Run(config).calibration

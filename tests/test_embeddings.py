@@ -286,7 +286,8 @@ def test_missing_words_name_class_neighbours_and_fix(glove):
     assert str(caught.value) == (
         f"{glove} has no word for class 'monitr wall' (nearest known: monitor), class 'zzz' "
         f"(nothing near it known); name another word under `words`, such as "
-        f"words: {{monitr wall: thing}}, or give another file")
+        f"words: {{monitr wall: thing}} (to tools/add_class.py as \"monitr wall=thing\"), or give "
+        f"another file")
 
 
 def test_many_missing_words_are_shortened(glove):

@@ -129,6 +129,9 @@ def _check_batch(run: Run) -> None:
 
 
 def _check_optimizer(section: Dict[str, Any], place: str = "") -> None:
+    """Whether optimizer and schedule can be built; for groups of parameters it takes the model."""
+    section = {**section, "optimizer": {key: value for key, value in section["optimizer"].items()
+                                        if key != "custom_cfg"}}
     with paddle.utils.unique_name.guard():
         builder = StageBuilder(StageConfig(section), paddle.nn.Linear(1, 1))
         builder.show_msg = lambda *_: None

@@ -111,8 +111,8 @@ class Run:
         return float(record["calibration"])
 
     def record_calibration(self, calibration: float) -> None:
-        """Remember the calibration of the final layer for ``calibration``."""
-        if parallel.is_first():
+        """Remember the calibration of the final layer where the config does not say it."""
+        if parallel.is_first() and Calibration.of(self.config.dic["classifier"]).is_cost:
             write_json(self._calibration_record, {"calibration": calibration})
 
     @property

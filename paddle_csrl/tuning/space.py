@@ -145,7 +145,8 @@ class Space:
         These are the keys that the method fixes and those that were searched.
         """
         content: Dict[str, Any] = copy.deepcopy(self.base)
-        keys = [*self.fixed, *(key for axis in self.axes for key in axis.keys), *_CALIBRATIONS]
+        keys = [*self.fixed, *(key for axis in self.axes for key in axis.keys),
+                *Calibration.of(settings["classifier"]).settings]
         for key in keys:
             name, value = _outside_lists(settings, key)
             if value is None:
