@@ -122,7 +122,8 @@ def original(request, tmp_path_factory) -> Finished:
     """A run under each policy, with its data in ``data`` beside its folder."""
     base = tmp_path_factory.mktemp("original")
     recipe = custom(str(base / "data"), str(base / "cache"), num_val=8)
-    recipe = recipe._replace(opts=(*recipe.opts, *LONGER, request.param))
+    recipe = recipe._replace(opts=(*recipe.opts, *LONGER, request.param,
+                                   "classifier.calibration=auto"))
     return run_all(recipe, base / "run")
 
 
