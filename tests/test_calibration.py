@@ -129,9 +129,3 @@ def test_a_lost_record_is_told(tmp_path):
                             overrides={"save_dir": str(tmp_path)})
     with pytest.raises(UserError, match="calibration.json does not say which calibration"):
         Run(config).calibration
-
-
-def test_no_unseen_class_needs_no_calibration():
-    _, bank, scale = _data()
-    assert calibration_of({"calibration": "auto"}, PixelClassifier(5, 4), bank, scale,
-                          np.zeros(0, np.int64)) == 0.0

@@ -170,8 +170,6 @@ def calibration_of(section: Dict[str, Any], classifier: PixelClassifier, bank: F
     wanted = Calibration.of(section)
     if not wanted.is_cost:
         return wanted.value
-    if not len(unseen_ids):  # all were removed: there is nothing to favour
-        return 0.0
     layer = final_layer(classifier, scale, np.zeros(0, np.int64), 0.0, unit)
     return cost_calibration(margins_of(layer, bank, scale, unseen_ids, unit), wanted.value)
 
