@@ -11,14 +11,14 @@ longer takes, so that it is given ``stack`` in the place of ``concat``.
 import argparse
 import statistics
 import time
-from typing import Callable, List
+from collections.abc import Callable
 from unittest import mock
 
 import cv2  # noqa: F401  Paddle 2 must be imported after cv2 and PIL
 import numpy as np
-from PIL import Image  # noqa: F401
 import paddle
 from paddleseg.utils.metrics import calculate_area  # before paddle_csrl mends it
+from PIL import Image  # noqa: F401
 
 from paddle_csrl.metrics import ZeroShotEvaluator
 
@@ -45,8 +45,8 @@ def main() -> None:
         label = np.where(rng.random(shape) < 0.05, 255, rng.integers(0, classes, shape))
         tensors = paddle.to_tensor(pred), paddle.to_tensor(label)
         evaluator = ZeroShotEvaluator(classes, [0])
-        ours: List[float] = []
-        theirs: List[float] = []
+        ours: list[float] = []
+        theirs: list[float] = []
         for _ in range(args.repeats):
             ours.append(seconds(lambda: evaluator.update(pred, label)))
             with mock.patch.object(paddle, "concat", paddle.stack):

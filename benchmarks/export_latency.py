@@ -11,14 +11,12 @@ import os
 import statistics
 import tempfile
 import time
-from typing import List
-
-import paddle_csrl  # noqa: F401  first: it orders the imports of cv2 and paddle
 
 import numpy as np
 import paddle
 from paddleseg.deploy.export import WrappedModel
 
+import paddle_csrl  # noqa: F401  first: it orders the imports of cv2 and paddle
 from paddle_csrl.config import ZeroShotConfig
 from paddle_csrl.core.trainer import save_state
 from paddle_csrl.deploy.export import export
@@ -43,7 +41,7 @@ def stock_export(model: paddle.nn.Layer, folder: str) -> str:
                 if os.path.isfile(os.path.join(folder, name)))
 
 
-def operators(program: str) -> List[str]:
+def operators(program: str) -> list[str]:
     paddle.enable_static()
     try:
         loaded, _, _ = paddle.static.load_inference_model(
@@ -75,7 +73,7 @@ def main() -> None:
                                   threads=args.threads) for path in (theirs, ours)]
         pixels = np.random.default_rng(0).standard_normal(
             (1, builder.img_channels, args.size, args.size)).astype(np.float32)
-        times: List[List[float]] = [[], []]
+        times: list[list[float]] = [[], []]
         for turn in range(args.repeats + 2):
             for which in (0, 1) if turn % 2 else (1, 0):  # neither always follows the other
                 elapsed = seconds(backends[which], pixels)

@@ -17,21 +17,22 @@ import os
 import sys
 import tempfile
 import time
-from typing import Iterator, List
+from collections.abc import Iterator
 
 import numpy as np
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
-import paddle_csrl  # noqa: E402, F401  (first: it orders the imports of cv2 and paddle)
 import cv2  # noqa: E402
 import paddle  # noqa: E402
-from paddle_csrl.core.extractor import FeatureExtractor  # noqa: E402
-from paddle_csrl.core.feature_bank import BottomKSampler, FeatureBank  # noqa: E402
-from paddle_csrl.core.features import DEFAULT_SAMPLES_PER_CLASS, fill  # noqa: E402
 from paddleseg.datasets import Dataset  # noqa: E402
 from paddleseg.models import DeepLabV3P, ResNet50_vd  # noqa: E402
 from paddleseg.transforms import Normalize  # noqa: E402
+
+import paddle_csrl  # noqa: E402, F401  (first: it orders the imports of cv2 and paddle)
+from paddle_csrl.core.extractor import FeatureExtractor  # noqa: E402
+from paddle_csrl.core.feature_bank import BottomKSampler, FeatureBank  # noqa: E402
+from paddle_csrl.core.features import DEFAULT_SAMPLES_PER_CLASS, fill  # noqa: E402
 
 CLASSES, FEATURE, TARGET_RATIO, MAX_GIB = 21, 256, 0.85, 1.0
 
@@ -70,8 +71,8 @@ def compare_speed(model: paddle.nn.Layer, dataset: Dataset) -> float:
     """Print the time of extraction and of the bare forward pass; return bare / extraction."""
     extractor = FeatureExtractor(model, CLASSES)
     sampler = BottomKSampler(CLASSES, DEFAULT_SAMPLES_PER_CLASS, dataset.ignore_index)
-    bare: List[float] = []
-    extraction: List[float] = []
+    bare: list[float] = []
+    extraction: list[float] = []
     for index in range(-1, len(dataset)):  # the first turn warms up
         tensor = paddle.to_tensor(dataset[index]["img"][None])
         start = time.perf_counter()

@@ -13,16 +13,21 @@ import argparse
 import os
 import sys
 import time
-from typing import Callable, List, Optional, Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
-import paddle_csrl  # noqa: E402, F401  (first: it orders the imports of cv2 and paddle)
 import paddle  # noqa: E402
-from paddle_csrl.losses import (ListwiseRelationLoss, MMDLoss, PairwiseRelationLoss,  # noqa: E402
-                                PrototypeNormLoss)
+
+import paddle_csrl  # noqa: E402, F401  (first: it orders the imports of cv2 and paddle)
+from paddle_csrl.losses import (  # noqa: E402
+    ListwiseRelationLoss,
+    MMDLoss,
+    PairwiseRelationLoss,
+    PrototypeNormLoss,
+)
 from paddle_csrl.models.structural_generator import StructuralGenerator  # noqa: E402
 
 CLASSES, UNSEEN, SAMPLES = 21, 2, 128
@@ -80,7 +85,7 @@ def make_products(num_layers: int) -> Callable[[], None]:
     return run
 
 
-def _product(rows: int, inner: int, columns: int, input_gradient: bool = True) -> List[Callable]:
+def _product(rows: int, inner: int, columns: int, input_gradient: bool = True) -> list[Callable]:
     """x W, x^T g and, unless x is a constant, g W^T."""
     x, w = paddle.randn([rows, inner]), paddle.randn([inner, columns])
     g = paddle.randn([rows, columns])
@@ -111,7 +116,7 @@ def seconds(functions: Sequence[Callable[[], None]], turns: int) -> np.ndarray:
     return table
 
 
-def main(argv: Optional[Sequence[str]] = None) -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="Time one update of the generator.")
     parser.add_argument("--turns", type=int, default=30, help="repetitions (default: 30)")
     turns = parser.parse_args(argv).turns

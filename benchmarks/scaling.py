@@ -11,12 +11,14 @@ with what the code allocates, sends and writes on small cases. No figure is a me
 import argparse
 import os
 import sys
-from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Sequence
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
-import paddle_csrl  # noqa: E402, F401  (first: it orders the imports of cv2 and paddle)
 import paddle  # noqa: E402
+
+import paddle_csrl  # noqa: E402, F401  (first: it orders the imports of cv2 and paddle)
 from paddle_csrl.builder import UserErrorBuilder  # noqa: E402
 from paddle_csrl.config import load_yaml  # noqa: E402
 from paddle_csrl.core.classifier import DEFAULT_NUM_GENERATED  # noqa: E402
@@ -134,7 +136,7 @@ def start_rows(case: Case) -> Iterator[Row]:
               stored_scan_bytes(case.images, case.classes_per_image))
 
 
-def segmentor_rows(case: Case, config: Dict[str, Any], parameters: int) -> Iterator[Row]:
+def segmentor_rows(case: Case, config: dict[str, Any], parameters: int) -> Iterator[Row]:
     weights = parameters * FLOAT
     kept = config.get("keep_checkpoint_max", 3) + 2  # and best_model, model.pdparams
     yield Row("segmentor", "weights, gradients, momentum; gradients per iteration", DEVICE,
@@ -153,7 +155,7 @@ def features_rows(case: Case, samples: int) -> Iterator[Row]:
               (bank + case.seen * samples * 2 * LONG) / case.processes, bank)
 
 
-def generator_rows(case: Case, section: Dict[str, Any], samples: int,
+def generator_rows(case: Case, section: dict[str, Any], samples: int,
                    parameters: int) -> Iterator[Row]:
     model = section["model"]
     hidden, depth, drawn = model["hidden_dim"], model["num_layers"], section["num_samples"]
@@ -175,7 +177,7 @@ def generator_rows(case: Case, section: Dict[str, Any], samples: int,
               all_reduce(elements * FLOAT, case.processes))
 
 
-def classifier_rows(case: Case, section: Dict[str, Any], samples: int) -> Iterator[Row]:
+def classifier_rows(case: Case, section: dict[str, Any], samples: int) -> Iterator[Row]:
     generated = case.unseen * section.get("num_generated", DEFAULT_NUM_GENERATED)
     layer = case.classes * (case.feature_dim + 1) * FLOAT
     own = share(section["batch_size"], case.processes)
@@ -199,12 +201,12 @@ def count_parameters(model: paddle.nn.Layer) -> int:
     return sum(parameter.size for parameter in model.parameters())
 
 
-def make_generator(case: Case, section: Dict[str, Any]) -> paddle.nn.Layer:
+def make_generator(case: Case, section: dict[str, Any]) -> paddle.nn.Layer:
     return UserErrorBuilder(None).build_component({
         **section["model"], "embed_dim": case.embed_dim, "feature_dim": case.feature_dim})
 
 
-def rows(case: Case) -> List[Row]:
+def rows(case: Case) -> list[Row]:
     """All lines of the table."""
     root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
     config = load_yaml(os.path.join(root, CONFIG))
@@ -239,7 +241,7 @@ def table(case: Case) -> str:
     return "\n".join(lines)
 
 
-def main(argv: Optional[Sequence[str]] = None) -> str:
+def main(argv: Sequence[str] | None = None) -> str:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     for name, value in Case()._asdict().items():
         parser.add_argument(f"--{name}", type=int, default=value, help=f"(default: {value})")

@@ -2,7 +2,7 @@
 
 import copy
 from types import SimpleNamespace
-from typing import Any, Dict, List, Optional, Tuple
+from typing import Any
 
 import numpy as np
 import paddle
@@ -25,7 +25,7 @@ from paddle_csrl.models.projection_segmentor import ProjectionSegmentor
 class UserErrorBuilder(SegBuilder):
     """PaddleSeg's ``SegBuilder`` whose errors are for users."""
 
-    def build_component(self, cfg: Dict[str, Any]) -> Any:
+    def build_component(self, cfg: dict[str, Any]) -> Any:
         """As PaddleSeg's, but a mistake a user can mend surfaces as it was raised."""
         try:
             return super().build_component(cfg)
@@ -105,7 +105,7 @@ class ZeroShotBuilder(UserErrorBuilder):
         return self._wrap(dataset, mode="val")
 
     @property
-    def _feature_transforms(self) -> List[Dict[str, Any]]:
+    def _feature_transforms(self) -> list[dict[str, Any]]:
         transforms = (self.config.zero_shot.get("features") or {}).get("transforms")
         return copy.deepcopy(transforms or self.config.val_dataset_cfg.get("transforms", []))
 
@@ -128,7 +128,7 @@ class ZeroShotBuilder(UserErrorBuilder):
                                cache_dir=zero_shot.get("cache_dir"), **kwargs)
 
     @cached_property
-    def class_names(self) -> List[str]:
+    def class_names(self) -> list[str]:
         """Name of every class, by id."""
         given = self.config.zero_shot.get("class_names")
         if given:
@@ -142,7 +142,7 @@ class ZeroShotBuilder(UserErrorBuilder):
         return names
 
     @cached_property
-    def label_names(self) -> Optional[List[str]]:
+    def label_names(self) -> list[str] | None:
         """Name of every label id of the data set, where these are not the classes."""
         given = self.config.zero_shot.get("label_names")
         return None if given is None else read_class_names(given)
@@ -158,7 +158,7 @@ class ZeroShotBuilder(UserErrorBuilder):
         """int64 [S]: ids of the seen classes, ascending."""
         return np.setdiff1d(np.arange(len(self.class_names)), self.unseen_ids)
 
-    def classification_layer(self, model: paddle.nn.Layer) -> Tuple[str, paddle.nn.Conv2D]:
+    def classification_layer(self, model: paddle.nn.Layer) -> tuple[str, paddle.nn.Conv2D]:
         """The layer of a segmentor of this config that stage 3 replaces, with its dotted name.
 
         Raises:
@@ -203,7 +203,7 @@ class ZeroShotBuilder(UserErrorBuilder):
         norms = np.linalg.norm(attributes, axis=1, keepdims=True)
         return attributes / norms if section.get("normalize", True) else attributes
 
-    def _names_of_attributes(self) -> Tuple[List[str], List[str]]:
+    def _names_of_attributes(self) -> tuple[list[str], list[str]]:
         """Of the rows and of the columns of the data set's attributes."""
         dataset = self._inner_val
         return (list(getattr(dataset, "class_names", self.label_names)),

@@ -8,10 +8,6 @@ zlib and Paddle are loaded; `mend_paddleseg` does the rest.
 """
 
 # The order of these imports is a mending of its own: see `check_zlib`.
-import zlib  # noqa: F401
-import cv2  # noqa: F401
-import PIL.Image  # noqa: F401
-
 import contextlib
 import functools
 import gc
@@ -21,8 +17,13 @@ import os
 import signal
 import sys
 import time
+import zlib  # noqa: F401
+from collections.abc import Callable, Iterator
 from types import SimpleNamespace
-from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional
+from typing import Any, NamedTuple
+
+import cv2  # noqa: F401
+import PIL.Image  # noqa: F401
 
 
 def check_zlib() -> None:
@@ -76,7 +77,7 @@ class Fault(NamedTuple):
     mend: Callable[[], None]
 
 
-def mend_paddleseg() -> List[str]:
+def mend_paddleseg() -> list[str]:
     """Mend every fault of the installed PaddleSeg that a stock DeepLabV3P config runs into.
 
     Returns:
@@ -121,7 +122,7 @@ def _cross_entropy_fails() -> bool:
     return any(_fails(lambda: loss(logit, label)) for loss in losses)
 
 
-def _post_process_loss(self, logit: Tensor, label: Tensor, semantic_weights: Optional[Tensor],
+def _post_process_loss(self, logit: Tensor, label: Tensor, semantic_weights: Tensor | None,
                        loss: Tensor) -> Tensor:
     """Average of the pixel losses (N, H, W), over all pixels or the hardest ones.
 
@@ -191,9 +192,9 @@ def _loss_terms_are_0d() -> bool:
         return True
 
 
-def _one_element_terms(loss_computation: Callable[..., List[Tensor]]) -> Callable:
+def _one_element_terms(loss_computation: Callable[..., list[Tensor]]) -> Callable:
     @functools.wraps(loss_computation)
-    def mended(*args, **kwargs) -> List[Tensor]:
+    def mended(*args, **kwargs) -> list[Tensor]:
         terms = loss_computation(*args, **kwargs)
         return [term.reshape([1]) if term.ndim == 0 else term for term in terms]
 
@@ -262,7 +263,7 @@ def _fleet_config_fails() -> bool:
         lambda: _STRATEGY.get_msg_dict(struct_pb2.ListValue()))
 
 
-def _message_as_dict(message: Any) -> Dict[str, Any]:
+def _message_as_dict(message: Any) -> dict[str, Any]:
     """The fields of a protobuf message, repeated ones as lists; for ``get_msg_dict``."""
     fields = {}
     for field in message.DESCRIPTOR.fields:
@@ -375,8 +376,8 @@ def _raising_kept_error(read_next: Callable) -> Callable:
 
 
 @contextlib.contextmanager
-def trainer_hooks(evaluate: Optional[Callable] = None,
-                  log_writer: Optional[Callable[[str], Any]] = None,
+def trainer_hooks(evaluate: Callable | None = None,
+                  log_writer: Callable[[str], Any] | None = None,
                   alone: bool = False) -> Iterator[None]:
     """Give PaddleSeg's trainer what it has no argument for: evaluator, log writer, processes.
 
@@ -409,7 +410,7 @@ def trainer_hooks(evaluate: Optional[Callable] = None,
 @contextlib.contextmanager
 def _replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
     """Set ``owner.name`` inside the block; afterwards the owner's own entry is as it was."""
-    own: Dict[str, Any] = {name: vars(owner)[name]} if name in vars(owner) else {}
+    own: dict[str, Any] = {name: vars(owner)[name]} if name in vars(owner) else {}
     setattr(owner, name, value)
     try:
         yield

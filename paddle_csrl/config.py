@@ -13,7 +13,8 @@ import difflib
 import inspect
 import math
 import os
-from typing import Any, Dict, Iterable, Mapping, Optional, Sequence, Union
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import yaml
 from paddle.optimizer import lr
@@ -87,7 +88,7 @@ _COMPONENTS = (manager.MODELS, manager.BACKBONES, manager.DATASETS, manager.TRAN
 class _Loader(yaml.SafeLoader):
     """The safe loader, which refuses a key that stands twice: YAML's own takes the last one."""
 
-    def compose_mapping_node(self, anchor: Optional[str]) -> yaml.MappingNode:
+    def compose_mapping_node(self, anchor: str | None) -> yaml.MappingNode:
         node = super().compose_mapping_node(anchor)
         seen = set()
         for key, _ in node.value:
@@ -99,7 +100,7 @@ class _Loader(yaml.SafeLoader):
         return node
 
 
-def load_yaml(path: str, children: Sequence[str] = ()) -> Dict[str, Any]:
+def load_yaml(path: str, children: Sequence[str] = ()) -> dict[str, Any]:
     """Read a config with its ``_base_`` files, PaddleSeg's way but with the safe YAML loader.
 
     Args:
@@ -139,7 +140,7 @@ def _check_path(path: str, children: Sequence[str] = ()) -> None:
         raise UserError(f"config {path} must end in .yml or .yaml")
 
 
-def merge(content: Dict[str, Any], base: Dict[str, Any]) -> Dict[str, Any]:
+def merge(content: dict[str, Any], base: dict[str, Any]) -> dict[str, Any]:
     """``base`` overridden by ``content``, section by section unless ``_inherited_: false``."""
     if not content.get("_inherited_", True):
         return {key: value for key, value in content.items() if key != "_inherited_"}
@@ -169,8 +170,8 @@ class ZeroShotConfig(Config):
         UserError: a missing, misspelt or ill-typed key, naming it and the nearest known one.
     """
 
-    def __init__(self, path: str, opts: Union[Iterable[str], Mapping[str, Any], None] = None,
-                 overrides: Optional[Dict[str, Any]] = None, includes: Sequence[str] = ()):
+    def __init__(self, path: str, opts: Iterable[str] | Mapping[str, Any] | None = None,
+                 overrides: dict[str, Any] | None = None, includes: Sequence[str] = ()):
         self.path, self.includes = path, includes
         self._settings = {**(opts if isinstance(opts, Mapping) else parse_opts(opts or [])),
                           **{key: value for key, value in (overrides or {}).items()
@@ -184,7 +185,7 @@ class ZeroShotConfig(Config):
         self.given = copy.deepcopy(self.dic)
 
     @classmethod
-    def _parse_from_yaml(cls, path: str, *args, **kwargs) -> Dict[str, Any]:
+    def _parse_from_yaml(cls, path: str, *args, **kwargs) -> dict[str, Any]:
         return load_yaml(path)
 
     def update_config_dict(self, dic: dict, *args, **kwargs) -> dict:
@@ -199,25 +200,25 @@ class ZeroShotConfig(Config):
         return dic
 
     @property
-    def test_config(self) -> Dict[str, Any]:
+    def test_config(self) -> dict[str, Any]:
         return dict(self.dic.get("test_config") or {})
 
     @property
-    def zero_shot(self) -> Dict[str, Any]:
+    def zero_shot(self) -> dict[str, Any]:
         return self.dic["zero_shot"]
 
     @property
-    def segmentor_weights(self) -> Optional[str]:
+    def segmentor_weights(self) -> str | None:
         """The trained segmentor that takes the place of stage 1, if any."""
         return self.dic.get("segmentor_weights")
 
     @property
-    def projection(self) -> Optional[Dict[str, Any]]:
+    def projection(self) -> dict[str, Any] | None:
         """The section of SPNet and SegDeViSE, if the config has one."""
         return self.dic.get("projection")
 
     @property
-    def leaks(self) -> Optional[str]:
+    def leaks(self) -> str | None:
         """How labels of unseen classes get into training, where the config lets them."""
         if (self.dic.get("classifier") or {}).get("mode", "clean") == "clean":
             return None
@@ -256,14 +257,14 @@ class StageConfig(Config):
         section (dict): the section ``generator`` or ``classifier``.
     """
 
-    def __init__(self, section: Dict[str, Any]):
+    def __init__(self, section: dict[str, Any]):
         # PaddleSeg's builder asks for the type of the data set; `Dataset` is the one for which
         # it infers nothing.
         self.dic = {**copy.deepcopy(section), "train_dataset": {"type": "Dataset"}}
         DefaultLossRule("loss").check_and_correct(self)
 
 
-def parse_opts(items: Iterable[str]) -> Dict[str, Any]:
+def parse_opts(items: Iterable[str]) -> dict[str, Any]:
     """Dotted key to value of ``key=value`` texts, as ``--opts`` takes them."""
     return dict(map(_parse_opt, items))
 
@@ -289,7 +290,7 @@ def _unshared(value: Any) -> Any:
     return [_unshared(item) for item in value] if isinstance(value, list) else value
 
 
-def set_key(dic: Dict[str, Any], dotted: str, value: Any) -> None:
+def set_key(dic: dict[str, Any], dotted: str, value: Any) -> None:
     """Set a dotted key, making the sections on its way that are missing or empty.
 
     A number is a place in a list, as in ``generator.loss.types.1.gamma``.
@@ -316,7 +317,7 @@ def _place(content: Any, key: str, name: str, dotted: str, value: Any) -> Any:
     return key
 
 
-def check_keys(dic: Dict[str, Any], place: str) -> None:
+def check_keys(dic: dict[str, Any], place: str) -> None:
     """Check section keys against ``KNOWN_KEYS`` and component arguments against signatures.
 
     Raises:
@@ -356,7 +357,7 @@ def check_keys(dic: Dict[str, Any], place: str) -> None:
     _check_self_training(dic.get("self_training") or {}, place)
 
 
-def _check_classifier(dic: Dict[str, Any], place: str) -> None:
+def _check_classifier(dic: dict[str, Any], place: str) -> None:
     content = dic.get("classifier") or {}
     calibration, mode = content.get("calibration", 0.0), content.get("mode", "clean")
     if calibration != AUTO and not _is_number(calibration):
@@ -376,7 +377,7 @@ def _check_classifier(dic: Dict[str, Any], place: str) -> None:
                         f"a `projection` does not; leave one of the two out")
 
 
-def _check_self_training(content: Dict[str, Any], place: str) -> None:
+def _check_self_training(content: dict[str, Any], place: str) -> None:
     for key in ("share", "pseudo_share"):
         value = content.get(key, 1.0)
         if not _is_number(value) or not 0 < value <= 1:
@@ -384,14 +385,14 @@ def _check_self_training(content: Dict[str, Any], place: str) -> None:
                             f"and up to 1")
 
 
-def _required_keys(dic: Dict[str, Any]) -> Dict[str, Sequence[str]]:
+def _required_keys(dic: dict[str, Any]) -> dict[str, Sequence[str]]:
     """The keys that must be there: a projection takes the place of stages 2 and 3."""
     replaced = ("projection",) if dic.get("projection") is None else ("generator", "classifier")
     return {section: [key for key in keys if key not in replaced]
             for section, keys in _REQUIRED_KEYS.items() if section not in replaced}
 
 
-def _check_projection(dic: Dict[str, Any], place: str) -> None:
+def _check_projection(dic: dict[str, Any], place: str) -> None:
     """A known similarity, and cosines where the loss takes cosines."""
     similarity = (dic.get("projection") or {}).get("similarity")
     if dic.get("projection") is not None and similarity not in list(SIMILARITIES):
@@ -410,7 +411,7 @@ def _check_projection(dic: Dict[str, Any], place: str) -> None:
                         f"`projection.similarity: cosine` or name another loss")
 
 
-def _check_test_config(content: Dict[str, Any], place: str) -> None:
+def _check_test_config(content: dict[str, Any], place: str) -> None:
     """What PaddleSeg's inference takes for granted: windows and scales above 0."""
     for key in ("crop_size", "stride"):
         value = content.get(key)
@@ -431,7 +432,7 @@ def _check_test_config(content: Dict[str, Any], place: str) -> None:
             raise UserError(f"{place}: `test_config.scales: {scales}` must be numbers above 0")
 
 
-def _section(dic: Dict[str, Any], dotted: str) -> Any:
+def _section(dic: dict[str, Any], dotted: str) -> Any:
     for key in dotted.split(".") if dotted else ():
         dic = dic.get(key) if isinstance(dic, dict) else None
     return dic
@@ -478,7 +479,7 @@ def _is_number(value: Any) -> bool:
             and math.isfinite(value))
 
 
-def _check_loss(content: Dict[str, Any], dotted: str, place: str) -> None:
+def _check_loss(content: dict[str, Any], dotted: str, place: str) -> None:
     types, coef = content.get("types"), content.get("coef")
     if not (isinstance(types, list) and isinstance(coef, list) and types
             and len(types) in (1, len(coef))):
@@ -513,7 +514,7 @@ def _is_exponent_number(text: str) -> bool:
     return "e" in text.lower() and any(character.isdigit() for character in text)
 
 
-def _check_component(content: Dict[str, Any], dotted: str, place: str) -> None:
+def _check_component(content: dict[str, Any], dotted: str, place: str) -> None:
     name = _component_name(content)
     found = [registry[name] for registry in _COMPONENTS if name in registry.components_dict]
     if not found:
@@ -531,7 +532,7 @@ def _check_component(content: Dict[str, Any], dotted: str, place: str) -> None:
             _check_known(key, known, dotted, place)
 
 
-def _check_scheduler(content: Dict[str, Any], dotted: str, place: str) -> None:
+def _check_scheduler(content: dict[str, Any], dotted: str, place: str) -> None:
     """A schedule is a class of ``paddle.optimizer.lr``, with PaddleSeg's warm-up around it."""
     name, known = content.get("type"), lr.__all__
     if name not in known:
@@ -544,14 +545,14 @@ def _check_scheduler(content: Dict[str, Any], dotted: str, place: str) -> None:
                                         "warmup_start_lr"}, dotted, place)
 
 
-def _component_name(content: Dict[str, Any]) -> str:
+def _component_name(content: dict[str, Any]) -> str:
     """The component that PaddleSeg makes of ``type``, which for optimizers has older spellings."""
     name = str(content["type"])
     name = {"adam": "Adam", "sgd": "SGD"}.get(name, name)
     return "Momentum" if name == "SGD" and "momentum" in content else name
 
 
-def _unwrap_zero_shot_datasets(dic: Dict[str, Any]) -> None:
+def _unwrap_zero_shot_datasets(dic: dict[str, Any]) -> None:
     """Let a config name ``type: ZeroShotDataset`` itself.
 
     The pipeline wraps the data sets from ``zero_shot``, so that PaddleSeg's own checks see the

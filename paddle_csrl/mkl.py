@@ -11,7 +11,8 @@ This module imports nothing of Paddle's.
 import os
 import re
 import sys
-from typing import Mapping, NamedTuple, Optional
+from collections.abc import Mapping
+from typing import NamedTuple
 
 #: What MKL reads. A value that is there already is left alone.
 VARIABLE = "MKL_DEBUG_CPU_TYPE"
@@ -32,12 +33,12 @@ class Setting(NamedTuple):
         text (str): for the user.
         is_notable (bool): whether it makes a difference on this CPU.
     """
-    value: Optional[str]
+    value: str | None
     text: str
     is_notable: bool
 
 
-_applied: Optional[Setting] = None
+_applied: Setting | None = None
 
 
 def apply() -> None:
@@ -79,17 +80,17 @@ def decide(environ: Mapping[str, str] = os.environ, cpuinfo: str = _CPUINFO) -> 
                           f"leaves it out", True)
 
 
-def vendor(cpuinfo: str = _CPUINFO) -> Optional[str]:
+def vendor(cpuinfo: str = _CPUINFO) -> str | None:
     """Who made the CPU, such as ``AuthenticAMD``; None where the system does not say."""
     return _field("vendor_id", cpuinfo)
 
 
-def cpu_name(cpuinfo: str = _CPUINFO) -> Optional[str]:
+def cpu_name(cpuinfo: str = _CPUINFO) -> str | None:
     """The CPU's name; None where the system does not say."""
     return _field("model name", cpuinfo)
 
 
-def _field(name: str, cpuinfo: str) -> Optional[str]:
+def _field(name: str, cpuinfo: str) -> str | None:
     try:
         with open(cpuinfo, encoding="utf-8", errors="replace") as file:
             found = re.search(rf"^{name}\s*:\s*(.+?)\s*$", file.read(), re.MULTILINE)

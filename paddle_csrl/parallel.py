@@ -7,7 +7,7 @@ import itertools
 import json
 import os
 import time
-from typing import Dict, Iterable, List, Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import paddle
@@ -90,7 +90,7 @@ def collect_everywhere(number: int) -> np.ndarray:
     return total(numbers)
 
 
-def collect(array: np.ndarray) -> List[np.ndarray]:
+def collect(array: np.ndarray) -> list[np.ndarray]:
     """All processes' arrays [K_r, ...] on the first one, which alone gets them; else its own."""
     lengths = collect_everywhere(len(array))
     if not is_first():
@@ -105,7 +105,7 @@ def collect(array: np.ndarray) -> List[np.ndarray]:
     return arrays
 
 
-def collect_texts(texts: Dict[str, str]) -> Dict[str, str]:
+def collect_texts(texts: dict[str, str]) -> dict[str, str]:
     """All processes' texts by their keys on the first one, which alone gets them; else its own."""
     if world_size() == 1:
         return texts
@@ -218,7 +218,7 @@ class Share:
         rows = self.rows[self.rows < stop]
         return np.array([-1]) if self.is_empty or not len(rows) else rows
 
-    def reported(self, terms: List[Tensor]) -> List[Tensor]:
+    def reported(self, terms: list[Tensor]) -> list[Tensor]:
         """The terms [] with their gradients as they are and the sum over processes as value."""
         if self.ranks == 1:
             return terms

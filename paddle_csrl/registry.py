@@ -1,6 +1,7 @@
 """Registration into PaddleSeg's component managers, plus the registry PaddleSeg lacks."""
 
-from typing import Callable, TypeVar
+from collections.abc import Callable
+from typing import TypeVar
 
 from paddleseg.cvlibs import manager
 

@@ -15,9 +15,9 @@ import sys
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."))
 
-import paddle_csrl  # noqa: E402,F401  (first: it orders the imports of cv2 and paddle)
 import numpy as np  # noqa: E402
 
+import paddle_csrl  # noqa: E402,F401  (first: it orders the imports of cv2 and paddle)
 from paddle_csrl.cli import run as run_cli  # noqa: E402
 from paddle_csrl.config import ZeroShotConfig  # noqa: E402
 from paddle_csrl.core.evaluate import evaluate  # noqa: E402

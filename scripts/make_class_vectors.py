@@ -10,7 +10,6 @@ gives the same bytes.
 import argparse
 import os
 import sys
-from typing import List, Optional
 
 import numpy as np
 
@@ -50,7 +49,7 @@ EVERYDAY = """animal insect fish lion tiger wolf fox monkey rabbit mouse rat pig
     mailbox kiosk""".split()
 
 
-def main(argv: Optional[List[str]] = None) -> None:
+def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--embeddings", required=True, help="word-vector file to take words from")
     parser.add_argument("--out", required=True, help=".npz file to write")

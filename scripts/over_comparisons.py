@@ -12,7 +12,6 @@ import csv
 import os
 import sys
 from collections import defaultdict
-from typing import Dict, List, Optional
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
@@ -22,7 +21,7 @@ from paddle_csrl.compare.tables import show_interval  # noqa: E402
 from paddle_csrl.errors import UserError  # noqa: E402
 
 
-def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("results", nargs="+", metavar="results.csv",
@@ -35,13 +34,13 @@ def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def read(paths: List[str], method: str, score: str) -> Dict[str, Dict[tuple, float]]:
+def read(paths: list[str], method: str, score: str) -> dict[str, dict[tuple, float]]:
     """Scores in percent of a method's finished cells, by split and by (stage-1 seed, seed).
 
     Raises:
         UserError: a file that is no such CSV.
     """
-    scores: Dict[str, Dict[tuple, float]] = defaultdict(dict)
+    scores: dict[str, dict[tuple, float]] = defaultdict(dict)
     for path in paths:
         try:
             with open(path, encoding="utf-8", newline="") as file:
@@ -60,7 +59,7 @@ def read(paths: List[str], method: str, score: str) -> Dict[str, Dict[tuple, flo
     return scores
 
 
-def main(argv: Optional[List[str]] = None) -> Dict[str, PairedDifference]:
+def main(argv: list[str] | None = None) -> dict[str, PairedDifference]:
     """Print the differences of every method, by split and over all splits."""
     args = parse_args(argv)
     reference = read(args.results, args.reference, args.score)

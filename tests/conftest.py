@@ -3,14 +3,14 @@
 import functools
 import sys
 import time
+from collections.abc import Callable
 from types import SimpleNamespace
-from typing import Callable, Dict
-
-import paddle_csrl  # noqa: F401  before paddle: see paddle_csrl.compat.check_zlib
 
 import pytest
 import tiny_runs
 from tiny_runs import Finished
+
+import paddle_csrl  # noqa: F401  before paddle: see paddle_csrl.compat.check_zlib
 
 #: By name: how the recipe of a run is made from a folder for its data and one for its cache.
 RECIPES = {
@@ -36,7 +36,7 @@ def impatient_trainer():
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory) -> Callable[[str], Finished]:
     """``finished(name)``: a run of ``RECIPES[name]``, made at the first call. Not to be changed."""
-    runs: Dict[str, Finished] = {}
+    runs: dict[str, Finished] = {}
 
     def get(name: str) -> Finished:
         if name not in runs:

@@ -8,7 +8,7 @@ the same files.
 
 import math
 import os
-from typing import Dict, Iterable, List, Sequence, Tuple
+from collections.abc import Iterable, Sequence
 
 import cv2
 import numpy as np
@@ -19,7 +19,7 @@ IGNORED = 255
 
 
 def make_voc(root: str, num_train: int = 6, num_val: int = 4, num_aug: int = 2,
-             size: Tuple[int, int] = (64, 80), seed: int = 0) -> str:
+             size: tuple[int, int] = (64, 80), seed: int = 0) -> str:
     """Pascal-VOC 2012 as PaddleSeg's ``PascalVOC`` expects it, with the SBD part (``aug``).
 
     Returns:
@@ -35,7 +35,7 @@ def make_voc(root: str, num_train: int = 6, num_val: int = 4, num_aug: int = 2,
 
 
 def make_context(root: str, num_train: int = 6, num_val: int = 4,
-                 size: Tuple[int, int] = (96, 120), seed: int = 0) -> str:
+                 size: tuple[int, int] = (96, 120), seed: int = 0) -> str:
     """Pascal-Context as PaddleSeg's ``PascalContext`` expects it.
 
     Returns:
@@ -51,7 +51,7 @@ def make_context(root: str, num_train: int = 6, num_val: int = 4,
 
 
 def make_dataset(root: str, class_names: Sequence[str] = ("background", "cat", "dog", "cow", "car"),
-                 num_train: int = 6, num_val: int = 4, size: Tuple[int, int] = (64, 80),
+                 num_train: int = 6, num_val: int = 4, size: tuple[int, int] = (64, 80),
                  seed: int = 0) -> str:
     """The generic layout of PaddleSeg's ``Dataset``: train.txt, val.txt, and classes.txt.
 
@@ -67,8 +67,8 @@ def make_dataset(root: str, class_names: Sequence[str] = ("background", "cat", "
     return base
 
 
-def draw_sample(classes: Sequence[int], num_classes: int, size: Tuple[int, int],
-                rng: np.random.Generator) -> Tuple[np.ndarray, np.ndarray]:
+def draw_sample(classes: Sequence[int], num_classes: int, size: tuple[int, int],
+                rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     """One image with a blob of each of ``classes``.
 
     Returns:
@@ -103,11 +103,11 @@ def _colors(num_classes: int) -> np.ndarray:
     return np.random.default_rng(7).integers(20, 236, (num_classes, 3)).astype(np.uint8)
 
 
-def _write_splits(base: str, sizes: Dict[str, int], num_classes: int, size: Tuple[int, int],
-                  seed: int, label_folders: Dict[str, str],
-                  image_folder: str = "JPEGImages") -> Dict[str, List[str]]:
+def _write_splits(base: str, sizes: dict[str, int], num_classes: int, size: tuple[int, int],
+                  seed: int, label_folders: dict[str, str],
+                  image_folder: str = "JPEGImages") -> dict[str, list[str]]:
     """Write images and labels; return the file stems of every split."""
-    names: Dict[str, List[str]] = {}
+    names: dict[str, list[str]] = {}
     for split_id, (split, number) in enumerate(sizes.items()):
         for folder in (image_folder, label_folders[split]):
             os.makedirs(os.path.join(base, folder), exist_ok=True)
@@ -128,7 +128,7 @@ def _classes(index: int, number: int, num_classes: int) -> np.ndarray:
     return np.unique(1 + (index // 2 * per_image + np.arange(per_image)) % (num_classes - 1))
 
 
-def _write_lists(folder: str, lists: Dict[str, Iterable[str]]) -> None:
+def _write_lists(folder: str, lists: dict[str, Iterable[str]]) -> None:
     os.makedirs(folder, exist_ok=True)
     for name, lines in lists.items():
         with open(os.path.join(folder, f"{name}.txt"), "w", encoding="utf-8") as file:

@@ -4,7 +4,7 @@ import io
 import json
 import tarfile
 import zipfile
-from typing import Dict, Iterable, List, Tuple
+from collections.abc import Iterable
 
 import numpy as np
 import scipy.io
@@ -29,7 +29,7 @@ CONTEXT_VAL = ["2008_000201", "2008_000202"]
 
 SIZE = (40, 48)
 
-Files = Dict[str, bytes]
+Files = dict[str, bytes]
 
 
 def class_map(name: str, num_classes: int) -> np.ndarray:
@@ -62,7 +62,7 @@ def text(lines: Iterable[str]) -> bytes:
 
 
 def voc_files(year: str = "VOC2012", names: Iterable[str] = VOC_TRAIN + VOC_VAL + AUG,
-              train: List[str] = VOC_TRAIN, val: List[str] = VOC_VAL) -> Files:
+              train: list[str] = VOC_TRAIN, val: list[str] = VOC_VAL) -> Files:
     """The content of VOCtrainval_11-May-2012.tar: lists come before images, as in the real one."""
     base = f"VOCdevkit/{year}"
     files = {f"{base}/Annotations/{names[0]}.xml": b"<annotation/>"}
@@ -103,7 +103,7 @@ def sbd_mat(label: np.ndarray) -> bytes:
                       "Segmentation": label.astype(np.uint8)})
 
 
-def context_names(class_names: List[str]) -> Dict[int, str]:
+def context_names(class_names: list[str]) -> dict[int, str]:
     """459 names by id, the 59 at their places."""
     names = {number: f"other {number}" for number in range(1, 460)}
     names.update(zip(CONTEXT_IDS, class_names[1:]))
@@ -117,7 +117,7 @@ def context_map(name: str) -> np.ndarray:
     return label
 
 
-def context_files(class_names: List[str]) -> Files:
+def context_files(class_names: list[str]) -> Files:
     """The content of trainval.tar.gz, with labels.txt."""
     names = context_names(class_names)
     files = {f"trainval/{name}.mat": mat(LabelMap=context_map(name).astype(np.uint16))
@@ -126,7 +126,7 @@ def context_files(class_names: List[str]) -> Files:
     return files
 
 
-def context_json(class_names: List[str]) -> bytes:
+def context_json(class_names: list[str]) -> bytes:
     """The content of trainval_merged.json: only the 59 classes, a mask per class and image."""
     images, masks = [], []
     for split, items in {"train": CONTEXT_TRAIN, "val": CONTEXT_VAL,
@@ -166,7 +166,7 @@ def run_lengths(mask: np.ndarray) -> str:
     return "".join(characters)
 
 
-def write_tar(path, files: Files, links: Iterable[Tuple[str, str]] = ()) -> str:
+def write_tar(path, files: Files, links: Iterable[tuple[str, str]] = ()) -> str:
     """A tar archive, compressed where the name says so, with folders and, at will, links."""
     with tarfile.open(path, "w:gz" if str(path).endswith("gz") else "w") as archive:
         folder = tarfile.TarInfo(next(iter(files)).split("/")[0])

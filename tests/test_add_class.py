@@ -3,8 +3,6 @@
 import json
 import os
 
-import paddle_csrl  # noqa: F401  first: it orders the imports of cv2 and paddle
-
 import cv2
 import numpy as np
 import paddle
@@ -15,6 +13,7 @@ from paddleseg.models import DeepLabV3P
 from PIL import Image
 from tiny_runs import files, times
 
+import paddle_csrl  # noqa: F401  first: it orders the imports of cv2 and paddle
 from paddle_csrl import builder as builder_module
 from paddle_csrl import cli
 from paddle_csrl.builder import ZeroShotBuilder
@@ -29,6 +28,7 @@ from paddle_csrl.embeddings import load_class_embeddings
 from paddle_csrl.errors import UserError
 from paddle_csrl.models.tiny_net import CSRLTinyNet
 from paddle_csrl.utils import write_json
+
 
 def state_of(folder):
     return {name: value.numpy() if hasattr(value, "numpy") else np.asarray(value)

@@ -5,17 +5,17 @@ import os
 import random
 import subprocess
 import sys
+from collections.abc import Callable
 from types import SimpleNamespace
-from typing import Any, Callable, List
-
-import paddle_csrl  # noqa: F401  first: it orders the imports of cv2 and paddle
+from typing import Any
 
 import numpy as np
 import pytest
 from fabricated import write_label
 from PIL import Image
-from tiny_runs import ROOT, Finished, Recipe, config_path, custom, shapes, times
+from tiny_runs import ROOT, Recipe, config_path, custom, shapes, times
 
+import paddle_csrl  # noqa: F401  first: it orders the imports of cv2 and paddle
 from paddle_csrl.cli import run, train, val
 from paddle_csrl.config import ZeroShotConfig
 from paddle_csrl.core import preflight
@@ -34,7 +34,7 @@ def own(finished, tmp_path) -> SimpleNamespace:
                            data=tmp_path / "data" / "custom", tmp=tmp_path)
 
 
-def error_of(capsys, main: Callable, argv: List[str]) -> str:
+def error_of(capsys, main: Callable, argv: list[str]) -> str:
     """The one line that ``main(argv)`` ends with, run as a program is."""
     capsys.readouterr()
     with pytest.raises(SystemExit) as end:
@@ -45,7 +45,7 @@ def error_of(capsys, main: Callable, argv: List[str]) -> str:
     return said
 
 
-def check(capsys, own, says: List[str], *opts: str, main: Callable = train.main,
+def check(capsys, own, says: list[str], *opts: str, main: Callable = train.main,
           recipe: Any = None, **flags: Any) -> None:
     """The error says all of ``says``, and the finished run it would have replaced is whole."""
     if main is train.main:

@@ -1,12 +1,13 @@
 """Building data sets, names and embeddings from a config."""
 
 import numpy as np
-import paddle_csrl  # noqa: F401  (first: it orders the imports of cv2 and paddle)
 import pytest
+from tiny_config import CLASS_NAMES, tiny_content, write_config
+
+import paddle_csrl  # noqa: F401  (first: it orders the imports of cv2 and paddle)
 from paddle_csrl.builder import ZeroShotBuilder
 from paddle_csrl.config import ZeroShotConfig
 from paddle_csrl.errors import UserError
-from tiny_config import CLASS_NAMES, tiny_content, write_config
 
 COW = 3
 

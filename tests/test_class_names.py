@@ -2,8 +2,12 @@
 
 import pytest
 
-from paddle_csrl.datasets.class_names import (CLASS_NAMES, class_names_for, read_class_names,
-                                              resolve_classes)
+from paddle_csrl.datasets.class_names import (
+    CLASS_NAMES,
+    class_names_for,
+    read_class_names,
+    resolve_classes,
+)
 from paddle_csrl.errors import UserError
 
 NAMES = ["background", "cow", "pottedplant", "tvmonitor", "traffic light"]

@@ -1,7 +1,5 @@
 """Comparisons: one YAML file, shared stage 1, cells that resume, exact scores, tables."""
 
-import paddle_csrl  # noqa: F401  first: it orders the imports of cv2 and paddle
-
 import copy
 import csv
 import os
@@ -14,6 +12,7 @@ import pytest
 import tiny_runs
 from tiny_config import tiny_content, write_config
 
+import paddle_csrl  # noqa: F401  first: it orders the imports of cv2 and paddle
 from paddle_csrl.cli import compare, train
 from paddle_csrl.compare import cells as cells_module
 from paddle_csrl.compare import scoring

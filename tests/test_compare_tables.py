@@ -1,7 +1,5 @@
 """Statistics against values by hand, and tables of comparisons made up from records."""
 
-import paddle_csrl  # noqa: F401  first: it orders the imports of cv2 and paddle
-
 import csv
 import math
 import os
@@ -13,6 +11,7 @@ import pytest
 import tiny_runs
 from tiny_config import write_config
 
+import paddle_csrl  # noqa: F401  first: it orders the imports of cv2 and paddle
 from paddle_csrl.compare import tables
 from paddle_csrl.compare.curve import area
 from paddle_csrl.compare.plan import PAPER_TABLES, Plan
@@ -20,8 +19,8 @@ from paddle_csrl.compare.plots import all_plots
 from paddle_csrl.compare.report import write_report
 from paddle_csrl.compare.results import Results, paper_table
 from paddle_csrl.compare.statistics import paired_difference, summarize, t_interval
-from paddle_csrl.visualize.svg import Scale
 from paddle_csrl.utils import write_json
+from paddle_csrl.visualize.svg import Scale
 
 NAN, SVG = math.nan, "{http://www.w3.org/2000/svg}"
 

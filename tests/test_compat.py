@@ -10,8 +10,6 @@ import sys
 import textwrap
 from types import SimpleNamespace
 
-from paddle_csrl import compat  # first: it orders the imports of cv2 and paddle
-
 import cv2
 import numpy as np
 import paddle
@@ -23,6 +21,8 @@ from paddleseg.core import infer
 from paddleseg.cvlibs import Config, SegBuilder, manager
 from paddleseg.models.losses import CrossEntropyLoss, MixedLoss, OhemCrossEntropyLoss
 from paddleseg.utils import logger, metrics
+
+from paddle_csrl import compat  # first: it orders the imports of cv2 and paddle
 
 compat.mend_paddleseg()
 TRAINER = sys.modules["paddleseg.core.train"]

@@ -4,11 +4,12 @@ import copy
 import glob
 import os
 
-import paddle_csrl  # noqa: F401  (first: it orders the imports of cv2 and paddle)
 import pytest
+from tiny_config import tiny_content, write_config
+
+import paddle_csrl  # noqa: F401  (first: it orders the imports of cv2 and paddle)
 from paddle_csrl.config import StageConfig, ZeroShotConfig, load_yaml
 from paddle_csrl.errors import UserError
-from tiny_config import tiny_content, write_config
 
 CONFIGS = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "configs")
 #: All but the parts that others are made of, and comparisons, which are no configs.

@@ -3,11 +3,12 @@
 import sys
 from types import SimpleNamespace
 
-import paddle_csrl  # noqa: F401  (first: it orders the imports of cv2 and paddle)
 import numpy as np
 import paddle
 import pytest
 import zs3_weights
+
+import paddle_csrl  # noqa: F401  (first: it orders the imports of cv2 and paddle)
 from paddle_csrl.cli import convert_zs3
 from paddle_csrl.core.convert import convert
 from paddle_csrl.core.trainer import load_weights, save_state

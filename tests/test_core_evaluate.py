@@ -1,18 +1,19 @@
 """Scoring: the same counts as PaddleSeg's own evaluation, over every image once."""
 
 import numpy as np
-import paddle_csrl  # noqa: F401  (first: it orders the imports of cv2 and paddle)
 import paddle
 import paddleseg.core
 import pytest
 from fabricated import make_dataset
+from paddleseg.datasets import Dataset
+from paddleseg.models import DeepLabV3P
+from paddleseg.transforms import Normalize, Padding, Resize
+
+import paddle_csrl  # noqa: F401  (first: it orders the imports of cv2 and paddle)
 from paddle_csrl.core import evaluate as module
 from paddle_csrl.core.evaluate import evaluate, shard
 from paddle_csrl.metrics import ZeroShotEvaluator
 from paddle_csrl.models.tiny_net import CSRLTinyNet
-from paddleseg.datasets import Dataset
-from paddleseg.models import DeepLabV3P
-from paddleseg.transforms import Normalize, Padding, Resize
 
 
 @pytest.fixture(scope="module")

@@ -1,12 +1,11 @@
 """The regression loss of SegDeViSE against loops, hand values and differences."""
 
-import paddle_csrl  # noqa: F401  (first: it orders the imports of cv2 and paddle)
-
 import numpy as np
 import paddle
 import pytest
 from paddleseg.cvlibs import manager
 
+import paddle_csrl  # noqa: F401  (first: it orders the imports of cv2 and paddle)
 from paddle_csrl.errors import UserError
 from paddle_csrl.losses import CosineRegressionLoss
 

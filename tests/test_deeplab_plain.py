@@ -2,15 +2,16 @@
 
 import hashlib
 
-import paddle_csrl  # noqa: F401  (first: it orders the imports of cv2 and paddle)
 import numpy as np
 import paddle
 import pytest
 from paddle import nn
+from paddleseg.cvlibs import manager
+
+import paddle_csrl  # noqa: F401  (first: it orders the imports of cv2 and paddle)
 from paddle_csrl.core.extractor import FeatureExtractor, find_classification_layer
 from paddle_csrl.errors import UserError
 from paddle_csrl.models import CSRLResNet101, CSRLTinyNet, DeepLabV3PPlain
-from paddleseg.cvlibs import manager
 
 #: SHA-256 over the names and shapes of ZS3Net's DeepLabV3+ for VOC, one `name<tab>shape` a line.
 LAYOUT = "f70d56bc842f16fff39043c095b177ec530b5d842ec374ea8e9909bd7ab2be4e"

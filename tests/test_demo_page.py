@@ -12,19 +12,19 @@ import threading
 import time
 import urllib.request
 
-import paddle_csrl  # noqa: F401  before paddle: see paddle_csrl.compat.check_zlib
-
 import cv2
 import numpy as np
 import pytest
 import tiny_runs
+from PIL import Image
+from werkzeug.serving import BaseWSGIServer
+
+import paddle_csrl  # noqa: F401  before paddle: see paddle_csrl.compat.check_zlib
 from paddle_csrl.cli import demo, predict
 from paddle_csrl.demo import server
 from paddle_csrl.demo import session as session_module
 from paddle_csrl.demo.session import DemoSession
 from paddle_csrl.errors import UserError
-from PIL import Image
-from werkzeug.serving import BaseWSGIServer
 
 NEW, UNSEEN = "zebra", "cow"
 

@@ -8,12 +8,11 @@ import os
 import re
 import shlex
 
-import paddle_csrl  # noqa: F401  before paddle
-
 import pytest
 import tiny_runs
 from paddleseg.cvlibs import manager
 
+import paddle_csrl  # noqa: F401  before paddle
 from paddle_csrl.config import KNOWN_KEYS, ZeroShotConfig, load_yaml
 
 DOCUMENTS = ["README.md", "README_cn.md", "CONTRIBUTING.md", "CHANGELOG.md", *sorted(

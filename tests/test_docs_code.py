@@ -6,8 +6,6 @@ import shlex
 import subprocess
 import sys
 
-import paddle_csrl  # noqa: F401  before paddle
-
 import numpy as np
 import paddle
 import pytest
@@ -16,6 +14,7 @@ import yaml
 from fabricated import make_dataset
 from paddleseg.cvlibs import manager
 
+import paddle_csrl  # noqa: F401  before paddle
 from paddle_csrl.cli import predict, train
 from paddle_csrl.config import ZeroShotConfig
 from paddle_csrl.models.generator_task import GeneratorTask

@@ -9,18 +9,17 @@ import time
 from importlib import metadata
 from unittest import mock
 
-import paddle_csrl  # noqa: F401  before paddle: see paddle_csrl.compat.check_zlib
-
 import paddle
 import pytest
 import tiny_runs
 from packaging.specifiers import SpecifierSet
 
+import paddle_csrl  # noqa: F401  before paddle: see paddle_csrl.compat.check_zlib
 from paddle_csrl.cli import doctor as cli
+from paddle_csrl.config import ZeroShotConfig
 from paddle_csrl.core import checkup, doctor
 from paddle_csrl.core.doctor import OK, PROBLEM, WARNING, Finding
 from paddle_csrl.core.run import Run
-from paddle_csrl.config import ZeroShotConfig
 from paddle_csrl.errors import UserError
 
 TOOL = os.path.join(tiny_runs.ROOT, "tools", "doctor.py")

@@ -7,8 +7,12 @@ import numpy as np
 import pytest
 
 from paddle_csrl.datasets.class_names import CLASS_NAMES
-from paddle_csrl.embeddings import load_class_embeddings, read_vectors, resolve_class_embeddings
-from paddle_csrl.embeddings import resolve
+from paddle_csrl.embeddings import (
+    load_class_embeddings,
+    read_vectors,
+    resolve,
+    resolve_class_embeddings,
+)
 from paddle_csrl.errors import UserError
 
 WORDS = ["the", "table", "Cow", "dining", "cow", "traffic_light", "naïve", "sign", "tv",

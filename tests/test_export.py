@@ -4,8 +4,6 @@ import os
 import shutil
 from types import SimpleNamespace
 
-import paddle_csrl  # noqa: F401  before paddle: see paddle_csrl.compat.check_zlib
-
 import cv2
 import numpy as np
 import onnxruntime
@@ -13,16 +11,17 @@ import paddle
 import pytest
 import tiny_runs
 import yaml
-from paddle_csrl.cli import export, infer, predict
-from paddle_csrl.config import ZeroShotConfig
-from paddle_csrl.deploy import export as module
-from paddle_csrl.deploy.exported import (DeployInfo, PaddleBackend, fit_to_shape,
-                                         load_backend)
-from paddle_csrl.deploy.model import DeployBuilder
-from paddle_csrl.errors import UserError
 from paddleseg.deploy.export import WrappedModel
 from paddleseg.deploy.infer import DeployConfig
 from PIL import Image
+
+import paddle_csrl  # noqa: F401  before paddle: see paddle_csrl.compat.check_zlib
+from paddle_csrl.cli import export, infer, predict
+from paddle_csrl.config import ZeroShotConfig
+from paddle_csrl.deploy import export as module
+from paddle_csrl.deploy.exported import DeployInfo, PaddleBackend, fit_to_shape, load_backend
+from paddle_csrl.deploy.model import DeployBuilder
+from paddle_csrl.errors import UserError
 
 #: Paddle 3 writes its programs as JSON.
 PROGRAM = "model.pdmodel" if paddle.__version__ < "3" else "model.json"

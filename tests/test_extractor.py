@@ -1,18 +1,19 @@
 """Taking features off a segmentor, and folding a new layer back in."""
 
 import numpy as np
-import paddle_csrl  # noqa: F401  (first: it orders the imports of cv2 and paddle)
 import paddle
 import pytest
 from paddle import nn
-from paddle_csrl.core.final_layer import final_layer, put_back, unit_direction
+from paddleseg.models import DeepLabV3P, ResNet50_vd
+
+import paddle_csrl  # noqa: F401  (first: it orders the imports of cv2 and paddle)
 from paddle_csrl.core.extractor import FeatureExtractor, find_classification_layer
 from paddle_csrl.core.feature_bank import BottomKSampler, FeatureBank, Scale
 from paddle_csrl.core.features import fill, labels_at
+from paddle_csrl.core.final_layer import final_layer, put_back, unit_direction
 from paddle_csrl.errors import UserError
 from paddle_csrl.models.pixel_classifier import PixelClassifier
 from paddle_csrl.models.tiny_net import CSRLTinyNet
-from paddleseg.models import DeepLabV3P, ResNet50_vd
 
 
 def make_model(num_classes=7, seed=0):

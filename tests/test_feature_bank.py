@@ -5,8 +5,9 @@ import pickle
 import tracemalloc
 
 import numpy as np
-import paddle_csrl  # noqa: F401  (first: it orders the imports of cv2 and paddle)
 import pytest
+
+import paddle_csrl  # noqa: F401  (first: it orders the imports of cv2 and paddle)
 from paddle_csrl.core.feature_bank import BottomKSampler, FeatureBank, Scale
 from paddle_csrl.core.features import labels_at
 from paddle_csrl.errors import UserError

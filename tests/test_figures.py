@@ -20,8 +20,15 @@ from paddle_csrl.core.comparison import choose_images, open_methods
 from paddle_csrl.core.extractor import FeatureExtractor
 from paddle_csrl.core.feature_bank import FeatureBank
 from paddle_csrl.core.generator import load_bank, load_generator
-from paddle_csrl.core.relations import (REAL, SEMANTIC, Relations, compare_relations,
-                                        real_prototypes, row_correlation, save_relations)
+from paddle_csrl.core.relations import (
+    REAL,
+    SEMANTIC,
+    Relations,
+    compare_relations,
+    real_prototypes,
+    row_correlation,
+    save_relations,
+)
 from paddle_csrl.core.run import open_run
 from paddle_csrl.core.segmentor import load_segmentor
 from paddle_csrl.errors import UserError

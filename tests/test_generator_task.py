@@ -1,13 +1,18 @@
 """The objective of stage 2: which loss compares what, with which weight."""
 
 import numpy as np
-import paddle_csrl  # noqa: F401  (first: it orders the imports of cv2 and paddle)
 import paddle
 import pytest
 from paddle import nn
+
+import paddle_csrl  # noqa: F401  (first: it orders the imports of cv2 and paddle)
 from paddle_csrl.errors import UserError
-from paddle_csrl.losses import (ListwiseRelationLoss, MMDLoss, PairwiseRelationLoss,
-                                PrototypeNormLoss)
+from paddle_csrl.losses import (
+    ListwiseRelationLoss,
+    MMDLoss,
+    PairwiseRelationLoss,
+    PrototypeNormLoss,
+)
 from paddle_csrl.models.generator_task import GeneratorTask
 from paddle_csrl.models.structural_generator import StructuralGenerator
 

@@ -5,9 +5,7 @@ Class ids of the data: 0 background, 1 cat, 2 dog, 3 cow, 4 car; cow and car are
 
 import os
 import shutil
-from typing import Callable, Dict
-
-import paddle_csrl  # noqa: F401  first: it orders the imports of cv2 and paddle
+from collections.abc import Callable
 
 import numpy as np
 import paddle
@@ -19,6 +17,7 @@ from PIL import Image
 from tiny_runs import Finished, custom, digest, run_all
 from visualdl import LogReader
 
+import paddle_csrl  # noqa: F401  first: it orders the imports of cv2 and paddle
 from paddle_csrl.builder import ZeroShotBuilder
 from paddle_csrl.cli import train
 from paddle_csrl.config import ZeroShotConfig
@@ -79,7 +78,7 @@ def remove_unseen_images(root: str, split: str) -> int:
     return removed
 
 
-def renaming(mapping: Dict[int, int]) -> Callable[[str, str], int]:
+def renaming(mapping: dict[int, int]) -> Callable[[str, str], int]:
     """Write other ids into the labels."""
     table = np.arange(256, dtype=np.uint8)
     table[list(mapping)] = list(mapping.values())

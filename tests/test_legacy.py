@@ -3,13 +3,12 @@
 import json
 import os
 
-import paddle_csrl  # noqa: F401  first: it orders the imports of cv2 and paddle
-
 import numpy as np
 import pytest
 from PIL import Image
 from tiny_runs import ROOT, custom, digest, run_all
 
+import paddle_csrl  # noqa: F401  first: it orders the imports of cv2 and paddle
 from paddle_csrl.config import ZeroShotConfig
 from paddle_csrl.core.feature_bank import FeatureBank
 from paddle_csrl.core.legacy import LegacyBatches, label_counts

@@ -1,13 +1,12 @@
 """The training loop without files: the same weights as the stages, which PaddleSeg trains."""
 
-import paddle_csrl  # noqa: F401  first: it orders the imports of cv2 and paddle
-
 import os
 
 import numpy as np
 import paddle
 import pytest
 
+import paddle_csrl  # noqa: F401  first: it orders the imports of cv2 and paddle
 from paddle_csrl.config import ZeroShotConfig
 from paddle_csrl.core.classifier import fit_classifier, generate
 from paddle_csrl.core.generator import fit_generator, load_bank

@@ -7,6 +7,7 @@ import numpy as np
 import paddle
 import pytest
 import tiny_runs
+
 from paddle_csrl.cli import predict
 from paddle_csrl.errors import UserError
 

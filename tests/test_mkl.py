@@ -4,12 +4,11 @@ import os
 import subprocess
 import sys
 
-import paddle_csrl  # noqa: F401  before paddle: see paddle_csrl.compat.check_zlib
-
 import pytest
 import tiny_runs
 from paddleseg.utils import logger
 
+import paddle_csrl  # noqa: F401  before paddle: see paddle_csrl.compat.check_zlib
 from paddle_csrl import cli, mkl
 from paddle_csrl.core import doctor
 from paddle_csrl.core.provenance import how_made

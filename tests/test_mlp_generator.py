@@ -1,13 +1,14 @@
 """ZS3Net's generator against NumPy, and its loss against a loop."""
 
 import numpy as np
-import paddle_csrl  # noqa: F401  (first: it orders the imports of cv2 and paddle)
 import paddle
 import pytest
+from paddleseg.cvlibs import manager
+
+import paddle_csrl  # noqa: F401  (first: it orders the imports of cv2 and paddle)
 from paddle_csrl.errors import UserError
 from paddle_csrl.losses import MMDLoss
 from paddle_csrl.models import GeneratorTask, MLPGenerator, StructuralGenerator
-from paddleseg.cvlibs import manager
 
 C, N, W, Z, H, D = 4, 3, 5, 2, 7, 6
 

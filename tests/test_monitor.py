@@ -8,15 +8,16 @@ import sys
 
 import cv2
 import numpy as np
-import paddle_csrl  # noqa: F401  (first: it orders the imports of cv2 and paddle)
 import pytest
 from fabricated import make_context, make_dataset, make_voc
+from visualdl import LogReader
+
+import paddle_csrl  # noqa: F401  (first: it orders the imports of cv2 and paddle)
 from paddle_csrl import cli
 from paddle_csrl.core.monitor import StageLogWriter, loss_names
 from paddle_csrl.datasets.sources import require_data
 from paddle_csrl.errors import UserError
 from paddle_csrl.utils import atomic_path, progress, read_json, write_json
-from visualdl import LogReader
 
 # --- VisualDL
 

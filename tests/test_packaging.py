@@ -5,8 +5,6 @@ import re
 from importlib import metadata
 from unittest import mock
 
-import paddle_csrl  # noqa: F401  before paddle: see paddle_csrl.compat.check_zlib
-
 import paddle
 import pytest
 import setuptools
@@ -14,6 +12,7 @@ import tiny_runs
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
+import paddle_csrl  # noqa: F401  before paddle: see paddle_csrl.compat.check_zlib
 from paddle_csrl.core import doctor
 
 #: The extra of the Paddle that runs the tests, and the requirements file with its pins.

@@ -13,6 +13,9 @@ import paddle
 import pytest
 import run_tools
 import tiny_runs
+from paddleseg.models.losses import CrossEntropyLoss, OhemCrossEntropyLoss
+from visualdl import LogReader
+
 from paddle_csrl import parallel
 from paddle_csrl.builder import ZeroShotBuilder
 from paddle_csrl.cli import programs
@@ -23,9 +26,6 @@ from paddle_csrl.losses import MMDLoss
 from paddle_csrl.models.pixel_classifier import PixelClassifier, can_be_shared
 from paddle_csrl.parallel import Share
 from paddle_csrl.utils import read_json
-from paddleseg.models.losses import CrossEntropyLoss, OhemCrossEntropyLoss
-from visualdl import LogReader
-
 
 #: A generator whose classes do not know of each other, and losses on its prototypes.
 OTHER = ("generator.model={'type': 'MLPGenerator', 'hidden_dim': 16, 'noise_dim': 4}",

@@ -8,18 +8,17 @@ import subprocess
 import sys
 import textwrap
 
-import paddle_csrl  # first: it orders the imports of cv2 and paddle
-
 import cv2
 import numpy as np
 import paddle
 import paddleseg
 import pytest
 import yaml
-from tiny_runs import ROOT, STAGES, Recipe, config_path, context, custom, digest, run_all, times
+from tiny_runs import ROOT, STAGES, Recipe, context, custom, digest, run_all, times
 from tiny_runs import voc as voc_recipe
 from visualdl import LogReader
 
+import paddle_csrl  # first: it orders the imports of cv2 and paddle
 from paddle_csrl.builder import ZeroShotBuilder
 from paddle_csrl.cli import train, val
 from paddle_csrl.config import ZeroShotConfig

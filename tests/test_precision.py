@@ -5,15 +5,16 @@ import paddle
 import pytest
 import tiny_runs
 from paddle import nn
+
 from paddle_csrl.config import ZeroShotConfig
 from paddle_csrl.core import precision, trainer
 from paddle_csrl.core.extractor import FeatureExtractor
 from paddle_csrl.core.feature_bank import BottomKSampler, FeatureBank
 from paddle_csrl.core.run import Run
-from paddle_csrl.core.trainer import StageBuilder, train_stage
+from paddle_csrl.core.trainer import train_stage
 from paddle_csrl.errors import UserError
-from paddle_csrl.models.generator_task import GeneratorTask
 from paddle_csrl.losses import ListwiseRelationLoss, MMDLoss, PairwiseRelationLoss
+from paddle_csrl.models.generator_task import GeneratorTask
 from paddle_csrl.models.structural_generator import StructuralGenerator
 
 

@@ -6,8 +6,6 @@ import shutil
 import subprocess
 import sys
 
-import paddle_csrl  # noqa: F401  before paddle: see paddle_csrl.compat.check_zlib
-
 import cv2
 import numpy as np
 import paddle
@@ -15,6 +13,10 @@ import paddleseg.core
 import pytest
 import tiny_runs
 import yaml
+from paddleseg.transforms import Compose, Padding, Resize
+from PIL import Image
+
+import paddle_csrl  # noqa: F401  before paddle: see paddle_csrl.compat.check_zlib
 from paddle_csrl import cli, visualize
 from paddle_csrl.cli import predict, train
 from paddle_csrl.config import ZeroShotConfig
@@ -23,8 +25,6 @@ from paddle_csrl.deploy.classes import ClassTable
 from paddle_csrl.deploy.images import ImageReader, find_images, read_ahead
 from paddle_csrl.deploy.model import DeployBuilder
 from paddle_csrl.errors import UserError
-from paddleseg.transforms import Compose, Padding, Resize
-from PIL import Image
 
 FOLDERS = ["added_prediction", "label_prediction", "pseudo_color_prediction"]
 

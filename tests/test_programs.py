@@ -1,7 +1,5 @@
 """What `pip install .` puts in place: programs and assets."""
 
-import setuptools  # noqa: F401  before distutils, which Python 3.12 has none of
-
 import importlib
 import os
 import subprocess
@@ -9,6 +7,7 @@ import sys
 from distutils.core import run_setup
 
 import pytest
+import setuptools  # noqa: F401  before distutils, which Python 3.12 has none of
 import tiny_runs
 
 import paddle_csrl

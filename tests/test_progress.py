@@ -9,12 +9,11 @@ import termios
 import time
 from types import SimpleNamespace
 
-import paddle_csrl  # noqa: F401  before paddle: see paddle_csrl.compat.check_zlib
-
 import pytest
-
-from paddle_csrl.utils.progress import line, progress
 from paddleseg.utils import logger
+
+import paddle_csrl  # noqa: F401  before paddle: see paddle_csrl.compat.check_zlib
+from paddle_csrl.utils.progress import line, progress
 
 # `paddle_csrl.utils.progress` is the function; the module of that name is only to be had here.
 module = sys.modules["paddle_csrl.utils.progress"]

@@ -3,8 +3,6 @@
 import os
 import shutil
 
-import paddle_csrl  # noqa: F401  (first: it orders the imports of cv2 and paddle)
-
 import cv2
 import numpy as np
 import paddle
@@ -13,6 +11,7 @@ import tiny_runs
 from tiny_config import tiny_content, write_config
 from tiny_runs import config_path, run_all, times
 
+import paddle_csrl  # noqa: F401  (first: it orders the imports of cv2 and paddle)
 from paddle_csrl.builder import ZeroShotBuilder
 from paddle_csrl.cli import train
 from paddle_csrl.config import ZeroShotConfig

@@ -1,7 +1,5 @@
 """A segmentor that projects onto class embeddings: its scores, its training, its stock form."""
 
-import paddle_csrl  # noqa: F401  (first: it orders the imports of cv2 and paddle)
-
 import numpy as np
 import paddle
 import paddle.nn.functional as F
@@ -11,6 +9,7 @@ from paddleseg.cvlibs import manager
 from paddleseg.models import DeepLabV3P
 from paddleseg.models.losses import CrossEntropyLoss
 
+import paddle_csrl  # noqa: F401  (first: it orders the imports of cv2 and paddle)
 from paddle_csrl.errors import UserError
 from paddle_csrl.losses import CosineRegressionLoss
 from paddle_csrl.models import ProjectionSegmentor

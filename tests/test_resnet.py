@@ -2,14 +2,13 @@
 
 import inspect
 
-from paddle_csrl.errors import UserError
-from paddle_csrl.models.resnet import (Bottleneck, CSRLResNet50, CSRLResNet101,
-                                       DilatedResNet)
-
 import numpy as np
 import paddle
 import pytest
 from paddleseg.cvlibs import manager
+
+from paddle_csrl.errors import UserError
+from paddle_csrl.models.resnet import Bottleneck, CSRLResNet50, CSRLResNet101, DilatedResNet
 
 DEPTHS = {CSRLResNet50: (3, 4, 6, 3), CSRLResNet101: (3, 4, 23, 3)}
 STRIDES = {8: (1, 2, 1, 1), 16: (1, 2, 2, 1)}

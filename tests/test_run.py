@@ -3,12 +3,13 @@
 import json
 import os
 
-import paddle_csrl  # noqa: F401  (first: it orders the imports of cv2 and paddle)
 import pytest
+from tiny_config import tiny_content, write_config
+
+import paddle_csrl  # noqa: F401  (first: it orders the imports of cv2 and paddle)
 from paddle_csrl.config import ZeroShotConfig
 from paddle_csrl.core.run import STAGES, Run, checksum
 from paddle_csrl.errors import UserError
-from tiny_config import tiny_content, write_config
 
 
 @pytest.fixture(scope="module")

@@ -7,13 +7,12 @@ import shutil
 import subprocess
 from html.parser import HTMLParser
 
-import paddle_csrl  # noqa: F401  before paddle: see paddle_csrl.compat.check_zlib
-
 import cv2
 import numpy as np
 import pytest
 from paddleseg.utils import logger
 
+import paddle_csrl  # noqa: F401  before paddle: see paddle_csrl.compat.check_zlib
 from paddle_csrl.cli import visualize
 from paddle_csrl.core import pipeline
 from paddle_csrl.core.monitor import StageLogWriter, read_scalars

@@ -4,13 +4,14 @@ import json
 import os
 import shutil
 
-import paddle_csrl  # noqa: F401  (first: it orders the imports of cv2 and paddle)
 import paddle
 import pytest
+from tiny_runs import digest
+
+import paddle_csrl  # noqa: F401  (first: it orders the imports of cv2 and paddle)
 from paddle_csrl.cli import train
 from paddle_csrl.config import ZeroShotConfig
 from paddle_csrl.errors import UserError
-from tiny_runs import digest
 
 
 @pytest.fixture

@@ -6,11 +6,12 @@ import numpy as np
 import paddle
 import pytest
 import tiny_runs
+from paddleseg.cvlibs import SegBuilder, manager
+from tiny_runs import Recipe
+
 from paddle_csrl.cli import train
 from paddle_csrl.config import ZeroShotConfig
 from paddle_csrl.errors import UserError
-from paddleseg.cvlibs import SegBuilder, manager
-from tiny_runs import Recipe
 
 #: Config, dotted name of the layer that predicts, and what makes the network small.
 SEGMENTORS = {

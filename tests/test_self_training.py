@@ -4,8 +4,6 @@ import json
 import os
 import shutil
 
-import paddle_csrl  # noqa: F401  first: it orders the imports of cv2 and paddle
-
 import numpy as np
 import paddle
 import pytest
@@ -14,14 +12,14 @@ from PIL import Image
 from tiny_runs import config_path, run_all, times, zs3net
 from visualdl import LogReader
 
+import paddle_csrl  # noqa: F401  first: it orders the imports of cv2 and paddle
 from paddle_csrl.cli import train
 from paddle_csrl.config import ZeroShotConfig
 from paddle_csrl.core import self_training
 from paddle_csrl.core.extractor import FeatureExtractor
 from paddle_csrl.core.feature_bank import FeatureBank
 from paddle_csrl.core.run import STAGES, Run
-from paddle_csrl.core.self_training import (PseudoLabelledBatches, most_confident,
-                                            sample_predictions)
+from paddle_csrl.core.self_training import PseudoLabelledBatches, most_confident, sample_predictions
 from paddle_csrl.core.trainer import load_weights
 from paddle_csrl.datasets import LabelScan, ZeroShotDataset
 from paddle_csrl.datasets.unlabelled import UnlabelledImages

@@ -4,12 +4,12 @@ import shutil
 
 import numpy as np
 import pytest
+from paddleseg.cvlibs import SegBuilder, manager
 from PIL import Image
 
 import paddle_csrl  # noqa: F401
 from paddle_csrl.datasets.shapes import AttributeShapes
 from paddle_csrl.errors import UserError
-from paddleseg.cvlibs import SegBuilder, manager
 
 SMALL = dict(num_train=24, num_val=6, image_size=64)
 

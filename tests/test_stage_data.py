@@ -1,9 +1,10 @@
 """The batches of stages 2 and 3."""
 
 import numpy as np
-import paddle_csrl  # noqa: F401  (first: it orders the imports of cv2 and paddle)
 import paddle
 import pytest
+
+import paddle_csrl  # noqa: F401  (first: it orders the imports of cv2 and paddle)
 from paddle_csrl.core.feature_bank import FeatureBank
 from paddle_csrl.core.stage_data import ClassifierBatches, GeneratorBatches
 from paddle_csrl.errors import UserError

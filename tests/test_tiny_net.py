@@ -1,12 +1,13 @@
 """The small backbone."""
 
 import numpy as np
-import paddle_csrl  # noqa: F401  (first: it orders the imports of cv2 and paddle)
 import paddle
 import pytest
-from paddle_csrl.models.tiny_net import CSRLTinyNet
 from paddleseg.cvlibs import manager
 from paddleseg.models import DeepLabV3P
+
+import paddle_csrl  # noqa: F401  (first: it orders the imports of cv2 and paddle)
+from paddle_csrl.models.tiny_net import CSRLTinyNet
 
 
 @pytest.mark.parametrize("width, size", [(4, (32, 48)), (6, (33, 21))])

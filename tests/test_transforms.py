@@ -2,13 +2,14 @@
 
 import random
 
-import paddle_csrl  # noqa: F401  (first: it orders the imports of cv2 and paddle)
 import numpy as np
 import pytest
-from paddle_csrl.datasets import RandomGaussianBlur, ResizeShortSide
-from paddle_csrl.errors import UserError
 from paddleseg.cvlibs import manager
 from PIL import Image
+
+import paddle_csrl  # noqa: F401  (first: it orders the imports of cv2 and paddle)
+from paddle_csrl.datasets import RandomGaussianBlur, ResizeShortSide
+from paddle_csrl.errors import UserError
 
 RNG = np.random.default_rng(0)
 

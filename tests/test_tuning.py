@@ -1,11 +1,10 @@
 """paddle_csrl.tuning and tools/tune.py: settings chosen on seen classes held out."""
 
-import paddle_csrl  # noqa: F401  first: it orders the imports of cv2 and paddle
-
 import json
 import os
 import shutil
-from typing import Any, Dict, Iterator
+from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,6 +12,7 @@ import yaml
 from PIL import Image
 from tiny_runs import ROOT, Finished, custom, digest, run_all
 
+import paddle_csrl  # noqa: F401  first: it orders the imports of cv2 and paddle
 from paddle_csrl.cli import tune
 from paddle_csrl.config import ZeroShotConfig
 from paddle_csrl.core.calibration import Calibration
@@ -21,8 +21,17 @@ from paddle_csrl.core.final_layer import final_layer, unit_direction
 from paddle_csrl.core.run import Run
 from paddle_csrl.errors import UserError
 from paddle_csrl.models.pixel_classifier import PixelClassifier
-from paddle_csrl.tuning import (Budget, Fold, Search, SeenClasses, Space, bank_trial, draw_folds,
-                                make_fold, seen_classes)
+from paddle_csrl.tuning import (
+    Budget,
+    Fold,
+    Search,
+    SeenClasses,
+    Space,
+    bank_trial,
+    draw_folds,
+    make_fold,
+    seen_classes,
+)
 from paddle_csrl.tuning import search as search_module
 from paddle_csrl.tuning.bank_trial import score_layer
 
@@ -81,7 +90,7 @@ def base(finished) -> Finished:
 
 
 @pytest.fixture
-def dic(base) -> Dict[str, Any]:
+def dic(base) -> dict[str, Any]:
     return base.builder().config.dic
 
 
@@ -384,7 +393,7 @@ def counted(monkeypatch) -> list:
     return calls
 
 
-def searched(space_file: str, dic: Dict[str, Any], record: str, **budget: int) -> Dict[str, Any]:
+def searched(space_file: str, dic: dict[str, Any], record: str, **budget: int) -> dict[str, Any]:
     budget = Budget(**{"trials": 6, "classifiers": 3, "folds": 2, **budget})
     return Search(made_classes(), Space(space_file, "point"), dic, budget, 0, record).run()
 
@@ -510,7 +519,7 @@ def original(tmp_path_factory) -> Finished:
     return run_all(recipe, base / "run", stage="segmentor")
 
 
-def tuned(run: Finished, space: str, out: str, *opts: str, **flags: Any) -> Dict[str, Any]:
+def tuned(run: Finished, space: str, out: str, *opts: str, **flags: Any) -> dict[str, Any]:
     flags = {"save_dir": run.folder, "method": "csrl", "space": space, "out": out, "budget": 3,
              "classifier_draws": 2, "folds": 2, **flags}
     return tune.main(run.recipe.argv(*opts, **flags))

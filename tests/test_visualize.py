@@ -6,8 +6,14 @@ from PIL import Image
 
 from paddle_csrl import visualize
 from paddle_csrl.errors import UserError
-from paddle_csrl.visualize import (overlay, palette, prediction_panel, relation_heatmap,
-                                   relation_panel, save_png)
+from paddle_csrl.visualize import (
+    overlay,
+    palette,
+    prediction_panel,
+    relation_heatmap,
+    relation_panel,
+    save_png,
+)
 
 NAMES = ["background", "red striped", "blue dotted", "green plain"]
 LOW, MIDDLE, HIGH = (5, 48, 97), (247, 247, 247), (103, 0, 31)

@@ -3,14 +3,15 @@
 import glob
 import os
 
-import paddle_csrl  # noqa: F401  (first: it orders the imports of cv2 and paddle)
 import numpy as np
 import paddle
 import pytest
 import tiny_runs
+from PIL import Image
+
+import paddle_csrl  # noqa: F401  (first: it orders the imports of cv2 and paddle)
 from paddle_csrl.config import ZeroShotConfig
 from paddle_csrl.core.trainer import load_weights
-from PIL import Image
 
 FOLDER = os.path.join(tiny_runs.ROOT, "configs", "zs3_protocol")
 CONFIGS = sorted(glob.glob(os.path.join(FOLDER, "*.yml")))

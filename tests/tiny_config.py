@@ -1,7 +1,7 @@
 """A whole config that is quick to run, on the fabricated five-class data set."""
 
 import json
-from typing import Any, Dict
+from typing import Any
 
 import yaml
 from fabricated import make_dataset
@@ -13,7 +13,7 @@ _SCHEDULE = {"type": "PolynomialDecay", "learning_rate": 0.01, "end_lr": 0.0, "p
 _CROSS_ENTROPY = {"types": [{"type": "CrossEntropyLoss"}], "coef": [1.0]}
 
 
-def tiny_content(root: str) -> Dict[str, Any]:
+def tiny_content(root: str) -> dict[str, Any]:
     """The config as a dict; its data set is written below ``root``."""
     data = make_dataset(root, CLASS_NAMES)
     dataset = {"type": "Dataset", "dataset_root": data, "num_classes": 5,
@@ -38,7 +38,7 @@ def tiny_content(root: str) -> Dict[str, Any]:
     }))
 
 
-def write_config(path: str, content: Dict[str, Any]) -> str:
+def write_config(path: str, content: dict[str, Any]) -> str:
     """Write ``content`` as YAML and return ``path``."""
     with open(path, "w", encoding="utf-8") as file:
         yaml.safe_dump(content, file, sort_keys=False)

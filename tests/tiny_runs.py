@@ -3,7 +3,7 @@
 import hashlib
 import os
 import shutil
-from typing import Any, Dict, List, NamedTuple
+from typing import Any, NamedTuple
 
 from fabricated import make_context, make_dataset, make_voc
 
@@ -34,7 +34,7 @@ class Recipe(NamedTuple):
     config: str
     opts: tuple
 
-    def argv(self, *opts: str, **flags: Any) -> List[str]:
+    def argv(self, *opts: str, **flags: Any) -> list[str]:
         """The command line with more ``opts``; flags as ``save_dir=...``, True for a switch."""
         line = ["-c", self.config, "--device", "cpu"]
         for name, value in flags.items():
@@ -49,7 +49,7 @@ class Finished(NamedTuple):
 
     recipe: Recipe
     folder: str
-    metrics: Dict[str, Any]
+    metrics: dict[str, Any]
 
     def path(self, *names: str) -> str:
         return os.path.join(self.folder, *names)
@@ -59,11 +59,11 @@ class Finished(NamedTuple):
         shutil.copytree(self.folder, str(folder))
         return self._replace(folder=str(folder))
 
-    def again(self, *opts: str, **flags: Any) -> Dict[str, Any]:
+    def again(self, *opts: str, **flags: Any) -> dict[str, Any]:
         """Run the command line once more on this folder."""
         return train.main(self.recipe.argv(*opts, save_dir=self.folder, **flags))
 
-    def val(self, *opts: str, **flags: Any) -> Dict[str, Any]:
+    def val(self, *opts: str, **flags: Any) -> dict[str, Any]:
         flags.setdefault("model_path", self.path("model.pdparams"))
         return val.main(self.recipe.argv(*opts, **flags))
 
@@ -120,7 +120,7 @@ def _recipe(name: str, cache: str, *opts: str) -> Recipe:
     return Recipe(config_path(name), (*SHRUNK, f"zero_shot.cache_dir={cache}", *opts))
 
 
-def _roots(data: str) -> List[str]:
+def _roots(data: str) -> list[str]:
     return [f"{split}_dataset.dataset_root={data}" for split in ("train", "val")]
 
 
@@ -129,13 +129,13 @@ def _crop(side: int) -> str:
             f"[{side}, {side}]}}, {{'type': 'RandomHorizontalFlip'}}, {{'type': 'Normalize'}}]")
 
 
-def files(folder: str) -> List[str]:
+def files(folder: str) -> list[str]:
     """All files below ``folder``, relative to it."""
     return sorted(os.path.relpath(os.path.join(parent, name), folder)
                   for parent, _, names in os.walk(folder) for name in names)
 
 
-def times(folder: str) -> Dict[str, int]:
+def times(folder: str) -> dict[str, int]:
     """Modification time of every file below ``folder``, in ns."""
     return {name: os.stat(os.path.join(folder, name)).st_mtime_ns for name in files(folder)}
 

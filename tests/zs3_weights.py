@@ -1,7 +1,6 @@
 """Random weights under ZS3Net's names, the same wherever they are made."""
 
 import os
-from typing import Dict, Tuple
 
 import numpy as np
 
@@ -13,7 +12,7 @@ FIXTURE = os.path.join(os.path.dirname(os.path.abspath(__file__)), "fixtures", "
 SIZE = (65, 97)
 
 
-def random_state(shapes: Dict[str, Tuple[int, ...]], seed: int = 0) -> Dict[str, np.ndarray]:
+def random_state(shapes: dict[str, tuple[int, ...]], seed: int = 0) -> dict[str, np.ndarray]:
     """float32 weights and batch-norm statistics that keep the activations of moderate size.
 
     The last batch norm of every residual block is weak, for 33 of them add up.
@@ -36,12 +35,12 @@ def image(seed: int = 1) -> np.ndarray:
     return np.random.default_rng(seed).standard_normal((1, 3, *SIZE), np.float32)
 
 
-def fixture() -> Dict[str, np.ndarray]:
+def fixture() -> dict[str, np.ndarray]:
     with np.load(FIXTURE, allow_pickle=False) as file:
         return {name: file[name] for name in file.files}
 
 
-def fixture_shapes() -> Dict[str, Tuple[int, ...]]:
+def fixture_shapes() -> dict[str, tuple[int, ...]]:
     stored = fixture()
     return {str(name): tuple(map(int, str(shape).split("x")))
             for name, shape in zip(stored["names"], stored["shapes"])}

@@ -7,11 +7,11 @@ import signal
 import subprocess
 import sys
 
-import paddle_csrl  # noqa: F401  before paddle: see paddle_csrl.compat.check_zlib
-
 import pytest
-from paddle_csrl.cli import train
 from playwright.sync_api import expect, sync_playwright
+
+import paddle_csrl  # noqa: F401  before paddle: see paddle_csrl.compat.check_zlib
+from paddle_csrl.cli import train
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 DATA = ("num_train=200", "num_val=8", "image_size=48", "num_colors=3", "num_patterns=3")

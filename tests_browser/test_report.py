@@ -3,11 +3,11 @@
 import json
 import os
 
-import paddle_csrl  # noqa: F401  before paddle: see paddle_csrl.compat.check_zlib
-
 import cv2
 import pytest
 from playwright.sync_api import expect
+
+import paddle_csrl  # noqa: F401  before paddle: see paddle_csrl.compat.check_zlib
 
 
 def read(*path):

@@ -5,13 +5,14 @@ import os
 import subprocess
 import sys
 
-import paddle_csrl  # noqa: F401  (first: it orders the imports of cv2 and paddle)
 import numpy as np
 import paddle
 import pytest
 import torch
 import zs3_network
 import zs3_weights
+
+import paddle_csrl  # noqa: F401  (first: it orders the imports of cv2 and paddle)
 from paddle_csrl.cli import convert_zs3
 from paddle_csrl.errors import UserError
 from paddle_csrl.models import CSRLResNet101, DeepLabV3PPlain

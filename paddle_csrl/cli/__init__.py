@@ -4,7 +4,8 @@ import errno
 import os
 import sys
 import time
-from typing import Any, Callable, Optional
+from collections.abc import Callable
+from typing import Any, Optional
 
 from paddle_csrl import mkl
 from paddle_csrl.core.doctor import GET_PADDLE
@@ -61,7 +62,7 @@ def _tell_of_mkl() -> None:
         logger.info(f"CPU: {mkl.setting().text}")
 
 
-def user_message(error: Optional[BaseException]) -> Optional[str]:
+def user_message(error: BaseException | None) -> str | None:
     """The one line for the user if a ``UserError``, or no Paddle, is behind ``error``, else None.
 
     A full disk and the like are the user's to mend, too. PaddleSeg's builder and Paddle's loader

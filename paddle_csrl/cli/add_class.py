@@ -3,7 +3,6 @@
 import argparse
 import os
 import re
-from typing import List, Optional
 
 from paddleseg.utils import logger, utils
 
@@ -30,7 +29,7 @@ examples:
 """
 
 
-def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="add_class.py", description=__doc__, epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -54,7 +53,7 @@ def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def main(argv: Optional[List[str]] = None) -> ClassChange:
+def main(argv: list[str] | None = None) -> ClassChange:
     """Run the command line ``argv``.
 
     Raises:

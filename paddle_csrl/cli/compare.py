@@ -1,7 +1,7 @@
 """Compare methods over splits and seeds: train, score, tables."""
 
 import argparse
-from typing import Any, Dict, List, Optional
+from typing import Any
 
 from paddleseg.utils import logger, utils
 
@@ -27,7 +27,7 @@ examples:
 """
 
 
-def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="compare.py", description=__doc__, epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -47,7 +47,7 @@ def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def main(argv: Optional[List[str]] = None) -> Dict[str, Any]:
+def main(argv: list[str] | None = None) -> dict[str, Any]:
     """Run the command line ``argv``.
 
     Returns:

@@ -1,8 +1,7 @@
 """Make ZS3Net's released PyTorch weights loadable here: .pth.tar to .pdparams."""
 
 import argparse
-import os
-from typing import Any, Dict, List, Optional
+from typing import Any
 
 import paddle
 from paddleseg.utils import logger
@@ -32,7 +31,7 @@ _USE = {"backbone": "model.backbone.pretrained={out}",
                    "it starts), with `model.type: DeepLabV3PPlain`"}
 
 
-def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="convert_zs3.py", description=__doc__, epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -49,7 +48,7 @@ def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def main(argv: Optional[List[str]] = None) -> Dict[str, Any]:
+def main(argv: list[str] | None = None) -> dict[str, Any]:
     """Run the command line ``argv``.
 
     Returns:
@@ -75,7 +74,7 @@ def main(argv: Optional[List[str]] = None) -> Dict[str, Any]:
     return result
 
 
-def _summary(result: Dict[str, Any]) -> str:
+def _summary(result: dict[str, Any]) -> str:
     classes = f", {result['num_classes']} classes" if result["num_classes"] else ""
     left_out = result["left_out"]
     counters = sum(name.endswith("num_batches_tracked") for name in left_out)

@@ -7,7 +7,7 @@ import signal
 import sys
 import threading
 import webbrowser
-from typing import Any, Dict, List, Optional
+from typing import Any
 
 from paddleseg.utils import logger
 
@@ -30,7 +30,7 @@ examples:
 """
 
 
-def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="demo.py", description=__doc__, epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -56,7 +56,7 @@ def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def main(argv: Optional[List[str]] = None) -> Dict[str, Any]:
+def main(argv: list[str] | None = None) -> dict[str, Any]:
     """Run the command line ``argv`` until it is interrupted.
 
     Returns:

@@ -2,7 +2,7 @@
 
 import argparse
 import json
-from typing import Any, Dict, List, Optional
+from typing import Any
 
 from paddle_csrl.core.doctor import PROBLEM, WARNING, count, examine
 from paddle_csrl.errors import UserError
@@ -26,7 +26,7 @@ examples:
 """
 
 
-def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     # The flags of cli.options are not to be had without Paddle.
     parser = argparse.ArgumentParser(
         prog="doctor.py", description=__doc__, epilog=_EPILOG,
@@ -39,7 +39,7 @@ def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def main(argv: Optional[List[str]] = None) -> Dict[str, Any]:
+def main(argv: list[str] | None = None) -> dict[str, Any]:
     """Run the command line ``argv``.
 
     Returns:

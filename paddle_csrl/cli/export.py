@@ -2,7 +2,7 @@
 
 import argparse
 import os
-from typing import Any, Dict, List, Optional
+from typing import Any
 
 from paddleseg.utils import logger, utils
 
@@ -30,7 +30,7 @@ examples:
 """
 
 
-def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="export.py", description=__doc__, epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -53,7 +53,7 @@ def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def main(argv: Optional[List[str]] = None) -> Dict[str, Any]:
+def main(argv: list[str] | None = None) -> dict[str, Any]:
     """Run the command line ``argv``.
 
     Returns:
@@ -79,7 +79,7 @@ def main(argv: Optional[List[str]] = None) -> Dict[str, Any]:
     return exported
 
 
-def _validation_image(config: ZeroShotConfig) -> Optional[str]:
+def _validation_image(config: ZeroShotConfig) -> str | None:
     """The first validation image, if the data set is on disk."""
     root = config.val_dataset_cfg.get("dataset_root")
     if not root or not os.path.isdir(root):

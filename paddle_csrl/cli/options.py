@@ -2,7 +2,7 @@
 
 import argparse
 import os
-from typing import Any, Dict, Optional
+from typing import Any
 
 from paddle_csrl.core.run import SELF_TRAINING, STAGES
 from paddle_csrl.errors import UserError
@@ -105,20 +105,20 @@ def add_test(parser: argparse.ArgumentParser, augment: str = "--aug_eval") -> No
                         help="sliding window step in pixels")
 
 
-def common_overrides(args: argparse.Namespace) -> Dict[str, Any]:
+def common_overrides(args: argparse.Namespace) -> dict[str, Any]:
     """Config overrides of ``add_common``'s flags."""
     return {"num_workers": args.num_workers, "precision": args.precision,
             "amp_level": args.amp_level}
 
 
-def test_overrides(args: argparse.Namespace) -> Dict[str, Any]:
+def test_overrides(args: argparse.Namespace) -> dict[str, Any]:
     """Config overrides of ``add_test``'s flags."""
     keys = ("aug_eval", "scales", "flip_horizontal", "flip_vertical", "is_slide", "crop_size",
             "stride")
     return {f"test_config.{key}": getattr(args, key) for key in keys}
 
 
-def stage_overrides(args: argparse.Namespace, stage: Optional[str]) -> Dict[str, Any]:
+def stage_overrides(args: argparse.Namespace, stage: str | None) -> dict[str, Any]:
     """Config overrides of the training flags, which mean the stage that ``--stage`` names."""
     section = f"{stage}." if stage in ("generator", "classifier") else ""
     keys = {"iters": "iters", "batch_size": "batch_size",

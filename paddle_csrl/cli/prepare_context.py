@@ -1,7 +1,7 @@
 """Prepare Pascal-Context: 59 classes and the background, 4,998 + 5,105 images of VOC 2010."""
 
 import argparse
-from typing import Any, Dict, List, Optional
+from typing import Any
 
 from paddle_csrl.cli.prepare_voc import add_repeat_flags
 from paddle_csrl.preparation import prepare_context
@@ -21,7 +21,7 @@ A run that was stopped goes on where it was.
 """
 
 
-def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="prepare_context.py", description=__doc__, epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -45,7 +45,7 @@ def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def main(argv: Optional[List[str]] = None) -> Dict[str, Any]:
+def main(argv: list[str] | None = None) -> dict[str, Any]:
     """Run the command line ``argv`` and return what ``prepare_context`` does.
 
     Raises:

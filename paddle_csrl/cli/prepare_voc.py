@@ -1,7 +1,7 @@
 """Prepare Pascal VOC 2012 with SBD: the 10,582 training images of the paper's splits."""
 
 import argparse
-from typing import Any, Dict, List, Optional
+from typing import Any
 
 from paddle_csrl.preparation import prepare_voc
 
@@ -19,7 +19,7 @@ A run that was stopped goes on where it was.
 """
 
 
-def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="prepare_voc.py", description=__doc__, epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -42,7 +42,7 @@ def add_repeat_flags(parser: argparse.ArgumentParser) -> None:
                         help="convert again the labels that are already there")
 
 
-def main(argv: Optional[List[str]] = None) -> Dict[str, Any]:
+def main(argv: list[str] | None = None) -> dict[str, Any]:
     """Run the command line ``argv`` and return what ``prepare_voc`` does.
 
     Raises:

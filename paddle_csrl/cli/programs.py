@@ -4,7 +4,7 @@ A module of this package is imported only when its program runs.
 """
 
 import importlib
-from typing import Callable
+from collections.abc import Callable
 
 from paddle_csrl.cli import run
 

@@ -2,7 +2,7 @@
 
 import argparse
 import os
-from typing import Any, Dict, List, Optional
+from typing import Any
 
 from paddleseg.utils import logger, utils
 
@@ -38,7 +38,7 @@ then a config that begins with the file:
 """
 
 
-def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     defaults = Budget()
     parser = argparse.ArgumentParser(
         prog="tune.py", description=__doc__, epilog=_EPILOG,
@@ -75,7 +75,7 @@ def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def main(argv: Optional[List[str]] = None) -> Dict[str, Any]:
+def main(argv: list[str] | None = None) -> dict[str, Any]:
     """Run the command line ``argv``.
 
     Returns:

@@ -2,7 +2,7 @@
 
 import argparse
 import os
-from typing import Any, Dict, List, Optional
+from typing import Any
 
 from paddleseg.utils import logger, utils
 
@@ -71,7 +71,7 @@ examples:
 """
 
 
-def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     layout = {"formatter_class": argparse.RawDescriptionHelpFormatter}
     parser = argparse.ArgumentParser(prog="visualize.py", description=__doc__, epilog=_EPILOG,
                                      **layout)
@@ -118,7 +118,7 @@ def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def main(argv: Optional[List[str]] = None) -> Dict[str, Any]:
+def main(argv: list[str] | None = None) -> dict[str, Any]:
     """Run the command line ``argv``.
 
     Returns:
@@ -135,13 +135,13 @@ def main(argv: Optional[List[str]] = None) -> Dict[str, Any]:
     return result
 
 
-def _write_report(args: argparse.Namespace) -> Dict[str, Any]:
+def _write_report(args: argparse.Namespace) -> dict[str, Any]:
     if args.save_dir:
         make_folder(args.save_dir, "--save_dir")
     return {"paths": [write_page(args.run, args.save_dir)]}
 
 
-def _draw_relations(args: argparse.Namespace) -> Dict[str, Any]:
+def _draw_relations(args: argparse.Namespace) -> dict[str, Any]:
     utils.set_device(args.device)
     run = open_run(args.run, args.opts)
     without = args.without and open_run(args.without, args.opts)
@@ -150,14 +150,14 @@ def _draw_relations(args: argparse.Namespace) -> Dict[str, Any]:
     return {"paths": save_relations(relations, folder, args.standardize), "relations": relations}
 
 
-def _draw_comparison(args: argparse.Namespace) -> Dict[str, Any]:
+def _draw_comparison(args: argparse.Namespace) -> dict[str, Any]:
     utils.set_device(args.device)
     methods = open_methods(args.run, args.names, args.opts)
     folder = _folder(args.save_dir, os.path.dirname(methods[0].weights))
     return {"paths": compare_methods(methods, folder, args.images, args.num)}
 
 
-def _folder(save_dir: Optional[str], beside: str) -> str:
+def _folder(save_dir: str | None, beside: str) -> str:
     folder = save_dir or os.path.join(beside, "figures")
     make_folder(folder, "--save_dir")
     return folder

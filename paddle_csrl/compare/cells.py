@@ -5,7 +5,8 @@ import os
 import shutil
 import time
 import traceback
-from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Tuple
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 from paddle import nn
@@ -30,7 +31,7 @@ _SHARED = ("segmentor", "features")
 
 
 def run_cells(plan: Plan, cells: Sequence[Cell], retry_failed: bool = False,
-              on_scored: Optional[Callable[[], None]] = None) -> None:
+              on_scored: Callable[[], None] | None = None) -> None:
     """Train and score ``cells``, except those that are finished with the same settings.
 
     A cell that fails leaves its reason in ``failure.json`` and the others go on.
@@ -53,7 +54,7 @@ def run_cells(plan: Plan, cells: Sequence[Cell], retry_failed: bool = False,
             on_scored()
 
 
-def read_scores(plan: Plan, cell: Cell) -> Dict[str, Any]:
+def read_scores(plan: Plan, cell: Cell) -> dict[str, Any]:
     """What is recorded of a cell under its present settings.
 
     Returns:
@@ -92,11 +93,11 @@ class _Group:
         self.base = Run(plan.stage1_config(split, stage1_seed))
         # Read now, for PaddleSeg's builder adds to the config as it builds.
         self.stage1_inputs = self.base.inputs("segmentor")
-        self.stage1_error: Optional[Exception] = None
+        self.stage1_error: Exception | None = None
         self.stage1_is_made = False
 
     def run(self, cells: Sequence[Cell], retry_failed: bool) -> None:
-        shared: List[Tuple[Cell, Run]] = []
+        shared: list[tuple[Cell, Run]] = []
         for cell in cells:
             if "error" in read_scores(self.plan, cell) and not retry_failed:
                 continue
@@ -104,7 +105,7 @@ class _Group:
         if shared:
             self._attempt([cell for cell, _ in shared], lambda: self._score_shared(shared))
 
-    def _attempt(self, cells: List[Cell], action: Callable[[], None]) -> None:
+    def _attempt(self, cells: list[Cell], action: Callable[[], None]) -> None:
         """Do ``action``; if it fails, record why for ``cells``."""
         try:
             action()
@@ -120,7 +121,7 @@ class _Group:
                 write_json(self._path(cell, "failure.json"),
                            {"config": self.plan.digest(cell), "error": reason})
 
-    def _train(self, cell: Cell, shared: List[Tuple[Cell, Run]]) -> None:
+    def _train(self, cell: Cell, shared: list[tuple[Cell, Run]]) -> None:
         """Train what is missing of a cell; queue it in ``shared`` or score it at once."""
         run = self._run_of(cell)
         stages = [stage for stage in run.stages if stage not in run.shared_stages]
@@ -170,24 +171,24 @@ class _Group:
             raise
         self.stage1_is_made = True
 
-    def _score_shared(self, shared: List[Tuple[Cell, Run]]) -> None:
+    def _score_shared(self, shared: list[tuple[Cell, Run]]) -> None:
         self._score(self.base.builder, load_segmentor(self.base),
                     [(cell, run, load_layer(run.final_layer)) for cell, run in shared])
 
     def _score(self, builder: ZeroShotBuilder, segmentor: nn.Layer,
-               cells: List[Tuple[Cell, Run, Dict[str, np.ndarray]]]) -> None:
+               cells: list[tuple[Cell, Run, dict[str, np.ndarray]]]) -> None:
         """Score cells by their layers, as they are and along their curves."""
         layers = [[layer, *self._swept(run, layer)] for _, run, layer in cells]
         evaluators = iter(score_layers(builder, segmentor, list(itertools.chain(*layers))))
         for (cell, run, _), own in zip(cells, layers):
             self._record(cell, run, [next(evaluators) for _ in own])
 
-    def _swept(self, run: Run, layer: Dict[str, np.ndarray]) -> List[Dict[str, np.ndarray]]:
+    def _swept(self, run: Run, layer: dict[str, np.ndarray]) -> list[dict[str, np.ndarray]]:
         if not self.plan.calibrations:
             return []
         return swept_layers(layer, run.builder.seen_ids, run.calibration, self.plan.calibrations)
 
-    def _record(self, cell: Cell, run: Run, evaluators: List[ZeroShotEvaluator]) -> None:
+    def _record(self, cell: Cell, run: Run, evaluators: list[ZeroShotEvaluator]) -> None:
         evaluator, *swept = evaluators
         metrics = describe(run.builder, evaluator.compute())
         metrics.pop("config")
@@ -198,7 +199,7 @@ class _Group:
             "confusion": evaluator.confusion.tolist()})
         self._remove(cell, "failure.json")
 
-    def _score_inputs(self, run: Run) -> Dict[str, Any]:
+    def _score_inputs(self, run: Run) -> dict[str, Any]:
         """What the scores of a trained cell depend on, besides its config."""
         inputs = {"model": checksum(run.result), "segmentor": checksum(run.output("segmentor")),
                   "images": fingerprint(run.builder.val_dataset.file_list)}

@@ -6,7 +6,8 @@ each differ in that choice as well. The area differs in the methods alone (Chao 
 the Wild", there of accuracies).
 """
 
-from typing import Any, Dict, List, Sequence
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -16,8 +17,8 @@ from paddle_csrl.metrics import ZeroShotEvaluator
 EXTREME = 1e4
 
 
-def swept_layers(layer: Dict[str, np.ndarray], seen_ids: Sequence[int], calibration: float,
-                 calibrations: Sequence[float]) -> List[Dict[str, np.ndarray]]:
+def swept_layers(layer: dict[str, np.ndarray], seen_ids: Sequence[int], calibration: float,
+                 calibrations: Sequence[float]) -> list[dict[str, np.ndarray]]:
     """``layer`` at ±``EXTREME`` and every other calibration in between, in rising order.
 
     Args:
@@ -37,7 +38,7 @@ def swept_layers(layer: Dict[str, np.ndarray], seen_ids: Sequence[int], calibrat
     return layers
 
 
-def curve(calibrations: Sequence[float], evaluators: Sequence[ZeroShotEvaluator]) -> Dict[str, Any]:
+def curve(calibrations: Sequence[float], evaluators: Sequence[ZeroShotEvaluator]) -> dict[str, Any]:
     """The curve as ``scores.json`` holds it, scores as fractions.
 
     Args:
@@ -56,5 +57,5 @@ def area(seen: Sequence[float], unseen: Sequence[float]) -> float:
     return float(((seen[:-1] - seen[1:]) * (unseen[:-1] + unseen[1:]) / 2).sum())
 
 
-def _with_ends(calibrations: Sequence[float]) -> List[float]:
+def _with_ends(calibrations: Sequence[float]) -> list[float]:
     return [-EXTREME, *sorted(map(float, calibrations)), EXTREME]

@@ -5,8 +5,9 @@ import hashlib
 import json
 import os
 import re
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Dict, Iterable, List, Optional, Sequence, Tuple
+from typing import Any
 
 import yaml
 
@@ -47,8 +48,8 @@ class Split:
     """Classes declared unseen, with settings of the split's own."""
 
     name: str
-    unseen: Tuple[str, ...]
-    opts: Dict[str, Any] = field(default_factory=dict, hash=False)
+    unseen: tuple[str, ...]
+    opts: dict[str, Any] = field(default_factory=dict, hash=False)
 
 
 @dataclass(frozen=True)
@@ -56,9 +57,9 @@ class Method:
     """A method: another config, YAML files merged over it, dotted settings."""
 
     name: str
-    config: Optional[str] = None
-    include: Tuple[str, ...] = ()
-    opts: Dict[str, Any] = field(default_factory=dict, hash=False)
+    config: str | None = None
+    include: tuple[str, ...] = ()
+    opts: dict[str, Any] = field(default_factory=dict, hash=False)
 
 
 @dataclass(frozen=True, order=True)
@@ -87,7 +88,7 @@ class Plan:
         UserError: a key or value that is none; the message names it.
     """
 
-    def __init__(self, path: str, opts: Sequence[str] = (), save_dir: Optional[str] = None):
+    def __init__(self, path: str, opts: Sequence[str] = (), save_dir: str | None = None):
         self.path = path
         content = _read(path)
         _check_keys(content, _KEYS, "", path)
@@ -116,16 +117,16 @@ class Plan:
         self.save_dir = save_dir or content.get("save_dir") or os.path.join("output", self.name)
         if not isinstance(self.save_dir, str):
             raise UserError(f"{path}: `save_dir: {self.save_dir}` must be a folder's name")
-        self._settings: Dict[Tuple[str, str], Dict[str, Any]] = {}
+        self._settings: dict[tuple[str, str], dict[str, Any]] = {}
 
     @property
     def name(self) -> str:
         return os.path.splitext(os.path.basename(self.path))[0]
 
-    def cells(self, methods: Optional[Iterable[str]] = None,
-              splits: Optional[Iterable[str]] = None,
-              stage1_seeds: Optional[Iterable[int]] = None,
-              seeds: Optional[Iterable[int]] = None) -> List[Cell]:
+    def cells(self, methods: Iterable[str] | None = None,
+              splits: Iterable[str] | None = None,
+              stage1_seeds: Iterable[int] | None = None,
+              seeds: Iterable[int] | None = None) -> list[Cell]:
         """The cells in the order they run, or those of a selection.
 
         Raises:
@@ -202,7 +203,7 @@ class Plan:
         text = json.dumps(dic, sort_keys=True, default=str)
         return hashlib.sha256(text.encode()).hexdigest()
 
-    def _unseen(self, split: str) -> Dict[str, Any]:
+    def _unseen(self, split: str) -> dict[str, Any]:
         return {"zero_shot.unseen": list(self.splits[split].unseen)}
 
     def _for(self, split: str, path: str) -> str:
@@ -247,7 +248,7 @@ class Plan:
                       _pairs(content, "opts", self.path, place))
 
 
-def _read(path: str) -> Dict[str, Any]:
+def _read(path: str) -> dict[str, Any]:
     try:
         with open(path, encoding="utf-8") as file:
             content = yaml.safe_load(file)
@@ -271,7 +272,7 @@ def _check_keys(content: Any, known: Iterable[str], place: str, path: str) -> No
             raise UserError(f"{path}: unknown key `{f'{place}.' if place else ''}{key}`; {hint}")
 
 
-def _pairs(content: Dict[str, Any], key: str, path: str, place: str = "") -> Dict[str, Any]:
+def _pairs(content: dict[str, Any], key: str, path: str, place: str = "") -> dict[str, Any]:
     value = content.get(key)
     if value is None:
         return {}
@@ -282,14 +283,14 @@ def _pairs(content: Dict[str, Any], key: str, path: str, place: str = "") -> Dic
     return value
 
 
-def _check_opts(opts: Dict[str, Any], place: str) -> None:
+def _check_opts(opts: dict[str, Any], place: str) -> None:
     for key in opts:
         if key in _SAID_ELSEWHERE:
             raise UserError(f"{place}{key} has no effect in a comparison; its key "
                             f"`{_SAID_ELSEWHERE[key]}` says this")
 
 
-def _named(content: Dict[str, Any], key: str, path: str) -> Dict[str, Any]:
+def _named(content: dict[str, Any], key: str, path: str) -> dict[str, Any]:
     value = content[key]
     if not isinstance(value, dict) or not value:
         raise UserError(f"{path}: `{key}: {value}` must hold one `name: ...` for each of them")
@@ -301,7 +302,7 @@ def _named(content: Dict[str, Any], key: str, path: str) -> Dict[str, Any]:
     return value
 
 
-def _seeds(value: Any, key: str, path: str) -> List[int]:
+def _seeds(value: Any, key: str, path: str) -> list[int]:
     if not isinstance(value, list) or not value or len(set(map(str, value))) != len(value) \
             or not all(type(seed) is int and 0 <= seed < _OWN_SEEDS for seed in value):
         raise UserError(f"{path}: `{key}: {value}` must be a list of different whole numbers, "
@@ -309,7 +310,7 @@ def _seeds(value: Any, key: str, path: str) -> List[int]:
     return value
 
 
-def _calibrations(value: Any, path: str) -> List[float]:
+def _calibrations(value: Any, path: str) -> list[float]:
     if not isinstance(value, list) or len(set(map(str, value))) != len(value) or not all(
             type(item) in (int, float) and abs(item) < EXTREME for item in value):
         raise UserError(f"{path}: `calibrations: {value}` must be a list of different numbers "
@@ -317,7 +318,7 @@ def _calibrations(value: Any, path: str) -> List[float]:
     return value
 
 
-def _chosen(selected: Optional[Iterable], known: List, key: str, path: str) -> List:
+def _chosen(selected: Iterable | None, known: list, key: str, path: str) -> list:
     if selected is None:
         return known
     selected = list(selected)
@@ -327,9 +328,9 @@ def _chosen(selected: Optional[Iterable], known: List, key: str, path: str) -> L
     return [item for item in known if item in selected]
 
 
-def _merged(*layers: Dict[str, Any]) -> Dict[str, Any]:
+def _merged(*layers: dict[str, Any]) -> dict[str, Any]:
     """Settings of all ``layers`` in the order they are to be applied, later ones last."""
-    merged: Dict[str, Any] = {}
+    merged: dict[str, Any] = {}
     for layer in layers:
         for key, value in layer.items():
             merged.pop(key, None)

@@ -1,22 +1,36 @@
 """Plots of a comparison as SVG: scores by method and split, and differences to the reference."""
 
 import math
-from typing import Dict, List, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
 from paddle_csrl.compare.results import Results
 from paddle_csrl.compare.statistics import Interval
-from paddle_csrl.visualize.svg import (BOTTOM, CHARACTER, FAINT, GRID, INK, LEFT, RIGHT, TOP,
-                                       Drawing, Scale, horizontal_grid, legend, legend_width,
-                                       number, padded)
+from paddle_csrl.visualize.svg import (
+    BOTTOM,
+    CHARACTER,
+    FAINT,
+    GRID,
+    INK,
+    LEFT,
+    RIGHT,
+    TOP,
+    Drawing,
+    Scale,
+    horizontal_grid,
+    legend,
+    legend_width,
+    number,
+    padded,
+)
 
 _HEIGHT = 340
 _ROW = 18
 _PANEL = 230
 
 
-def all_plots(results: Results) -> Dict[str, str]:
+def all_plots(results: Results) -> dict[str, str]:
     """SVG texts by file name; only what there are results for."""
     plots = {"hiou.svg": score_plot(results), "hiou_differences.svg": difference_plot(results),
              "hiou_by_seen_classes.svg": seen_classes_plot(results),
@@ -203,7 +217,7 @@ def _interval(drawing: Drawing, scale: Scale, interval: Interval, y: float, widt
             drawing.line(x, y, x + 6 * direction, y + 4, FAINT, width)
 
 
-def _spread(count: int, step: float) -> List[float]:
+def _spread(count: int, step: float) -> list[float]:
     """Shifts that keep ``count`` points of a column apart."""
     if count < 2:
         return [0.0] * count

@@ -1,7 +1,6 @@
 """Writing the results of a comparison: Markdown, CSV, HTML and plots."""
 
 import os
-from typing import Dict
 
 from paddle_csrl.compare import page, tables
 from paddle_csrl.compare.plan import Plan
@@ -10,7 +9,7 @@ from paddle_csrl.compare.results import Results
 from paddle_csrl.utils import write_text
 
 
-def write_report(plan: Plan) -> Dict[str, int]:
+def write_report(plan: Plan) -> dict[str, int]:
     """Write ``results.*``, ``class_iou.csv`` and the plots from all that is finished.
 
     Two comparisons may write at a time: what has finished since is written again.

@@ -3,7 +3,7 @@
 import math
 import os
 from dataclasses import dataclass, field
-from typing import Any, Dict, List, Optional, Tuple
+from typing import Any
 
 import yaml
 
@@ -32,11 +32,11 @@ class Row:
     cell: Cell
     status: str
     reason: str = ""
-    scores: Dict[str, float] = field(default_factory=dict)
-    class_iou: Dict[str, float] = field(default_factory=dict)
-    unseen: Tuple[str, ...] = ()
-    marks: Tuple[str, ...] = ()
-    curve: Tuple[Tuple[float, float], ...] = ()  # (seen, unseen) mIoU, by rising calibration
+    scores: dict[str, float] = field(default_factory=dict)
+    class_iou: dict[str, float] = field(default_factory=dict)
+    unseen: tuple[str, ...] = ()
+    marks: tuple[str, ...] = ()
+    curve: tuple[tuple[float, float], ...] = ()  # (seen, unseen) mIoU, by rising calibration
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Results:
     """All rows of a comparison."""
 
     plan: Plan
-    rows: List[Row]
+    rows: list[Row]
 
     @classmethod
     def read(cls, plan: Plan) -> "Results":
@@ -52,16 +52,16 @@ class Results:
         return cls(plan, [_row(cell, read_scores(plan, cell)) for cell in plan.cells()])
 
     @property
-    def scores(self) -> Dict[str, str]:
+    def scores(self) -> dict[str, str]:
         """The names of the scores that there are, by key."""
         return {**SCORES, **CURVE_SCORES} if self.plan.calibrations else SCORES
 
-    def of(self, split: str, method: str) -> List[Row]:
+    def of(self, split: str, method: str) -> list[Row]:
         """The rows of one split and method."""
         return [row for row in self.rows
                 if (row.cell.split, row.cell.method) == (split, method)]
 
-    def finished(self, split: str, method: str) -> List[Row]:
+    def finished(self, split: str, method: str) -> list[Row]:
         return [row for row in self.of(split, method) if row.status == "finished"]
 
     def count(self, status: str) -> int:
@@ -74,7 +74,7 @@ class Results:
         return summarize([row.class_iou.get(name, math.nan)
                           for row in self.finished(split, method)])
 
-    def classes(self, split: str) -> Dict[str, bool]:
+    def classes(self, split: str) -> dict[str, bool]:
         """Names of the split's classes by id, and whether they are unseen."""
         row = next((row for row in self.rows
                     if row.cell.split == split and row.status == "finished"), None)
@@ -85,7 +85,7 @@ class Results:
         marks = {mark for row in self.rows if row.cell.method == method for mark in row.marks}
         return f"{method} ({', '.join(sorted(marks))})" if marks else method
 
-    def marks(self) -> List[str]:
+    def marks(self) -> list[str]:
         """What the marks that occur mean."""
         present = {mark for row in self.rows for mark in row.marks}
         return [f"{mark}: {meaning}." for mark, meaning in MARKS.values() if mark in present]
@@ -95,12 +95,12 @@ class Results:
         return paired_difference(self._paired(method, key),
                                  self._paired(self.plan.reference, key))
 
-    def _paired(self, method: str, key: str) -> Dict[str, Dict[Tuple[int, int], float]]:
+    def _paired(self, method: str, key: str) -> dict[str, dict[tuple[int, int], float]]:
         return {split: {(row.cell.stage1_seed, row.cell.seed): row.scores[key]
                         for row in self.finished(split, method)} for split in self.plan.splits}
 
 
-def _row(cell: Cell, record: Dict[str, Any]) -> Row:
+def _row(cell: Cell, record: dict[str, Any]) -> Row:
     if not record:
         return Row(cell, "missing")
     if "error" in record:
@@ -116,11 +116,11 @@ def _row(cell: Cell, record: Dict[str, Any]) -> Row:
                                map(_percent, curve.get("unseen_miou", [])))))
 
 
-def _percent(value: Optional[float]) -> float:
+def _percent(value: float | None) -> float:
     return math.nan if value is None else 100 * value
 
 
-def paper_table(name: Optional[str]) -> Dict[str, Any]:
+def paper_table(name: str | None) -> dict[str, Any]:
     """A table of the paper: ``title``, ``notes`` and, by split and method, its four figures."""
     if name is None:
         return {"title": "", "notes": [], "splits": {}}

@@ -1,7 +1,7 @@
 """Scoring many classification layers of one segmentor in one pass over the images."""
 
 import copy
-from typing import Dict, List, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import paddle
@@ -32,7 +32,7 @@ def score_model(builder: ZeroShotBuilder, model: nn.Layer) -> ZeroShotEvaluator:
 
 
 def score_layers(builder: ZeroShotBuilder, segmentor: nn.Layer,
-                 layers: Sequence[Dict[str, np.ndarray]]) -> List[ZeroShotEvaluator]:
+                 layers: Sequence[dict[str, np.ndarray]]) -> list[ZeroShotEvaluator]:
     """Score ``segmentor`` with each of ``layers``, with the counts of one by one scoring.
 
     Sliding windows and augmentation are scored one by one; everything else runs the segmentor
@@ -57,13 +57,13 @@ def _layers_at_a_time(builder: ZeroShotBuilder) -> int:
 
 
 def _score_assembled(builder: ZeroShotBuilder, segmentor: nn.Layer,
-                     layer: Dict[str, np.ndarray]) -> ZeroShotEvaluator:
+                     layer: dict[str, np.ndarray]) -> ZeroShotEvaluator:
     put_back(builder.classification_layer(segmentor)[1], layer)
     return score_model(builder, segmentor)
 
 
 def _score_together(builder: ZeroShotBuilder, segmentor: nn.Layer,
-                    layers: Sequence[Dict[str, np.ndarray]]) -> List[ZeroShotEvaluator]:
+                    layers: Sequence[dict[str, np.ndarray]]) -> list[ZeroShotEvaluator]:
     """Let the classification layer answer with the logits of all layers, along the batch axis.
 
     What follows it in the segmentor and in PaddleSeg's inference treats every sample of a batch
@@ -93,7 +93,7 @@ def _score_together(builder: ZeroShotBuilder, segmentor: nn.Layer,
 class _Evaluators:
     """Evaluators in the place of one: prediction k of a batch counts in evaluator k."""
 
-    def __init__(self, evaluators: List[ZeroShotEvaluator]):
+    def __init__(self, evaluators: list[ZeroShotEvaluator]):
         self.evaluators = evaluators
 
     def update(self, predictions: np.ndarray, label: np.ndarray) -> None:

@@ -1,7 +1,8 @@
 """Means, spreads and paired differences with Student's t-intervals."""
 
 import math
-from typing import Dict, Hashable, List, NamedTuple, Sequence
+from collections.abc import Hashable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 from scipy import stats
@@ -35,7 +36,7 @@ class PairedDifference(NamedTuple):
         pooled: the interval over all pairs, as if they were independent.
     """
 
-    splits: Dict[str, Interval]
+    splits: dict[str, Interval]
     over_splits: Interval
     pooled: Interval
 
@@ -54,8 +55,8 @@ def t_interval(values: Sequence[float], level: float = LEVEL) -> Interval:
     return Interval(mean, mean - half, mean + half, n)
 
 
-def paired_difference(values: Dict[str, Dict[Hashable, float]],
-                      reference: Dict[str, Dict[Hashable, float]]) -> PairedDifference:
+def paired_difference(values: dict[str, dict[Hashable, float]],
+                      reference: dict[str, dict[Hashable, float]]) -> PairedDifference:
     """Differences between scores of the same split, stage-1 seed and seed.
 
     Args:
@@ -67,7 +68,7 @@ def paired_difference(values: Dict[str, Dict[Hashable, float]],
                                     if pair in reference.get(split, {})])
                    for split, scores in values.items()}
     splits = {split: t_interval(found) for split, found in differences.items() if len(found)}
-    pooled: List[float] = [value for found in differences.values() for value in found]
+    pooled: list[float] = [value for found in differences.values() for value in found]
     return PairedDifference(splits, t_interval([item.mean for item in splits.values()]),
                             t_interval(pooled))
 

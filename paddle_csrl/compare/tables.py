@@ -2,8 +2,8 @@
 
 import csv
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import List, Sequence
 
 from paddle_csrl.compare.results import SCORES, Results, paper_table
 from paddle_csrl.compare.statistics import Interval, Summary
@@ -21,9 +21,9 @@ class Table:
     """Texts in rows below a header; the first column holds names."""
 
     title: str
-    header: List[str]
-    rows: List[List[str]]
-    notes: List[str] = field(default_factory=list)
+    header: list[str]
+    rows: list[list[str]]
+    notes: list[str] = field(default_factory=list)
 
     def markdown(self) -> str:
         lines = [f"### {self.title}", "", _line(self.header),
@@ -98,7 +98,7 @@ def failure_table(results: Results) -> Table:
                  ["Run again with --retry_failed once the reason is mended."])
 
 
-def all_tables(results: Results) -> List[Table]:
+def all_tables(results: Results) -> list[Table]:
     """Every table that has something to show, in the order of the report."""
     tables = [score_table(results, split) for split in results.plan.splits]
     if len(results.plan.methods) > 1:
@@ -112,7 +112,7 @@ def all_tables(results: Results) -> List[Table]:
     return tables
 
 
-def notes(results: Results) -> List[str]:
+def notes(results: Results) -> list[str]:
     """What holds for all tables."""
     paper = paper_table(results.plan.paper)
     return ["Scores are percentages, mean ± standard deviation over n cells (stage-1 seeds × "
@@ -143,7 +143,7 @@ def write_class_csv(results: Results, path: str) -> None:
                 for row in results.rows for name, iou in row.class_iou.items()])
 
 
-def _write_csv(path: str, header: List[str], rows: List[list]) -> None:
+def _write_csv(path: str, header: list[str], rows: list[list]) -> None:
     with atomic_path(path) as temporary:
         with open(temporary, "w", encoding="utf-8", newline="") as file:
             csv.writer(file, lineterminator="\n").writerows([header, *rows])

@@ -5,7 +5,8 @@ depends on the scale of the logits and so on all that trained them. ``calibratio
 what δ costs the seen classes instead, and takes δ from real features of theirs.
 """
 
-from typing import Any, Dict, NamedTuple, Optional, Sequence
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -25,7 +26,7 @@ class Calibration(NamedTuple):
     is_cost: bool = False
 
     @classmethod
-    def of(cls, section: Dict[str, Any]) -> "Calibration":
+    def of(cls, section: dict[str, Any]) -> "Calibration":
         """Of a section ``classifier``."""
         value = section.get("calibration", 0.0)
         if value == AUTO:
@@ -33,7 +34,7 @@ class Calibration(NamedTuple):
         return cls(float(value))
 
     @property
-    def settings(self) -> Dict[str, Any]:
+    def settings(self) -> dict[str, Any]:
         """The dotted keys that say so."""
         if self.is_cost:
             return {"classifier.calibration": AUTO, "classifier.seen_cost": self.value}
@@ -60,8 +61,8 @@ def cost_calibration(margins: Sequence[np.ndarray], cost: float) -> float:
     return float(rows[order[min(np.searchsorted(lost, cost), len(order) - 1)]])
 
 
-def margins_of(layer: Dict[str, np.ndarray], bank: FeatureBank, scale: Scale,
-               unseen_ids: np.ndarray, unit: Optional[np.ndarray] = None) -> list:
+def margins_of(layer: dict[str, np.ndarray], bank: FeatureBank, scale: Scale,
+               unseen_ids: np.ndarray, unit: np.ndarray | None = None) -> list:
     """The margins of a layer on the bank, float [K_s] for each seen class.
 
     Args:

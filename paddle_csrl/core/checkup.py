@@ -8,7 +8,8 @@ import json
 import os
 import sys
 import warnings
-from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Sequence, Tuple
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
 from urllib.parse import urlparse
 
 import numpy as np
@@ -19,8 +20,7 @@ from paddle_csrl import compat
 from paddle_csrl.cli import user_message
 from paddle_csrl.config import ZeroShotConfig
 from paddle_csrl.core import preflight
-from paddle_csrl.core.doctor import (OK, PROBLEM, WARNING, Finding, available_memory, free_disk,
-                                     size)
+from paddle_csrl.core.doctor import OK, PROBLEM, WARNING, Finding, available_memory, free_disk, size
 from paddle_csrl.core.features import make_sampler
 from paddle_csrl.core.run import Run
 from paddle_csrl.datasets.class_names import class_names_for, read_class_names
@@ -62,7 +62,7 @@ def examine(config: str, opts: Sequence[str]) -> Iterator[Finding]:
     yield from attempt("device", check_device)
     if config is None:
         return
-    patients: List[Patient] = []
+    patients: list[Patient] = []
     yield from attempt("config", lambda: [_read_config(config, opts, patients)])
     told = set()
     for patient in patients:
@@ -74,7 +74,7 @@ def examine(config: str, opts: Sequence[str]) -> Iterator[Finding]:
                                                 "the way") if known else finding
 
 
-def attempt(subject: str, check: Callable[[], List[Finding]]) -> List[Finding]:
+def attempt(subject: str, check: Callable[[], list[Finding]]) -> list[Finding]:
     """What ``check`` finds; what it raises is a problem."""
     try:
         return check()
@@ -88,7 +88,7 @@ def attempt(subject: str, check: Callable[[], List[Finding]]) -> List[Finding]:
                         "comes from")]
 
 
-def check_mending() -> List[Finding]:
+def check_mending() -> list[Finding]:
     """Whether the faults of PaddleSeg with this Paddle are mended."""
     left = [fault.name for fault in compat.FAULTS if fault.is_present()]
     if left:
@@ -98,7 +98,7 @@ def check_mending() -> List[Finding]:
                     if paddle_csrl.mended else "has no fault with this Paddle")]
 
 
-def check_device() -> List[Finding]:
+def check_device() -> list[Finding]:
     """Where Paddle computes, and whether it computes what NumPy does."""
     gpus = paddle.device.cuda.device_count() if paddle.is_compiled_with_cuda() else 0
     if gpus:
@@ -127,14 +127,14 @@ def _check_products() -> Finding:
                    "install Paddle in a build for this device")
 
 
-def _read_config(path: str, opts: Sequence[str], patients: List[Patient]) -> Finding:
+def _read_config(path: str, opts: Sequence[str], patients: list[Patient]) -> Finding:
     config = ZeroShotConfig(path, opts=opts)
     run = Run(config)
     patients.append(Patient(config, run))
     return Finding(OK, "config", f"{path}, stages {', '.join(run.stages)}")
 
 
-def check_data(patient: Patient) -> List[Finding]:
+def check_data(patient: Patient) -> list[Finding]:
     """Folders, lists and labels, read as training reads them."""
     builder = patient.run.builder
     names, unseen = builder.class_names, builder.unseen_ids
@@ -157,7 +157,7 @@ def check_data(patient: Patient) -> List[Finding]:
     return findings
 
 
-def check_words(patient: Patient) -> List[Finding]:
+def check_words(patient: Patient) -> list[Finding]:
     """Whether every class has an embedding of its own, and by which word."""
     section = dict(patient.config.zero_shot.get("embeddings") or {})
     if section.get("path") == "attributes":
@@ -178,7 +178,7 @@ def check_words(patient: Patient) -> List[Finding]:
     return findings
 
 
-def _class_names(patient: Patient) -> List[str]:
+def _class_names(patient: Patient) -> list[str]:
     """The names of the classes, also where the data are not there yet."""
     given = patient.config.zero_shot.get("class_names")
     kind = patient.config.val_dataset_cfg["type"]
@@ -188,7 +188,7 @@ def _class_names(patient: Patient) -> List[str]:
     return class_names_for(kind) if own and isinstance(own[0], Finding) else own
 
 
-def check_weights(patient: Patient) -> List[Finding]:
+def check_weights(patient: Patient) -> list[Finding]:
     """The weights files that the config names."""
     files = [(key, value) for key, value in _weights(patient.config.dic) if value]
     findings = []
@@ -201,7 +201,7 @@ def check_weights(patient: Patient) -> List[Finding]:
     return findings
 
 
-def _weights(section: Any, prefix: str = "") -> Iterator[Tuple[str, str]]:
+def _weights(section: Any, prefix: str = "") -> Iterator[tuple[str, str]]:
     """Keys of a config that name weights, dotted, with their values."""
     for key, value in section.items():
         if isinstance(value, dict):
@@ -210,7 +210,7 @@ def _weights(section: Any, prefix: str = "") -> Iterator[Tuple[str, str]]:
             yield f"{prefix}{key}", value
 
 
-def check_training(patient: Patient) -> List[Finding]:
+def check_training(patient: Patient) -> list[Finding]:
     """Model, losses and sections: what training looks at before it starts."""
     if _downloads(patient.config):
         return [Finding(OK, "training", "not tried, for its weights are yet to be downloaded")]
@@ -222,7 +222,7 @@ def _downloads(config: ZeroShotConfig) -> bool:
     return any(urlparse(value).netloc for _, value in _weights(config.dic))
 
 
-def check_room(patient: Patient) -> List[Finding]:
+def check_room(patient: Patient) -> list[Finding]:
     """Disk for the run and memory for its bank, both at most."""
     run, config = patient.run, patient.config
     place, free = free_disk(run.save_dir)
@@ -247,7 +247,7 @@ def check_room(patient: Patient) -> List[Finding]:
     return findings
 
 
-def _needs(run: Run) -> Dict[str, int]:
+def _needs(run: Run) -> dict[str, int]:
     """Bytes that the run's folder takes, at most."""
     model = run.builder.throwaway_model()
     weights = sum(tensor.size * 4 for tensor in model.state_dict().values())
@@ -268,6 +268,6 @@ def _bank_size(run: Run, itemsize: int) -> int:
     return len(run.builder.seen_ids) * bound * layer.weight.shape[1] * itemsize
 
 
-_CHECKS: Dict[str, Callable[[Patient], List[Finding]]] = {
+_CHECKS: dict[str, Callable[[Patient], list[Finding]]] = {
     "data": check_data, "embeddings": check_words, "weights": check_weights,
     "training": check_training, "disk": check_room}

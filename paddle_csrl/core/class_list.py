@@ -1,7 +1,8 @@
 """The classes of a run once some were added, taken away or renamed."""
 
 import os
-from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 from paddle_csrl.datasets.class_names import find_class, fold_name
 from paddle_csrl.errors import UserError
@@ -17,7 +18,7 @@ class NamedClass(NamedTuple):
     """A class: its ``name`` and its id when the run was trained, None if it was added since."""
 
     name: str
-    trained_id: Optional[int]
+    trained_id: int | None
 
 
 class Changes(NamedTuple):
@@ -29,15 +30,15 @@ class Changes(NamedTuple):
         renamed (dict[str, str]): old name to new.
     """
 
-    added: Dict[str, str]
-    removed: List[str]
-    renamed: Dict[str, str]
+    added: dict[str, str]
+    removed: list[str]
+    renamed: dict[str, str]
 
 
 class ClassList(NamedTuple):
     """The classes of a model in the order of their ids."""
 
-    classes: Tuple[NamedClass, ...]
+    classes: tuple[NamedClass, ...]
 
     @classmethod
     def trained(cls, names: Sequence[str]) -> "ClassList":
@@ -62,14 +63,14 @@ class ClassList(NamedTuple):
         return cls(tuple(map(NamedClass, names, ids)))
 
     @property
-    def names(self) -> List[str]:
+    def names(self) -> list[str]:
         return [named.name for named in self.classes]
 
     @property
-    def trained_ids(self) -> List[Optional[int]]:
+    def trained_ids(self) -> list[int | None]:
         return [named.trained_id for named in self.classes]
 
-    def positions_in(self, other: "ClassList", renamed: Dict[str, str]) -> List[Optional[int]]:
+    def positions_in(self, other: "ClassList", renamed: dict[str, str]) -> list[int | None]:
         """Where each of these classes is in ``other``, by its name there; None where it is not."""
         old = {new: old for old, new in renamed.items()}
         places = {named: place for place, named in enumerate(other.classes)}
@@ -77,7 +78,7 @@ class ClassList(NamedTuple):
                 for named in self.classes]
 
     def changed(self, add: Sequence[str], remove: Sequence[str],
-                rename: Sequence[str]) -> Tuple["ClassList", Changes]:
+                rename: Sequence[str]) -> tuple["ClassList", Changes]:
         """First remove, then rename, then add at the end.
 
         Raises:
@@ -107,12 +108,12 @@ class ClassList(NamedTuple):
             raise UserError("`remove` holds the background, which every model needs; take it out")
         return class_id
 
-    def describe(self) -> Dict[str, Any]:
+    def describe(self) -> dict[str, Any]:
         """What ``read`` reads."""
         return {"trained_ids": self.trained_ids}
 
 
-def parse_added(item: str) -> Tuple[str, str]:
+def parse_added(item: str) -> tuple[str, str]:
     """Name and words of ``name`` or ``name=words``."""
     name, given, words = (part.strip() for part in str(item).partition("="))
     if not name or given and not words:
@@ -121,7 +122,7 @@ def parse_added(item: str) -> Tuple[str, str]:
     return name, words or name
 
 
-def _parse_rename(item: str) -> Tuple[str, str]:
+def _parse_rename(item: str) -> tuple[str, str]:
     old, _, new = (part.strip() for part in str(item).partition("="))
     if not old or not new:
         raise UserError(f"--rename {item}: write OLD=NEW, such as sofa=couch")
@@ -129,7 +130,7 @@ def _parse_rename(item: str) -> Tuple[str, str]:
 
 
 def _check_names(names: Sequence[str], old: Sequence[str]) -> None:
-    first: Dict[str, str] = {}
+    first: dict[str, str] = {}
     for name in names:
         if name not in old and not name.isprintable():
             raise UserError(f"{name!r} is no name of a class; leave out line breaks, tabs and what "

@@ -1,8 +1,9 @@
 """Stage 3: a new classification layer, put back into the segmentor."""
 
 import os
+from collections.abc import Callable
 from functools import partial
-from typing import Any, Callable, Dict, Optional, Type
+from typing import Any
 
 import numpy as np
 import paddle
@@ -30,13 +31,13 @@ from paddle_csrl.parallel import Share
 DEFAULT_NUM_GENERATED = 4096
 
 #: Makes the data set of section, bank, generated features, ids of the unseen classes and seed.
-BatchesOf = Callable[[Dict[str, Any], FeatureBank, np.ndarray, np.ndarray, int], paddle.io.Dataset]
+BatchesOf = Callable[[dict[str, Any], FeatureBank, np.ndarray, np.ndarray, int], paddle.io.Dataset]
 
 
-def fit_classifier(fit: Fit, section: Dict[str, Any], generated: np.ndarray, bank: FeatureBank,
+def fit_classifier(fit: Fit, section: dict[str, Any], generated: np.ndarray, bank: FeatureBank,
                    unseen_ids: np.ndarray, seed: int,
-                   origin: Optional[np.ndarray] = None,
-                   batches_of: Optional[BatchesOf] = None) -> PixelClassifier:
+                   origin: np.ndarray | None = None,
+                   batches_of: BatchesOf | None = None) -> PixelClassifier:
     """Make the layer, from Paddle's random state, and have it trained.
 
     Args:
@@ -67,7 +68,7 @@ def train_classifier(run: Run) -> None:
 
 
 def train_layer(run: Run, stage: str, bank: FeatureBank, scale: Scale,
-                batches_of: Optional[BatchesOf] = None) -> PixelClassifier:
+                batches_of: BatchesOf | None = None) -> PixelClassifier:
     """Train the layer with PaddleSeg's trainer; the last stage of a run saves the final model.
 
     The last iteration is kept: choosing among checkpoints would need unseen pixels.
@@ -152,14 +153,14 @@ class LastLayer:
         return calibration_of(self.run.config.dic["classifier"], classifier, self.bank,
                               self.scale, self.run.builder.unseen_ids, self._unit)
 
-    def _folded(self, classifier: PixelClassifier) -> Dict[str, np.ndarray]:
+    def _folded(self, classifier: PixelClassifier) -> dict[str, np.ndarray]:
         return final_layer(classifier, self.scale, self.run.builder.seen_ids,
                            self.calibration(classifier), self._unit)
 
 
-def calibration_of(section: Dict[str, Any], classifier: PixelClassifier, bank: FeatureBank,
+def calibration_of(section: dict[str, Any], classifier: PixelClassifier, bank: FeatureBank,
                    scale: Scale, unseen_ids: np.ndarray,
-                   unit: Optional[np.ndarray] = None) -> float:
+                   unit: np.ndarray | None = None) -> float:
     """What the section ``classifier`` takes off the logits of seen classes, in logit units.
 
     Args:
@@ -174,9 +175,9 @@ def calibration_of(section: Dict[str, Any], classifier: PixelClassifier, bank: F
     return cost_calibration(margins_of(layer, bank, scale, unseen_ids, unit), wanted.value)
 
 
-def make_batches(section: Dict[str, Any], bank: FeatureBank, generated: np.ndarray,
+def make_batches(section: dict[str, Any], bank: FeatureBank, generated: np.ndarray,
                  unseen_ids: np.ndarray, seed: int,
-                 kind: Type[ClassifierBatches] = ClassifierBatches,
+                 kind: type[ClassifierBatches] = ClassifierBatches,
                  **options: Any) -> ClassifierBatches:
     """The batches of the section, from real and ``generated`` features [U, P, D].
 
@@ -191,7 +192,7 @@ def make_batches(section: Dict[str, Any], bank: FeatureBank, generated: np.ndarr
         section["iters"], seed, **options)
 
 
-def generate(task: GeneratorTask, section: Dict[str, Any], seed: int,
+def generate(task: GeneratorTask, section: dict[str, Any], seed: int,
              seen_too: bool = False) -> np.ndarray:
     """Features of the unseen classes, float32 [U, P, D], in the bank's scale.
 

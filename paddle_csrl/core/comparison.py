@@ -1,7 +1,8 @@
 """Predictions of several methods on the same images, side by side (paper, Fig. 3)."""
 
 import os
-from typing import Dict, List, NamedTuple, Optional, Sequence
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -29,7 +30,7 @@ class Method(NamedTuple):
 
 
 def open_methods(places: Sequence[str], names: Sequence[str] = (),
-                 opts: Sequence[str] = ()) -> List[Method]:
+                 opts: Sequence[str] = ()) -> list[Method]:
     """The methods to compare.
 
     Args:
@@ -56,7 +57,7 @@ def open_methods(places: Sequence[str], names: Sequence[str] = (),
     return [method._replace(name=title) for method, title in zip(methods, titles)]
 
 
-def choose_images(dataset: ZeroShotDataset, num: int) -> List[int]:
+def choose_images(dataset: ZeroShotDataset, num: int) -> list[int]:
     """The images with the most pixels of unseen classes in their truth, most first.
 
     Every unseen class gives an image in turn, so that one alone does not fill the figure. No
@@ -75,7 +76,7 @@ def choose_images(dataset: ZeroShotDataset, num: int) -> List[int]:
     unseen = counts[:, dataset.unseen_ids]
     rankings = np.argsort(-unseen, axis=0, kind="stable").T
     has_class = unseen.T[np.arange(len(rankings))[:, None], rankings] > 0
-    chosen: Dict[int, None] = {}
+    chosen: dict[int, None] = {}
     for place in range(rankings.shape[1]):
         chosen.update(dict.fromkeys(rankings[has_class[:, place], place].tolist()))
     rest = dict.fromkeys(np.argsort(-unseen.sum(1), kind="stable").tolist())
@@ -83,7 +84,7 @@ def choose_images(dataset: ZeroShotDataset, num: int) -> List[int]:
 
 
 def compare_methods(methods: Sequence[Method], folder: str, images: Sequence[int] = (),
-                    num: int = 6) -> List[str]:
+                    num: int = 6) -> list[str]:
     """Write a PNG per image and one of all of them.
 
     Args:
@@ -107,7 +108,7 @@ def compare_methods(methods: Sequence[Method], folder: str, images: Sequence[int
     if num < 1:
         raise UserError(f"--num {num} must be at least 1")
     chosen = list(dict.fromkeys(images)) or choose_images(dataset, num)
-    labels: List[Dict[str, np.ndarray]] = [{} for _ in chosen]
+    labels: list[dict[str, np.ndarray]] = [{} for _ in chosen]
     for method in methods:
         for scene, (prediction, truth) in zip(labels, _predict(method, chosen)):
             scene.setdefault("Ground truth", truth)
@@ -141,11 +142,11 @@ def _identity(builder: ZeroShotBuilder) -> tuple:
     return images, builder.class_names, builder.unseen_ids.tolist()
 
 
-def _predict(method: Method, indices: Sequence[int]) -> List[tuple]:
+def _predict(method: Method, indices: Sequence[int]) -> list[tuple]:
     """Prediction and truth, int [H, W] each, for every index."""
     builder = method.builder
     load_weights(builder.model, method.weights)
-    results: List[Optional[tuple]] = [None] * len(indices)
+    results: list[tuple | None] = [None] * len(indices)
 
     def keep(place: int, prediction: np.ndarray, truth: np.ndarray) -> None:
         results[place] = prediction, truth
@@ -161,7 +162,7 @@ def _predict(method: Method, indices: Sequence[int]) -> List[tuple]:
 
 
 def _scene(dataset: ZeroShotDataset, index: int,
-           labels: Dict[str, np.ndarray]) -> visualize.Scene:
+           labels: dict[str, np.ndarray]) -> visualize.Scene:
     path = dataset.file_list[index][0]
     image = cv2.cvtColor(cv2.imread(path), cv2.COLOR_BGR2RGB)
     return visualize.Scene(image, labels, f"{index}: {os.path.basename(path)}")

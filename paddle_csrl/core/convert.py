@@ -1,7 +1,8 @@
 """ZS3Net's released PyTorch weights as Paddle state dicts."""
 
 import os
-from typing import Any, Dict, List, NamedTuple, Optional, Sequence
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import paddle
@@ -13,7 +14,7 @@ from paddle_csrl.models import CSRLResNet101, DeepLabV3PPlain
 
 KINDS = ("auto", "backbone", "deeplab")
 
-State = Dict[str, np.ndarray]
+State = dict[str, np.ndarray]
 
 # PyTorch's names of what Paddle calls otherwise; all other names are the same in both.
 _RENAMED = {"running_mean": "_mean", "running_var": "_variance"}
@@ -35,8 +36,8 @@ class Converted(NamedTuple):
 
     kind: str
     state: State
-    num_classes: Optional[int]
-    left_out: List[str]
+    num_classes: int | None
+    left_out: list[str]
 
 
 class _Ignored:
@@ -98,7 +99,7 @@ def _import_torch():
     return torch
 
 
-def convert(tensors: State, kind: str = "auto", num_classes: Optional[int] = None) -> Converted:
+def convert(tensors: State, kind: str = "auto", num_classes: int | None = None) -> Converted:
     """Give ZS3Net's tensors the names of this project's models; every one must find its place.
 
     The classification layer of a Pascal-Context checkpoint, known by its 60 classes, is put into
@@ -151,7 +152,7 @@ def _paddle_name(name: str) -> str:
     return f"{parent}.{_RENAMED[last]}" if last in _RENAMED else name
 
 
-def _num_classes(tensors: State, wanted: Optional[int]) -> int:
+def _num_classes(tensors: State, wanted: int | None) -> int:
     layer = tensors.get(_CLASSIFIER[0])
     if layer is None or layer.ndim != 4:
         raise UserError(f"the checkpoint has no classification layer ({_CLASSIFIER[0]}), so it is "

@@ -15,9 +15,9 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterable, Iterator, Sequence
 from importlib import metadata
-from typing import (Dict, Iterable, Iterator, List, NamedTuple, Optional, Sequence, TextIO,
-                    Tuple)
+from typing import NamedTuple, TextIO
 
 from paddle_csrl import mkl
 
@@ -69,7 +69,7 @@ class Finding(NamedTuple):
         return f"{text}\n{'':<22} -> {self.advice}" if self.advice else text
 
 
-def examine(config: Optional[str] = None, opts: Sequence[str] = ()) -> Iterator[Finding]:
+def examine(config: str | None = None, opts: Sequence[str] = ()) -> Iterator[Finding]:
     """Look at everything; each finding comes as soon as it is known.
 
     Args:
@@ -87,7 +87,7 @@ def examine(config: Optional[str] = None, opts: Sequence[str] = ()) -> Iterator[
         yield from check_gpus(finding)
 
 
-def check_python(version: Tuple[int, int] = sys.version_info[:2]) -> Finding:
+def check_python(version: tuple[int, int] = sys.version_info[:2]) -> Finding:
     low, high = ("{}.{}".format(*bound) for bound in PYTHONS)
     if PYTHONS[0] <= tuple(version) <= PYTHONS[1]:
         return Finding(OK, "Python", platform.python_version())
@@ -95,7 +95,7 @@ def check_python(version: Tuple[int, int] = sys.version_info[:2]) -> Finding:
                    f"install Python {low} to {high}, for which Paddle has wheels")
 
 
-def check_packages() -> List[Finding]:
+def check_packages() -> list[Finding]:
     """Whether what the package requires is there in a version that will do."""
     return [_check_package(name, condition) for name, condition in REQUIRED.items()]
 
@@ -110,7 +110,7 @@ def _check_package(name: str, condition: str) -> Finding:
     return Finding(OK, name, version)
 
 
-def check_paddle_build() -> List[Finding]:
+def check_paddle_build() -> list[Finding]:
     """Which of Paddle's packages is installed."""
     found = {name: version for name in _PADDLES if (version := installed(name))}
     if not found:
@@ -148,7 +148,7 @@ def check_memory(meminfo: str = "/proc/meminfo") -> Finding:
                                             "several GB")
 
 
-def available_memory(meminfo: str = "/proc/meminfo") -> Optional[int]:
+def available_memory(meminfo: str = "/proc/meminfo") -> int | None:
     """Bytes of memory that can be had without swapping; None where the system does not say."""
     try:
         with open(meminfo, encoding="ascii") as file:
@@ -158,7 +158,7 @@ def available_memory(meminfo: str = "/proc/meminfo") -> Optional[int]:
     return found and 1024 * int(found.group(1))
 
 
-def check_optional() -> List[Finding]:
+def check_optional() -> list[Finding]:
     """Whether the tools that need more than the others have it."""
     findings = []
     for tool, (requirements, advice) in OPTIONAL.items():
@@ -178,7 +178,7 @@ def check_optional() -> List[Finding]:
     return findings + _check_onnx_pair()
 
 
-def _check_onnx_pair() -> List[Finding]:
+def _check_onnx_pair() -> list[Finding]:
     """Each paddle2onnx reads the programs of one major version of Paddle."""
     converter = installed("paddle2onnx")
     paddle = next(filter(None, map(installed, _PADDLES)), None)
@@ -189,7 +189,7 @@ def _check_onnx_pair() -> List[Finding]:
                     f"pip install paddle2onnx=={fitting}")]
 
 
-def nvidia_gpus() -> List[str]:
+def nvidia_gpus() -> list[str]:
     """Names of the NVIDIA GPUs that the driver shows, whatever Paddle can do with them."""
     found = []
     for path in sorted(glob.glob("/proc/driver/nvidia/gpus/*/information")):
@@ -199,7 +199,7 @@ def nvidia_gpus() -> List[str]:
     return found or ["NVIDIA GPU" for path in glob.glob("/dev/nvidia[0-9]*")]
 
 
-def check_gpus(device: Finding) -> List[Finding]:
+def check_gpus(device: Finding) -> list[Finding]:
     """Whether the ``device`` that Paddle has found leaves a GPU idle."""
     gpus = nvidia_gpus()
     if not gpus or device.subject != "device" or not device.text.startswith("CPU"):
@@ -209,7 +209,7 @@ def check_gpus(device: Finding) -> List[Finding]:
                     "3.x from PaddlePaddle's site)")]
 
 
-def run_checkup(config: Optional[str] = None, opts: Sequence[str] = ()) -> Iterator[Finding]:
+def run_checkup(config: str | None = None, opts: Sequence[str] = ()) -> Iterator[Finding]:
     """What `core.checkup` finds, in a process of its own."""
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(
         filter(None, (_ROOT, os.environ.get("PYTHONPATH"))))}
@@ -256,7 +256,7 @@ def _crash(status: int, stderr: str) -> Finding:
                    "mend what is said to be missing above, or install paddlepaddle anew")
 
 
-def installed(name: str) -> Optional[str]:
+def installed(name: str) -> str | None:
     """The version of an installed distribution, or None."""
     try:
         return metadata.version(name)
@@ -272,12 +272,12 @@ def satisfies(version: str, condition: str) -> bool:
                for sign, bound in re.findall(r"(==|>=|<)([\d.]+)", condition))
 
 
-def numbers(version: str) -> Tuple[int, ...]:
+def numbers(version: str) -> tuple[int, ...]:
     """The numbers of a release: (2, 8, 0) of ``2.8.0.post1``."""
     return tuple(map(int, re.match(r"\d+(?:\.\d+)*", version).group(0).split(".")))
 
 
-def free_disk(folder: str) -> Tuple[str, int]:
+def free_disk(folder: str) -> tuple[str, int]:
     """The nearest folder above ``folder`` that is there, and the bytes free on its disk."""
     place = os.path.abspath(folder)
     while not os.path.isdir(place):
@@ -294,7 +294,7 @@ def size(number: float) -> str:
     return f"{number:.1f} GB"
 
 
-def count(findings: Iterable[Finding]) -> Dict[str, int]:
+def count(findings: Iterable[Finding]) -> dict[str, int]:
     """How many findings there are of each status."""
     statuses = [finding.status for finding in findings]
     return {status: statuses.count(status) for status in (OK, WARNING, PROBLEM)}

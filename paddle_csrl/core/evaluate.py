@@ -1,6 +1,6 @@
 """Scoring a segmentor on seen and unseen classes."""
 
-from typing import Callable, Optional
+from collections.abc import Callable
 
 import paddle
 from paddle import nn
@@ -23,7 +23,7 @@ def shard(dataset: paddle.io.Dataset) -> paddle.io.Subset:
 
 def evaluate(model: nn.Layer, dataset: paddle.io.Dataset, evaluator: ZeroShotEvaluator,
              num_workers: int = 0, precision: str = "fp32", amp_level: str = "O1",
-             aug_eval: bool = False, on_prediction: Optional[Callable] = None,
+             aug_eval: bool = False, on_prediction: Callable | None = None,
              title: str = "evaluate", alone: bool = False, **test_config) -> ZeroShotEvaluator:
     """Run ``model`` over ``dataset`` and count predictions in ``evaluator``.
 

@@ -1,7 +1,7 @@
 """The visual feature of a segmentor: what feeds its classification layer."""
 
 import contextlib
-from typing import Iterator, List, Optional, Tuple
+from collections.abc import Iterator
 
 import numpy as np
 import paddle
@@ -15,7 +15,7 @@ _PROBE_SIZE = 64  # pixels; the deepest segmentors divide the sides by 32
 
 
 def find_classification_layer(model: nn.Layer, num_classes: int,
-                              path: Optional[str] = None) -> Tuple[str, nn.Conv2D]:
+                              path: str | None = None) -> tuple[str, nn.Conv2D]:
     """The 1×1 convolution whose outputs are the logits, up to resizing, and its dotted name.
 
     Auxiliary heads look the same but for their effect. Therefore each candidate's output is
@@ -117,7 +117,7 @@ class FeatureExtractor:
         precision, amp_level: as in PaddleSeg; features are float32 whatever they say.
     """
 
-    def __init__(self, model: nn.Layer, num_classes: int, path: Optional[str] = None,
+    def __init__(self, model: nn.Layer, num_classes: int, path: str | None = None,
                  precision: str = "fp32", amp_level: str = "O1"):
         self.model, self.precision, self.amp_level = model, precision, amp_level
         self.layer_name, self.layer = find_classification_layer(model, num_classes, path)
@@ -128,7 +128,7 @@ class FeatureExtractor:
 
     def __call__(self, images: paddle.Tensor) -> paddle.Tensor:
         """float32 images [B, 3, H, W] -> features [B, D, h, w], at the layer's own stride."""
-        reached: List[paddle.Tensor] = []
+        reached: list[paddle.Tensor] = []
 
         def stop(layer, inputs):
             reached.append(inputs[0])

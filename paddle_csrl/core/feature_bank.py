@@ -8,8 +8,8 @@ so the bank is the same however the images are ordered or shared out among proce
 
 import zipfile
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import List, Optional, Sequence
 
 import numpy as np
 
@@ -40,10 +40,10 @@ class BottomKSampler:
         self.dtype = np.dtype(dtype)
         self.pixel_counts = np.zeros(num_classes, np.int64)
         self._threshold = np.full(num_classes, np.inf)
-        self._parts: List[tuple] = []
+        self._parts: list[tuple] = []
         self._waiting = 0
 
-    def candidates(self, labels: np.ndarray, seed: List[int]) -> tuple:
+    def candidates(self, labels: np.ndarray, seed: list[int]) -> tuple:
         """Draw the keys of one image's pixels and tell which pixels may enter the sample.
 
         Args:
@@ -214,7 +214,7 @@ class FeatureBank:
         deviation[deviation <= 1e-6 * deviation.max()] = 1.0
         return Scale(mean.astype(np.float32), deviation.astype(np.float32))
 
-    def renumbered(self, class_ids: Sequence[Optional[int]]) -> "FeatureBank":
+    def renumbered(self, class_ids: Sequence[int | None]) -> "FeatureBank":
         """The bank of other classes: class i is class ``class_ids[i]`` of this one.
 
         Args:

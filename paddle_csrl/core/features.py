@@ -1,6 +1,6 @@
 """Between stages 1 and 2: the frozen segmentor fills the feature bank, once per image."""
 
-from typing import Any, Dict, List
+from typing import Any
 
 import numpy as np
 import paddle
@@ -33,7 +33,7 @@ def extract_features(run: Run) -> None:
     parallel.barrier()
 
 
-def make_sampler(zero_shot: Dict[str, Any], num_classes: int,
+def make_sampler(zero_shot: dict[str, Any], num_classes: int,
                  ignore_index: int) -> BottomKSampler:
     """The empty sample that the section ``zero_shot.features`` describes."""
     section = zero_shot.get("features") or {}
@@ -65,7 +65,7 @@ def fill(sampler: BottomKSampler, extractor: FeatureExtractor, dataset: paddle.i
 
 
 def offer(sampler: BottomKSampler, features: paddle.Tensor, labels: np.ndarray,
-          seed: List[int]) -> None:
+          seed: list[int]) -> None:
     """Offer the features [1, D, h, w] of an image with ``labels`` [h·w] to ``sampler``."""
     positions, classes, keys = sampler.candidates(labels, seed)
     if not len(positions):

@@ -1,7 +1,6 @@
 """The trained layer as the segmentor's own: standardization and calibration folded in."""
 
 import zipfile
-from typing import Dict, Optional
 
 import numpy as np
 from paddle import nn
@@ -14,7 +13,7 @@ from paddle_csrl.utils import atomic_path
 
 
 def final_layer(classifier: PixelClassifier, scale: Scale, seen_ids: np.ndarray,
-                calibration: float, unit: Optional[np.ndarray] = None) -> Dict[str, np.ndarray]:
+                calibration: float, unit: np.ndarray | None = None) -> dict[str, np.ndarray]:
     """The layer for raw features: standardization and calibration folded into its weights.
 
     With x' = (x − m)/s, W x' + b = (W/s) x + (b − (W/s) m). The calibration δ is taken off the
@@ -59,13 +58,13 @@ def unit_direction(bank: FeatureBank, scale: Scale) -> np.ndarray:
     return (unit / scale.deviation).astype(np.float32)
 
 
-def put_back(layer: nn.Conv2D, values: Dict[str, np.ndarray]) -> None:
+def put_back(layer: nn.Conv2D, values: dict[str, np.ndarray]) -> None:
     """Write ``weight`` and ``bias`` into the segmentor's classification layer."""
     for name, value in values.items():
         getattr(layer, name).set_value(value)
 
 
-def read_layer(layer: nn.Conv2D) -> Dict[str, np.ndarray]:
+def read_layer(layer: nn.Conv2D) -> dict[str, np.ndarray]:
     """What ``put_back`` would write: ``weight`` and ``bias``, if it has one."""
     values = {"weight": layer.weight.numpy()}
     if layer.bias is not None:
@@ -73,13 +72,13 @@ def read_layer(layer: nn.Conv2D) -> Dict[str, np.ndarray]:
     return values
 
 
-def save_layer(values: Dict[str, np.ndarray], path: str) -> None:
+def save_layer(values: dict[str, np.ndarray], path: str) -> None:
     """Write what ``final_layer`` returned as ``.npz``, atomically."""
     with atomic_path(path) as temporary:
         np.savez(temporary, **values)
 
 
-def load_layer(path: str) -> Dict[str, np.ndarray]:
+def load_layer(path: str) -> dict[str, np.ndarray]:
     """Read what ``save_layer`` wrote.
 
     Raises:

@@ -1,7 +1,7 @@
 """Stage 2: the generator learns to make visual features from class embeddings."""
 
 import os
-from typing import Any, Dict, Tuple
+from typing import Any
 
 import numpy as np
 import paddle
@@ -13,14 +13,13 @@ from paddle_csrl.core.feature_bank import FeatureBank, Scale
 from paddle_csrl.core.monitor import StageLogWriter
 from paddle_csrl.core.run import Run
 from paddle_csrl.core.stage_data import GeneratorBatches
-from paddle_csrl.core.trainer import (Fit, StageBuilder, load_weights, save_state,
-                                      train_stage)
+from paddle_csrl.core.trainer import Fit, StageBuilder, load_weights, save_state, train_stage
 from paddle_csrl.errors import UserError
 from paddle_csrl.models.generator_task import GeneratorTask
 from paddle_csrl.parallel import Share
 
 
-def load_bank(run: Run) -> Tuple[FeatureBank, Scale]:
+def load_bank(run: Run) -> tuple[FeatureBank, Scale]:
     """The feature bank as stages 2 and 3 use it, and the scale its features were divided by."""
     bank = FeatureBank.load(run.output("features"))
     if bank.counts[run.builder.unseen_ids].any():
@@ -35,7 +34,7 @@ def seen_in(bank: FeatureBank) -> np.ndarray:
     return np.flatnonzero(bank.counts)
 
 
-def make_task(section: Dict[str, Any], embeddings: np.ndarray, bank: FeatureBank,
+def make_task(section: dict[str, Any], embeddings: np.ndarray, bank: FeatureBank,
               unseen_ids: np.ndarray) -> GeneratorTask:
     """The generator of a config's section ``generator``, untrained, with its objective.
 
@@ -55,7 +54,7 @@ def make_task(section: Dict[str, Any], embeddings: np.ndarray, bank: FeatureBank
                          section.get("outside_hull", 0.0))
 
 
-def fit_generator(fit: Fit, section: Dict[str, Any], embeddings: np.ndarray, bank: FeatureBank,
+def fit_generator(fit: Fit, section: dict[str, Any], embeddings: np.ndarray, bank: FeatureBank,
                   unseen_ids: np.ndarray, seed: int) -> GeneratorTask:
     """Make the generator and have it trained on the bank.
 

@@ -4,7 +4,7 @@ Nothing else in the project does. It serves to repeat published figures and to m
 leak is worth; ``classifier.mode: legacy`` asks for it, and whoever does is told.
 """
 
-from typing import Any, Dict
+from typing import Any
 
 import numpy as np
 import paddle
@@ -52,7 +52,7 @@ class LegacyBatches(paddle.io.Dataset):
     def __len__(self) -> int:
         return self.length
 
-    def __getitem__(self, index: int) -> Dict[str, np.ndarray]:
+    def __getitem__(self, index: int) -> dict[str, np.ndarray]:
         rng = np.random.default_rng([self.seed, index])
         drawn = rng.choice(len(self.probabilities), self.batch_size, p=self.probabilities)
         is_generated, labels = np.divmod(drawn, len(self.row_of))
@@ -77,7 +77,7 @@ def label_counts(run: Run) -> np.ndarray:
     return run.builder.train_dataset.leaked_label_counts()
 
 
-def legacy_batches(section: Dict[str, Any], bank: FeatureBank, generated: np.ndarray,
+def legacy_batches(section: dict[str, Any], bank: FeatureBank, generated: np.ndarray,
                    unseen_ids: np.ndarray, seed: int, label_counts: np.ndarray) -> LegacyBatches:
     """The batches of the section ``classifier``.
 

@@ -2,7 +2,7 @@
 
 import glob
 import os
-from typing import Callable, Dict, List, Optional, Sequence, Tuple
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from visualdl import LogReader, LogWriter
@@ -26,11 +26,11 @@ class StageLogWriter(LogWriter):
     """
 
     def __init__(self, logdir: str, loss_names: Sequence[str],
-                 on_logged: Optional[Callable[["StageLogWriter", int], None]] = None):
+                 on_logged: Callable[["StageLogWriter", int], None] | None = None):
         super().__init__(logdir)
         self.loss_names, self.on_logged = loss_names, on_logged
 
-    def add_scalar(self, tag: str, value: float, step: int, walltime: Optional[int] = None):
+    def add_scalar(self, tag: str, value: float, step: int, walltime: int | None = None):
         value = float(np.asarray(value).reshape(-1)[0])
         tag = _RENAMED.get(tag, tag)
         if tag.startswith(_LOSS_TAG):
@@ -66,12 +66,12 @@ def loss_names(loss_cfg: dict) -> list:
             for index, name in enumerate(names)]
 
 
-def read_scalars(folder: str) -> Dict[str, List[Tuple[int, float]]]:
+def read_scalars(folder: str) -> dict[str, list[tuple[int, float]]]:
     """What ``StageLogWriter`` has recorded in ``folder``: (iteration, value) pairs by tag.
 
     Where a resumed training has left several files, the later one counts.
     """
-    values: Dict[str, Dict[int, float]] = {}
+    values: dict[str, dict[int, float]] = {}
     for path in sorted(glob.glob(os.path.join(glob.escape(folder), "vdlrecords.*.log"))):
         reader = LogReader(file_path=path)
         for tag in reader.get_tags().get("scalar", []):

@@ -1,6 +1,7 @@
 """The last layer of a run whose classes have changed: what of stage 3 is done once more."""
 
-from typing import Any, Callable, Dict, List, Optional, Tuple
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import paddle
@@ -23,7 +24,7 @@ Progress = Callable[[str, float], None]
 
 
 def folded_projection(trained: StoredRun, target: StoredRun, classes: ClassList,
-                      axes: Dict[str, int], tell: Progress) -> Dict[str, np.ndarray]:
+                      axes: dict[str, int], tell: Progress) -> dict[str, np.ndarray]:
     """The layer of a projection, which takes the new embeddings as they are.
 
     With the projection p = W x + b its rows are e_c·W and its bias e_c·b, less the calibration
@@ -53,7 +54,7 @@ def folded_projection(trained: StoredRun, target: StoredRun, classes: ClassList,
 
 
 def trained_layer(trained: StoredRun, target: StoredRun, classes: ClassList,
-                  has_bias: bool, tell: Progress) -> Dict[str, np.ndarray]:
+                  has_bias: bool, tell: Progress) -> dict[str, np.ndarray]:
     """The layer as stage 3 trains it, on the bank and generated features.
 
     Args:
@@ -93,7 +94,7 @@ def trained_layer(trained: StoredRun, target: StoredRun, classes: ClassList,
     return final_layer(classifier, scale, target.builder.seen_ids, calibration, unit)
 
 
-def _check_class_weights(section: Dict[str, Any], number: int) -> None:
+def _check_class_weights(section: dict[str, Any], number: int) -> None:
     for place, loss in enumerate(section["loss"]["types"]):
         weight = loss.get("weight")
         if isinstance(weight, (list, tuple)) and len(weight) != number:
@@ -116,7 +117,7 @@ def _require_same_space(trained: StoredRun, target: StoredRun, classes: ClassLis
 
 
 def _generate(trained: StoredRun, target: StoredRun, bank: FeatureBank, classes: ClassList,
-              seed: int, tell: Progress) -> Tuple[np.ndarray, Any]:
+              seed: int, tell: Progress) -> tuple[np.ndarray, Any]:
     """Features of the unseen classes, float32 [U, P, D], and Paddle's random state for training.
 
     Those of the classes that the generator was trained with are the very features of stage 3. A
@@ -127,7 +128,7 @@ def _generate(trained: StoredRun, target: StoredRun, bank: FeatureBank, classes:
     kept = [class_id for class_id in classes.trained_ids if class_id is not None]
     added = [class_id for class_id, old in enumerate(classes.trained_ids) if old is None]
 
-    def features(class_ids: List[Optional[int]], vectors: np.ndarray,
+    def features(class_ids: list[int | None], vectors: np.ndarray,
                  unseen_ids: np.ndarray) -> np.ndarray:
         with paddle.utils.unique_name.guard():
             task = make_task(trained.config.dic["generator"], vectors,
@@ -159,7 +160,7 @@ class _Told(paddle.io.Dataset):
     def __len__(self) -> int:
         return len(self.dataset)
 
-    def __getitem__(self, index: int) -> Dict[str, np.ndarray]:
+    def __getitem__(self, index: int) -> dict[str, np.ndarray]:
         self.read += 1
         self.tell(self.read / len(self))
         return self.dataset[index]

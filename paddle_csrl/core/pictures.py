@@ -1,7 +1,6 @@
 """Prediction pictures: image, truth and prediction side by side."""
 
 import os
-from typing import List
 
 import cv2
 import numpy as np
@@ -20,8 +19,8 @@ class PictureBook:
 
     def __init__(self, builder: ZeroShotBuilder, limit: int):
         self.builder, self.limit = builder, limit
-        self._with_unseen: List[tuple] = []
-        self._without: List[tuple] = []
+        self._with_unseen: list[tuple] = []
+        self._without: list[tuple] = []
 
     def add(self, index: int, prediction: np.ndarray, label: np.ndarray) -> None:
         """Offer the prediction (int [H, W]) for image ``index`` with its truth."""
@@ -30,7 +29,7 @@ class PictureBook:
         if len(shelf) < self.limit:
             shelf.append((index, prediction, label))
 
-    def pictures(self) -> List[np.ndarray]:
+    def pictures(self) -> list[np.ndarray]:
         """The panels, uint8 RGB [H, W, 3] each; none if 255, which they hatch, is a class."""
         builder, dataset = self.builder, self.builder.val_dataset
         if len(builder.class_names) > visualize.MAX_CLASSES:
@@ -44,7 +43,7 @@ class PictureBook:
                 image, label, prediction, builder.class_names, builder.unseen_ids, builder.palette))
         return panels
 
-    def save(self, folder: str) -> List[str]:
+    def save(self, folder: str) -> list[str]:
         """Write the panels as PNG files into ``folder`` and return their paths."""
         paths = []
         for number, panel in enumerate(self.pictures()):

@@ -3,7 +3,8 @@
 import contextlib
 import os
 import time
-from typing import Any, Dict, Optional, Sequence
+from collections.abc import Sequence
+from typing import Any
 
 import paddle
 import yaml
@@ -33,7 +34,7 @@ _RUN_STAGE = {"segmentor": train_segmentor, "features": extract_features,
 _RUN_PROJECTION_STAGE = {"segmentor": train_segmentor, "classifier": fold_projection}
 
 
-def run_pipeline(run: Run, stage: Optional[str] = None) -> Dict[str, Any]:
+def run_pipeline(run: Run, stage: str | None = None) -> dict[str, Any]:
     """Run all stages, or one, and score the final model if it was made.
 
     Args:

@@ -2,7 +2,8 @@
 
 import os
 import random
-from typing import Any, Dict, Sequence
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import paddle
@@ -56,7 +57,7 @@ def examine(run: Run, stages: Sequence[str]) -> None:
         run.check_folder(stage)
 
 
-def check_sections(sections: Dict[str, Any], embeddings: np.ndarray, seen_ids: np.ndarray,
+def check_sections(sections: dict[str, Any], embeddings: np.ndarray, seen_ids: np.ndarray,
                    unseen_ids: np.ndarray) -> None:
     """Build what ``generator`` and ``classifier`` name, on features of a single channel.
 
@@ -128,7 +129,7 @@ def _check_batch(run: Run) -> None:
                         f"RandomPaddingCrop with a `crop_size`, or set `batch_size: 1`")
 
 
-def _check_optimizer(section: Dict[str, Any], place: str = "") -> None:
+def _check_optimizer(section: dict[str, Any], place: str = "") -> None:
     """Whether optimizer and schedule can be built; for groups of parameters it takes the model."""
     section = {**section, "optimizer": {key: value for key, value in section["optimizer"].items()
                                         if key != "custom_cfg"}}
@@ -141,7 +142,7 @@ def _check_optimizer(section: Dict[str, Any], place: str = "") -> None:
             raise UserError(f"{place}{error}") from error
 
 
-def _check_losses(section: Dict[str, Any], num_classes: int) -> None:
+def _check_losses(section: dict[str, Any], num_classes: int) -> None:
     for loss in section["loss"]["types"]:
         component = UserErrorBuilder(None).build_component(loss)
         ignored, weight = (getattr(component, name, None) for name in ("ignore_index", "weight"))

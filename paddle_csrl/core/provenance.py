@@ -4,7 +4,7 @@ import platform
 import shlex
 import sys
 import time
-from typing import Any, Dict
+from typing import Any
 
 import numpy as np
 import paddle
@@ -14,7 +14,7 @@ import paddle_csrl
 from paddle_csrl import mkl, parallel
 
 
-def how_made(seconds: float) -> Dict[str, Any]:
+def how_made(seconds: float) -> dict[str, Any]:
     """What a finished stage keeps beside its inputs; none of it decides whether it is up to date.
 
     Args:
@@ -31,7 +31,7 @@ def how_made(seconds: float) -> Dict[str, Any]:
     return {**made, "mkl": mkl.setting().text} if mkl.setting().is_notable else made
 
 
-def versions() -> Dict[str, str]:
+def versions() -> dict[str, str]:
     """Versions that the numbers depend on."""
     return {"paddle_csrl": paddle_csrl.__version__, "paddlepaddle": paddle.__version__,
             "paddleseg": paddleseg.__version__, "numpy": np.__version__,

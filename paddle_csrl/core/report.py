@@ -2,7 +2,7 @@
 
 import math
 import os
-from typing import Any, Dict, Optional
+from typing import Any
 
 import paddle
 from paddleseg.utils import logger
@@ -20,8 +20,8 @@ from paddle_csrl.utils import write_json
 NUM_PICTURES = 8
 
 
-def score(builder: ZeroShotBuilder, model: paddle.nn.Layer, out: Optional[str] = None,
-          picture_dir: Optional[str] = None, log_dir: Optional[str] = None) -> Dict[str, Any]:
+def score(builder: ZeroShotBuilder, model: paddle.nn.Layer, out: str | None = None,
+          picture_dir: str | None = None, log_dir: str | None = None) -> dict[str, Any]:
     """Evaluate ``model`` on the validation set with every class and report.
 
     Args:
@@ -60,7 +60,7 @@ def score(builder: ZeroShotBuilder, model: paddle.nn.Layer, out: Optional[str] =
     return metrics
 
 
-def describe(builder: ZeroShotBuilder, scores: Dict[str, Any]) -> Dict[str, Any]:
+def describe(builder: ZeroShotBuilder, scores: dict[str, Any]) -> dict[str, Any]:
     """The content of ``metrics.json``: scores as fractions, classes, config, seed, versions."""
     unseen = set(builder.unseen_ids.tolist())
     summary = {key: _number(scores[key])
@@ -96,6 +96,6 @@ def visualdl_line(save_dir: str) -> str:
     return f"visualdl --logdir {os.path.normpath(save_dir)} --port 8040"
 
 
-def _number(value: float) -> Optional[float]:
+def _number(value: float) -> float | None:
     """A float for JSON, which has no NaN."""
     return None if math.isnan(value) else float(value)

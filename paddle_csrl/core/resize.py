@@ -1,7 +1,7 @@
 """A trained segmentor with another number of classes."""
 
 import copy
-from typing import Dict, List, Optional, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import paddle
@@ -15,7 +15,7 @@ from paddle_csrl.errors import UserError
 _PROBE_SIZE = 64  # pixels
 
 
-def class_axes(builder: DeployBuilder, model: nn.Layer) -> Dict[str, int]:
+def class_axes(builder: DeployBuilder, model: nn.Layer) -> dict[str, int]:
     """The axis along which a parameter has one entry per class, by the parameter's name.
 
     These are the classification layer and the last layers of auxiliary heads. They are told by
@@ -49,12 +49,12 @@ def _with_classes(builder: DeployBuilder, num_classes: int) -> nn.Layer:
         return builder.build_component({**cfg, "num_classes": num_classes})
 
 
-def _shapes(model: nn.Layer) -> Dict[str, List[int]]:
+def _shapes(model: nn.Layer) -> dict[str, list[int]]:
     return {name: list(value.shape) for name, value in model.state_dict().items()}
 
 
-def take_over(old: nn.Layer, new: nn.Layer, axes: Dict[str, int],
-              sources: Sequence[Optional[int]], path: str, prefix: str = "") -> None:
+def take_over(old: nn.Layer, new: nn.Layer, axes: dict[str, int],
+              sources: Sequence[int | None], path: str, prefix: str = "") -> None:
     """Give ``new`` the weights of ``old``.
 
     Args:
@@ -78,7 +78,7 @@ def take_over(old: nn.Layer, new: nn.Layer, axes: Dict[str, int],
     set_weights(new, state, path)
 
 
-def require_classless_features(model: nn.Layer, layer_name: str, axes: Dict[str, int],
+def require_classless_features(model: nn.Layer, layer_name: str, axes: dict[str, int],
                                num_channels: int) -> None:
     """Insist that no parameter with an entry per class has a part in the features.
 

@@ -5,7 +5,8 @@ import hashlib
 import json
 import os
 import shutil
-from typing import Any, Dict, List, Optional, Sequence, Tuple
+from collections.abc import Sequence
+from typing import Any
 
 from paddleseg.utils import logger
 
@@ -50,8 +51,8 @@ class Run:
         shared_stages (sequence of str): the stages found there.
     """
 
-    def __init__(self, config: ZeroShotConfig, resume_model: Optional[str] = None,
-                 shared_dir: Optional[str] = None,
+    def __init__(self, config: ZeroShotConfig, resume_model: str | None = None,
+                 shared_dir: str | None = None,
                  shared_stages: Sequence[str] = ("segmentor", "features")):
         self.config = config
         self.shared_dir = shared_dir
@@ -65,7 +66,7 @@ class Run:
                             f"one such as {self.folder('segmentor')}/iter_1000")
 
     @property
-    def stages(self) -> Tuple[str, ...]:
+    def stages(self) -> tuple[str, ...]:
         """The stages of this run, in order."""
         if self.config.projection:
             return PROJECTION_STAGES
@@ -126,7 +127,7 @@ class Run:
     def seed(self, stage: str) -> int:
         return (self.config.dic.get(stage) or {}).get("seed", self.config.seed)
 
-    def resumes(self, stage: str) -> Optional[str]:
+    def resumes(self, stage: str) -> str | None:
         """The checkpoint to go on from, if it is one of this stage."""
         parent = self.resume_model and os.path.basename(os.path.dirname(self.resume_model))
         if parent and self.trains(stage) and (
@@ -134,7 +135,7 @@ class Run:
             return self.resume_model
         return None
 
-    def inputs(self, stage: str) -> Dict[str, Any]:
+    def inputs(self, stage: str) -> dict[str, Any]:
         """All that the stage's result depends on, as JSON-able values by name."""
         dic, zero_shot = self.config.dic, self.config.zero_shot
         embeddings = hashlib.sha256(self.builder.embeddings.tobytes()).hexdigest()
@@ -197,7 +198,7 @@ class Run:
         return (isinstance(record, dict) and bool(record.get("finished"))
                 and os.path.isfile(self.output(stage)))
 
-    def changes(self, stage: str) -> Optional[List[str]]:
+    def changes(self, stage: str) -> list[str] | None:
         """Names of the inputs that changed since the stage finished; None if it never did."""
         if not self.is_finished(stage):
             return None
@@ -247,8 +248,8 @@ class Run:
             write_json(self._record(stage), {"finished": False})
         parallel.barrier()
 
-    def finish(self, stage: str, inputs: Dict[str, Any],
-               made: Optional[Dict[str, Any]] = None) -> None:
+    def finish(self, stage: str, inputs: dict[str, Any],
+               made: dict[str, Any] | None = None) -> None:
         """Mark the stage as finished from ``inputs``; ``made`` tells a reader how."""
         if parallel.is_first():
             write_json(self._record(stage), {"finished": True, "inputs": inputs,
@@ -285,7 +286,7 @@ def _is_checkpoint(folder: str) -> bool:
     return folder.rsplit("_", 1)[-1].isdigit() and all(map(os.path.isfile, files))
 
 
-def _without_logging(section: Dict[str, Any]) -> Dict[str, Any]:
+def _without_logging(section: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in section.items()
             if key not in ("log_iters", "save_interval")}
 

@@ -5,7 +5,7 @@ It is made from the run's folder alone: neither data nor a model is loaded.
 
 import glob
 import os
-from typing import Any, Dict, List, Optional, Tuple
+from typing import Any
 
 import cv2
 
@@ -24,7 +24,7 @@ _NO_LOSSES = ("Train/lr", "Train/batch_cost", "Train/reader_cost")
 _NONE = "–"
 
 
-def write_page(folder: str, save_dir: Optional[str] = None) -> str:
+def write_page(folder: str, save_dir: str | None = None) -> str:
     """Write ``report.html`` from the files of the run in ``folder`` and return its path.
 
     Args:
@@ -62,7 +62,7 @@ def _is_whole(metrics: Any) -> bool:
         isinstance(item, dict) and {"name", "seen", "iou"} <= set(item) for item in classes)
 
 
-def _stage_records(folder: str) -> Dict[str, Dict[str, Any]]:
+def _stage_records(folder: str) -> dict[str, dict[str, Any]]:
     """The content of ``stage.json`` of every stage that has come to its end, in order."""
     records = {stage: read_json(os.path.join(folder, stage, "stage.json"))
                for stage in (*STAGES, SELF_TRAINING)}
@@ -70,7 +70,7 @@ def _stage_records(folder: str) -> Dict[str, Dict[str, Any]]:
             if isinstance(record, dict) and record.get("finished")}
 
 
-def _scores(metrics: Dict[str, Any]) -> List[str]:
+def _scores(metrics: dict[str, Any]) -> list[str]:
     unseen = [item["name"] for item in metrics["classes"] if not item["seen"]]
     marks = []
     if metrics.get("leaks"):
@@ -87,11 +87,11 @@ def _scores(metrics: Dict[str, Any]) -> List[str]:
                        [["this run", *(_percent(metrics.get(key)) for key in _SCORES)]])]
 
 
-def _percent(share: Optional[float]) -> str:
+def _percent(share: float | None) -> str:
     return _NONE if share is None else f"{100 * share:.2f}"
 
 
-def _classes(metrics: Dict[str, Any]) -> List[str]:
+def _classes(metrics: dict[str, Any]) -> list[str]:
     rows = [(item["name"] if item["seen"] else f"{item['name']} *", item["iou"])
             for item in metrics["classes"]]
     return [page.heading("IoU by class, in percent"), page.bars(rows),
@@ -99,14 +99,14 @@ def _classes(metrics: Dict[str, Any]) -> List[str]:
                            f"neither in the truth nor predicted.")]
 
 
-def _pictures(folder: str) -> List[str]:
+def _pictures(folder: str) -> list[str]:
     figures = [_figure(path, f"Picture {number}: image, truth and prediction")
                for number, path in enumerate(sorted(glob.glob(os.path.join(
                    glob.escape(folder), "predictions", "[0-9]*.png"))), 1)]
     return [page.heading("Predictions"), page.row(figures)] if figures else []
 
 
-def _relations(folder: str) -> List[str]:
+def _relations(folder: str) -> list[str]:
     path = os.path.join(folder, "generator", "relations.png")
     if not os.path.isfile(path):
         return []
@@ -127,7 +127,7 @@ def _figure(path: str, caption: str) -> str:
     return page.figure(cv2.cvtColor(picture, cv2.COLOR_BGR2RGB), caption)
 
 
-def _curves(folder: str, records: Dict[str, Dict[str, Any]]) -> List[str]:
+def _curves(folder: str, records: dict[str, dict[str, Any]]) -> list[str]:
     body = []
     for stage in records:
         plots = list(filter(None, (curve_plot(f"{stage}: {title}", series) for title, series
@@ -141,7 +141,7 @@ def _curves(folder: str, records: Dict[str, Dict[str, Any]]) -> List[str]:
                            "chosen by them. Long curves are means of equal parts."), *body]
 
 
-def _series(scalars: Dict[str, List[Tuple[int, float]]]) -> List[Tuple[str, Dict[str, Series]]]:
+def _series(scalars: dict[str, list[tuple[int, float]]]) -> list[tuple[str, dict[str, Series]]]:
     """What to plot of a stage's record: titles with their series by name."""
     losses = {tag[len("Train/"):]: points for tag, points in scalars.items()
               if tag.startswith("Train/") and tag not in _NO_LOSSES}
@@ -157,14 +157,14 @@ def _in_percent(points: Series) -> Series:
     return [(iteration, 100 * value) for iteration, value in points]
 
 
-def _making(folder: str, metrics: Dict[str, Any],
-            records: Dict[str, Dict[str, Any]]) -> List[str]:
+def _making(folder: str, metrics: dict[str, Any],
+            records: dict[str, dict[str, Any]]) -> list[str]:
     """How the run was made: stages, commands, versions, config."""
     made = {stage: record.get("made") or {} for stage, record in records.items()}
     rows = [[stage, _text(record["inputs"].get("seed")), _duration(made[stage].get("seconds")),
              _text(made[stage].get("finished_at")), _text(made[stage].get("device")),
              _text(made[stage].get("processes"))] for stage, record in records.items()]
-    commands: Dict[str, List[str]] = {}
+    commands: dict[str, list[str]] = {}
     for stage, how in made.items():
         commands.setdefault(how.get("command", ""), []).append(stage)
     commands.pop("", None)
@@ -186,7 +186,7 @@ def _text(value: Any) -> str:
     return _NONE if value is None else str(value)
 
 
-def _duration(seconds: Optional[float]) -> str:
+def _duration(seconds: float | None) -> str:
     """Such as 0:00:07 or 3:20:15."""
     if seconds is None:
         return _NONE

@@ -6,7 +6,7 @@ much the setting grants; with ``policy: ignore`` they are those with unlabelled 
 """
 
 from functools import partial
-from typing import Any, Dict, Tuple
+from typing import Any
 
 import numpy as np
 import paddle
@@ -41,7 +41,7 @@ class PseudoLabelledBatches(ClassifierBatches):
         super().__init__(*args)
         self.pseudo, self.pseudo_share = pseudo, pseudo_share
 
-    def draw_unseen(self, number: int, rng: np.random.Generator) -> Tuple[np.ndarray, np.ndarray]:
+    def draw_unseen(self, number: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
         features, labels = super().draw_unseen(number, rng)
         real = (rng.random(number) < self.pseudo_share) & (self.pseudo.counts[labels] > 0)
         features[real] = self.pseudo.draw(labels[real], rng)
@@ -69,7 +69,7 @@ def train_on_pseudo_labels(run: Run) -> None:
 
 
 def sample_predictions(run: Run, segmentor: paddle.nn.Layer,
-                       section: Dict[str, Any]) -> FeatureBank:
+                       section: dict[str, Any]) -> FeatureBank:
     """A bounded, uniform sample of the pixels that are predicted as each unseen class.
 
     Every image goes through the segmentor once, up to its last layer.

@@ -4,7 +4,6 @@ Items are whole batches and depend on the seed and their index alone, so that an
 indices among workers or devices gives the same data.
 """
 
-from typing import Dict, Tuple, Union
 
 import numpy as np
 import paddle
@@ -39,7 +38,7 @@ class GeneratorBatches(paddle.io.Dataset):
     def __len__(self) -> int:
         return self.length
 
-    def __getitem__(self, index: int) -> Dict[str, np.ndarray]:
+    def __getitem__(self, index: int) -> dict[str, np.ndarray]:
         rng = np.random.default_rng([self.seed, index])
         counts = np.maximum(self.counts, 1)[:, None]
         drawn = (rng.random((len(counts), self.num_samples)) * counts).astype(np.int64)
@@ -69,7 +68,7 @@ class ClassifierBatches(paddle.io.Dataset):
     """
 
     def __init__(self, bank: FeatureBank, generated: np.ndarray, unseen_ids: np.ndarray,
-                 batch_size: int, unseen_share: Union[float, str], class_balance: str,
+                 batch_size: int, unseen_share: float | str, class_balance: str,
                  length: int, seed: int):
         if class_balance not in list(CLASS_BALANCE):  # a list, for YAML may give what has no hash
             raise UserError(f"`classifier.class_balance: {class_balance}` must be one of "
@@ -89,7 +88,7 @@ class ClassifierBatches(paddle.io.Dataset):
     def __len__(self) -> int:
         return self.length
 
-    def __getitem__(self, index: int) -> Dict[str, np.ndarray]:
+    def __getitem__(self, index: int) -> dict[str, np.ndarray]:
         rng = np.random.default_rng([self.seed, index])
         num_unseen = rng.binomial(self.batch_size, self.unseen_share)
         seen = rng.choice(self.seen_ids, self.batch_size - num_unseen, p=self.seen_probabilities)
@@ -101,7 +100,7 @@ class ClassifierBatches(paddle.io.Dataset):
         return {"img": np.ascontiguousarray(features.T[:, :, None]),
                 "label": labels[:, None].astype(np.int64)}
 
-    def draw_unseen(self, number: int, rng: np.random.Generator) -> Tuple[np.ndarray, np.ndarray]:
+    def draw_unseen(self, number: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
         """Features [number, D] of unseen classes and their class ids [number]."""
         rows = rng.integers(len(self.unseen_ids), size=number)
         columns = rng.integers(self.generated.shape[1], size=number)

@@ -1,7 +1,8 @@
 """A finished run as it lies in its folder, without its data set."""
 
 import os
-from typing import Any, Dict, List, Optional, Sequence
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from paddleseg.utils.utils import CachedProperty as cached_property
@@ -24,7 +25,7 @@ class StoredBuilder(DeployBuilder):
         """PaddleSeg's builder shows the section of what it makes; here that is known."""
 
     @cached_property
-    def class_names(self) -> List[str]:
+    def class_names(self) -> list[str]:
         return list(self.classes.names)
 
     @cached_property
@@ -56,7 +57,7 @@ class StoredRun(Run):
     builder: StoredBuilder
 
     def __init__(self, folder: str, opts: Sequence[str] = (),
-                 overrides: Optional[Dict[str, Any]] = None):
+                 overrides: dict[str, Any] | None = None):
         path = os.path.join(folder, "config.yml")
         if not os.path.isfile(path):
             raise UserError(f"no config.yml in {folder}; name the folder of a finished run, such "

@@ -2,7 +2,7 @@
 
 import os
 import shutil
-from typing import Callable, Optional
+from collections.abc import Callable
 
 import paddle
 from paddleseg.core import train
@@ -27,7 +27,7 @@ class StageBuilder(UserErrorBuilder):
     which have no place in YAML; loss, optimizer and schedule come from the config as usual.
     """
 
-    def __init__(self, config, model: Optional[paddle.nn.Layer] = None):
+    def __init__(self, config, model: paddle.nn.Layer | None = None):
         super().__init__(config)
         self.model = model
 
@@ -37,9 +37,9 @@ Fit = Callable[[StageBuilder, paddle.io.Dataset], None]
 
 
 def train_stage(run: Run, stage: str, builder: SegBuilder, train_dataset: paddle.io.Dataset,
-                batch_size: int, val_dataset: Optional[paddle.io.Dataset] = None,
-                evaluate: Optional[Callable] = None,
-                on_logged: Optional[Callable] = None, alone: bool = False) -> str:
+                batch_size: int, val_dataset: paddle.io.Dataset | None = None,
+                evaluate: Callable | None = None,
+                on_logged: Callable | None = None, alone: bool = False) -> str:
     """Train ``builder.model`` with PaddleSeg's trainer and return its last checkpoint's folder.
 
     Args:

@@ -12,7 +12,8 @@ import os
 import shutil
 import tempfile
 import time
-from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import paddle
@@ -25,7 +26,7 @@ from paddle_csrl import visualize
 from paddle_csrl.builder import ZeroShotBuilder
 from paddle_csrl.compare.scoring import score_model
 from paddle_csrl.config import ZeroShotConfig
-from paddle_csrl.core.class_list import FILE_NAME, ClassList, Changes
+from paddle_csrl.core.class_list import FILE_NAME, Changes, ClassList
 from paddle_csrl.core.feature_bank import FeatureBank
 from paddle_csrl.core.final_layer import put_back
 from paddle_csrl.core.new_layer import Progress, folded_projection, trained_layer
@@ -62,16 +63,16 @@ class ClassChange(NamedTuple):
     """
 
     save_dir: str
-    classes: List[str]
-    unseen: List[str]
-    added: Dict[str, str]
-    removed: List[str]
-    renamed: Dict[str, str]
-    before: Optional[Dict[str, float]]
-    after: Optional[Dict[str, float]]
-    taken: Dict[str, float]
-    iou_before: Optional[Dict[str, float]]
-    iou_after: Optional[Dict[str, float]]
+    classes: list[str]
+    unseen: list[str]
+    added: dict[str, str]
+    removed: list[str]
+    renamed: dict[str, str]
+    before: dict[str, float] | None
+    after: dict[str, float] | None
+    taken: dict[str, float]
+    iou_before: dict[str, float] | None
+    iou_after: dict[str, float] | None
     seconds: float
 
     def table(self) -> str:
@@ -97,8 +98,8 @@ def _cell(old: float, new: float) -> str:
 
 def change_classes(run_dir: str, save_dir: str, add: Sequence[str] = (),
                    remove: Sequence[str] = (), rename: Sequence[str] = (), *,
-                   seed: Optional[int] = None, opts: Sequence[str] = (), evaluate: bool = False,
-                   on_progress: Optional[Progress] = None) -> ClassChange:
+                   seed: int | None = None, opts: Sequence[str] = (), evaluate: bool = False,
+                   on_progress: Progress | None = None) -> ClassChange:
     """Give a finished run other classes and write it as a run of its own.
 
     Kept classes keep their order, new ones follow. Where none is added, the layer is not trained:
@@ -208,7 +209,7 @@ def _written_whole(folder: str) -> Iterator[str]:
 
 
 def _write_description(source: _Source, classes: ClassList, changes: Changes, aside: str,
-                       save_dir: str, seed: Optional[int]) -> StoredRun:
+                       save_dir: str, seed: int | None) -> StoredRun:
     """Write ``config.yml`` and ``classes.json`` and return the run that they describe."""
     table = source.run.builder.classes
     seen = {table.names[class_id] for class_id in source.run.builder.seen_ids}
@@ -232,8 +233,8 @@ def _write_description(source: _Source, classes: ClassList, changes: Changes, as
     return StoredRun(aside)
 
 
-def _config_of(content: Dict[str, Any], run: StoredRun, table: ClassTable,
-               changes: Changes) -> Dict[str, Any]:
+def _config_of(content: dict[str, Any], run: StoredRun, table: ClassTable,
+               changes: Changes) -> dict[str, Any]:
     """The config with the new classes; the data set's labels are told by their names."""
     for section in ("train_dataset", "val_dataset"):
         if "num_classes" in content[section]:
@@ -257,7 +258,7 @@ def _config_of(content: Dict[str, Any], run: StoredRun, table: ClassTable,
     return content
 
 
-def _renamed_labels(labels: Sequence[str], renamed: Dict[str, str]) -> List[str]:
+def _renamed_labels(labels: Sequence[str], renamed: dict[str, str]) -> list[str]:
     by_folded = {fold_name(old): new for old, new in renamed.items()}
     result = [by_folded.get(fold_name(label), label) for label in labels]
     folded = list(map(fold_name, result))
@@ -290,7 +291,7 @@ def _new_model(source: _Source, target: StoredRun, classes: ClassList, changes: 
 
 
 def _compare(source: _Source, target: StoredRun, classes: ClassList, changes: Changes,
-             new: nn.Layer) -> Dict[str, Any]:
+             new: nn.Layer) -> dict[str, Any]:
     """``before``, ``after`` and ``taken`` of ``ClassChange``."""
     path = source.trained.output("features")
     if target.config.projection or not os.path.isfile(path):
@@ -319,7 +320,7 @@ def _predict(layer: nn.Conv2D, features: np.ndarray) -> np.ndarray:
 
 
 def _evaluate(source: _Source, target: StoredRun, changes: Changes,
-              new: nn.Layer) -> Dict[str, Dict[str, float]]:
+              new: nn.Layer) -> dict[str, dict[str, float]]:
     """``iou_before`` and ``iou_after`` of ``ClassChange``; writes ``metrics.json``."""
     run = StoredRun(source.run.save_dir, source.opts)
     old_scores = score_model(ZeroShotBuilder(run.config), source.model).compute()["class_iou"]

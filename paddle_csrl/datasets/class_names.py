@@ -4,7 +4,7 @@ import difflib
 import glob
 import os
 import re
-from typing import Dict, List, Sequence, Union
+from collections.abc import Sequence
 
 from paddle_csrl.errors import UserError
 
@@ -20,7 +20,7 @@ ALIASES = (("aeroplane", "airplane"), ("motorbike", "motorcycle"), ("sofa", "cou
            ("tvmonitor", "tv", "television"))
 
 
-def read_class_names(source: Union[str, Sequence[str]]) -> List[str]:
+def read_class_names(source: str | Sequence[str]) -> list[str]:
     """Class names from wherever a config may take them.
 
     Args:
@@ -44,7 +44,7 @@ def read_class_names(source: Union[str, Sequence[str]]) -> List[str]:
     return _read_file(source)
 
 
-def class_names_for(dataset_type: str) -> List[str]:
+def class_names_for(dataset_type: str) -> list[str]:
     """The built-in names of a PaddleSeg data set type such as ``PascalVOC``.
 
     Returns:
@@ -62,7 +62,7 @@ def class_names_for(dataset_type: str) -> List[str]:
     return list(CLASS_NAMES[group])
 
 
-def resolve_classes(names: Sequence[str], wanted: Union[str, Sequence[str]]) -> List[int]:
+def resolve_classes(names: Sequence[str], wanted: str | Sequence[str]) -> list[int]:
     """Ids of the unseen classes.
 
     Upper and lower case are alike, and blanks, ``_`` and ``-`` do not count: ``Potted-Plant``
@@ -94,7 +94,7 @@ def resolve_classes(names: Sequence[str], wanted: Union[str, Sequence[str]]) -> 
     return ids
 
 
-def _names_wanted(wanted: Union[str, Sequence[str]]) -> List[str]:
+def _names_wanted(wanted: str | Sequence[str]) -> list[str]:
     if isinstance(wanted, str):
         wanted = [name.strip() for name in wanted.split(",")]
     if not isinstance(wanted, (list, tuple)):
@@ -140,11 +140,11 @@ def fold_name(name: str) -> str:
     return re.sub(r"[\s_\-]+", "", name).casefold()
 
 
-def _read_list(source: Sequence[str]) -> List[str]:
+def _read_list(source: Sequence[str]) -> list[str]:
     if not isinstance(source, (list, tuple)) or not source:
         raise UserError(f"`class_names: {source}` must be a list of names, a text file or one of "
                         f"{', '.join(CLASS_NAMES)}")
-    first: Dict[str, int] = {}
+    first: dict[str, int] = {}
     for class_id, name in enumerate(source):
         if not isinstance(name, str) or not name.strip():
             raise UserError(f"`class_names` has {name!r} as class {class_id}, which is no name; "
@@ -155,14 +155,14 @@ def _read_list(source: Sequence[str]) -> List[str]:
     return [name.strip() for name in source]
 
 
-def _read_file(path: str) -> List[str]:
+def _read_file(path: str) -> list[str]:
     try:
         with open(path, encoding="utf-8-sig") as file:
             lines = [line.partition("#")[0].strip() for line in file]
     except UnicodeDecodeError:
         raise UserError(f"class names in {path} are not UTF-8 text; save the file as UTF-8"
                         ) from None
-    first: Dict[str, int] = {}
+    first: dict[str, int] = {}
     for number, name in enumerate(lines, 1):
         if name and first.setdefault(fold_name(name), number) != number:
             raise UserError(f"{path}, line {number}: {name} already stands in line "
@@ -172,10 +172,10 @@ def _read_file(path: str) -> List[str]:
     return [name for name in lines if name]
 
 
-def _built_in() -> Dict[str, List[str]]:
+def _built_in() -> dict[str, list[str]]:
     paths = sorted(glob.glob(os.path.join(_ASSETS, "*.txt")))
     return {os.path.splitext(os.path.basename(path))[0]: _read_file(path) for path in paths}
 
 
 #: The built-in sets: ade20k, cityscapes, coco_stuff, context, context_zs3, voc.
-CLASS_NAMES: Dict[str, List[str]] = _built_in()
+CLASS_NAMES: dict[str, list[str]] = _built_in()

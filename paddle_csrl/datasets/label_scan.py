@@ -5,8 +5,9 @@ import os
 import zipfile
 import zlib
 from array import array
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Callable, Iterator, NamedTuple, Optional, Sequence, Tuple
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -69,7 +70,7 @@ _DTYPES = (np.int64, np.int32, np.int64, np.int64)
 
 
 def scan_labels(file_list: FileList, num_classes: int, ignore_index: int = 255,
-                cache_dir: Optional[str] = None, title: str = "checking labels",
+                cache_dir: str | None = None, title: str = "checking labels",
                 zero_is_unlabelled: bool = False, num_workers: int = 0) -> LabelScan:
     """Read every label once, check every file, and remember the outcome.
 
@@ -141,7 +142,7 @@ def _digest(file_list: FileList) -> bytes:
     return digest.digest()
 
 
-def class_pixels(label: np.ndarray) -> Tuple[np.ndarray, np.ndarray]:
+def class_pixels(label: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The values that occur in an integer label of any shape, ascending, and their counts."""
     if label.dtype != np.uint8:
         return np.unique(label, return_counts=True)
@@ -176,7 +177,7 @@ def require_whole_image(path: str) -> None:
         _decode(path, "image")
 
 
-def require_readable(image_path: str, label_path: Optional[str]) -> None:
+def require_readable(image_path: str, label_path: str | None) -> None:
     """Raise ``UserError`` if the image or the label cannot be decoded."""
     require_whole_image(image_path)
     if cv2.imread(image_path) is None:
@@ -205,7 +206,7 @@ def read_label(path: str, zero_is_unlabelled: bool = False) -> np.ndarray:
 def _scan(file_list: FileList, num_classes: int, ignore_index: int, title: str,
           zero_is_unlabelled: bool, num_workers: int) -> _Columns:
 
-    def scan_one(pair: Sequence[str]) -> Tuple[np.ndarray, np.ndarray, int]:
+    def scan_one(pair: Sequence[str]) -> tuple[np.ndarray, np.ndarray, int]:
         image_path, label_path = pair
         require_whole_image(image_path)
         label = read_label(label_path, zero_is_unlabelled)
@@ -232,7 +233,7 @@ def _mapped(pool: ThreadPoolExecutor, function: Callable, items: Sequence) -> It
         yield from pool.map(function, items[start:start + _IN_FLIGHT])
 
 
-def _require_same_size(image_path: str, label_path: str, shape: Tuple[int, int]) -> None:
+def _require_same_size(image_path: str, label_path: str, shape: tuple[int, int]) -> None:
     try:
         with Image.open(image_path) as image:
             if (image.height, image.width) == shape:
@@ -269,7 +270,7 @@ def _status(path: str, kind: str) -> os.stat_result:
                         f"list of files") from None
 
 
-def _load(path: str, num_images: int, num_classes: int) -> Optional[_Columns]:
+def _load(path: str, num_images: int, num_classes: int) -> _Columns | None:
     """What is kept at ``path``; ``None`` if there is nothing or it is damaged."""
     try:
         with np.load(path, allow_pickle=False) as file:

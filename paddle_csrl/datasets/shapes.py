@@ -8,7 +8,8 @@ be told from its name or its attributes. The silhouette says nothing about the c
 import os
 import shutil
 import tempfile
-from typing import Callable, Dict, Iterable, List, NamedTuple, Optional, Sequence, Tuple
+from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -26,7 +27,7 @@ _VERSION = 1
 # Factor by which silhouettes and patterns are drawn larger before they are averaged down.
 _SUPERSAMPLING = 4
 
-_COLORS: Dict[str, Tuple[int, int, int]] = {
+_COLORS: dict[str, tuple[int, int, int]] = {
     "red": (206, 38, 38), "blue": (38, 84, 204), "green": (44, 146, 60),
     "yellow": (242, 190, 12), "purple": (134, 48, 176), "orange": (240, 112, 16),
     "turquoise": (22, 182, 178), "pink": (242, 112, 170), "brown": (112, 62, 28),
@@ -47,7 +48,7 @@ def _bricks(u: np.ndarray, v: np.ndarray) -> np.ndarray:
 
 
 # Pattern -> share of ink at (u, v), coordinates from the object's centre in wavelengths.
-_PATTERNS: Dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
+_PATTERNS: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
     "plain": lambda u, v: np.zeros_like(u),
     "striped": lambda u, v: _fraction(u) < 0.45,
     "dotted": lambda u, v: (_fraction(u) - 0.5)**2 + (_fraction(v) - 0.5)**2 < 0.31**2,
@@ -179,7 +180,7 @@ def _illumination(light: np.ndarray, size: int) -> np.ndarray:
 
 
 def _place(rng: np.random.Generator, size: int, radius: float,
-           others: Sequence[Tuple[np.ndarray, float]]) -> np.ndarray:
+           others: Sequence[tuple[np.ndarray, float]]) -> np.ndarray:
     """A centre at which the object hides little of the ``others`` (centre, radius) before it.
 
     Of twelve random places the first that overlaps no other by more than a fourth of their
@@ -217,8 +218,8 @@ def _paint(image: np.ndarray, label: np.ndarray, stamp: _Stamp, color: np.ndarra
     label[window][stamp.coverage[part] >= 0.5] = class_id
 
 
-def _overlap(left: int, top: int, shape: Tuple[int, int],
-             size: int) -> Tuple[Tuple[slice, slice], Tuple[slice, slice]]:
+def _overlap(left: int, top: int, shape: tuple[int, int],
+             size: int) -> tuple[tuple[slice, slice], tuple[slice, slice]]:
     """Slices of a size × size image and of a box of ``shape`` placed at (left, top) on it."""
     height, width = shape
     rows = slice(max(top, 0), min(top + height, size))
@@ -228,7 +229,7 @@ def _overlap(left: int, top: int, shape: Tuple[int, int],
 
 
 def _draw_scene(rng: np.random.Generator, size: int, colors: Sequence[str],
-                patterns: Sequence[str], first_class: int) -> Tuple[np.ndarray, np.ndarray]:
+                patterns: Sequence[str], first_class: int) -> tuple[np.ndarray, np.ndarray]:
     """Draw one scene of two to four objects.
 
     Args:
@@ -250,7 +251,7 @@ def _draw_scene(rng: np.random.Generator, size: int, colors: Sequence[str],
 
     image = _ground(rng, size)
     label = np.zeros((size, size), np.uint8)
-    placed: List[Tuple[np.ndarray, float]] = []
+    placed: list[tuple[np.ndarray, float]] = []
     for class_id in classes:
         color, pattern = divmod(int(class_id) - 1, len(patterns))
         radius = size * rng.uniform(0.2, 0.5) / 2
@@ -310,8 +311,8 @@ class AttributeShapes(Dataset):
     IGNORE_INDEX = 255
     IMG_CHANNELS = 3
 
-    def __init__(self, mode: str = "train", dataset_root: Optional[str] = None,
-                 transforms: Optional[Sequence] = None, num_colors: int = 5, num_patterns: int = 4,
+    def __init__(self, mode: str = "train", dataset_root: str | None = None,
+                 transforms: Sequence | None = None, num_colors: int = 5, num_patterns: int = 4,
                  num_train: int = 600, num_val: int = 150, image_size: int = 96, seed: int = 0,
                  edge: bool = False, first_color: int = 0, first_pattern: int = 0):
         if mode not in ("train", "val"):
@@ -340,7 +341,7 @@ class AttributeShapes(Dataset):
                          ignore_index=self.IGNORE_INDEX, edge=edge)
 
     @property
-    def class_names(self) -> List[str]:
+    def class_names(self) -> list[str]:
         """Name of every class, by id: "background", then "colour pattern"."""
         return ["background"] + [f"{color} {pattern}"
                                  for color in self.colors for pattern in self.patterns]
@@ -354,7 +355,7 @@ class AttributeShapes(Dataset):
         return _attributes(len(self.colors), len(self.patterns))
 
     @property
-    def attribute_names(self) -> List[str]:
+    def attribute_names(self) -> list[str]:
         """What the A columns of ``attributes`` stand for."""
         return ["background", *self.colors, *self.patterns]
 
@@ -376,7 +377,7 @@ class AttributeShapes(Dataset):
         with atomic_path(path) as temporary:
             np.savez(temporary, names=np.array(self.class_names), vectors=self.attributes)
 
-    def _files(self, mode: str) -> List[Tuple[str, str]]:
+    def _files(self, mode: str) -> list[tuple[str, str]]:
         """Image and label of every index, relative to the folder."""
         return [(f"images/{mode}_{index:05d}.jpg", f"labels/{mode}_{index:05d}.png")
                 for index in range(self.num_images[mode])]
@@ -423,7 +424,7 @@ class AttributeShapes(Dataset):
         _write_lines(os.path.join(folder, "classes.txt"), self.class_names)
         self.write_attributes(os.path.join(folder, "attributes.npz"))
 
-    def _draw(self, split: int, index: int) -> Tuple[np.ndarray, np.ndarray]:
+    def _draw(self, split: int, index: int) -> tuple[np.ndarray, np.ndarray]:
         combinations = len(self.colors) * len(self.patterns)
         return _draw_scene(np.random.default_rng([self.seed, split, index]), self.image_size,
                            self.colors, self.patterns, first_class=1 + index % combinations)

@@ -1,7 +1,7 @@
 """Where the data sets come from: what to say when one is not there."""
 
 import os
-from typing import Any, Dict
+from typing import Any
 
 from paddle_csrl.errors import UserError
 
@@ -31,7 +31,7 @@ _AUGMENTED = (os.path.join("VOC2012", "ImageSets", "Segmentation", "aug.txt"),
               "train_dataset.mode=train")
 
 
-def require_data(cfg: Dict[str, Any]) -> None:
+def require_data(cfg: dict[str, Any]) -> None:
     """Check that the data set of a PaddleSeg ``cfg`` is on disk, before anything downloads it.
 
     Raises:
@@ -50,7 +50,7 @@ def require_data(cfg: Dict[str, Any]) -> None:
                             f"{advice.format(root=root)}")
 
 
-def _require_lists(cfg: Dict[str, Any]) -> None:
+def _require_lists(cfg: dict[str, Any]) -> None:
     """The generic ``Dataset``: its root and the list file of its mode."""
     root, key = cfg.get("dataset_root"), f"{cfg.get('mode', 'train')}_path"
     if not root or not os.path.isdir(root):

@@ -1,7 +1,8 @@
 """Transforms that PaddleSeg lacks; YAML names them under ``transforms``."""
 
 import random
-from typing import Any, Dict, Sequence, Tuple, Union
+from collections.abc import Sequence
+from typing import Any
 
 import cv2
 import numpy as np
@@ -29,7 +30,7 @@ class ResizeShortSide:
         UserError: not one or two whole numbers above 0, the first at most the second.
     """
 
-    def __init__(self, short_side: Union[int, Sequence[int]]):
+    def __init__(self, short_side: int | Sequence[int]):
         limits = tuple(short_side) if isinstance(short_side, (list, tuple)) else (short_side,) * 2
         if len(limits) != 2 or not all(type(limit) is int for limit in limits) \
                 or not 0 < limits[0] <= limits[1]:
@@ -37,7 +38,7 @@ class ResizeShortSide:
                             f"above 0, or two of them, such as [156, 624]")
         self.limits = limits
 
-    def __call__(self, data: Dict[str, Any]) -> Dict[str, Any]:
+    def __call__(self, data: dict[str, Any]) -> dict[str, Any]:
         size = self._size(*data["img"].shape[:2])
         data["img"] = _resize_image(data["img"], size)
         for key in {"label", *data.get("gt_fields", [])}:
@@ -45,7 +46,7 @@ class ResizeShortSide:
                 data[key] = labels_at(data[key], size)
         return data
 
-    def _size(self, height: int, width: int) -> Tuple[int, int]:
+    def _size(self, height: int, width: int) -> tuple[int, int]:
         short = random.randint(*self.limits)
         if height > width:
             return height * short // width, short
@@ -70,21 +71,21 @@ class RandomGaussianBlur:
                             f"`max_sigma: {max_sigma}` above 0")
         self.prob, self.max_sigma = prob, max_sigma
 
-    def __call__(self, data: Dict[str, Any]) -> Dict[str, Any]:
+    def __call__(self, data: dict[str, Any]) -> dict[str, Any]:
         if random.random() < self.prob:
             sigma = (1 - random.random()) * self.max_sigma  # never 0, which OpenCV takes for auto
             data["img"] = cv2.GaussianBlur(data["img"], (0, 0), sigma)
         return data
 
 
-def labels_at(labels: np.ndarray, size: Tuple[int, int]) -> np.ndarray:
+def labels_at(labels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """Labels [H, W] at the centres of a grid of ``size`` [h, w] cells over the image."""
     rows, columns = (((np.arange(small) + 0.5) * full / small).astype(np.int64)
                      for small, full in zip(size, labels.shape))
     return labels[rows[:, None], columns]
 
 
-def _resize_image(image: np.ndarray, size: Tuple[int, int]) -> np.ndarray:
+def _resize_image(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """float32 [h, w, channels]; Pillow, unlike OpenCV, averages where it makes smaller."""
     channels = np.atleast_3d(image).astype(np.float32, copy=False)
     resized = [np.asarray(Image.fromarray(np.ascontiguousarray(channels[..., index])).resize(

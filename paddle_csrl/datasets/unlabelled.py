@@ -1,6 +1,7 @@
 """Images without labels."""
 
-from typing import Any, Callable, Dict, Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import paddle
@@ -28,10 +29,10 @@ class UnlabelledImages(paddle.io.Dataset):
     def __len__(self) -> int:
         return len(self.paths)
 
-    def __getitem__(self, index: int) -> Dict[str, np.ndarray]:
+    def __getitem__(self, index: int) -> dict[str, np.ndarray]:
         path = self.paths[index]
         require_whole_image(path)
-        data: Dict[str, Any] = {"img": path, "trans_info": [], "gt_fields": []}
+        data: dict[str, Any] = {"img": path, "trans_info": [], "gt_fields": []}
         try:
             return {"img": self.transforms(data)["img"]}
         except Exception:

@@ -1,7 +1,8 @@
 """Keeping unseen classes out of training."""
 
 import copy
-from typing import Any, Dict, List, Optional, Sequence, Union
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import paddle
@@ -9,10 +10,20 @@ from paddleseg.cvlibs import manager
 from paddleseg.datasets import ADE20K
 from scipy.sparse import csr_array
 
-from paddle_csrl.datasets.class_names import (class_names_for, fold_name, read_class_names,
-                                              resolve_classes)
-from paddle_csrl.datasets.label_scan import (LabelScan, class_pixels, require_classes,
-                                             require_readable, require_whole_image, scan_labels)
+from paddle_csrl.datasets.class_names import (
+    class_names_for,
+    fold_name,
+    read_class_names,
+    resolve_classes,
+)
+from paddle_csrl.datasets.label_scan import (
+    LabelScan,
+    class_pixels,
+    require_classes,
+    require_readable,
+    require_whole_image,
+    scan_labels,
+)
 from paddle_csrl.errors import UserError
 from paddle_csrl.registry import register
 
@@ -60,11 +71,11 @@ class ZeroShotDataset(paddle.io.Dataset):
         RuntimeError: a sample is about to leave with an unseen label. This must never happen.
     """
 
-    def __init__(self, dataset: paddle.io.Dataset, unseen: Union[str, Sequence[str]],
+    def __init__(self, dataset: paddle.io.Dataset, unseen: str | Sequence[str],
                  policy: str = "drop",
-                 class_names: Optional[Union[str, Sequence[str]]] = None,
-                 label_names: Optional[Union[str, Sequence[str]]] = None,
-                 cache_dir: Optional[str] = None, mode: Optional[str] = None,
+                 class_names: str | Sequence[str] | None = None,
+                 label_names: str | Sequence[str] | None = None,
+                 cache_dir: str | None = None, mode: str | None = None,
                  num_workers: int = 0, hide_unseen: bool = False):
         super().__init__()
         if policy not in ("drop", "ignore"):
@@ -112,12 +123,12 @@ class ZeroShotDataset(paddle.io.Dataset):
         return getattr(self.dataset, "img_channels", 3)
 
     @property
-    def file_list(self) -> List[Any]:
+    def file_list(self) -> list[Any]:
         files = getattr(self.dataset, "file_list", None)
         return [] if files is None else [files[source] for source in self._sources]
 
     @property
-    def unlabelled_images(self) -> List[str]:
+    def unlabelled_images(self) -> list[str]:
         """Paths of the training images that the policy keeps labels from; labels stay here.
 
         With ``drop`` the images left out; with ``ignore`` those in which a label, as it leaves
@@ -141,7 +152,7 @@ class ZeroShotDataset(paddle.io.Dataset):
     def __len__(self) -> int:
         return len(self._sources)
 
-    def __getitem__(self, index: int) -> Dict[str, Any]:
+    def __getitem__(self, index: int) -> dict[str, Any]:
         source = int(self._sources[index])
         data = self._read(source)
         relabelled = data.pop(_RELABELLED, False)
@@ -155,7 +166,7 @@ class ZeroShotDataset(paddle.io.Dataset):
         self._guard(np.asarray(data["label"]), source)
         return data
 
-    def audit(self) -> Dict[str, Any]:
+    def audit(self) -> dict[str, Any]:
         """What of the data is used, from the label scan.
 
         Returns:
@@ -195,7 +206,7 @@ class ZeroShotDataset(paddle.io.Dataset):
                             f"label_histogram(); use mode: clean")
         return self._scan.counts.toarray()
 
-    def class_pixels(self) -> Optional[np.ndarray]:
+    def class_pixels(self) -> np.ndarray | None:
         """int64 [N, C]: pixels of every class in every sample; None where labels have no files."""
         if self._scan is None:
             self._scan = self._scan_dataset()
@@ -205,13 +216,13 @@ class ZeroShotDataset(paddle.io.Dataset):
         """bool [N]: whether an image of the data set shows an unseen class."""
         return np.diff(self._scan.counts[:, self.unseen_ids].indptr) > 0
 
-    def _scan_dataset(self) -> Optional[LabelScan]:
+    def _scan_dataset(self) -> LabelScan | None:
         """Pixels per image and class; ``None`` if the data set offers no way to know."""
         scan = self._scan_files()
         return scan if scan is None or self._class_of is None else _by_class(
             scan, self._class_of, self.num_classes)
 
-    def _scan_files(self) -> Optional[LabelScan]:
+    def _scan_files(self) -> LabelScan | None:
         """As ``_scan_dataset``, by the labels of the files."""
         num_labels = self.num_classes if self._class_of is None else len(self._class_of)
         if hasattr(self.dataset, "label_histogram"):
@@ -259,7 +270,7 @@ class ZeroShotDataset(paddle.io.Dataset):
             inner.transforms.transforms = [self._relabel, *self.transforms.transforms]
         return inner
 
-    def _read(self, source: int) -> Dict[str, Any]:
+    def _read(self, source: int) -> dict[str, Any]:
         """The data set's sample; what goes wrong for a broken file becomes a ``UserError``."""
         files = getattr(self.dataset, "file_list", None)
         pair = files[source] if files and _is_pair(files[source]) else None
@@ -305,7 +316,7 @@ class _Relabel:
         ignore_index (int): label of pixels without a class.
     """
 
-    def __init__(self, class_of: Optional[np.ndarray], unseen_ids: Optional[np.ndarray],
+    def __init__(self, class_of: np.ndarray | None, unseen_ids: np.ndarray | None,
                  ignore_index: int):
         self.class_of, self.unseen_ids, self.ignore_index = class_of, unseen_ids, ignore_index
 
@@ -313,7 +324,7 @@ class _Relabel:
     def changes(self) -> bool:
         return self.class_of is not None or self.unseen_ids is not None
 
-    def __call__(self, data: Dict[str, Any]) -> Dict[str, Any]:
+    def __call__(self, data: dict[str, Any]) -> dict[str, Any]:
         if isinstance(data.get("label"), np.ndarray):
             data["label"] = self.label(data["label"], "of a sample")
             data[_RELABELLED] = True
@@ -333,8 +344,8 @@ class _Relabel:
 
 
 def class_of_labels(class_names: Sequence[str],
-                    label_names: Optional[Union[str, Sequence[str]]],
-                    ignore_index: int) -> Optional[np.ndarray]:
+                    label_names: str | Sequence[str] | None,
+                    ignore_index: int) -> np.ndarray | None:
     """int64 [L]: class of every label id, ``ignore_index`` where no class has the label's name.
 
     Without ``label_names``, None: the ids of labels and classes are the same.
@@ -353,8 +364,8 @@ def _by_class(scan: LabelScan, class_of: np.ndarray, num_classes: int) -> LabelS
     return LabelScan(counts, scan.unlabelled + scan.counts.sum(1) - counts.sum(1))
 
 
-def _class_names(dataset: paddle.io.Dataset, given: Optional[Union[str, Sequence[str]]],
-                 label_names: Optional[Union[str, Sequence[str]]]) -> List[str]:
+def _class_names(dataset: paddle.io.Dataset, given: str | Sequence[str] | None,
+                 label_names: str | Sequence[str] | None) -> list[str]:
     own = getattr(dataset, "class_names", None)
     if given is None and own is None:
         names = class_names_for(type(dataset).__name__)

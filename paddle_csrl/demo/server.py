@@ -5,7 +5,6 @@ import logging
 import os
 import socket
 import traceback
-from typing import Any, Tuple
 
 import cv2
 import numpy as np
@@ -92,12 +91,12 @@ def make_app(session: DemoSession, local: bool = True) -> Flask:
         return Response(ids.tobytes(), 200, headers, "application/octet-stream")
 
     @app.post("/api/classes")
-    def add_class() -> Tuple[Response, int]:
+    def add_class() -> tuple[Response, int]:
         session.add_class(_name())
         return jsonify(session.state()), 202
 
     @app.delete("/api/classes")
-    def remove_class() -> Tuple[Response, int]:
+    def remove_class() -> tuple[Response, int]:
         session.remove_class(_name())
         return jsonify(session.state()), 202
 
@@ -112,7 +111,7 @@ def _name() -> str:
     return body["name"]
 
 
-def _explain(error: Exception) -> Tuple[Response, int]:
+def _explain(error: Exception) -> tuple[Response, int]:
     """Any error as one line of JSON."""
     if isinstance(error, UserError):
         return jsonify(error=str(error)), 400

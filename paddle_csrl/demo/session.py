@@ -8,8 +8,9 @@ import tempfile
 import threading
 import time
 import traceback
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -72,7 +73,7 @@ class _Task:
     def note(self, _: str, share: float) -> None:
         self.share = share
 
-    def describe(self) -> Dict[str, Any]:
+    def describe(self) -> dict[str, Any]:
         return {"text": self.text, "share": self.share,
                 "seconds": time.monotonic() - self._start}
 
@@ -96,7 +97,7 @@ class DemoSession:
         UserError: as ``Model``, or ``save_dir`` cannot be written to.
     """
 
-    def __init__(self, run_dir: str, save_dir: Optional[str] = None, opts: Sequence[str] = (),
+    def __init__(self, run_dir: str, save_dir: str | None = None, opts: Sequence[str] = (),
                  device: str = "cpu", num_images: int = 60):
         self.run_dir, self.save_dir, self.opts = run_dir, save_dir, list(opts)
         if save_dir:
@@ -106,9 +107,9 @@ class DemoSession:
         self._temporary = tempfile.TemporaryDirectory(prefix="csrl_demo.")
         self._lock = threading.Lock()  # guards what follows
         self._version = 0
-        self._labels: Dict[int, np.ndarray] = {}
-        self._task: Optional[_Task] = None
-        self._message: Optional[Dict[str, Any]] = None
+        self._labels: dict[int, np.ndarray] = {}
+        self._task: _Task | None = None
+        self._message: dict[str, Any] | None = None
         self._pictures, self._images_note = _pictures_of(run_dir, self.opts, num_images)
 
     def close(self) -> None:
@@ -118,7 +119,7 @@ class DemoSession:
         self._worker.shutdown(cancel_futures=True)
         self._temporary.cleanup()
 
-    def state(self) -> Dict[str, Any]:
+    def state(self) -> dict[str, Any]:
         """What the page shows apart from pictures, as values for JSON.
 
         Returns:
@@ -185,7 +186,7 @@ class DemoSession:
         scale = min(1.0, _THUMBNAIL_SIDE / min(image.shape[:2]))
         return cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
 
-    def label(self, image_id: int) -> Tuple[np.ndarray, int]:
+    def label(self, image_id: int) -> tuple[np.ndarray, int]:
         """The class of every pixel, uint8 [H, W], and the version of the classes.
 
         Errors are those of ``picture``.
@@ -200,7 +201,7 @@ class DemoSession:
             picture = self._pictures[image_id]
         return self._model.read(picture.path)
 
-    def _predict(self, image_id: int, sample: Sample) -> Tuple[np.ndarray, int]:
+    def _predict(self, image_id: int, sample: Sample) -> tuple[np.ndarray, int]:
         if image_id not in self._labels:
             self._labels[image_id] = self._model.predict(sample).label.astype(np.uint8)
         return self._labels[image_id], self._version
@@ -230,14 +231,14 @@ class DemoSession:
                             f"seen ones")
         self._begin(f"removing {name}", remove=[name])
 
-    def _begin(self, text: str, **change: List[str]) -> None:
+    def _begin(self, text: str, **change: list[str]) -> None:
         with self._lock:
             if self._task:
                 raise UserError(f"{self._task.text} is not done yet; wait until it is")
             self._task, self._message = _Task(text), None
         self._worker.submit(self._change, change)
 
-    def _change(self, change: Dict[str, List[str]]) -> None:
+    def _change(self, change: dict[str, list[str]]) -> None:
         folder = self._new_folder()
         try:
             result = change_classes(self._model.folder, folder, **change, opts=self.opts,
@@ -265,7 +266,7 @@ class DemoSession:
         return next(path for path in paths if not os.path.exists(path))
 
 
-def _pictures_of(run_dir: str, opts: Sequence[str], limit: int) -> Tuple[List[Picture], str]:
+def _pictures_of(run_dir: str, opts: Sequence[str], limit: int) -> tuple[list[Picture], str]:
     """Validation images of the run, and why there are none."""
     try:
         files = open_run(run_dir, opts).builder.val_dataset.file_list

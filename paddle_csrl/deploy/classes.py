@@ -1,7 +1,8 @@
 """What pictures of predictions need to know of the classes, kept beside a trained model."""
 
 import os
-from typing import Any, Dict, List, NamedTuple, Optional, Sequence
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -23,7 +24,7 @@ class ClassTable(NamedTuple):
         palette (np.ndarray): uint8 RGB [C, 3].
     """
 
-    names: List[str]
+    names: list[str]
     unseen_ids: np.ndarray
     palette: np.ndarray
 
@@ -50,13 +51,13 @@ class ClassTable(NamedTuple):
             raise UserError(f"{place}: {error}") from None
         return cls(names, unseen_ids, _read_palette(content["palette"], len(names), place))
 
-    def describe(self) -> Dict[str, Any]:
+    def describe(self) -> dict[str, Any]:
         """The classes as values for JSON and YAML."""
         return {"class_names": self.names,
                 "unseen": [self.names[class_id] for class_id in self.unseen_ids],
                 "palette": self.palette.tolist()}
 
-    def recolored(self, values: Optional[Sequence[int]]) -> "ClassTable":
+    def recolored(self, values: Sequence[int] | None) -> "ClassTable":
         """The same with other colours for the first classes.
 
         Args:
@@ -90,7 +91,7 @@ def _read_palette(colors: Any, num_classes: int, place: str) -> np.ndarray:
     return palette.astype(np.uint8)
 
 
-def read_beside(model_path: str) -> Optional[ClassTable]:
+def read_beside(model_path: str) -> ClassTable | None:
     """The classes in the file beside a run's weights; None where there is no such file.
 
     Raises:

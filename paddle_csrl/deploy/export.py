@@ -4,7 +4,8 @@ import os
 import subprocess
 import sys
 import tempfile
-from typing import Any, Dict, List, NamedTuple, Optional, Sequence
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import paddle
@@ -12,8 +13,7 @@ import yaml
 from paddle import nn
 from paddleseg.utils import logger
 
-from paddle_csrl.deploy.exported import (ONNX_EXTRA, DeployInfo, fit_to_shape,
-                                         load_backend)
+from paddle_csrl.deploy.exported import ONNX_EXTRA, DeployInfo, fit_to_shape, load_backend
 from paddle_csrl.deploy.images import ImageReader
 from paddle_csrl.deploy.model import DeployBuilder
 from paddle_csrl.errors import UserError
@@ -94,8 +94,8 @@ class ExportedNetwork(nn.Layer):
 
 
 def export(builder: DeployBuilder, save_dir: str, target: str = "paddle",
-           input_shape: Optional[List[int]] = None, output_op: str = "argmax",
-           image_path: Optional[str] = None, opset: int = OPSET) -> Dict[str, Any]:
+           input_shape: list[int] | None = None, output_op: str = "argmax",
+           image_path: str | None = None, opset: int = OPSET) -> dict[str, Any]:
     """Export the trained model of ``builder``, compare it and write it into ``save_dir``.
 
     All is made aside and moved there once it has been compared.
@@ -148,7 +148,7 @@ def export(builder: DeployBuilder, save_dir: str, target: str = "paddle",
     return {"config": targets[-1], "parity": parities}
 
 
-def _checked_shape(shape: List[int], img_channels: int) -> List[int]:
+def _checked_shape(shape: list[int], img_channels: int) -> list[int]:
     if len(shape) != 4 or any(length < 1 and length != -1 for length in shape) \
             or shape[1] not in (-1, img_channels):
         raise UserError(f"--input_shape {' '.join(map(str, shape))}: give batch, channels, height "
@@ -160,8 +160,8 @@ def _require_paddle2onnx(opset: int) -> None:
     if opset not in OPSETS:
         raise UserError(f"--opset {opset}: paddle2onnx writes {OPSETS[0]} to {OPSETS[-1]}")
     try:
-        import paddle2onnx  # noqa: F401
         import onnxruntime  # noqa: F401
+        import paddle2onnx  # noqa: F401
     except ImportError as error:
         raise UserError(f"--format onnx needs the package {error.name}: {ONNX_EXTRA}") from None
     except ValueError as error:  # paddle2onnx refuses a Paddle that it does not fit
@@ -170,8 +170,8 @@ def _require_paddle2onnx(opset: int) -> None:
                         f"{ONNX_EXTRA}") from None
 
 
-def _images(builder: DeployBuilder, shape: List[int],
-            image_path: Optional[str]) -> Dict[str, np.ndarray]:
+def _images(builder: DeployBuilder, shape: list[int],
+            image_path: str | None) -> dict[str, np.ndarray]:
     """What both models predict, by name: a random image and a real one if there is one."""
     batch, height, width = (free if length == -1 else length for length, free
                             in zip((shape[0], *shape[2:]), _RANDOM_SIZE))
@@ -184,7 +184,7 @@ def _images(builder: DeployBuilder, shape: List[int],
     return images
 
 
-def _save_paddle(model: nn.Layer, shape: List[int], output_op: str, folder: str) -> List[str]:
+def _save_paddle(model: nn.Layer, shape: list[int], output_op: str, folder: str) -> list[str]:
     """Write ``model.json`` (Paddle 3) or ``model.pdmodel``, and the weights; return both paths."""
     network = ExportedNetwork(model, output_op)
     network.eval()

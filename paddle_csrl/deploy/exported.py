@@ -1,7 +1,7 @@
 """Exported models: what ``deploy.yaml`` says, and the two back ends that run them."""
 
 import os
-from typing import Any, Dict, List, NamedTuple, Optional
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -42,10 +42,10 @@ class DeployInfo(NamedTuple):
     """
 
     model: str
-    params: Optional[str]
-    transforms: List[Dict[str, Any]]
+    params: str | None
+    transforms: list[dict[str, Any]]
     img_channels: int
-    input_shape: List[int]
+    input_shape: list[int]
     output_op: str
     classes: ClassTable
 
@@ -84,7 +84,7 @@ class DeployInfo(NamedTuple):
         return cls(files["model"], files["params"], content["transforms"] or [], shape[1], shape,
                    content["output_op"], ClassTable.parse(content, path))
 
-    def describe(self) -> Dict[str, Any]:
+    def describe(self) -> dict[str, Any]:
         """The content of the file: PaddleSeg's keys, then those of the classes."""
         return {"Deploy": {
             "model": os.path.basename(self.model),
@@ -105,7 +105,7 @@ class DeployInfo(NamedTuple):
                        img_channels=self.img_channels)
 
 
-def _read_yaml(path: str) -> Dict[str, Any]:
+def _read_yaml(path: str) -> dict[str, Any]:
     if not os.path.isfile(path):
         raise UserError(f"--config {path}: no such file; name the deploy.yaml of an exported "
                         f"model")
@@ -187,7 +187,7 @@ class OnnxBackend:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.log_severity_level = 3  # no word about initializers it leaves out
-        providers: List[Any] = ["CPUExecutionProvider"]
+        providers: list[Any] = ["CPUExecutionProvider"]
         if device != "cpu" and "CUDAExecutionProvider" in onnxruntime.get_available_providers():
             providers.insert(0, ("CUDAExecutionProvider", {"device_id": _gpu_id(device)}))
         try:
@@ -282,7 +282,7 @@ class ExportedPredictor:
         return Prediction(label, scores.max(axis=1)[0].numpy())
 
 
-def fit_to_shape(pixels: np.ndarray, shape: List[int]) -> tuple:
+def fit_to_shape(pixels: np.ndarray, shape: list[int]) -> tuple:
     """Scale float32 [1, K, h, w] to the height and width that ``shape`` fixes.
 
     Returns:

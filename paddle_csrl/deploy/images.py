@@ -2,8 +2,9 @@
 
 import os
 from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Callable, Dict, Iterable, Iterator, List, NamedTuple, Sequence
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -37,7 +38,7 @@ class Sample(NamedTuple):
     trans_info: list
 
 
-def find_images(image_path: str, skipped: Iterable[str] = ()) -> List[ImageFile]:
+def find_images(image_path: str, skipped: Iterable[str] = ()) -> list[ImageFile]:
     """The images that ``--image_path`` names.
 
     Args:
@@ -77,7 +78,7 @@ def _walk(folder: str, skipped: set) -> Iterator[str]:
                 yield os.path.join(parent, name)
 
 
-def _read_list(path: str) -> List[str]:
+def _read_list(path: str) -> list[str]:
     folder = os.path.dirname(path)
     try:
         with open(path, encoding="utf-8-sig") as file:
@@ -96,7 +97,7 @@ def _read_list(path: str) -> List[str]:
     return list(dict.fromkeys(paths))
 
 
-def _named(paths: Sequence[str], root: str) -> List[ImageFile]:
+def _named(paths: Sequence[str], root: str) -> list[ImageFile]:
     root = os.path.abspath(root)
     absolute = [os.path.abspath(path) for path in paths]
     if any(os.path.commonpath([root, path]) != root for path in absolute):
@@ -132,7 +133,7 @@ class ImageReader:
         if pixels is None:
             raise UserError(f"{path} is not a picture that OpenCV reads")
         to_rgb = cv2.COLOR_GRAY2RGB if pixels.ndim == 2 else cv2.COLOR_BGR2RGB
-        data: Dict[str, Any] = self.transforms({"img": pixels.astype("float32")})
+        data: dict[str, Any] = self.transforms({"img": pixels.astype("float32")})
         trans_info = list(data["trans_info"])
         size = tuple(trans_info[0][1]) if trans_info else data["img"].shape[1:]
         if size != pixels.shape[:2]:  # a transform that notes nothing, such as ResizeShortSide

@@ -2,7 +2,8 @@
 
 import contextlib
 import os
-from typing import Any, Callable, Dict, List, NamedTuple, Optional, Tuple, Union
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import numpy as np
 import paddle
@@ -31,7 +32,7 @@ class Prediction(NamedTuple):
     """
 
     label: np.ndarray
-    confidence: Optional[np.ndarray]
+    confidence: np.ndarray | None
 
 
 Predictor = Callable[[Sample], Prediction]
@@ -89,7 +90,7 @@ class ResultFiles:
     def path(self, kind: str, name: str) -> str:
         return os.path.join(self.folder(kind), f"{name}.png")
 
-    def check(self, images: List[ImageFile]) -> None:
+    def check(self, images: list[ImageFile]) -> None:
         """
         Raises:
             UserError: a result would replace an image, a folder or another result, a folder
@@ -100,7 +101,7 @@ class ResultFiles:
                             f"{visualize.MAX_CLASSES} classes, and the model has "
                             f"{len(self.classes.names)}; score it with tools/val.py instead")
         inputs = {os.path.realpath(image.path) for image in images}
-        written: Dict[str, str] = {}
+        written: dict[str, str] = {}
         for image in images:
             for kind in self.kinds:
                 path = os.path.realpath(self.path(kind, image.name))
@@ -132,7 +133,7 @@ class ResultFiles:
 
 
 def predict_images(image_path: str, results: ResultFiles, reader: ImageReader,
-                   predictor: Predictor, threads: int = 0) -> Dict[str, Any]:
+                   predictor: Predictor, threads: int = 0) -> dict[str, Any]:
     """Predict every image of ``--image_path`` and write its pictures.
 
     One image is held at a time, and a few more where ``threads`` read ahead. An image that cannot
@@ -149,9 +150,9 @@ def predict_images(image_path: str, results: ResultFiles, reader: ImageReader,
     results.check(every)
     images = every[parallel.rank()::parallel.world_size()]
     logger.info(f"{len(every)} images")
-    failed: Dict[str, str] = {}
+    failed: dict[str, str] = {}
 
-    def read(image: ImageFile) -> Tuple[ImageFile, Union[Sample, Exception]]:
+    def read(image: ImageFile) -> tuple[ImageFile, Sample | Exception]:
         try:
             return image, reader(image.path)
         except Exception as error:  # whatever a strange file sets off, the others go on
@@ -172,7 +173,7 @@ def predict_images(image_path: str, results: ResultFiles, reader: ImageReader,
     return {"predicted": total - len(failed), "failed": failed, "save_dir": results.save_dir}
 
 
-def _report(total: int, failed: Dict[str, str], results: ResultFiles) -> None:
+def _report(total: int, failed: dict[str, str], results: ResultFiles) -> None:
     for path, reason in failed.items():
         logger.error(f"not predicted: {path}: {reason}")
     folders = ", ".join(FOLDERS[kind] for kind in results.kinds)

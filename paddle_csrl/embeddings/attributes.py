@@ -1,6 +1,6 @@
 """Class embeddings from a data set's own attribute vectors."""
 
-from typing import Mapping, Optional, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -10,7 +10,7 @@ from paddle_csrl.errors import UserError
 
 def attribute_vectors(class_names: Sequence[str], attributes: np.ndarray,
                       row_names: Sequence[str], column_names: Sequence[str],
-                      words: Optional[Mapping[str, str]] = None) -> np.ndarray:
+                      words: Mapping[str, str] | None = None) -> np.ndarray:
     """The vector of each class: that of the data set's class of its name, or composed.
 
     A class that the data set does not have is described by the attributes that its name lists:

@@ -12,14 +12,15 @@ import os
 import re
 import zipfile
 import zlib
-from typing import BinaryIO, Callable, Dict, Iterator, NamedTuple, Tuple, Union
+from collections.abc import Callable, Iterator
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 
 from paddle_csrl.errors import UserError
 from paddle_csrl.utils import progress
 
-Row = Tuple[str, Union[bytes, np.ndarray], str]
+Row = tuple[str, bytes | np.ndarray, str]
 
 _FORMATS = ("GloVe or fastText text (.txt, .vec), word2vec text or binary (.bin), any of them "
             "gzipped (.gz), or .npz with `names` and `vectors`")
@@ -38,8 +39,8 @@ class WordVector(NamedTuple):
 
 
 def read_vectors(path: str, is_wanted: Callable[[str], bool],
-                 is_enough: Callable[[Dict[str, WordVector]], bool] = lambda kept: False
-                 ) -> Dict[str, WordVector]:
+                 is_enough: Callable[[dict[str, WordVector]], bool] = lambda kept: False
+                 ) -> dict[str, WordVector]:
     """Read the wanted words of a word-vector file; the first of equal words counts.
 
     The format is told from the content: the extensions in use contradict each other.
@@ -58,7 +59,7 @@ def read_vectors(path: str, is_wanted: Callable[[str], bool],
         UserError: no such file, an unknown or damaged format, a row of another dimension (every
             row read), a value that is no finite number (kept rows).
     """
-    kept: Dict[str, WordVector] = {}
+    kept: dict[str, WordVector] = {}
     rows = progress(iterate_rows(path), f"reading {os.path.basename(path)}")
     for rank, (word, values, place) in enumerate(rows):
         if word not in kept and is_wanted(word):
@@ -124,7 +125,7 @@ def _iterate_text(file: BinaryIO, path: str, dimension: int, first: bytes = b"")
             yield (*_split_row(line, dimension, f"{path}, {place}"), place)
 
 
-def _split_row(line: bytes, dimension: int, place: str) -> Tuple[str, bytes]:
+def _split_row(line: bytes, dimension: int, place: str) -> tuple[str, bytes]:
     word, _, values = line.partition(b" ")
     if values.count(b" ") + 1 != dimension:
         # Tabs, repeated blanks, or one of the words with blanks inside that GloVe 840B has.
@@ -186,7 +187,7 @@ def _whole_gzip(path: str) -> Iterator[None]:
         raise UserError(f"{path} is a damaged or cut gzip file ({error}); fetch it again") from None
 
 
-def _to_vector(values: Union[bytes, np.ndarray], place: str) -> np.ndarray:
+def _to_vector(values: bytes | np.ndarray, place: str) -> np.ndarray:
     if isinstance(values, bytes):
         values = values.split()
         wrong = next(itertools.filterfalse(_is_number, values), None)

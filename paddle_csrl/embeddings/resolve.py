@@ -18,8 +18,10 @@ import difflib
 import itertools
 import os
 import re
-from typing import (Callable, Dict, Iterable, List, Mapping, NamedTuple, Optional, Sequence, Set,
-                    Tuple)
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import (
+    NamedTuple,
+)
 
 import numpy as np
 from paddleseg.utils import logger
@@ -77,9 +79,9 @@ _MAX_REPORTED = 5
 _MAX_NEIGHBOURS = 20000
 
 
-def load_class_embeddings(class_names: Sequence[str], path: Optional[str] = None,
+def load_class_embeddings(class_names: Sequence[str], path: str | None = None,
                           normalize: bool = True,
-                          words: Optional[Mapping[str, str]] = None) -> np.ndarray:
+                          words: Mapping[str, str] | None = None) -> np.ndarray:
     """Embeddings a_i of the classes, from a word-vector file.
 
     Args:
@@ -104,9 +106,9 @@ def load_class_embeddings(class_names: Sequence[str], path: Optional[str] = None
     return vectors
 
 
-def resolve_class_embeddings(class_names: Sequence[str], path: Optional[str] = None,
-                             normalize: bool = True, words: Optional[Mapping[str, str]] = None
-                             ) -> Tuple[np.ndarray, List[str]]:
+def resolve_class_embeddings(class_names: Sequence[str], path: str | None = None,
+                             normalize: bool = True, words: Mapping[str, str] | None = None
+                             ) -> tuple[np.ndarray, list[str]]:
     """As ``load_class_embeddings``, and how each class was found.
 
     Returns:
@@ -120,9 +122,9 @@ def resolve_class_embeddings(class_names: Sequence[str], path: Optional[str] = N
     return vectors, list(map(str, found))
 
 
-def find_words(class_names: Sequence[str], path: Optional[str] = None,
-               words: Optional[Mapping[str, str]] = None
-               ) -> Tuple[List["Resolution"], "Vocabulary"]:
+def find_words(class_names: Sequence[str], path: str | None = None,
+               words: Mapping[str, str] | None = None
+               ) -> tuple[list["Resolution"], "Vocabulary"]:
     """The words that stand for each class, by the rules, and the vocabulary that holds them.
 
     Arguments and errors are those of ``load_class_embeddings``.
@@ -140,7 +142,7 @@ def find_words(class_names: Sequence[str], path: Optional[str] = None,
     return found, vocabulary
 
 
-def spellings(names: Iterable[str]) -> Set[str]:
+def spellings(names: Iterable[str]) -> set[str]:
     """Every spelling, case-folded, that the rules may ask a file for.
 
     The rules run on an empty vocabulary that takes notes, so that this is exactly what they
@@ -156,7 +158,7 @@ class Resolution(NamedTuple):
     """The rule that found a class and the words, as the file spells them, to be averaged."""
 
     rule: str
-    words: List[str]
+    words: list[str]
 
     def __str__(self) -> str:
         return f"{self.rule}: {' + '.join(self.words)}"
@@ -167,11 +169,11 @@ class Vocabulary:
 
     def __init__(self, kept: Mapping[str, WordVector]):
         self.kept = kept
-        self._by_folded: Dict[str, str] = {}
+        self._by_folded: dict[str, str] = {}
         for word in kept:
             self._by_folded.setdefault(word.casefold(), word)
 
-    def find(self, spelling: str) -> Optional[str]:
+    def find(self, spelling: str) -> str | None:
         return spelling if spelling in self.kept else self._by_folded.get(spelling.casefold())
 
     def frequency(self, words: Iterable[str]) -> float:
@@ -187,13 +189,13 @@ class _Recorder(Vocabulary):
 
     def __init__(self):
         super().__init__({})
-        self.asked: Set[str] = set()
+        self.asked: set[str] = set()
 
     def find(self, spelling: str) -> None:
         self.asked.add(spelling.casefold())
 
 
-def _resolve(name: str, vocabulary: Vocabulary) -> Optional[Resolution]:
+def _resolve(name: str, vocabulary: Vocabulary) -> Resolution | None:
     for rule, look_up in _RULES.items():
         for synonym in _synonyms(name):
             words = look_up(synonym, vocabulary)
@@ -205,40 +207,40 @@ def _resolve(name: str, vocabulary: Vocabulary) -> Optional[Resolution]:
 # The rules: a name and a vocabulary to the words found, none if the rule fails. On failure a
 # rule has asked for every spelling it knows, which `spellings` relies on.
 
-def _exact(name: str, vocabulary: Vocabulary) -> List[str]:
+def _exact(name: str, vocabulary: Vocabulary) -> list[str]:
     return [name] if vocabulary.find(name) == name else []
 
 
-def _folded(name: str, vocabulary: Vocabulary) -> List[str]:
+def _folded(name: str, vocabulary: Vocabulary) -> list[str]:
     word = vocabulary.find(name)
     return [word] if word else []
 
 
-def _phrase(name: str, vocabulary: Vocabulary) -> List[str]:
+def _phrase(name: str, vocabulary: Vocabulary) -> list[str]:
     parts = _parts(name)
     found = (vocabulary.find(separator.join(parts)) for separator in ("_", "-", ""))
     return list(itertools.islice(filter(None, found), 1))
 
 
-def _alias(name: str, vocabulary: Vocabulary) -> List[str]:
+def _alias(name: str, vocabulary: Vocabulary) -> list[str]:
     target = ALIASES.get("".join(_parts(name)).casefold())
     return _first(target, vocabulary, _folded, _phrase, _mean, _inflection) if target else []
 
 
-def _mean(name: str, vocabulary: Vocabulary) -> List[str]:
+def _mean(name: str, vocabulary: Vocabulary) -> list[str]:
     parts = _parts(name)
     found = [_word(part, vocabulary) for part in parts if part.casefold() not in FILLERS]
     return sum(found, []) if len(parts) > 1 and all(found) else []
 
 
-def _inflection(name: str, vocabulary: Vocabulary) -> List[str]:
+def _inflection(name: str, vocabulary: Vocabulary) -> list[str]:
     endings = _TO_SINGULAR if name.casefold().endswith("s") else _TO_PLURAL
     found = (vocabulary.find(name[:len(name) - len(old)] + new) for old, new in endings
              if name.casefold().endswith(old) and len(name) - len(old) >= _SHORTEST_PART)
     return list(itertools.islice(filter(None, found), 1))
 
 
-def _split(name: str, vocabulary: Vocabulary) -> List[str]:
+def _split(name: str, vocabulary: Vocabulary) -> list[str]:
     pairs = [[vocabulary.find(name[:at]), vocabulary.find(name[at:])]
              for at in range(_SHORTEST_PART, len(name) - _SHORTEST_PART + 1)]
     return max(filter(all, pairs), key=vocabulary.frequency, default=[])
@@ -248,24 +250,24 @@ _RULES = {"exact": _exact, "case-folded": _folded, "phrase": _phrase, "alias": _
           "mean": _mean, "inflection": _inflection, "split": _split}
 
 
-def _word(part: str, vocabulary: Vocabulary) -> List[str]:
+def _word(part: str, vocabulary: Vocabulary) -> list[str]:
     """One word of a multi-word name."""
     return _first(part, vocabulary, _folded, _alias, _inflection, _split)
 
 
-def _first(name: str, vocabulary: Vocabulary, *rules: Callable) -> List[str]:
+def _first(name: str, vocabulary: Vocabulary, *rules: Callable) -> list[str]:
     return next(filter(None, (rule(name, vocabulary) for rule in rules)), [])
 
 
-def _parts(name: str) -> List[str]:
+def _parts(name: str) -> list[str]:
     return [part for part in _SEPARATORS.split(name) if part]
 
 
-def _synonyms(name: str) -> List[str]:
+def _synonyms(name: str) -> list[str]:
     return [part for part in re.split(r"\s*[;,]\s*", name.strip()) if part]
 
 
-def _names_to_look_up(class_names: Sequence[str], words: Mapping[str, str]) -> List[str]:
+def _names_to_look_up(class_names: Sequence[str], words: Mapping[str, str]) -> list[str]:
     for name in words:
         if name not in class_names:
             nearest = difflib.get_close_matches(str(name), list(map(str, class_names)), n=3)
@@ -280,7 +282,7 @@ def _names_to_look_up(class_names: Sequence[str], words: Mapping[str, str]) -> L
     return names
 
 
-def _raise_missing(missing: Sequence[Tuple[str, str]], path: str,
+def _raise_missing(missing: Sequence[tuple[str, str]], path: str,
                    vocabulary: Vocabulary) -> None:
     """Report (class name, name looked up) pairs, with their neighbours from a second pass."""
     unknown = {name: [part for synonym in _synonyms(name) for part in _parts(synonym)
@@ -296,9 +298,9 @@ def _raise_missing(missing: Sequence[Tuple[str, str]], path: str,
                     f"\"{missing[0][0]}=thing\"), or give another file")
 
 
-def _neighbours(path: str, words: Iterable[str]) -> Dict[str, List[str]]:
+def _neighbours(path: str, words: Iterable[str]) -> dict[str, list[str]]:
     """The nearest spellings in the file, among words of like length and equal first letter."""
-    near: Dict[str, List[str]] = {word: [] for word in words}
+    near: dict[str, list[str]] = {word: [] for word in words}
     for candidate, _, _ in progress(iterate_rows(path), "nearest words"):
         for word, candidates in near.items():
             if (candidate[:1].casefold() == word[:1].casefold()
@@ -315,7 +317,7 @@ def _suggest(nearest: Sequence[str], otherwise: str) -> str:
 
 def _check_distinct(vectors: np.ndarray, class_names: Sequence[str],
                     found: Sequence[Resolution]) -> None:
-    owners: Dict[bytes, str] = {}
+    owners: dict[bytes, str] = {}
     for name, vector, resolution in zip(class_names, vectors, found):
         if not vector.any():
             raise UserError(f"the vector of class {name!r} ({resolution}) is zero; name another "

@@ -4,8 +4,9 @@ Shape letters: U unseen classes, S seen classes, D feature dimensions.
 """
 
 import functools
+from collections.abc import Callable
 from numbers import Real
-from typing import Any, Callable
+from typing import Any
 
 import numpy as np
 import paddle

@@ -4,7 +4,7 @@ Shape letters: U unseen classes, S seen classes, K sampled orders. A set of seen
 integer whose bit k says whether class k belongs to it.
 """
 
-from typing import List, NamedTuple, Optional
+from typing import NamedTuple
 
 import numpy as np
 import paddle
@@ -13,8 +13,13 @@ from paddle import Tensor, nn
 from paddleseg.cvlibs import manager
 
 from paddle_csrl.errors import UserError
-from paddle_csrl.losses.functional import (attach_gradient, check_positive, check_relations,
-                                           differentiable_zero, in_full_precision)
+from paddle_csrl.losses.functional import (
+    attach_gradient,
+    check_positive,
+    check_relations,
+    differentiable_zero,
+    in_full_precision,
+)
 from paddle_csrl.registry import register
 
 METHODS = ("auto", "exact", "sampled")
@@ -68,7 +73,7 @@ class ListwiseRelationLoss(nn.Layer):
         self.gamma = check_positive(gamma, "ListwiseRelationLoss: gamma")
         self.method = method
         self.num_samples = num_samples
-        self._table: Optional[_SetTable] = None
+        self._table: _SetTable | None = None
 
     @in_full_precision
     def forward(self, generated: Tensor, semantic: Tensor) -> Tensor:
@@ -142,7 +147,7 @@ def _remaining_probability(scores: np.ndarray, logsumexp: np.ndarray) -> np.ndar
     return probability
 
 
-def _sets_by_size(seen: int) -> List[np.ndarray]:
+def _sets_by_size(seen: int) -> list[np.ndarray]:
     sizes = np.zeros(1, np.int64)
     for _ in range(seen):
         sizes = np.concatenate([sizes, sizes + 1])

@@ -3,7 +3,7 @@
 Shape letters: C classes, N generated and M real samples a class, D feature dimensions.
 """
 
-from typing import List, Optional, Sequence, Tuple, Union
+from collections.abc import Sequence
 
 import numpy as np
 import paddle
@@ -59,15 +59,15 @@ class MMDLoss(nn.Layer):
 
     consumes = "features"
 
-    def __init__(self, bandwidths: Union[str, Sequence[float]] = ZS3NET_BANDWIDTHS,
+    def __init__(self, bandwidths: str | Sequence[float] = ZS3NET_BANDWIDTHS,
                  squared: bool = True, ignore_index: int = 255):
         super().__init__()
         self.bandwidths = _check_bandwidths(bandwidths)
         self.squared = squared
 
     @in_full_precision
-    def forward(self, generated: Tensor, real: Tensor, counts: Optional[Tensor] = None,
-                rows: Optional[np.ndarray] = None) -> Tensor:
+    def forward(self, generated: Tensor, real: Tensor, counts: Tensor | None = None,
+                rows: np.ndarray | None = None) -> Tensor:
         weights, real = _weigh_samples(generated, real, counts, rows)
         bandwidths = self.bandwidths or _auto_bandwidths(real, weights)
         classes = (weights.sum(axis=[1, 2]) > 0).sum()
@@ -82,7 +82,7 @@ class MMDLoss(nn.Layer):
         return (mmd2 * present).sum() / classes.astype(mmd2.dtype).clip(min=1)
 
 
-def _check_bandwidths(bandwidths: Union[str, Sequence[float]]) -> List[float]:
+def _check_bandwidths(bandwidths: str | Sequence[float]) -> list[float]:
     """The bandwidths, largest first; none for "auto"."""
     if isinstance(bandwidths, str) and bandwidths == "auto":
         return []
@@ -93,8 +93,8 @@ def _check_bandwidths(bandwidths: Union[str, Sequence[float]]) -> List[float]:
                   reverse=True)
 
 
-def _weigh_samples(generated: Tensor, real: Tensor, counts: Optional[Tensor],
-                   rows: Optional[np.ndarray]) -> Tuple[Tensor, Tensor]:
+def _weigh_samples(generated: Tensor, real: Tensor, counts: Tensor | None,
+                   rows: np.ndarray | None) -> tuple[Tensor, Tensor]:
     """Weights [C, M, 1] of the real samples, and these with the invalid ones set to 0."""
     compared = real.shape[0] if rows is None else len(rows)
     if generated.ndim != 3 or real.ndim != 3 or 0 in (*generated.shape, *real.shape) \
@@ -121,7 +121,7 @@ def _weigh_samples(generated: Tensor, real: Tensor, counts: Optional[Tensor],
 
 @paddle.no_grad()
 def _mmd2(generated: Tensor, real: Tensor, weights: Tensor,
-          bandwidths: Sequence[float]) -> Tuple[Tensor, Tensor, Tensor]:
+          bandwidths: Sequence[float]) -> tuple[Tensor, Tensor, Tensor]:
     """Each class's MMD^2 [C], the generated samples, and the gradient to them, in blocks.
 
     The gradient is written out because it needs the kernel matrices only here: nothing of size
@@ -147,7 +147,7 @@ def _weighted_mean(samples: Tensor, weights: Tensor) -> Tensor:
 
 
 def _mmd2_block(x: Tensor, y: Tensor, weights: Tensor,
-                bandwidths: Sequence[float]) -> Tuple[Tensor, Tensor]:
+                bandwidths: Sequence[float]) -> tuple[Tensor, Tensor]:
     count = x.shape[1]
     norms_x, norms_y = _squared_norms(x), _squared_norms(y)
     farthest = 4 * max(float(norms_x.max()), float(norms_y.max()))  # ||a - b||^2 at the most
@@ -166,7 +166,7 @@ def _mmd2_block(x: Tensor, y: Tensor, weights: Tensor,
 
 
 def _kernel(distances: Tensor, bandwidths: Sequence[float], farthest: float,
-            slope: bool = True) -> Tuple[Tensor, Optional[Tensor]]:
+            slope: bool = True) -> tuple[Tensor, Tensor | None]:
     """k = sum_v exp(-d2 / 2v) and -dk / d(d2) = sum_v exp(-d2 / 2v) / 2v, both [C, N, M].
 
     With the bandwidths from large to small, each that is half of the one before is its square;
@@ -206,7 +206,7 @@ def _squared_distances(a: Tensor, b: Tensor, norms_a: Tensor, norms_b: Tensor) -
 
 
 @paddle.no_grad()
-def _auto_bandwidths(real: Tensor, weights: Tensor) -> List[float]:
+def _auto_bandwidths(real: Tensor, weights: Tensor) -> list[float]:
     valid = (weights.squeeze(2) > 0).numpy()
     most = real.shape[1]
     pairs = valid[:, :, None] & valid[:, None, :] & np.triu(np.ones((most, most), bool), 1)

@@ -4,8 +4,12 @@ import paddle.nn.functional as F
 from paddle import Tensor, nn
 from paddleseg.cvlibs import manager
 
-from paddle_csrl.losses.functional import (check_positive, check_relations, differentiable_zero,
-                                           in_full_precision)
+from paddle_csrl.losses.functional import (
+    check_positive,
+    check_relations,
+    differentiable_zero,
+    in_full_precision,
+)
 from paddle_csrl.registry import register
 
 

@@ -4,8 +4,7 @@ import paddle
 from paddle import Tensor, nn
 from paddleseg.cvlibs import manager
 
-from paddle_csrl.losses.functional import (check_prototypes, differentiable_zero,
-                                           in_full_precision)
+from paddle_csrl.losses.functional import check_prototypes, differentiable_zero, in_full_precision
 from paddle_csrl.registry import register
 
 

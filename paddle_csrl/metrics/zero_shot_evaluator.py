@@ -1,6 +1,7 @@
 """Generalized zero-shot scores: seen, unseen and overall mIoU and their harmonic mean."""
 
-from typing import Dict, List, Optional, Sequence, Union
+from collections.abc import Sequence
+from typing import Union
 
 import numpy as np
 import paddle
@@ -36,8 +37,8 @@ class ZeroShotEvaluator:
         UserError: an argument outside the above.
     """
 
-    def __init__(self, num_classes: int, unseen: Union[Sequence[int], Sequence[str]],
-                 ignore_index: int = 255, class_names: Optional[Sequence[str]] = None,
+    def __init__(self, num_classes: int, unseen: Sequence[int] | Sequence[str],
+                 ignore_index: int = 255, class_names: Sequence[str] | None = None,
                  absent: str = "zero"):
         if num_classes < 1:
             raise UserError(f"num_classes must be at least 1, got {num_classes}")
@@ -97,7 +98,7 @@ class ZeroShotEvaluator:
                             f"classes, unseen {np.flatnonzero(other.unseen).tolist()}")
         self.confusion += other.confusion
 
-    def compute(self) -> Dict[str, Union[float, np.ndarray]]:
+    def compute(self) -> dict[str, float | np.ndarray]:
         """The scores so far, as fractions in [0, 1].
 
         Returns:
@@ -152,8 +153,8 @@ class ZeroShotEvaluator:
                         + (f" or ignore_index {self.ignore_index}" if what == "label" else ""))
 
 
-def _unseen_ids(unseen: Union[Sequence[int], Sequence[str]], num_classes: int,
-                class_names: Optional[Sequence[str]]) -> List[int]:
+def _unseen_ids(unseen: Sequence[int] | Sequence[str], num_classes: int,
+                class_names: Sequence[str] | None) -> list[int]:
     if any(isinstance(item, str) for item in unseen):
         if class_names is None:
             raise UserError(f"unseen {list(unseen)} are names; give class_names too, or ids")

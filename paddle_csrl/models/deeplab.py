@@ -4,7 +4,7 @@ PaddleSeg's ``DeepLabV3P`` has separable convolutions in ASPP and decoder, which
 ZS3Net weights do not fit. Shape letters: N images, H × W pixels, C classes.
 """
 
-from typing import List, Optional, Sequence
+from collections.abc import Sequence
 
 import paddle
 import paddle.nn.functional as F
@@ -50,7 +50,7 @@ class DeepLabV3PPlain(nn.Layer):
     def __init__(self, num_classes: int, backbone: nn.Layer,
                  backbone_indices: Sequence[int] = (0, 3),
                  aspp_ratios: Sequence[int] = (1, 6, 12, 18), aspp_out_channels: int = 256,
-                 align_corners: bool = True, pretrained: Optional[str] = None):
+                 align_corners: bool = True, pretrained: str | None = None):
         super().__init__()
         self.backbone, self.align_corners = backbone, align_corners
         self.backbone_indices = tuple(backbone_indices)
@@ -61,7 +61,7 @@ class DeepLabV3PPlain(nn.Layer):
             load_pretrained(self, pretrained, optional=("decoder.pred_conv.weight",
                                                         "decoder.pred_conv.bias"))
 
-    def forward(self, x: Tensor) -> List[Tensor]:
+    def forward(self, x: Tensor) -> list[Tensor]:
         features = self.backbone(x)
         low_level, high_level = (features[index] for index in self.backbone_indices)
         logit = self.decoder(self.aspp(high_level), low_level)
@@ -119,7 +119,7 @@ class _Decoder(nn.Layer):
         self.pred_conv = nn.Conv2D(_DECODER_CHANNELS, num_classes, 1)
 
     @staticmethod
-    def _conv(in_channels: int, dropout: float) -> List[nn.Layer]:
+    def _conv(in_channels: int, dropout: float) -> list[nn.Layer]:
         return [nn.Conv2D(in_channels, _DECODER_CHANNELS, 3, padding=1, bias_attr=False),
                 layers.SyncBatchNorm(_DECODER_CHANNELS), nn.ReLU(), nn.Dropout(dropout)]
 

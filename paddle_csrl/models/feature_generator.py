@@ -3,7 +3,7 @@
 Shape letters: C classes, N samples a class, W embedding, Z noise and D feature dimensions.
 """
 
-from typing import List, NamedTuple, Optional
+from typing import NamedTuple
 
 import numpy as np
 import paddle
@@ -21,7 +21,7 @@ class GeneratorOutput(NamedTuple):
     """What the generator returns."""
 
     features: Tensor  # [C, N, D], of the classes in the share
-    relations: List[Tensor]  # e^0 (semantic) to e^L (visual), each [C, C]
+    relations: list[Tensor]  # e^0 (semantic) to e^L (visual), each [C, C]
 
 
 class FeatureGenerator(nn.Layer):
@@ -53,8 +53,8 @@ class FeatureGenerator(nn.Layer):
         return type(self).__name__
 
     def forward(self, embeddings: Tensor, num_samples: int,
-                noise: Optional[Tensor] = None,
-                share: Optional[Share] = None) -> GeneratorOutput:
+                noise: Tensor | None = None,
+                share: Share | None = None) -> GeneratorOutput:
         """Generate features.
 
         Args:
@@ -80,12 +80,12 @@ class FeatureGenerator(nn.Layer):
         """``forward`` on checked inputs of full precision."""
         raise NotImplementedError
 
-    def draw_noise(self, shape: List[int], like: Tensor) -> Tensor:
+    def draw_noise(self, shape: list[int], like: Tensor) -> Tensor:
         """Noise of a shape, of the dtype and at the place of ``like``: standard normal."""
         return normal(shape, like)
 
     def _check_inputs(self, embeddings: Tensor, num_samples: int,
-                      noise: Optional[Tensor]) -> Tensor:
+                      noise: Tensor | None) -> Tensor:
         if embeddings.ndim != 2 or embeddings.shape[0] < 1 \
                 or embeddings.shape[1] != self.embed_dim:
             raise UserError(f"{self._title}: embeddings must be [C, {self.embed_dim}] with "
@@ -124,7 +124,7 @@ def mlp(in_dim: int, hidden_dim: int, out_dim: int, dropout: float) -> nn.Sequen
                          _linear(hidden_dim, out_dim))
 
 
-def apply_mlp(layers: nn.Sequential, rows: Tensor, share: Optional[Share] = None) -> Tensor:
+def apply_mlp(layers: nn.Sequential, rows: Tensor, share: Share | None = None) -> Tensor:
     """What ``mlp`` made, on all rows or on those of a share, under the same dropout."""
     first, leaky_relu, dropout, second = layers
     return second(dropout(leaky_relu(first(rows)), share))
@@ -145,7 +145,7 @@ def _host_generator() -> np.random.Generator:
     return np.random.Generator(np.random.SFC64(int(paddle.randint(0, 2**31 - 1, [1]))))
 
 
-def normal(shape: List[int], like: Tensor) -> Tensor:
+def normal(shape: list[int], like: Tensor) -> Tensor:
     """Standard normal values of the dtype and at the place of ``like``."""
     if not like.place.is_cpu_place():
         return paddle.randn(shape, dtype=like.dtype)
@@ -153,7 +153,7 @@ def normal(shape: List[int], like: Tensor) -> Tensor:
     return paddle.to_tensor(draws, dtype=like.dtype, place=like.place)
 
 
-def uniform(shape: List[int], like: Tensor) -> Tensor:
+def uniform(shape: list[int], like: Tensor) -> Tensor:
     """Uniform values from [0, 1) of the dtype and at the place of ``like``."""
     if not like.place.is_cpu_place():
         return paddle.rand(shape, dtype=like.dtype)
@@ -168,12 +168,12 @@ class HostDropout(nn.Dropout):
     """
 
     def forward(self, input: Tensor,  # noqa: A002 (Paddle's name)
-                share: Optional[Share] = None) -> Tensor:
+                share: Share | None = None) -> Tensor:
         mask = self.mask(input, share)
         return input if mask is None else input * mask
 
     @paddle.no_grad()
-    def mask(self, like: Tensor, share: Optional[Share] = None) -> Optional[Tensor]:
+    def mask(self, like: Tensor, share: Share | None = None) -> Tensor | None:
         """What to multiply ``like`` by: 0 or 1 / (1 - rate); None for nothing.
 
         With a ``share``, ``like`` holds its rows, and the mask those rows of the whole mask.

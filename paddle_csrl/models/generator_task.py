@@ -1,6 +1,6 @@
 """Stage 2 as a model PaddleSeg's trainer can train: a generator with its objective."""
 
-from typing import Dict, List, Optional, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import paddle
@@ -77,7 +77,7 @@ class GeneratorTask(nn.Layer):
         self.register_buffer("prototypes", paddle.to_tensor(prototypes), persistable=False)
         self.register_buffer("step", paddle.zeros([1], "int64"))
 
-    def forward(self, real: Optional[paddle.Tensor] = None) -> List[paddle.Tensor]:
+    def forward(self, real: paddle.Tensor | None = None) -> list[paddle.Tensor]:
         """Generate for all classes; ``real`` [1, S, M, D] only serves the losses.
 
         Returns:
@@ -119,8 +119,8 @@ class GeneratorTask(nn.Layer):
     def _is_shared(self) -> bool:
         return self.training and self.share.ranks > 1
 
-    def loss_computation(self, logits_list: List[paddle.Tensor], losses: dict,
-                         data: Dict[str, paddle.Tensor]) -> List[paddle.Tensor]:
+    def loss_computation(self, logits_list: list[paddle.Tensor], losses: dict,
+                         data: dict[str, paddle.Tensor]) -> list[paddle.Tensor]:
         """Every loss of ``losses`` times its coefficient; the trainer adds them up.
 
         Args:
@@ -133,8 +133,8 @@ class GeneratorTask(nn.Layer):
         with paddle.amp.auto_cast(enable=False):
             return self._terms(logits_list, losses, data)
 
-    def _terms(self, logits_list: List[paddle.Tensor], losses: dict,
-               data: Dict[str, paddle.Tensor]) -> List[paddle.Tensor]:
+    def _terms(self, logits_list: list[paddle.Tensor], losses: dict,
+               data: dict[str, paddle.Tensor]) -> list[paddle.Tensor]:
         seen, unseen, *relations = logits_list
         unseen_prototypes = unseen.astype("float32").mean(1)
         share = self.share if self._is_shared else Share(len(self.embeddings))
@@ -154,7 +154,7 @@ class GeneratorTask(nn.Layer):
                                for loss, coef in zip(losses["types"], losses["coef"])])
 
     def compared_relations(self, unseen_prototypes: paddle.Tensor,
-                           relations: List[paddle.Tensor]) -> tuple:
+                           relations: list[paddle.Tensor]) -> tuple:
         """The generated and the semantic relations [U, S] that the relation losses compare."""
         if self.relation == "edges":
             return tuple(edge[self.num_seen:, :self.num_seen]

@@ -1,14 +1,20 @@
 """The generator of ZS3Net: one MLP from a class embedding and noise to a visual feature."""
 
-from typing import List, Optional
 
 import paddle
 from paddle import Tensor
 from paddleseg.cvlibs import manager
 
 from paddle_csrl.errors import UserError
-from paddle_csrl.models.feature_generator import (FeatureGenerator, GeneratorOutput, apply_mlp, mlp,
-                                                  normal, semantic_relations, uniform)
+from paddle_csrl.models.feature_generator import (
+    FeatureGenerator,
+    GeneratorOutput,
+    apply_mlp,
+    mlp,
+    normal,
+    semantic_relations,
+    uniform,
+)
 from paddle_csrl.parallel import Share
 from paddle_csrl.registry import register
 
@@ -40,7 +46,7 @@ class MLPGenerator(FeatureGenerator):
 
     def __init__(self, embed_dim: int, feature_dim: int, noise_dim: int = 300,
                  hidden_dim: int = 256, dropout: float = 0.5, noise: str = "gaussian",
-                 num_classes: Optional[int] = None, in_channels: int = 3):
+                 num_classes: int | None = None, in_channels: int = 3):
         super().__init__(embed_dim, noise_dim, dropout, feature_dim=feature_dim,
                          hidden_dim=hidden_dim)
         if noise not in list(NOISES):  # a list, for YAML may give what has no hash
@@ -57,6 +63,6 @@ class MLPGenerator(FeatureGenerator):
         features = apply_mlp(self.mlp, nodes, share)
         return GeneratorOutput(features, [semantic_relations(embeddings)])
 
-    def draw_noise(self, shape: List[int], like: Tensor) -> Tensor:
+    def draw_noise(self, shape: list[int], like: Tensor) -> Tensor:
         """The noise that the config names."""
         return NOISES[self.noise](shape, like)

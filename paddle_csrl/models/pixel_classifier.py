@@ -1,6 +1,5 @@
 """The classification layer that stage 3 trains."""
 
-from typing import Dict, List, Optional
 
 import numpy as np
 import paddle
@@ -33,21 +32,21 @@ class PixelClassifier(nn.Layer):
     """
 
     def __init__(self, feature_dim: int, num_classes: int,
-                 origin: Optional[np.ndarray] = None, in_channels: int = 3):
+                 origin: np.ndarray | None = None, in_channels: int = 3):
         super().__init__()
         self.conv = nn.Conv2D(feature_dim, num_classes, 1,
                               bias_attr=None if origin is None else False)
-        self.share: Optional[Share] = None
+        self.share: Share | None = None
         self.register_buffer("origin", None if origin is None else
                              paddle.to_tensor(origin).reshape([-1, 1, 1]), persistable=False)
 
-    def forward(self, features: Tensor) -> List[Tensor]:
+    def forward(self, features: Tensor) -> list[Tensor]:
         if self._is_shared:
             features = self._own(features)
         return [self.conv(features if self.origin is None else features + self.origin)]
 
-    def loss_computation(self, logits_list: List[Tensor], losses: dict,
-                         data: Dict[str, Tensor]) -> List[Tensor]:
+    def loss_computation(self, logits_list: list[Tensor], losses: dict,
+                         data: dict[str, Tensor]) -> list[Tensor]:
         """PaddleSeg's terms over ``data["label"]``, int64 [B, H, W], or this process's part."""
         labels = data["label"]
         own = self._own(labels.unsqueeze(1)).squeeze(1) if self._is_shared else labels

@@ -1,7 +1,7 @@
 """Loading ``pretrained`` weights: all of them or none."""
 
 import os
-from typing import Sequence
+from collections.abc import Sequence
 from urllib.parse import urlparse
 
 from paddle import nn

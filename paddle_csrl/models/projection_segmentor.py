@@ -1,6 +1,6 @@
 """A segmentor that scores classes by their embeddings, as SPNet and SegDeViSE do."""
 
-from typing import List, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import paddle
@@ -73,7 +73,7 @@ class ProjectionSegmentor(nn.Layer):
         """What stands in the place of the classification layer."""
         return _sublayer(self.segmentor, self.layer_name)
 
-    def forward(self, images: paddle.Tensor) -> List[paddle.Tensor]:
+    def forward(self, images: paddle.Tensor) -> list[paddle.Tensor]:
         scores, *auxiliary = self.segmentor(images)
         if not self.training:
             return [scores, *auxiliary]

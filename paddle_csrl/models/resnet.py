@@ -4,7 +4,7 @@ PaddleSeg has the "vd" variants only; the released ZS3Net weights, which were pr
 the unseen classes, need the plain one (He et al., CVPR 2016) with DeepLab's dilations.
 """
 
-from typing import List, Optional, Sequence, Tuple
+from collections.abc import Sequence
 
 import paddle.nn.functional as F
 from paddle import Tensor, nn
@@ -85,10 +85,10 @@ class DilatedResNet(nn.Layer):
     """
 
     #: Number of bottlenecks in layers 1 to 4.
-    depths: Tuple[int, int, int, int]
+    depths: tuple[int, int, int, int]
 
     def __init__(self, output_stride: int = 16, multi_grid: Sequence[int] = (1, 2, 4),
-                 in_channels: int = 3, pretrained: Optional[str] = None,
+                 in_channels: int = 3, pretrained: str | None = None,
                  data_format: str = "NCHW"):
         super().__init__()
         name = type(self).__name__
@@ -103,7 +103,7 @@ class DilatedResNet(nn.Layer):
                                data_format=data_format)
         self.bn1 = layers.SyncBatchNorm(64, data_format=data_format)
         self.maxpool = nn.MaxPool2D(3, stride=2, padding=1, data_format=data_format)
-        self.feat_channels: List[int] = []
+        self.feat_channels: list[int] = []
         channels = 64
         for index, (stride, dilation) in enumerate(_STAGES[output_stride]):
             grid = multi_grid if index == 3 else [1] * self.depths[index]
@@ -122,7 +122,7 @@ class DilatedResNet(nn.Layer):
             Bottleneck(width * _EXPANSION, width, 1, dilation, self.data_format)
             for dilation in dilations[1:]])
 
-    def forward(self, x: Tensor) -> List[Tensor]:
+    def forward(self, x: Tensor) -> list[Tensor]:
         x = self.maxpool(F.relu(self.bn1(self.conv1(x))))
         features = []
         for layer in (self.layer1, self.layer2, self.layer3, self.layer4):

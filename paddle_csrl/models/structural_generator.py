@@ -3,7 +3,7 @@
 Shape letters: C classes, N samples a class, W embedding, Z noise and D feature dimensions.
 """
 
-from typing import List, NamedTuple, Optional, Tuple
+from typing import NamedTuple
 
 import numpy as np
 import paddle
@@ -12,9 +12,15 @@ from paddle.autograd import PyLayer
 from paddle.distributed.fleet.utils import recompute
 from paddleseg.cvlibs import manager
 
-from paddle_csrl.models.feature_generator import (LEAK, FeatureGenerator, GeneratorOutput,
-                                                  HostDropout, apply_mlp, mlp,
-                                                  semantic_relations)
+from paddle_csrl.models.feature_generator import (
+    LEAK,
+    FeatureGenerator,
+    GeneratorOutput,
+    HostDropout,
+    apply_mlp,
+    mlp,
+    semantic_relations,
+)
 from paddle_csrl.parallel import Share
 from paddle_csrl.registry import register
 
@@ -57,7 +63,7 @@ class StructuralGenerator(FeatureGenerator):
 
     def __init__(self, embed_dim: int, feature_dim: int, noise_dim: int = 64, num_layers: int = 2,
                  hidden_dim: int = 256, dropout: float = 0.5,
-                 num_classes: Optional[int] = None, in_channels: int = 3):
+                 num_classes: int | None = None, in_channels: int = 3):
         super().__init__(embed_dim, noise_dim, dropout, feature_dim=feature_dim,
                          num_layers=num_layers, hidden_dim=hidden_dim)
         widths = [embed_dim + noise_dim] + [hidden_dim] * (num_layers - 1) + [feature_dim]
@@ -141,7 +147,7 @@ class _PerClassLinear(PyLayer):
         return result.add_(per_class.unsqueeze(1).expand_as(result))
 
     @staticmethod
-    def backward(ctx, gradient: Tensor) -> Tuple[Optional[Tensor], Tensor, Tensor]:
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor | None, Tensor, Tensor]:
         base, weight = ctx.saved_tensor()
         of_base = None if base.stop_gradient else paddle.matmul(gradient, weight, transpose_y=True)
         of_weight = paddle.matmul(base.flatten(0, 1), gradient.flatten(0, 1), transpose_x=True)
@@ -185,7 +191,7 @@ def _pair_scores(mlp: nn.Sequential, prototypes: Tensor, share: Share) -> Tensor
     return paddle.gather(values, paddle.to_tensor(position.ravel())).reshape([classes, classes])
 
 
-def _parts(length: int, size: int) -> List[int]:
+def _parts(length: int, size: int) -> list[int]:
     """Lengths of the parts of ``length`` that are ``size`` long, but for the last."""
     return [min(size, length - start) for start in range(0, length, size)]
 

@@ -1,6 +1,5 @@
 """A backbone small enough to train on a CPU within minutes."""
 
-from typing import List
 
 import paddle
 from paddle import nn
@@ -32,7 +31,7 @@ class CSRLTinyNet(nn.Layer):
             _conv(4 * width, 4 * width, dilation=2))
         self.feat_channels = [2 * width, 4 * width]
 
-    def forward(self, x: paddle.Tensor) -> List[paddle.Tensor]:
+    def forward(self, x: paddle.Tensor) -> list[paddle.Tensor]:
         low = self.low(x)
         return [low, self.high(low)]
 

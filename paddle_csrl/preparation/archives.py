@@ -7,7 +7,8 @@ import re
 import tarfile
 import zipfile
 import zlib
-from typing import Callable, Iterator, NamedTuple
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
 from paddle_csrl.errors import UserError
 from paddle_csrl.utils import atomic_path, progress

@@ -8,7 +8,8 @@ is background, as in the benchmark.
 import json
 import os
 import re
-from typing import Any, Callable, Dict, Iterator, List, Mapping, NamedTuple, Optional, Tuple
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple
 
 import numpy as np
 from paddleseg.utils import logger
@@ -16,8 +17,15 @@ from paddleseg.utils import logger
 from paddle_csrl.datasets.class_names import CLASS_NAMES
 from paddle_csrl.errors import UserError
 from paddle_csrl.preparation.archives import copy_member, require_input, require_md5, walk
-from paddle_csrl.preparation.labels import (is_whole_label, left_out, parse_list,
-                                            read_mat_labels, stems, write_label, write_list)
+from paddle_csrl.preparation.labels import (
+    is_whole_label,
+    left_out,
+    parse_list,
+    read_mat_labels,
+    stems,
+    write_label,
+    write_list,
+)
 from paddle_csrl.preparation.rle import decode_mask
 from paddle_csrl.utils import make_folder, progress
 
@@ -46,9 +54,9 @@ class _Label(NamedTuple):
     read: Callable[[], np.ndarray]
 
 
-def prepare_context(voc: str, labels: str, dataset_root: str, label_names: Optional[str] = None,
-                    lists: Optional[Mapping[str, Optional[str]]] = None, checksum: bool = True,
-                    overwrite: bool = False) -> Dict[str, Any]:
+def prepare_context(voc: str, labels: str, dataset_root: str, label_names: str | None = None,
+                    lists: Mapping[str, str | None] | None = None, checksum: bool = True,
+                    overwrite: bool = False) -> dict[str, Any]:
     """Write ``dataset_root`` as PaddleSeg's ``PascalContext`` reads it.
 
     What is there and whole is kept, so that a stopped run goes on where it was. The lists come
@@ -112,7 +120,7 @@ def class_table(names: Mapping[int, str]) -> np.ndarray:
     Raises:
         UserError: the source lacks one of the 59 classes.
     """
-    ids: Dict[Optional[str], int] = {}
+    ids: dict[str | None, int] = {}
     for number, name in names.items():
         ids.setdefault(_fold(name), number)
     table = np.zeros(max(names) + 1, np.uint8)
@@ -129,7 +137,7 @@ def class_table(names: Mapping[int, str]) -> np.ndarray:
     return table
 
 
-def read_label_names(labels: str, path: Optional[str] = None) -> Dict[int, str]:
+def read_label_names(labels: str, path: str | None = None) -> dict[int, str]:
     """Names of the 459 classes by id, from ``path`` or the labels.txt in or beside ``labels``.
 
     Raises:
@@ -169,7 +177,7 @@ def _fold(name: str) -> str:
     return re.sub(r"[\s_-]+", "", name).lower()
 
 
-def _copy_images(voc: str, root: str) -> Dict[str, List[str]]:
+def _copy_images(voc: str, root: str) -> dict[str, list[str]]:
     """Copy the images; return the names in VOC's own lists."""
     lists = {}
     for member in walk(voc, "VOC images"):
@@ -197,7 +205,7 @@ def _map_classes(content: bytes, table: np.ndarray, place: str) -> np.ndarray:
     return table[label]
 
 
-def _read_json(path: str) -> Tuple[Dict[str, List[str]], Iterator[_Label]]:
+def _read_json(path: str) -> tuple[dict[str, list[str]], Iterator[_Label]]:
     """The lists and labels of the PASCAL in Detail annotations."""
     logger.info(f"reading {path}")
     try:
@@ -208,7 +216,7 @@ def _read_json(path: str) -> Tuple[Dict[str, List[str]], Iterator[_Label]]:
                   for image in content["images"]}
         table = class_table({_small(category["category_id"]): category["name"]
                              for category in content["categories"]})
-        masks: Dict[Any, list] = {number: [] for number in images}
+        masks: dict[Any, list] = {number: [] for number in images}
         for mask in content["annos_segmentation"]:
             if mask["image_id"] in masks:
                 masks[mask["image_id"]].append((int(mask["category_id"]), mask["segmentation"]))
@@ -235,7 +243,7 @@ def _small(number: Any) -> int:
     return int(number)
 
 
-def _paint(masks: List[tuple], size: Tuple[int, int], table: np.ndarray,
+def _paint(masks: list[tuple], size: tuple[int, int], table: np.ndarray,
            place: str) -> np.ndarray:
     """Class ids uint8 [H, W]: later masks lie over earlier ones, as in the official reader."""
     label = np.zeros(size, np.uint8)
@@ -259,7 +267,7 @@ def _convert(labels: Iterator[_Label], folder: str, overwrite: bool) -> int:
     return converted
 
 
-def _finish(root: str, splits: Dict[str, List[str]], converted: int) -> Dict[str, Any]:
+def _finish(root: str, splits: dict[str, list[str]], converted: int) -> dict[str, Any]:
     """Write the lists of the images that are complete, and report."""
     labels = stems(os.path.join(root, "Context"), ".png")
     images = stems(os.path.join(root, "JPEGImages"), ".jpg")

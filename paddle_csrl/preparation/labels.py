@@ -3,7 +3,7 @@
 import io
 import os
 import re
-from typing import Iterable, List, Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import scipy.io
@@ -63,7 +63,7 @@ def is_whole_label(path: str) -> bool:
         return False
 
 
-def parse_list(content: bytes, place: str) -> List[str]:
+def parse_list(content: bytes, place: str) -> list[str]:
     """Names of images, the first word of each line.
 
     Raises:

@@ -1,13 +1,13 @@
 """COCO's run-length encoding of masks."""
 
-from typing import Any, Dict
+from typing import Any
 
 import numpy as np
 
 from paddle_csrl.errors import UserError
 
 
-def decode_mask(encoded: Dict[str, Any], place: str) -> np.ndarray:
+def decode_mask(encoded: dict[str, Any], place: str) -> np.ndarray:
     """The mask of ``{"size": [H, W], "counts": ...}``.
 
     ``counts`` are the lengths of runs of zeros and ones in turn, down the columns: a list, or

@@ -6,14 +6,21 @@ of VOC. The training set is VOC's own plus those of SBD that are in neither of V
 
 import os
 import re
-from typing import Any, Dict, List
+from typing import Any
 
 from paddleseg.utils import logger
 
 from paddle_csrl.errors import UserError
 from paddle_csrl.preparation.archives import copy_member, require_input, require_md5, walk
-from paddle_csrl.preparation.labels import (is_whole_label, left_out, parse_list,
-                                            read_mat_labels, stems, write_label, write_list)
+from paddle_csrl.preparation.labels import (
+    is_whole_label,
+    left_out,
+    parse_list,
+    read_mat_labels,
+    stems,
+    write_label,
+    write_list,
+)
 from paddle_csrl.utils import make_folder
 
 VOC_ADVICE = ("download VOCtrainval_11-May-2012.tar (2 GB) from "
@@ -37,7 +44,7 @@ _NUM_CLASSES = 21
 
 
 def prepare_voc(voc: str, sbd: str, dataset_root: str, checksum: bool = True,
-                overwrite: bool = False) -> Dict[str, Any]:
+                overwrite: bool = False) -> dict[str, Any]:
     """Write ``dataset_root``/VOC2012 as PaddleSeg's ``PascalVOC`` reads it in ``mode: trainaug``.
 
     What is there and whole is kept, so that a stopped run goes on where it was. ``aug.txt``
@@ -84,7 +91,7 @@ def prepare_voc(voc: str, sbd: str, dataset_root: str, checksum: bool = True,
     return result
 
 
-def _copy_voc(voc: str, base: str) -> Dict[str, List[str]]:
+def _copy_voc(voc: str, base: str) -> dict[str, list[str]]:
     """Copy images, labels and, once they are there, the lists; return the lists' names."""
     lists, contents = {}, {}
     for member in walk(voc, "VOC images and labels"):
@@ -141,8 +148,8 @@ def _read_sbd(content: bytes, place: str):
     return label
 
 
-def _differences(counts: Dict[str, int], wanted: List[str], labels: set,
-                 images: set) -> List[str]:
+def _differences(counts: dict[str, int], wanted: list[str], labels: set,
+                 images: set) -> list[str]:
     """What makes the training list another than that of the literature."""
     reasons = [f"{key} lists {counts[key]} images instead of {number}"
                for key, number in _EXPECTED.items() if counts[key] != number]
@@ -155,7 +162,7 @@ def _differences(counts: Dict[str, int], wanted: List[str], labels: set,
     return reasons
 
 
-def _report(result: Dict[str, Any], counts: Dict[str, int], shared: int) -> None:
+def _report(result: dict[str, Any], counts: dict[str, int], shared: int) -> None:
     logger.info(f"VOC 2012: {result['train']} training and {result['val']} validation images; "
                 f"SBD: {counts['SBD train']} + {counts['SBD val']} images, {shared} of them in "
                 f"VOC's lists; {result['converted']} labels converted now")

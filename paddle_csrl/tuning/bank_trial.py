@@ -3,7 +3,8 @@
 Letters: S seen classes, H of them held out; R rows to score; D feature channels.
 """
 
-from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import paddle
@@ -45,7 +46,7 @@ class Fold(NamedTuple):
     features: np.ndarray
     labels: np.ndarray
     pixel_counts: np.ndarray
-    origin: Optional[np.ndarray]
+    origin: np.ndarray | None
     calibrated: np.ndarray
 
 
@@ -81,7 +82,7 @@ def _scored_rows(counts: np.ndarray, seed: int) -> np.ndarray:
                            for count in counts])
 
 
-def bank_trial(fold: Fold, generator: Dict[str, Any], classifiers: Sequence[Dict[str, Any]],
+def bank_trial(fold: Fold, generator: dict[str, Any], classifiers: Sequence[dict[str, Any]],
                calibrations: Sequence[Calibration], seed: int) -> np.ndarray:
     """Train a generator, a layer per classifier section, and score them.
 
@@ -102,8 +103,8 @@ def bank_trial(fold: Fold, generator: Dict[str, Any], classifiers: Sequence[Dict
     return np.stack([score_layer(*_weights(layer), fold, calibrations) for layer in layers])
 
 
-def _fit_layers(task: GeneratorTask, sections: Sequence[Dict[str, Any]], fold: Fold,
-                seed: int) -> List[PixelClassifier]:
+def _fit_layers(task: GeneratorTask, sections: Sequence[dict[str, Any]], fold: Fold,
+                seed: int) -> list[PixelClassifier]:
     """A layer per section; those of one ``num_generated`` share their features."""
     layers, drawn = [], {}
     for section in sections:
@@ -117,7 +118,7 @@ def _fit_layers(task: GeneratorTask, sections: Sequence[Dict[str, Any]], fold: F
     return layers
 
 
-def _weights(layer: PixelClassifier) -> Tuple[np.ndarray, np.ndarray]:
+def _weights(layer: PixelClassifier) -> tuple[np.ndarray, np.ndarray]:
     """Weight [S, D] and bias [S] of the layer on the bank's features."""
     weight = layer.conv.weight.numpy()[:, :, 0, 0]
     if layer.conv.bias is None:
@@ -151,7 +152,7 @@ def score_layer(weight: np.ndarray, bias: np.ndarray, fold: Fold,
                      for value in values])
 
 
-def _scores(prediction: np.ndarray, fold: Fold) -> List[float]:
+def _scores(prediction: np.ndarray, fold: Fold) -> list[float]:
     classes = len(fold.pixel_counts)
     evaluator = ZeroShotEvaluator(classes, fold.held_out.tolist(), ignore_index=-1)
     evaluator.update(prediction, fold.labels)

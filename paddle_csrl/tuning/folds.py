@@ -1,6 +1,5 @@
 """Which seen classes are held out together."""
 
-from typing import List
 
 import numpy as np
 
@@ -11,7 +10,7 @@ from paddle_csrl.tuning.seen_classes import SeenClasses
 MIN_HELD_OUT_ROWS = 40
 
 
-def draw_folds(seen: SeenClasses, number: int, seed: int) -> List[np.ndarray]:
+def draw_folds(seen: SeenClasses, number: int, seed: int) -> list[np.ndarray]:
     """Disjoint random groups of classes, as many in each as there are unseen classes.
 
     They are smaller where the classes do not suffice, and never more than half of all. The

@@ -2,8 +2,8 @@
 
 import hashlib
 import json
-import os
-from typing import Any, Dict, List, NamedTuple, Sequence, Tuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import yaml
@@ -81,7 +81,7 @@ class Search:
         UserError: a setting that will be tried cannot be built, or the folds cannot be made.
     """
 
-    def __init__(self, seen: SeenClasses, space: Space, dic: Dict[str, Any], budget: Budget,
+    def __init__(self, seen: SeenClasses, space: Space, dic: dict[str, Any], budget: Budget,
                  seed: int, record: str):
         budget.check()
         self.seen, self.space, self.budget, self.seed = seen, space, budget, seed
@@ -107,10 +107,10 @@ class Search:
         self._digest = seen.digest()
         content = read_json(record)
         content = content.get("scores") if isinstance(content, dict) else None
-        self._known: Dict[str, Any] = content if isinstance(content, dict) else {}
+        self._known: dict[str, Any] = content if isinstance(content, dict) else {}
         self._check_draws()
 
-    def run(self) -> Dict[str, Any]:
+    def run(self) -> dict[str, Any]:
         """Run what has not been run, choose, and record everything.
 
         Returns:
@@ -134,7 +134,7 @@ class Search:
         self._write(summary)
         return summary
 
-    def settings(self, trials: Sequence[int]) -> List[Setting]:
+    def settings(self, trials: Sequence[int]) -> list[Setting]:
         """All points of these trials."""
         return [Setting(trial, classifier, calibration) for trial in trials
                 for classifier in range(len(self.draws[trial].classifiers))
@@ -146,14 +146,14 @@ class Search:
                           [setting.classifier][setting.calibration] for seed in seeds]
                          for fold in range(len(self.held_out))])
 
-    def content(self, setting: Setting) -> Dict[str, Any]:
+    def content(self, setting: Setting) -> dict[str, Any]:
         """The sections ``generator`` and ``classifier`` of one point."""
         draw = self.draws[setting.trial]
         return self.space.settings(
             self.start, draw.generator, draw.classifiers[setting.classifier],
             self.calibrations[setting.calibration].settings)
 
-    def summary(self, ranking: Sequence[Setting], seeds: Sequence[int]) -> Dict[str, Any]:
+    def summary(self, ranking: Sequence[Setting], seeds: Sequence[int]) -> dict[str, Any]:
         """What is told of the search: the settings in order of their score, best first."""
         return {
             "method": self.space.method,
@@ -167,7 +167,7 @@ class Search:
             "versions": versions(),
         }
 
-    def _describe(self, setting: Setting, seeds: Sequence[int]) -> Dict[str, Any]:
+    def _describe(self, setting: Setting, seeds: Sequence[int]) -> dict[str, Any]:
         scores, draw = self.scores(setting, seeds).mean(1), self.draws[setting.trial]
         return {
             "trial": setting.trial, **dict(zip(SCORES, scores.mean(0).tolist())),
@@ -207,11 +207,11 @@ class Search:
                 check_sections({"generator": generator, "classifier": classifier},
                                self.seen.embeddings, seen_ids, held_out)
 
-    def _write(self, summary: Dict[str, Any]) -> None:
+    def _write(self, summary: dict[str, Any]) -> None:
         write_json(self.record, {**summary, "scores": self._known})
 
 
-def table(summary: Dict[str, Any]) -> str:
+def table(summary: dict[str, Any]) -> str:
     """The best settings and the config as it stands, in percent, as text."""
     rows = PrettyTable(["", "trial", "seen", "held out", "hIoU", "spread"], align="r")
     best = summary["ranking"][:NUM_SHOWN]
@@ -224,7 +224,7 @@ def table(summary: Dict[str, Any]) -> str:
     return "\n".join([str(rows), *settings])
 
 
-def write_settings(path: str, summary: Dict[str, Any], config: str) -> None:
+def write_settings(path: str, summary: dict[str, Any], config: str) -> None:
     """Write what was chosen as YAML for ``_base_``, with a comment that says how.
 
     Args:

@@ -1,8 +1,8 @@
 """What tuning may know: the seen classes, numbered anew, without a trace of the others."""
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import List, Sequence
 
 import numpy as np
 
@@ -25,7 +25,7 @@ class SeenClasses:
         normalizes (bool): whether stages 2 and 3 work on standardized features.
         has_bias (bool): whether the segmentor's classification layer has a bias.
     """
-    names: List[str]
+    names: list[str]
     embeddings: np.ndarray
     bank: FeatureBank
     num_unseen: int

@@ -3,7 +3,7 @@
 import copy
 import math
 import os
-from typing import Any, Dict, List, NamedTuple, Optional, Tuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -13,16 +13,16 @@ from paddle_csrl.errors import UserError
 
 #: Keys that are tried on every trained layer.
 _CALIBRATIONS = ("classifier.calibration", "classifier.seen_cost")
-Overrides = Dict[str, Any]
+Overrides = dict[str, Any]
 
 
 class Axis(NamedTuple):
     """One thing that varies: its name and the overrides of each of its candidates."""
     name: str
-    candidates: List[Overrides]
+    candidates: list[Overrides]
 
     @property
-    def keys(self) -> List[str]:
+    def keys(self) -> list[str]:
         return list(dict.fromkeys(key for candidate in self.candidates for key in candidate))
 
     @property
@@ -33,7 +33,7 @@ class Axis(NamedTuple):
 class Draw(NamedTuple):
     """Settings of one generator and of the layers that are trained on top of it."""
     generator: Overrides
-    classifiers: List[Overrides]
+    classifiers: list[Overrides]
 
 
 class Space:
@@ -80,19 +80,19 @@ class Space:
                                 f"that every method gets the same number of classifiers")
             self.axes = [other for other in self.axes if other.name != name] + [axis]
 
-    def _load_base(self, name: Optional[str]) -> Dict[str, Any]:
+    def _load_base(self, name: str | None) -> dict[str, Any]:
         if name is None:
             return {}
         base = load_yaml(os.path.join(os.path.dirname(self.path), str(name)), (self.path,))
         _check_names(base, ("generator", "classifier"), f"{self.path}: base {name}")
         return base
 
-    def start(self, dic: Dict[str, Any]) -> Dict[str, Any]:
+    def start(self, dic: dict[str, Any]) -> dict[str, Any]:
         """The config ``dic`` as the method starts from it, checked."""
         dic = merge(copy.deepcopy(self.base), dic)
         return self.settings(dic, self.fixed)
 
-    def settings(self, dic: Dict[str, Any], *overrides: Overrides) -> Dict[str, Any]:
+    def settings(self, dic: dict[str, Any], *overrides: Overrides) -> dict[str, Any]:
         """The content ``dic`` with ``overrides``, checked; what it was made of is not shared."""
         dic = copy.deepcopy(dic)
         for item in overrides:
@@ -105,8 +105,8 @@ class Space:
                             f"classes, which tuning keeps away from; set it to clean")
         return dic
 
-    def draws(self, start: Dict[str, Any], number: int, classifiers: int,
-              seed: int) -> List[Draw]:
+    def draws(self, start: dict[str, Any], number: int, classifiers: int,
+              seed: int) -> list[Draw]:
         """``number`` generators with ``classifiers`` layers each, drawn at random.
 
         The first draw, and the first layer of each, leaves ``start`` as it is. No combination
@@ -123,8 +123,8 @@ class Space:
                 draws.append(Draw(generators[which], layers[lap * classifiers:]))
         return draws
 
-    def _distinct(self, stage: str, start: Dict[str, Any], number: int,
-                  seed: Any) -> List[Overrides]:
+    def _distinct(self, stage: str, start: dict[str, Any], number: int,
+                  seed: Any) -> list[Overrides]:
         """At most ``number`` different combinations, the first of which changes nothing."""
         rng = np.random.default_rng(seed)
         sizes = [len(axis.candidates) for axis in self.axes if axis.stage == stage]
@@ -139,12 +139,12 @@ class Space:
             tried.add(picks)
         return found
 
-    def chosen(self, original: Dict[str, Any], settings: Dict[str, Any]) -> Dict[str, Any]:
+    def chosen(self, original: dict[str, Any], settings: dict[str, Any]) -> dict[str, Any]:
         """What of ``settings`` a file has to say so that it turns ``original`` into them.
 
         These are the keys that the method fixes and those that were searched.
         """
-        content: Dict[str, Any] = copy.deepcopy(self.base)
+        content: dict[str, Any] = copy.deepcopy(self.base)
         keys = [*self.fixed, *(key for axis in self.axes for key in axis.keys),
                 *Calibration.of(settings["classifier"]).settings]
         for key in keys:
@@ -158,7 +158,7 @@ class Space:
         return content
 
 
-def _outside_lists(dic: Dict[str, Any], dotted: str) -> Tuple[str, Any]:
+def _outside_lists(dic: dict[str, Any], dotted: str) -> tuple[str, Any]:
     """The part of a dotted key that leads to a list or to its end, and the value there."""
     value: Any = dic
     names = dotted.split(".")
@@ -196,7 +196,7 @@ def _check_key(key: Any, path: str) -> None:
                         f"tried on every trained layer")
 
 
-def _calibrations(common: Dict[str, Any], path: str) -> List[Calibration]:
+def _calibrations(common: dict[str, Any], path: str) -> list[Calibration]:
     found = []
     for key, is_cost in zip(_CALIBRATIONS, (False, True)):
         values = common.get(key, [])
@@ -209,7 +209,7 @@ def _calibrations(common: Dict[str, Any], path: str) -> List[Calibration]:
     return found
 
 
-def _pairs(content: Dict[str, Any], key: str, path: str, place: str = "") -> Dict[str, Any]:
+def _pairs(content: dict[str, Any], key: str, path: str, place: str = "") -> dict[str, Any]:
     value = content.get(key)
     value = {} if value is None else value
     if not isinstance(value, dict):
@@ -217,7 +217,7 @@ def _pairs(content: Dict[str, Any], key: str, path: str, place: str = "") -> Dic
     return value
 
 
-def _check_names(content: Dict[str, Any], known: Tuple[str, ...], path: str,
+def _check_names(content: dict[str, Any], known: tuple[str, ...], path: str,
                  place: str = "") -> None:
     for key in content:
         if key not in known:

@@ -3,7 +3,7 @@
 import os
 import sys
 import time
-from typing import Iterable, Iterator, Optional
+from collections.abc import Iterable, Iterator
 
 import paddle
 from paddleseg.utils import logger
@@ -14,7 +14,7 @@ INTERVAL = 10.0
 _COLUMNS, _ROWS = 80, 24  # of a terminal that does not know, as in some containers
 
 
-def progress(iterable: Iterable, title: str, total: Optional[int] = None) -> Iterable:
+def progress(iterable: Iterable, title: str, total: int | None = None) -> Iterable:
     """Wrap ``iterable`` in a progress bar named ``title``.
 
     In a terminal the bar redraws itself; in a log file or pipe one line of the log appears every
@@ -36,7 +36,7 @@ def progress(iterable: Iterable, title: str, total: Optional[int] = None) -> Ite
     return _logged(iterable, title, total)
 
 
-def _logged(iterable: Iterable, title: str, total: Optional[int]) -> Iterator:
+def _logged(iterable: Iterable, title: str, total: int | None) -> Iterator:
     start = last = time.monotonic()
     for done, item in enumerate(iterable):
         now = time.monotonic()
@@ -46,7 +46,7 @@ def _logged(iterable: Iterable, title: str, total: Optional[int]) -> Iterator:
         yield item
 
 
-def line(title: str, done: int, total: Optional[int], seconds: float) -> str:
+def line(title: str, done: int, total: int | None, seconds: float) -> str:
     """One line on ``done`` of ``total`` items, done in ``seconds``.
 
     The time left is that of the other items at the average speed so far.

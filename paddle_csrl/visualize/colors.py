@@ -1,6 +1,6 @@
 """Colours of classes."""
 
-from typing import Optional, Sequence
+from collections.abc import Sequence
 
 import cv2
 import numpy as np
@@ -14,7 +14,7 @@ _FIRST_COLORS = [(52, 54, 60), (230, 159, 0), (0, 114, 178), (240, 228, 66), (20
                  (0, 158, 115), (213, 94, 0), (86, 180, 233)]
 
 
-def palette(num_classes: int, name: Optional[str] = None) -> np.ndarray:
+def palette(num_classes: int, name: str | None = None) -> np.ndarray:
     """A colour for every class.
 
     Args:

@@ -1,18 +1,30 @@
 """Curves of a training as SVG."""
 
-from typing import List, Mapping, Sequence, Tuple
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from paddle_csrl.visualize.svg import (BOTTOM, FAINT, LEFT, RIGHT, TOP, Drawing, Scale,
-                                       horizontal_grid, legend, legend_width, number, padded)
+from paddle_csrl.visualize.svg import (
+    BOTTOM,
+    FAINT,
+    LEFT,
+    RIGHT,
+    TOP,
+    Drawing,
+    Scale,
+    horizontal_grid,
+    legend,
+    legend_width,
+    number,
+    padded,
+)
 
 _WIDTH, _HEIGHT = 540, 280
 #: How many points a curve has at most.
 MAX_POINTS = 240
 
 #: Iterations with a value each.
-Series = Sequence[Tuple[int, float]]
+Series = Sequence[tuple[int, float]]
 
 
 def curve_plot(title: str, series: Mapping[str, Series]) -> str:
@@ -48,5 +60,5 @@ def thinned(points: Series) -> np.ndarray:
     array = array[np.isfinite(array).all(1)]
     if len(array) <= MAX_POINTS:
         return array
-    parts: List[np.ndarray] = np.array_split(array, MAX_POINTS)
+    parts: list[np.ndarray] = np.array_split(array, MAX_POINTS)
     return np.stack([part.mean(0) for part in parts])

@@ -3,7 +3,7 @@
 import base64
 import functools
 import io
-from typing import List, Sequence, Tuple
+from collections.abc import Sequence
 from xml.sax.saxutils import escape
 
 import cv2
@@ -22,7 +22,7 @@ _SVG_FONTS = "Aileron, Helvetica, Arial, sans-serif"
 _SVG_ANCHORS = {"l": "start", "m": "middle", "r": "end"}
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def font(size: int) -> ImageFont.FreeTypeFont:
     """Pillow's own font, which covers ASCII; other letters show as boxes."""
     return ImageFont.load_default(size)
@@ -41,7 +41,7 @@ def shorten(text: str, size: int, room: float) -> str:
     return text + "..."
 
 
-def wrap(text: str, size: int, room: float) -> List[str]:
+def wrap(text: str, size: int, room: float) -> list[str]:
     """``text`` in lines of at most ``room`` pixels, broken at blanks where possible."""
     lines = [""]
     for word in text.split():
@@ -69,8 +69,8 @@ def hatching(height: int, width: int) -> np.ndarray:
     return np.where(lines[..., None], np.uint8(176), np.uint8(255)).repeat(3, axis=2)
 
 
-def embolden(draw: ImageDraw.ImageDraw, position: Tuple[float, float], text: str,
-             color: Tuple[int, int, int], size: int, anchor: str) -> None:
+def embolden(draw: ImageDraw.ImageDraw, position: tuple[float, float], text: str,
+             color: tuple[int, int, int], size: int, anchor: str) -> None:
     """Write bold text: Pillow's own font has one weight, so it is written twice."""
     for shift in (0, 0.7):
         draw.text((position[0] + shift, position[1]), text, color, font(size), anchor=anchor)
@@ -87,15 +87,15 @@ class Canvas:
     def __init__(self, width: int, height: int):
         self._image = Image.new("RGB", (width, height), PAPER)
         self._draw = ImageDraw.Draw(self._image)
-        self._elements: List[str] = []
+        self._elements: list[str] = []
 
     @property
     def pixels(self) -> np.ndarray:
         """uint8 [height, width, 3]."""
         return np.array(self._image)
 
-    def text(self, position: Tuple[float, float], text: str,
-             color: Tuple[int, int, int] = INK, size: int = FONT_SIZE, anchor: str = "lm",
+    def text(self, position: tuple[float, float], text: str,
+             color: tuple[int, int, int] = INK, size: int = FONT_SIZE, anchor: str = "lm",
              bold: bool = False) -> None:
         """Write a line; ``anchor`` is Pillow's: l, m or r, then a (top) or m (middle)."""
         if bold:
@@ -105,8 +105,8 @@ class Canvas:
         x, y = position
         self._svg_text(text, color, size, anchor, bold, f'x="{x:g}" y="{y:g}"')
 
-    def upright_text(self, position: Tuple[int, int], text: str,
-                     color: Tuple[int, int, int] = INK, size: int = FONT_SIZE) -> None:
+    def upright_text(self, position: tuple[int, int], text: str,
+                     color: tuple[int, int, int] = INK, size: int = FONT_SIZE) -> None:
         """Write a line that reads from bottom to top, starting above ``position``."""
         length = max(1, int(np.ceil(text_width(text, size))))
         line = Image.new("RGB", (length, size + 4), PAPER)
@@ -117,7 +117,7 @@ class Canvas:
         self._svg_text(text, color, size, "lm", False,
                        f'transform="translate({x} {y}) rotate(-90)"')
 
-    def cells(self, corner: Tuple[int, int], colors: np.ndarray, cell: int,
+    def cells(self, corner: tuple[int, int], colors: np.ndarray, cell: int,
               hatched: np.ndarray) -> None:
         """Draw squares with thin white lines between.
 
@@ -138,7 +138,7 @@ class Canvas:
                 f'<rect x="{corner[0] + column * cell}" y="{corner[1] + row * cell}" '
                 f'width="{cell - 1}" height="{cell - 1}" fill="{fill}"/>')
 
-    def ramp(self, corner: Tuple[int, int], width: int, colors: np.ndarray) -> None:
+    def ramp(self, corner: tuple[int, int], width: int, colors: np.ndarray) -> None:
         """Draw an outlined column of ``colors``, uint8 [height, 3], from top to bottom."""
         left, top = corner
         self._image.paste(Image.fromarray(colors[:, None].repeat(width, axis=1)), corner)
@@ -165,7 +165,7 @@ class Canvas:
             f'<rect width="100%" height="100%" fill="{_hex(PAPER)}"/>',
             *self._elements, "</svg>", ""])
 
-    def save(self, stem: str) -> List[str]:
+    def save(self, stem: str) -> list[str]:
         """Write ``stem``.png and ``stem``.svg, atomically, and return their paths."""
         save_png(f"{stem}.png", self.pixels)
         with atomic_path(f"{stem}.svg") as temporary:

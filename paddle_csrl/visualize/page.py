@@ -1,8 +1,8 @@
 """HTML pages that need no other file: no script, no font, no picture from elsewhere."""
 
 import base64
+from collections.abc import Iterable, Sequence
 from html import escape
-from typing import Iterable, Optional, Sequence, Tuple
 
 import cv2
 import numpy as np
@@ -98,7 +98,7 @@ def _unseen(name: str) -> str:
     return ' class="unseen"' if name.endswith(" *") else ""
 
 
-def bars(rows: Iterable[Tuple[str, Optional[float]]]) -> str:
+def bars(rows: Iterable[tuple[str, float | None]]) -> str:
     """Horizontal bars.
 
     Args:

@@ -1,16 +1,31 @@
 """Pictures of predictions: overlays, and panels with a legend."""
 
-from typing import Dict, List, Mapping, NamedTuple, Optional, Sequence, Tuple, Union
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import cv2
 import numpy as np
 from PIL import Image, ImageDraw
 
 from paddle_csrl.errors import UserError
-from paddle_csrl.visualize.drawing import (FAINT, FONT_SIZE, GAP, INK, MARGIN, PAPER, TITLE_SIZE,
-                                           UNSEEN, check_image, embolden, font, hatching, shorten,
-                                           star, text_width)
 from paddle_csrl.visualize.colors import palette as class_palette
+from paddle_csrl.visualize.drawing import (
+    FAINT,
+    FONT_SIZE,
+    GAP,
+    INK,
+    MARGIN,
+    PAPER,
+    TITLE_SIZE,
+    UNSEEN,
+    check_image,
+    embolden,
+    font,
+    hatching,
+    shorten,
+    star,
+    text_width,
+)
 
 #: Least width of a mask with a legend, in pixels.
 #: Classes that pictures and 8-bit labels can tell: the id after them, 255, means none.
@@ -56,10 +71,10 @@ def overlay(image: np.ndarray, label: np.ndarray, palette: np.ndarray,
     return np.where(ignored[..., None], image, mixed)
 
 
-def prediction_panel(image: np.ndarray, truth: Optional[np.ndarray],
-                     prediction: Union[np.ndarray, Dict[str, np.ndarray]],
+def prediction_panel(image: np.ndarray, truth: np.ndarray | None,
+                     prediction: np.ndarray | dict[str, np.ndarray],
                      class_names: Sequence[str], unseen_ids: Sequence[int] = (),
-                     palette: Optional[np.ndarray] = None) -> np.ndarray:
+                     palette: np.ndarray | None = None) -> np.ndarray:
     """Image, truth and prediction side by side over a legend of the classes that occur.
 
     Unseen classes are starred and bold in the legend; pixels to be ignored (255) are hatched.
@@ -84,7 +99,7 @@ def prediction_panel(image: np.ndarray, truth: Optional[np.ndarray],
 
 
 def comparison_panel(scenes: Sequence[Scene], class_names: Sequence[str],
-                     unseen_ids: Sequence[int] = (), palette: Optional[np.ndarray] = None,
+                     unseen_ids: Sequence[int] = (), palette: np.ndarray | None = None,
                      largest: int = 640) -> np.ndarray:
     """Rows of image and labels, all with the same columns, over one legend.
 
@@ -134,7 +149,7 @@ def comparison_panel(scenes: Sequence[Scene], class_names: Sequence[str],
 
 def labelled_mask(label: np.ndarray, class_names: Sequence[str],
                   unseen_ids: Sequence[int] = (),
-                  palette: Optional[np.ndarray] = None) -> np.ndarray:
+                  palette: np.ndarray | None = None) -> np.ndarray:
     """A label in class colours over a legend of the classes that occur, unseen ones starred.
 
     Small labels are enlarged by a whole factor, so that the legend is readable; none is shrunk.
@@ -163,7 +178,7 @@ def labelled_mask(label: np.ndarray, class_names: Sequence[str],
 
 
 def _paint_row(scene: Scene, palette: np.ndarray, num_classes: int,
-               largest: int) -> Dict[str, np.ndarray]:
+               largest: int) -> dict[str, np.ndarray]:
     """The pictures of a row by title, uint8 [H, W, 3] of one size."""
     check_image(scene.image)
     pictures = {"Image": _fit(scene.image, largest)}
@@ -173,7 +188,7 @@ def _paint_row(scene: Scene, palette: np.ndarray, num_classes: int,
     return pictures
 
 
-def _check_label(title: str, label: np.ndarray, shape: Tuple[int, int],
+def _check_label(title: str, label: np.ndarray, shape: tuple[int, int],
                  num_classes: int) -> None:
     if label.shape != shape or label.dtype.kind not in "iu":
         raise UserError(f"{title} is {label.dtype} {list(label.shape)}; for this image it must be "

@@ -1,14 +1,24 @@
 """Heat maps of the relations between classes."""
 
 import re
-from typing import List, Mapping, Sequence, Tuple
+from collections.abc import Mapping, Sequence
 
 import cv2
 import numpy as np
 
 from paddle_csrl.errors import UserError
-from paddle_csrl.visualize.drawing import (FAINT, FONT_SIZE, INK, MARGIN, PAPER, TITLE_SIZE,
-                                           Canvas, shorten, text_width, wrap)
+from paddle_csrl.visualize.drawing import (
+    FAINT,
+    FONT_SIZE,
+    INK,
+    MARGIN,
+    PAPER,
+    TITLE_SIZE,
+    Canvas,
+    shorten,
+    text_width,
+    wrap,
+)
 
 _NAME_ROOM = 190
 _BAR_WIDTH = 14
@@ -154,7 +164,7 @@ def _checked(matrix: np.ndarray, row_names: Sequence[str], col_names: Sequence[s
     return matrix
 
 
-def _short(names: Sequence[str]) -> List[str]:
+def _short(names: Sequence[str]) -> list[str]:
     return [shorten(name, FONT_SIZE, _NAME_ROOM) for name in names]
 
 
@@ -162,13 +172,13 @@ def _widest(names: Sequence[str]) -> int:
     return int(np.ceil(max(text_width(name, FONT_SIZE) for name in names)))
 
 
-def _draw_row_names(canvas: Canvas, names: Sequence[str], corner: Tuple[int, int],
+def _draw_row_names(canvas: Canvas, names: Sequence[str], corner: tuple[int, int],
                     cell: int) -> None:
     for row, name in enumerate(names):
         canvas.text((corner[0] - 8, corner[1] + (row + 0.5) * cell), name, anchor="rm")
 
 
-def _draw_col_names(canvas: Canvas, names: Sequence[str], corner: Tuple[int, int],
+def _draw_col_names(canvas: Canvas, names: Sequence[str], corner: tuple[int, int],
                     cell: int) -> None:
     for column, name in enumerate(names):
         canvas.upright_text((corner[0] + column * cell + cell // 2, corner[1] - 8), name)
@@ -190,7 +200,7 @@ def _colors(values: np.ndarray, vmin: float, vmax: float) -> np.ndarray:
     return np.rint(np.stack(tones, -1)).astype(np.uint8)
 
 
-def _draw_map(canvas: Canvas, matrix: np.ndarray, corner: Tuple[int, int], cell: int,
+def _draw_map(canvas: Canvas, matrix: np.ndarray, corner: tuple[int, int], cell: int,
               vmin: float, vmax: float) -> None:
     """Draw the cells and, where they are large enough, their values."""
     colors, missing = _colors(matrix, vmin, vmax), np.isnan(matrix)
@@ -212,7 +222,7 @@ def _cell_text(value: float) -> str:
     return re.sub(r"^(-?)0\.", r"\1.", f"{round(value, 2) + 0.0:.2f}")  # + 0.0 turns -0 into 0
 
 
-def _bar_ends(vmin: float, vmax: float) -> List[str]:
+def _bar_ends(vmin: float, vmax: float) -> list[str]:
     return [f"{value:.3g}" for value in (vmin, (vmin + vmax) / 2, vmax)]
 
 
@@ -221,7 +231,7 @@ def _bar_room(vmin: float, vmax: float) -> int:
     return _BAR_WIDTH + 8 + _widest(_bar_ends(vmin, vmax))
 
 
-def _draw_bar(canvas: Canvas, corner: Tuple[int, int], height: int, vmin: float,
+def _draw_bar(canvas: Canvas, corner: tuple[int, int], height: int, vmin: float,
               vmax: float) -> None:
     """A colour bar with its lowest, middle and highest value."""
     left, top = corner

@@ -1,8 +1,8 @@
 """A few SVG shapes, and axes to place them on."""
 
 import math
+from collections.abc import Sequence
 from html import escape
-from typing import List, Sequence, Tuple
 
 INK, FAINT, GRID = "#202124", "#6e7176", "#e3e4e6"
 
@@ -22,7 +22,7 @@ class Drawing:
 
     def __init__(self, width: float, height: float, title: str):
         self.width, self.height, self.title = width, height, title
-        self._elements: List[str] = []
+        self._elements: list[str] = []
 
     def line(self, x1: float, y1: float, x2: float, y2: float, color: str = INK,
              width: float = 1.0) -> None:
@@ -36,7 +36,7 @@ class Drawing:
         self._elements.append(f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" '
                               f'fill="{color}"{weight}>{escape(text)}</text>')
 
-    def path(self, index: int, points: Sequence[Tuple[float, float]]) -> None:
+    def path(self, index: int, points: Sequence[tuple[float, float]]) -> None:
         """The line of series ``index`` through ``points``: a colour and dashes."""
         text = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
         dashes = DASHES[index % len(DASHES)]
@@ -89,7 +89,7 @@ class Scale:
         share = (value - self.low) / (self.high - self.low)
         return self.start + share * (self.stop - self.start)
 
-    def ticks(self, count: int = 6) -> List[float]:
+    def ticks(self, count: int = 6) -> list[float]:
         """About ``count`` multiples of 1, 2 or 5 times a power of ten, within the axis."""
         extent = self.high - self.low
         power = 10.0 ** math.floor(math.log10(extent / count))
@@ -100,7 +100,7 @@ class Scale:
         return [step * index for index in range(first, last + 1)]
 
 
-def padded(low: float, high: float, share: float = 0.06) -> Tuple[float, float]:
+def padded(low: float, high: float, share: float = 0.06) -> tuple[float, float]:
     """The range with some room at both ends."""
     room = share * (high - low) or 1.0
     return low - room, high + room
