@@ -19,12 +19,12 @@ test-paddle26:
 # requirements-torch.txt for its CPU build.
 test-torch:
 	$(MAKE) install VENV=.venv-torch REQUIREMENTS=requirements-torch.txt
-	.venv-torch/bin/python -m pytest tests_torch
+	.venv-torch/bin/python -m pytest -m torch
 
 # The pages of tools/demo.py and report.html in a headless Chromium; see requirements-browser.txt.
 test-browser:
 	$(MAKE) install VENV=.venv-browser REQUIREMENTS=requirements-browser.txt
-	.venv-browser/bin/python -m pytest tests_browser
+	.venv-browser/bin/python -m pytest -m browser
 
 benchmarks: install
 	for script in benchmarks/*.py; do \

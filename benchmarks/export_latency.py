@@ -18,10 +18,10 @@ from paddleseg.deploy.export import WrappedModel
 
 import paddle_csrl  # noqa: F401  first: it orders the imports of cv2 and paddle
 from paddle_csrl.config import ZeroShotConfig
-from paddle_csrl.core.trainer import save_state
 from paddle_csrl.deploy.export import export
 from paddle_csrl.deploy.exported import DeployInfo, PaddleBackend
 from paddle_csrl.deploy.model import DeployBuilder
+from paddle_csrl.stages.fit import save_state
 
 
 def seconds(backend: PaddleBackend, pixels: np.ndarray) -> float:

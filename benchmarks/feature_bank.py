@@ -30,9 +30,9 @@ from paddleseg.models import DeepLabV3P, ResNet50_vd  # noqa: E402
 from paddleseg.transforms import Normalize  # noqa: E402
 
 import paddle_csrl  # noqa: E402, F401  (first: it orders the imports of cv2 and paddle)
-from paddle_csrl.core.extractor import FeatureExtractor  # noqa: E402
-from paddle_csrl.core.feature_bank import BottomKSampler, FeatureBank  # noqa: E402
-from paddle_csrl.core.features import DEFAULT_SAMPLES_PER_CLASS, fill  # noqa: E402
+from paddle_csrl.models.last_layer import FeatureExtractor  # noqa: E402
+from paddle_csrl.stages.feature_bank import BottomKSampler, FeatureBank  # noqa: E402
+from paddle_csrl.stages.features import DEFAULT_SAMPLES_PER_CLASS, fill  # noqa: E402
 
 CLASSES, FEATURE, TARGET_RATIO, MAX_GIB = 21, 256, 0.85, 1.0
 

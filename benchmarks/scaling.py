@@ -21,9 +21,9 @@ import paddle  # noqa: E402
 import paddle_csrl  # noqa: E402, F401  (first: it orders the imports of cv2 and paddle)
 from paddle_csrl.builder import UserErrorBuilder  # noqa: E402
 from paddle_csrl.config import load_yaml  # noqa: E402
-from paddle_csrl.core.classifier import DEFAULT_NUM_GENERATED  # noqa: E402
-from paddle_csrl.core.features import DEFAULT_SAMPLES_PER_CLASS  # noqa: E402
 from paddle_csrl.models.structural_generator import PAIR_BLOCK_SIZE  # noqa: E402
+from paddle_csrl.stages.classifier import DEFAULT_NUM_GENERATED  # noqa: E402
+from paddle_csrl.stages.features import DEFAULT_SAMPLES_PER_CLASS  # noqa: E402
 
 CONFIG = "configs/_base_/voc.yml"
 FLOAT, INT, LONG = 4, 4, 8  # bytes of float32, int32, and of int64 or float64

@@ -11,7 +11,6 @@ from paddleseg.utils.utils import CachedProperty as cached_property
 
 from paddle_csrl import visualize
 from paddle_csrl.config import ZeroShotConfig
-from paddle_csrl.core.extractor import FeatureExtractor, find_classification_layer
 from paddle_csrl.datasets.class_names import class_names_for, read_class_names, resolve_classes
 from paddle_csrl.datasets.label_scan import fingerprint
 from paddle_csrl.datasets.sources import require_data
@@ -19,6 +18,7 @@ from paddle_csrl.datasets.unlabelled import UnlabelledImages
 from paddle_csrl.datasets.zero_shot import ZeroShotDataset
 from paddle_csrl.embeddings import attribute_vectors, load_class_embeddings
 from paddle_csrl.errors import UserError
+from paddle_csrl.models.last_layer import FeatureExtractor, find_classification_layer
 from paddle_csrl.models.projection_segmentor import ProjectionSegmentor
 
 

@@ -20,13 +20,13 @@ import numpy as np  # noqa: E402
 import paddle_csrl  # noqa: E402,F401  (first: it orders the imports of cv2 and paddle)
 from paddle_csrl.cli import run as run_cli  # noqa: E402
 from paddle_csrl.config import ZeroShotConfig  # noqa: E402
-from paddle_csrl.core.evaluate import evaluate  # noqa: E402
-from paddle_csrl.core.pipeline import run_stages  # noqa: E402
-from paddle_csrl.core.run import Run  # noqa: E402
-from paddle_csrl.core.trainer import load_weights  # noqa: E402
+from paddle_csrl.core.train import run_stages  # noqa: E402
 from paddle_csrl.datasets import ZeroShotDataset  # noqa: E402
 from paddle_csrl.errors import UserError  # noqa: E402
+from paddle_csrl.evaluation.evaluate import evaluate  # noqa: E402
 from paddle_csrl.metrics import ZeroShotEvaluator  # noqa: E402
+from paddle_csrl.run import Run  # noqa: E402
+from paddle_csrl.stages.fit import load_weights  # noqa: E402
 from paddle_csrl.utils import write_json  # noqa: E402
 
 #: The stages that all variants share.

@@ -21,14 +21,14 @@ import numpy as np  # noqa: E402
 
 from paddle_csrl.cli import run as run_cli  # noqa: E402
 from paddle_csrl.config import ZeroShotConfig  # noqa: E402
-from paddle_csrl.core.extractor import FeatureExtractor  # noqa: E402
-from paddle_csrl.core.feature_bank import BottomKSampler, FeatureBank  # noqa: E402
-from paddle_csrl.core.features import fill  # noqa: E402
-from paddle_csrl.core.pipeline import run_stages  # noqa: E402
-from paddle_csrl.core.run import Run  # noqa: E402
-from paddle_csrl.core.segmentor import load_segmentor  # noqa: E402
+from paddle_csrl.core.train import run_stages  # noqa: E402
 from paddle_csrl.datasets import ZeroShotDataset  # noqa: E402
 from paddle_csrl.models.convex_hull import project_to_hull  # noqa: E402
+from paddle_csrl.models.last_layer import FeatureExtractor  # noqa: E402
+from paddle_csrl.run import Run  # noqa: E402
+from paddle_csrl.stages.feature_bank import BottomKSampler, FeatureBank  # noqa: E402
+from paddle_csrl.stages.features import fill  # noqa: E402
+from paddle_csrl.stages.segmentor import load_segmentor  # noqa: E402
 from paddle_csrl.utils import write_json  # noqa: E402
 
 SAMPLES_PER_CLASS = 4096

@@ -7,10 +7,12 @@ from collections.abc import Callable
 from types import SimpleNamespace
 
 import pytest
-import tiny_runs
-from tiny_runs import Finished
+from helpers import tiny_runs
+from helpers.tiny_runs import Finished
 
 import paddle_csrl  # noqa: F401  before paddle: see paddle_csrl.compat.check_zlib
+
+pytest_plugins = ["helpers.browser"]
 
 #: By name: how the recipe of a run is made from a folder for its data and one for its cache.
 RECIPES = {
@@ -46,3 +48,9 @@ def finished(tmp_path_factory) -> Callable[[str], Finished]:
         return runs[name]
 
     return get
+
+
+def pytest_ignore_collect(collection_path, config):
+    """Leave out ``*_torch.py`` and ``*_browser.py``, which need more, unless ``-m`` names them."""
+    extra = collection_path.stem.rsplit("_", 1)[-1]
+    return True if extra in ("torch", "browser") and extra not in config.option.markexpr else None

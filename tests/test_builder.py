@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from tiny_config import CLASS_NAMES, tiny_content, write_config
+from helpers.tiny_config import CLASS_NAMES, tiny_content, write_config
 
 import paddle_csrl  # noqa: F401  (first: it orders the imports of cv2 and paddle)
 from paddle_csrl.builder import ZeroShotBuilder

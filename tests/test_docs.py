@@ -9,7 +9,7 @@ import re
 import shlex
 
 import pytest
-import tiny_runs
+from helpers import tiny_runs
 from paddleseg.cvlibs import manager
 
 import paddle_csrl  # noqa: F401  before paddle

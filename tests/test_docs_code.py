@@ -9,9 +9,9 @@ import sys
 import numpy as np
 import paddle
 import pytest
-import tiny_runs
 import yaml
-from fabricated import make_dataset
+from helpers import tiny_runs
+from helpers.fabricated import make_dataset
 from paddleseg.cvlibs import manager
 
 import paddle_csrl  # noqa: F401  before paddle

@@ -8,12 +8,12 @@ from unittest import mock
 import paddle
 import pytest
 import setuptools
-import tiny_runs
+from helpers import tiny_runs
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
 import paddle_csrl  # noqa: F401  before paddle: see paddle_csrl.compat.check_zlib
-from paddle_csrl.core import doctor
+from paddle_csrl.doctor import installation as doctor
 
 #: The extra of the Paddle that runs the tests, and the requirements file with its pins.
 EXTRA, PINS = (("onnx-paddle26", "requirements-paddle26.txt") if paddle.__version__ < "3"

@@ -9,13 +9,12 @@ import cv2
 import numpy as np
 import paddle
 import pytest
-import tiny_runs
+from helpers import tiny_runs
 from paddle.base import core
 from paddleseg.models.losses import CrossEntropyLoss
 
 import paddle_csrl  # noqa: F401  before paddle
 from paddle_csrl import parallel
-from paddle_csrl.core.feature_bank import BottomKSampler, FeatureBank, _common_threshold
 from paddle_csrl.datasets import scan_labels
 from paddle_csrl.losses import MMDLoss, PairwiseRelationLoss
 from paddle_csrl.metrics import ZeroShotEvaluator
@@ -24,6 +23,7 @@ from paddle_csrl.models.generator_task import GeneratorTask
 from paddle_csrl.models.pixel_classifier import PixelClassifier
 from paddle_csrl.models.structural_generator import StructuralGenerator
 from paddle_csrl.parallel import Share
+from paddle_csrl.stages.feature_bank import BottomKSampler, FeatureBank, _common_threshold
 
 sys.path.insert(0, os.path.join(tiny_runs.ROOT, "benchmarks"))
 

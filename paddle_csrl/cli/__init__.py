@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any, Optional
 
 from paddle_csrl import mkl
-from paddle_csrl.core.doctor import GET_PADDLE
+from paddle_csrl.doctor.installation import GET_PADDLE
 from paddle_csrl.errors import UserError
 
 _WORKER_MARK = "UserError: "

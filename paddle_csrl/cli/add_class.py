@@ -6,8 +6,8 @@ import re
 
 from paddleseg.utils import logger, utils
 
+from paddle_csrl.add_class.change import ClassChange, change_classes
 from paddle_csrl.cli import options
-from paddle_csrl.core.vocabulary import ClassChange, change_classes
 
 _EPILOG = """
 A NAME is a class whose word is in the run's word vectors; NAME=WORD takes the vector of another

@@ -6,9 +6,9 @@ from typing import Any
 import paddle
 from paddleseg.utils import logger
 
-from paddle_csrl.core.convert import KINDS, convert, read_torch
-from paddle_csrl.core.trainer import save_state
 from paddle_csrl.errors import UserError
+from paddle_csrl.preparation.convert_zs3 import KINDS, convert, read_torch
+from paddle_csrl.stages.fit import save_state
 from paddle_csrl.utils import make_folder_of
 
 _EPILOG = """

@@ -4,7 +4,7 @@ import argparse
 import json
 from typing import Any
 
-from paddle_csrl.core.doctor import PROBLEM, WARNING, count, examine
+from paddle_csrl.doctor.installation import PROBLEM, WARNING, count, examine
 from paddle_csrl.errors import UserError
 
 _EPILOG = """

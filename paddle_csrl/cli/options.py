@@ -4,8 +4,8 @@ import argparse
 import os
 from typing import Any
 
-from paddle_csrl.core.run import SELF_TRAINING, STAGES
 from paddle_csrl.errors import UserError
+from paddle_csrl.run import SELF_TRAINING, STAGES
 
 
 def add_config(parser: argparse.ArgumentParser, required: bool = True) -> None:

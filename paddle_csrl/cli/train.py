@@ -8,9 +8,9 @@ from paddleseg.utils import utils
 from paddle_csrl import parallel
 from paddle_csrl.cli import options
 from paddle_csrl.config import ZeroShotConfig
-from paddle_csrl.core.pipeline import run_pipeline
-from paddle_csrl.core.run import Run
+from paddle_csrl.core.train import run_pipeline
 from paddle_csrl.errors import UserError
+from paddle_csrl.run import Run
 
 _EPILOG = """
 stages:

@@ -10,8 +10,8 @@ from paddle_csrl import parallel
 from paddle_csrl.builder import ZeroShotBuilder
 from paddle_csrl.cli import options
 from paddle_csrl.config import ZeroShotConfig
-from paddle_csrl.core.report import score
-from paddle_csrl.core.trainer import set_weights
+from paddle_csrl.evaluation.score import score
+from paddle_csrl.stages.fit import set_weights
 from paddle_csrl.utils import make_folder, make_folder_of
 from paddle_csrl.utils.weights import load_state
 

@@ -6,10 +6,10 @@ from typing import Any
 
 from paddleseg.utils import logger, utils
 
-from paddle_csrl.core.comparison import compare_methods, open_methods
-from paddle_csrl.core.relations import compare_relations, save_relations
-from paddle_csrl.core.run import open_run
-from paddle_csrl.core.run_page import write_page
+from paddle_csrl.reports.predictions import compare_methods, open_methods
+from paddle_csrl.reports.relations import compare_relations, save_relations
+from paddle_csrl.reports.run_page import write_page
+from paddle_csrl.run import open_run
 from paddle_csrl.utils import make_folder
 
 _EPILOG = """

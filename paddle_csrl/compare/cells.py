@@ -16,15 +16,15 @@ from paddle_csrl.builder import ZeroShotBuilder
 from paddle_csrl.cli import user_message
 from paddle_csrl.compare.curve import curve, swept_layers
 from paddle_csrl.compare.plan import Cell, Plan
-from paddle_csrl.compare.scoring import score_layers
-from paddle_csrl.core.final_layer import load_layer, read_layer
-from paddle_csrl.core.pipeline import run_stages, write_config
-from paddle_csrl.core.report import describe
-from paddle_csrl.core.run import Run, checksum
-from paddle_csrl.core.segmentor import load_segmentor
-from paddle_csrl.core.trainer import load_weights
+from paddle_csrl.core.train import run_stages, write_config
 from paddle_csrl.datasets.label_scan import fingerprint
+from paddle_csrl.evaluation.layers import score_layers
+from paddle_csrl.evaluation.score import describe
 from paddle_csrl.metrics import ZeroShotEvaluator
+from paddle_csrl.run import Run, checksum
+from paddle_csrl.stages.final_layer import load_layer, read_layer
+from paddle_csrl.stages.fit import load_weights
+from paddle_csrl.stages.segmentor import load_segmentor
 from paddle_csrl.utils import progress, read_json, write_json
 
 _SHARED = ("segmentor", "features")

@@ -1,1 +1,1 @@
-"""The stages of training, the feature bank between them, and evaluation."""
+"""Training, scoring and predicting, as PaddleSeg's core."""

@@ -12,14 +12,14 @@ from paddleseg.utils import logger
 from paddle_csrl import parallel
 from paddle_csrl.builder import UserErrorBuilder
 from paddle_csrl.config import StageConfig
-from paddle_csrl.core.classifier import make_batches
-from paddle_csrl.core.feature_bank import FeatureBank
-from paddle_csrl.core.features import make_sampler
-from paddle_csrl.core.generator import make_task
-from paddle_csrl.core.legacy import label_counts
-from paddle_csrl.core.run import SELF_TRAINING, Run
-from paddle_csrl.core.trainer import StageBuilder, require_full_batch
 from paddle_csrl.errors import UserError
+from paddle_csrl.run import SELF_TRAINING, Run
+from paddle_csrl.stages.classifier import make_batches
+from paddle_csrl.stages.feature_bank import FeatureBank
+from paddle_csrl.stages.features import make_sampler
+from paddle_csrl.stages.fit import StageBuilder, require_full_batch
+from paddle_csrl.stages.generator import make_task
+from paddle_csrl.stages.legacy import label_counts
 from paddle_csrl.utils import make_folder
 from paddle_csrl.utils.weights import load_state
 

@@ -1,8 +1,8 @@
 from paddle_csrl.datasets.class_names import (
-                                              CLASS_NAMES,
-                                              class_names_for,
-                                              read_class_names,
-                                              resolve_classes,
+    CLASS_NAMES,
+    class_names_for,
+    read_class_names,
+    resolve_classes,
 )
 from paddle_csrl.datasets.label_scan import LabelScan, fingerprint, scan_labels
 from paddle_csrl.datasets.shapes import AttributeShapes

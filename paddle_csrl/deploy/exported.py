@@ -13,7 +13,7 @@ from paddleseg.cvlibs import SegBuilder
 from paddleseg.transforms import Compose
 
 from paddle_csrl.builder import UserErrorBuilder
-from paddle_csrl.deploy.classes import ClassTable
+from paddle_csrl.classes import ClassTable
 from paddle_csrl.deploy.images import Sample
 from paddle_csrl.deploy.predict import Prediction
 from paddle_csrl.errors import UserError

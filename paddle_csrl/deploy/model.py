@@ -9,10 +9,10 @@ from paddleseg.transforms import Compose
 from paddleseg.utils.utils import CachedProperty as cached_property
 
 from paddle_csrl.builder import ZeroShotBuilder
+from paddle_csrl.classes import FILE_NAME, ClassTable, read_beside
 from paddle_csrl.config import ZeroShotConfig
-from paddle_csrl.core.trainer import load_weights
-from paddle_csrl.deploy.classes import FILE_NAME, ClassTable, read_beside
 from paddle_csrl.errors import UserError
+from paddle_csrl.stages.fit import load_weights
 
 
 class DeployBuilder(ZeroShotBuilder):

@@ -12,10 +12,10 @@ from paddleseg.core import infer
 from paddleseg.utils import logger
 
 from paddle_csrl import parallel, visualize
-from paddle_csrl.core.evaluate import AUGMENTED_KEYS
-from paddle_csrl.deploy.classes import ClassTable
+from paddle_csrl.classes import ClassTable
 from paddle_csrl.deploy.images import ImageFile, ImageReader, Sample, find_images, read_ahead
 from paddle_csrl.errors import UserError
+from paddle_csrl.evaluation.evaluate import AUGMENTED_KEYS
 from paddle_csrl.utils import atomic_path, make_folder, progress
 
 #: Kind of result -> its folder below ``--save_dir``. The first two are PaddleSeg's names.

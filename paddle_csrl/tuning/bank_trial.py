@@ -9,15 +9,15 @@ from typing import Any, NamedTuple
 import numpy as np
 import paddle
 
-from paddle_csrl.core.calibration import Calibration, cost_calibration
-from paddle_csrl.core.classifier import fit_classifier, generate
-from paddle_csrl.core.feature_bank import FeatureBank, Scale
-from paddle_csrl.core.final_layer import unit_direction
-from paddle_csrl.core.generator import fit_generator
-from paddle_csrl.core.trainer import fit_silently
 from paddle_csrl.metrics import ZeroShotEvaluator
 from paddle_csrl.models.generator_task import GeneratorTask
 from paddle_csrl.models.pixel_classifier import PixelClassifier
+from paddle_csrl.stages.calibration import Calibration, cost_calibration
+from paddle_csrl.stages.classifier import fit_classifier, generate
+from paddle_csrl.stages.feature_bank import FeatureBank, Scale
+from paddle_csrl.stages.final_layer import unit_direction
+from paddle_csrl.stages.fit import fit_silently
+from paddle_csrl.stages.generator import fit_generator
 from paddle_csrl.tuning.seen_classes import SeenClasses
 
 #: Share of each class's rows that no training sees.

@@ -11,10 +11,10 @@ from paddleseg.utils import logger, utils
 from prettytable import PrettyTable
 
 import paddle_csrl
-from paddle_csrl.core.calibration import Calibration
 from paddle_csrl.core.preflight import check_sections
-from paddle_csrl.core.provenance import versions
 from paddle_csrl.errors import UserError
+from paddle_csrl.provenance import versions
+from paddle_csrl.stages.calibration import Calibration
 from paddle_csrl.tuning.bank_trial import SCORES, bank_trial, make_fold
 from paddle_csrl.tuning.folds import draw_folds
 from paddle_csrl.tuning.seen_classes import SeenClasses

@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from paddle_csrl.config import check_keys, load_yaml, merge, set_key
-from paddle_csrl.core.calibration import Calibration
 from paddle_csrl.errors import UserError
+from paddle_csrl.stages.calibration import Calibration
 
 #: Keys that are tried on every trained layer.
 _CALIBRATIONS = ("classifier.calibration", "classifier.seen_cost")

@@ -7,12 +7,12 @@ the other modules, ``svg`` draws plots, ``curves`` those of a training, and ``pa
 from paddle_csrl.visualize.colors import colors_by_name, palette
 from paddle_csrl.visualize.drawing import Canvas, save_png, write_png
 from paddle_csrl.visualize.panels import (
-                                          MAX_CLASSES,
-                                          Scene,
-                                          comparison_panel,
-                                          labelled_mask,
-                                          overlay,
-                                          prediction_panel,
+    MAX_CLASSES,
+    Scene,
+    comparison_panel,
+    labelled_mask,
+    overlay,
+    prediction_panel,
 )
 from paddle_csrl.visualize.relations import relation_figure, relation_heatmap, relation_panel
 

@@ -1,0 +1,1 @@
+"""Other classes for a finished run."""

@@ -1,0 +1,363 @@
+"""Other classes for a finished run, in seconds: no pixel and no training of the segmentor.
+
+What the segmentor and the generator learned does not depend on how many classes there are. A new
+class c takes its embedding a_c through the trained generator, x ~ G(a_c, z), and the
+classification layer is trained anew, by the code and settings of stage 3, on the run's bank of
+real seen features and the generated ones of all unseen classes. ``docs/add_class.md`` has more.
+"""
+
+import contextlib
+import copy
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import paddle
+import yaml
+from paddle import nn
+from paddleseg.utils import logger, utils
+from prettytable import PrettyTable
+
+from paddle_csrl import visualize
+from paddle_csrl.add_class.class_list import FILE_NAME, Changes, ClassList
+from paddle_csrl.add_class.layer import Progress, folded_projection, trained_layer
+from paddle_csrl.add_class.resize import class_axes, require_classless_features, take_over
+from paddle_csrl.builder import ZeroShotBuilder
+from paddle_csrl.classes import FILE_NAME as CLASSES_FILE
+from paddle_csrl.classes import ClassTable
+from paddle_csrl.config import ZeroShotConfig
+from paddle_csrl.datasets.class_names import fold_name
+from paddle_csrl.errors import UserError
+from paddle_csrl.evaluation.layers import score_model
+from paddle_csrl.evaluation.score import score, versions
+from paddle_csrl.stages.feature_bank import FeatureBank
+from paddle_csrl.stages.final_layer import put_back
+from paddle_csrl.stages.fit import save_state
+from paddle_csrl.stored_run import StoredRun
+from paddle_csrl.utils import read_json, write_json
+
+#: Folder, in that of a run whose classes were changed, of the run as it was trained.
+TRAINED = "trained"
+
+class ClassChange(NamedTuple):
+    """What ``change_classes`` did.
+
+    Attributes:
+        save_dir (str): folder of the new run.
+        classes (list[str]): names by id.
+        unseen (list[str]): those without a pixel in training, in the order of their ids.
+        added (dict[str, str]): name to the words whose embedding it has.
+        removed (list[str]): names.
+        renamed (dict[str, str]): old name to new.
+        before, after (dict[str, float], optional): share of the bank's features of each seen
+            class that the old and the new layer give to it; None where the run has no bank.
+        taken (dict[str, float]): share of the bank's features, every seen class weighing alike,
+            that go to each new class.
+        iou_before, iou_after (dict[str, float], optional): IoU of each seen class on the
+            validation set, if that was asked for.
+        seconds (float): how long it took.
+    """
+
+    save_dir: str
+    classes: list[str]
+    unseen: list[str]
+    added: dict[str, str]
+    removed: list[str]
+    renamed: dict[str, str]
+    before: dict[str, float] | None
+    after: dict[str, float] | None
+    taken: dict[str, float]
+    iou_before: dict[str, float] | None
+    iou_after: dict[str, float] | None
+    seconds: float
+
+    def table(self) -> str:
+        """How the seen classes moved, in percent, as a text table."""
+        measures = {title: pair for title, pair in (
+            ("features kept %", (self.before, self.after)),
+            ("IoU %", (self.iou_before, self.iou_after))) if pair[0]}
+        table = PrettyTable(["seen class", *measures], align="r")
+        table.align["seen class"] = "l"
+        names = list(next(iter(measures.values()))[0]) if measures else []
+        for name in names:
+            table.add_row([name, *(_cell(old[name], new[name]) for old, new in measures.values())],
+                          divider=name == names[-1])
+        if names:
+            table.add_row(["mean", *(_cell(*(np.mean(list(scores.values())) for scores in pair))
+                                     for pair in measures.values())])
+        return str(table)
+
+
+def _cell(old: float, new: float) -> str:
+    return f"{100 * old:.2f} -> {100 * new:.2f} {100 * (new - old):+7.2f}"
+
+
+def change_classes(run_dir: str, save_dir: str, add: Sequence[str] = (),
+                   remove: Sequence[str] = (), rename: Sequence[str] = (), *,
+                   seed: int | None = None, opts: Sequence[str] = (), evaluate: bool = False,
+                   on_progress: Progress | None = None) -> ClassChange:
+    """Give a finished run other classes and write it as a run of its own.
+
+    Kept classes keep their order, new ones follow. Where none is added, the layer is not trained:
+    it loses the rows of the removed classes, and the logits of the others stay as they are.
+
+    Args:
+        run_dir: folder of a finished run, trained or itself written by this function.
+        save_dir: folder for the new run; missing or empty. It appears at the end, whole.
+        add: "name", or "name=word" where other words stand for it than its name;
+            "name=word1,word2" gives synonyms to try in turn.
+        remove: names of classes.
+        rename: "old=new".
+        seed: of generated features, initial weights and batches; the run's own by default.
+        opts: overrides of the run's config as ``key=value``, such as where word vectors are.
+        evaluate: also take the IoU of the seen classes on the validation set.
+        on_progress: told what is being done.
+
+    Raises:
+        UserError: a name that is no class or is one already, a word without a vector, a run that
+            cannot be changed, or a ``save_dir`` that is in use. Nothing is written then.
+    """
+    start = time.time()
+    _check_free(save_dir, run_dir)
+    tell = on_progress or (lambda text, share: None)
+    tell("reading the run", 0.0)
+    source = _Source.read(run_dir, opts)
+    classes, changes = source.classes.changed(add, remove, rename)
+    with _written_whole(save_dir) as aside:
+        target = _write_description(source, classes, changes, aside, save_dir, seed)
+        new = _new_model(source, target, classes, changes, tell)
+        save_state(new.state_dict(), target.final_model)
+        tell("comparing", 0.9)
+        moved = _compare(source, target, classes, changes, new)
+        moved.update(_evaluate(source, target, changes, new) if evaluate else
+                     {"iou_before": None, "iou_after": None})
+        unseen = target.builder.classes.describe()["unseen"]
+        change = ClassChange(save_dir, classes.names, unseen, *changes,
+                             seconds=time.time() - start, **moved)
+        _write_record(source, classes, change, aside)
+        _keep_trained(source.trained, os.path.join(aside, TRAINED))
+    tell("done", 1.0)
+    return change
+
+
+class _Source(NamedTuple):
+    """The run to be changed.
+
+    Attributes:
+        run (StoredRun): it.
+        trained (StoredRun): as it was trained, before any change.
+        classes (ClassList): its classes.
+        model (nn.Layer): its final model.
+        opts (list[str]): overrides of its config.
+    """
+
+    run: StoredRun
+    trained: StoredRun
+    classes: ClassList
+    model: nn.Layer
+    opts: Sequence[str]
+
+    @classmethod
+    def read(cls, folder: str, opts: Sequence[str]) -> "_Source":
+        run = StoredRun(folder)
+        if not os.path.isfile(run.final_model):
+            raise UserError(f"no model.pdparams in {folder}; name the folder of a finished run, "
+                            f"such as output/demo")
+        names, inner = run.builder.class_names, os.path.join(folder, TRAINED)
+        is_changed = os.path.isdir(inner) and not os.path.isdir(run.folder("segmentor"))
+        trained = StoredRun(inner) if is_changed else run
+        classes = ClassList.read(folder, names) if is_changed else ClassList.trained(names)
+        with paddle.utils.unique_name.guard():
+            model = run.builder.trained_model
+        return cls(run, trained, classes, model, opts)
+
+
+def _check_free(save_dir: str, run_dir: str) -> None:
+    inside, run = os.path.realpath(save_dir), os.path.realpath(run_dir)
+    if os.path.commonpath([inside, run]) == run and inside != run:
+        raise UserError(f"--save_dir {save_dir} lies in {run_dir}, which is left as it is; name a "
+                        f"folder beside it")
+    if os.path.exists(save_dir) and (not os.path.isdir(save_dir) or os.listdir(save_dir)):
+        raise UserError(f"--save_dir {save_dir} is there already and not empty; name another "
+                        f"folder, for nothing is replaced")
+
+
+@contextlib.contextmanager
+def _written_whole(folder: str) -> Iterator[str]:
+    """A folder beside ``folder`` that takes its place if the block succeeds, or else goes."""
+    parent, name = os.path.split(os.path.abspath(folder))
+    try:
+        os.makedirs(parent, exist_ok=True)
+        aside = tempfile.mkdtemp(prefix=f".{name}.", dir=parent)
+    except OSError as error:
+        raise UserError(f"--save_dir {folder} cannot be made ({error.strerror}); choose "
+                        f"another") from None
+    try:
+        os.chmod(aside, 0o755)
+        yield aside
+        try:
+            os.rename(aside, folder)
+        except OSError as error:
+            raise UserError(f"--save_dir {folder} was made by something else meanwhile "
+                            f"({error.strerror}); name another") from None
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def _write_description(source: _Source, classes: ClassList, changes: Changes, aside: str,
+                       save_dir: str, seed: int | None) -> StoredRun:
+    """Write ``config.yml`` and ``classes.json`` and return the run that they describe."""
+    table = source.run.builder.classes
+    seen = {table.names[class_id] for class_id in source.run.builder.seen_ids}
+    seen = {changes.renamed.get(name, name) for name in seen - set(changes.removed)}
+    unseen = [class_id for class_id, name in enumerate(classes.names)
+              if name in changes.added or name not in seen]
+    if not unseen:
+        raise UserError("no unseen class would be left; keep one, or add another instead")
+    if len(unseen) == len(classes.names):
+        raise UserError("no seen class would be left; keep one")
+    palette = visualize.colors_by_name(
+        table.palette, [changes.renamed.get(name, name) for name in table.names], classes.names)
+    new = ClassTable(classes.names, np.array(unseen, np.int64), palette)
+    write_json(os.path.join(aside, CLASSES_FILE), new.describe())
+    config = StoredRun(source.run.save_dir, source.opts,
+                       {} if source.run.config.projection else {"classifier.seed": seed}).config
+    content = _config_of(copy.deepcopy(config.given), source.run, new, changes)
+    content["save_dir"] = os.path.normpath(save_dir)
+    with open(os.path.join(aside, "config.yml"), "w", encoding="utf-8") as file:
+        yaml.dump(content, file, Dumper=utils.NoAliasDumper, allow_unicode=True, sort_keys=False)
+    return StoredRun(aside)
+
+
+def _config_of(content: dict[str, Any], run: StoredRun, table: ClassTable,
+               changes: Changes) -> dict[str, Any]:
+    """The config with the new classes; the data set's labels are told by their names."""
+    for section in ("train_dataset", "val_dataset"):
+        if "num_classes" in content[section]:
+            content[section]["num_classes"] = len(table.names)
+    content["model"]["num_classes"] = len(table.names)
+    zero_shot = content["zero_shot"]
+    labels = list(run.builder.label_names or run.builder.class_names)
+    zero_shot["label_names"] = _renamed_labels(labels, changes.renamed)
+    zero_shot["class_names"] = list(table.names)
+    zero_shot["unseen"] = table.describe()["unseen"]
+    embeddings = zero_shot["embeddings"] = dict(zero_shot.get("embeddings") or {})
+    words = dict(embeddings.get("words") or {})
+    for name in changes.removed:
+        words.pop(name, None)
+    words.update({new: words.pop(old, old) for old, new in changes.renamed.items()})
+    words.update({name: text for name, text in changes.added.items() if text != name})
+    embeddings["words"] = words
+    if changes.added and content.pop("self_training", None) is not None:
+        logger.warning("the run was self-trained, which needs its images; the new layer is trained "
+                       "without, as stage classifier does")
+    return content
+
+
+def _renamed_labels(labels: Sequence[str], renamed: dict[str, str]) -> list[str]:
+    by_folded = {fold_name(old): new for old, new in renamed.items()}
+    result = [by_folded.get(fold_name(label), label) for label in labels]
+    folded = list(map(fold_name, result))
+    for old, new in renamed.items():
+        if folded.count(fold_name(new)) > 1:
+            raise UserError(f"--rename {old}={new}: the labels of the data set know another class "
+                            f"{new}; choose another name")
+    return result
+
+
+def _new_model(source: _Source, target: StoredRun, classes: ClassList, changes: Changes,
+               tell: Progress) -> nn.Layer:
+    """The final model of ``target``."""
+    axes = class_axes(source.run.builder, source.model)
+    with paddle.utils.unique_name.guard():
+        new = target.builder.model
+    take_over(source.model, new, axes, classes.positions_in(source.classes, changes.renamed),
+              source.run.final_model)
+    layer_name, layer = source.run.builder.classification_layer(source.model)
+    if changes.added or changes.removed:
+        require_classless_features(new, layer_name, axes, target.builder.img_channels)
+    if not changes.added:
+        return new
+    if target.config.projection:
+        values = folded_projection(source.trained, target, classes, axes, tell)
+    else:
+        values = trained_layer(source.trained, target, classes, layer.bias is not None, tell)
+    put_back(dict(new.named_sublayers())[layer_name], values)
+    return new
+
+
+def _compare(source: _Source, target: StoredRun, classes: ClassList, changes: Changes,
+             new: nn.Layer) -> dict[str, Any]:
+    """``before``, ``after`` and ``taken`` of ``ClassChange``."""
+    path = source.trained.output("features")
+    if target.config.projection or not os.path.isfile(path):
+        return {"before": None, "after": None, "taken": {}}
+    bank = FeatureBank.load(path)
+    seen = {class_id: classes.trained_ids[class_id] for class_id in target.builder.seen_ids
+            if bank.counts[classes.trained_ids[class_id]]}
+    places = classes.positions_in(source.classes, changes.renamed)
+    old_layer, new_layer = (run.builder.classification_layer(model)[1] for run, model in (
+        (source.run, source.model), (target, new)))
+    before, after, taken = {}, {}, dict.fromkeys(changes.added, 0.0)
+    for class_id, trained_id in seen.items():
+        features, name = bank.of(trained_id), classes.names[class_id]
+        before[name] = float((_predict(old_layer, features) == places[class_id]).mean())
+        shares = np.bincount(_predict(new_layer, features), minlength=len(places)) / len(features)
+        after[name] = float(shares[class_id])
+        for added in taken:
+            taken[added] += float(shares[classes.names.index(added)]) / len(seen)
+    return {"before": before, "after": after, "taken": taken}
+
+
+def _predict(layer: nn.Conv2D, features: np.ndarray) -> np.ndarray:
+    """int64 [K]: the class to which a 1×1 convolution gives each of float32 [K, D] features."""
+    logits = features.astype(np.float32) @ layer.weight.numpy()[:, :, 0, 0].T
+    return (logits if layer.bias is None else logits + layer.bias.numpy()).argmax(1)
+
+
+def _evaluate(source: _Source, target: StoredRun, changes: Changes,
+              new: nn.Layer) -> dict[str, dict[str, float]]:
+    """``iou_before`` and ``iou_after`` of ``ClassChange``; writes ``metrics.json``."""
+    run = StoredRun(source.run.save_dir, source.opts)
+    old_scores = score_model(ZeroShotBuilder(run.config), source.model).compute()["class_iou"]
+    old = {changes.renamed.get(name, name): float(iou)
+           for name, iou in zip(source.classes.names, old_scores)}
+    config = ZeroShotConfig(os.path.join(target.save_dir, "config.yml"))
+    metrics = score(ZeroShotBuilder(config), new)
+    write_json(os.path.join(target.save_dir, "metrics.json"), metrics)
+    after = {item["name"]: item["iou"] for item in metrics["classes"] if item["seen"]}
+    return {"iou_before": {name: old[name] for name in after}, "iou_after": after}
+
+
+def _write_record(source: _Source, classes: ClassList, change: ClassChange, aside: str) -> None:
+    """Write what was done, now and before."""
+    earlier = read_json(os.path.join(source.run.save_dir, FILE_NAME)) \
+        if source.run is not source.trained else {}
+    done = {key: value for key, value in change._asdict().items()
+            if key not in ("save_dir", "classes", "unseen")}
+    write_json(os.path.join(aside, FILE_NAME), {
+        **classes.describe(), "changes": [*earlier.get("changes", []), done],
+        "versions": versions()})
+
+
+def _keep_trained(run: StoredRun, folder: str) -> None:
+    """Link, or else copy, what another change needs of the trained run into ``folder``."""
+    stages = ("segmentor",) if run.config.projection else ("features", "generator")
+    results = (path for stage in stages for path in (
+        run.output(stage), os.path.join(run.folder(stage), "stage.json")))
+    for path in (*(os.path.join(run.save_dir, name) for name in ("config.yml", CLASSES_FILE)),
+                 *results):
+        copied = os.path.join(folder, os.path.relpath(path, run.save_dir))
+        if not os.path.isfile(path):
+            continue
+        os.makedirs(os.path.dirname(copied), exist_ok=True)
+        try:
+            os.link(path, copied)
+        except OSError:
+            shutil.copy2(path, copied)
+    if not os.path.isfile(os.path.join(folder, CLASSES_FILE)):
+        write_json(os.path.join(folder, CLASSES_FILE), run.builder.classes.describe())

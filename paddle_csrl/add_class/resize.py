@@ -1,0 +1,125 @@
+"""A trained segmentor with another number of classes."""
+
+import copy
+from collections.abc import Sequence
+
+import numpy as np
+import paddle
+from paddle import nn
+from paddleseg.utils import utils
+
+from paddle_csrl.deploy.model import DeployBuilder
+from paddle_csrl.errors import UserError
+from paddle_csrl.stages.fit import set_weights
+
+_PROBE_SIZE = 64  # pixels
+
+
+def class_axes(builder: DeployBuilder, model: nn.Layer) -> dict[str, int]:
+    """The axis along which a parameter has one entry per class, by the parameter's name.
+
+    These are the classification layer and the last layers of auxiliary heads. They are told by
+    the shapes of an untrained segmentor with one class more.
+
+    Args:
+        builder: of ``model``.
+        model: a segmentor.
+
+    Raises:
+        UserError: a parameter depends on the number of classes in another way.
+    """
+    number, axes = len(builder.classes.names), {}
+    shapes, more = _shapes(model), _shapes(_with_classes(builder, number + 1))
+    for name, shape in shapes.items():
+        other = more.get(name, [])
+        differing = [axis for axis, pair in enumerate(zip(shape, other)) if pair[0] != pair[1]]
+        if len(shape) != len(other) or len(differing) > 1 or any(
+                shape[axis] != number for axis in differing):
+            raise UserError(f"{builder.config.model_cfg['type']} cannot have other classes without "
+                            f"training: its {name} depends on their number; train it with all "
+                            f"classes")
+        if differing:
+            axes[name] = differing[0]
+    return axes
+
+
+def _with_classes(builder: DeployBuilder, num_classes: int) -> nn.Layer:
+    cfg = utils.set_in_channels(copy.deepcopy(builder.config.model_cfg), builder.img_channels)
+    with paddle.utils.unique_name.guard():
+        return builder.build_component({**cfg, "num_classes": num_classes})
+
+
+def _shapes(model: nn.Layer) -> dict[str, list[int]]:
+    return {name: list(value.shape) for name, value in model.state_dict().items()}
+
+
+def take_over(old: nn.Layer, new: nn.Layer, axes: dict[str, int],
+              sources: Sequence[int | None], path: str, prefix: str = "") -> None:
+    """Give ``new`` the weights of ``old``.
+
+    Args:
+        old, new: segmentors of the same kind.
+        axes: of ``class_axes``.
+        sources: for every class of ``new`` its id in ``old``, or None; then it gets zeros.
+        path: where the weights of ``old`` are from, for messages.
+        prefix: stands before the names of ``axes`` in both.
+
+    Raises:
+        UserError: the two are not of the same kind.
+    """
+    state = {name: value.numpy() for name, value in old.state_dict().items()}
+    known = np.array([source is not None for source in sources], bool)
+    ids = np.array([source or 0 for source in sources], np.int64)
+    for name, axis in axes.items():
+        if prefix + name in state:
+            rows = np.moveaxis(state[prefix + name], axis, 0)[ids]
+            rows[~known] = 0
+            state[prefix + name] = np.ascontiguousarray(np.moveaxis(rows, 0, axis))
+    set_weights(new, state, path)
+
+
+def require_classless_features(model: nn.Layer, layer_name: str, axes: dict[str, int],
+                               num_channels: int) -> None:
+    """Insist that no parameter with an entry per class has a part in the features.
+
+    Other values of these parameters must leave what feeds the classification layer as it is. Then
+    features are the same whatever the classes are, and so are the bank and the generator.
+
+    Args:
+        model: a segmentor; its weights are the same afterwards.
+        layer_name: its classification layer.
+        axes: of ``class_axes``.
+        num_channels: of its images.
+
+    Raises:
+        UserError: they have a part.
+    """
+    rng, own = np.random.default_rng(0), dict(model.named_parameters())
+    image = paddle.to_tensor(rng.standard_normal(
+        (1, num_channels, _PROBE_SIZE, _PROBE_SIZE)).astype(np.float32))
+    before = _features(model, layer_name, image)
+    values = {name: own[name].numpy() for name in axes}
+    try:
+        for name, value in values.items():
+            own[name].set_value(rng.standard_normal(value.shape).astype(value.dtype))
+        after = _features(model, layer_name, image)
+    finally:
+        for name, value in values.items():
+            own[name].set_value(value)
+    if not np.array_equal(before, after):
+        raise UserError(f"{type(model).__name__} cannot have other classes without training: what "
+                        f"feeds its last layer {layer_name} depends on the classes; train it with "
+                        f"all of them")
+
+
+def _features(model: nn.Layer, layer_name: str, image: paddle.Tensor) -> np.ndarray:
+    reached = []
+    layer = dict(model.named_sublayers())[layer_name]
+    hook = layer.register_forward_pre_hook(lambda _, inputs: reached.append(inputs[0].numpy()))
+    model.eval()
+    try:
+        with paddle.no_grad():
+            model(image)
+    finally:
+        hook.remove()
+    return reached[0]

@@ -1,0 +1,281 @@
+"""The part of the doctor that needs Paddle: does it compute, and is a config fit to be trained?
+
+Run by `core.doctor` in a process of its own. A line of the file of findings is written as soon
+as it is known, for the process may not come to its end.
+"""
+
+import json
+import os
+import sys
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+from urllib.parse import urlparse
+
+import numpy as np
+import paddle
+
+import paddle_csrl
+from paddle_csrl import compat
+from paddle_csrl.cli import user_message
+from paddle_csrl.config import ZeroShotConfig
+from paddle_csrl.core import preflight
+from paddle_csrl.datasets.class_names import class_names_for, read_class_names
+from paddle_csrl.doctor.installation import (
+    OK,
+    PROBLEM,
+    WARNING,
+    Finding,
+    available_memory,
+    free_disk,
+    size,
+)
+from paddle_csrl.embeddings.resolve import resolve_class_embeddings
+from paddle_csrl.run import Run
+from paddle_csrl.stages.features import make_sampler
+from paddle_csrl.utils.weights import load_state
+
+#: The bank, its standardized copy, and what is on its way in while it is filled.
+_BANKS_IN_MEMORY = 3
+#: A model and the state of its optimizer, at most, in sizes of the model.
+_CHECKPOINT = 3
+
+
+class Patient(NamedTuple):
+    """What is looked at."""
+
+    config: ZeroShotConfig
+    run: Run
+
+
+def main(task: str) -> None:
+    """Write findings as JSON lines.
+
+    Args:
+        task: JSON with ``path`` of the file, ``config`` (or null), its overrides ``opts``, and
+            ``terminal``, which shows the progress (or null).
+    """
+    task = json.loads(task)
+    if task["terminal"]:
+        warnings.simplefilter("ignore")
+        sys.stderr = open(task["terminal"], "w", encoding="utf-8")
+    with open(task["path"], "w", encoding="utf-8") as file:
+        for finding in examine(task["config"], task["opts"]):
+            print(json.dumps(finding), file=file, flush=True)
+
+
+def examine(config: str, opts: Sequence[str]) -> Iterator[Finding]:
+    """All findings, in order."""
+    yield from attempt("PaddleSeg", check_mending)
+    yield from attempt("device", check_device)
+    if config is None:
+        return
+    patients: list[Patient] = []
+    yield from attempt("config", lambda: [_read_config(config, opts, patients)])
+    told = set()
+    for patient in patients:
+        for subject, check in _CHECKS.items():
+            for finding in attempt(subject, lambda: check(patient)):
+                known = finding.status == PROBLEM and finding.text in told
+                told.add(finding.text)
+                yield Finding(WARNING, subject, "not looked at, for what is said above stands in "
+                                                "the way") if known else finding
+
+
+def attempt(subject: str, check: Callable[[], list[Finding]]) -> list[Finding]:
+    """What ``check`` finds; what it raises is a problem."""
+    try:
+        return check()
+    except Exception as error:
+        message = user_message(error)
+        if message:
+            return [Finding(PROBLEM, subject, message)]
+        return [Finding(PROBLEM, subject, f"{type(error).__name__}: "
+                                          f"{' '.join(str(error).split())[:300]}",
+                        "nothing was expected to fail like this; tools/train.py shows where it "
+                        "comes from")]
+
+
+def check_mending() -> list[Finding]:
+    """Whether the faults of PaddleSeg with this Paddle are mended."""
+    left = [fault.name for fault in compat.FAULTS if fault.is_present()]
+    if left:
+        return [Finding(PROBLEM, "PaddleSeg", f"cannot be mended: {', '.join(left)}",
+                        "pip install paddleseg==2.8.0")]
+    return [Finding(OK, "PaddleSeg", f"{len(paddle_csrl.mended)} faults with this Paddle mended"
+                    if paddle_csrl.mended else "has no fault with this Paddle")]
+
+
+def check_device() -> list[Finding]:
+    """Where Paddle computes, and whether it computes what NumPy does."""
+    gpus = paddle.device.cuda.device_count() if paddle.is_compiled_with_cuda() else 0
+    if gpus:
+        paddle.set_device("gpu")
+        names = [paddle.device.cuda.get_device_name(index) for index in range(gpus)]
+        found = Finding(OK, "device", f"{gpus} GPU{'s' * (gpus > 1)}: {', '.join(names)}")
+    elif paddle.is_compiled_with_cuda():
+        found = Finding(WARNING, "device", "Paddle is a build for GPUs and sees none",
+                        "look at the driver (nvidia-smi) and CUDA_VISIBLE_DEVICES; --device gpu "
+                        "falls back to the CPU")
+    else:
+        found = Finding(OK, "device", "CPU, for which this Paddle is built")
+    return [found, _check_products()]
+
+
+def _check_products() -> Finding:
+    a, b = np.random.default_rng(0).normal(size=(2, 64, 64)).astype(np.float32)
+    product = paddle.matmul(paddle.to_tensor(a), paddle.to_tensor(b)).numpy()
+    image = a[None, None]
+    filtered = paddle.nn.functional.conv2d(paddle.to_tensor(image),
+                                           paddle.to_tensor(b[None, None])).numpy()
+    # TensorFloat-32 keeps ten bits of the factors.
+    if np.allclose(product, a @ b, atol=0.1) and np.allclose(filtered, (a * b).sum(), atol=1.0):
+        return Finding(OK, "computing", "matrix product and convolution are right")
+    return Finding(PROBLEM, "computing", "a matrix product or a convolution is wrong",
+                   "install Paddle in a build for this device")
+
+
+def _read_config(path: str, opts: Sequence[str], patients: list[Patient]) -> Finding:
+    config = ZeroShotConfig(path, opts=opts)
+    run = Run(config)
+    patients.append(Patient(config, run))
+    return Finding(OK, "config", f"{path}, stages {', '.join(run.stages)}")
+
+
+def check_data(patient: Patient) -> list[Finding]:
+    """Folders, lists and labels, read as training reads them."""
+    builder = patient.run.builder
+    names, unseen = builder.class_names, builder.unseen_ids
+    train, val = builder.train_dataset.audit(), builder.val_dataset.audit()
+    findings = [
+        Finding(OK, "data", f"train: {train['images_used']} images, {train['images_dropped']} left "
+                            f"out by policy {train['policy']}; val: {val['images_used']} images"),
+        Finding(OK, "classes", f"{len(names)}, unseen: {', '.join(names[c] for c in unseen)}")]
+    absent = train.get("seen_classes_absent", [])
+    if absent:
+        findings.append(Finding(WARNING, "classes", f"no training pixel of {', '.join(absent)}",
+                                "they are never predicted; name them unseen, or leave them out of "
+                                "the data set"))
+    pixels = builder.val_dataset.class_pixels()
+    if pixels is not None and not pixels[:, unseen].any(0).all():
+        missing = [names[c] for c in unseen if not pixels[:, c].any()]
+        findings.append(Finding(WARNING, "classes", f"no validation pixel of "
+                                                    f"{', '.join(missing)}",
+                                "they do not count in the unseen mIoU; add images that show them"))
+    return findings
+
+
+def check_words(patient: Patient) -> list[Finding]:
+    """Whether every class has an embedding of its own, and by which word."""
+    section = dict(patient.config.zero_shot.get("embeddings") or {})
+    if section.get("path") == "attributes":
+        vectors = patient.run.builder.embeddings
+        return [Finding(OK, "embeddings", f"attributes of the data set, {vectors.shape[1]} each")]
+    names = _class_names(patient)
+    vectors, how = resolve_class_embeddings(names, **section)
+    other = [f"{name} = {rule}" for name, rule in zip(names, how) if not rule.startswith("exact")]
+    text = (f"{vectors.shape[1]} dimensions; all {len(names)} classes found"
+            + (f", {len(other)} under another name: {'; '.join(other)}" if other else ""))
+    findings = [Finding(OK, "embeddings", text)]
+    _, first = np.unique(vectors, axis=0, return_index=True)
+    twins = [names[c] for c in sorted(set(range(len(names))) - set(first.tolist()))]
+    if twins:
+        findings.append(Finding(WARNING, "embeddings", f"the vector of {', '.join(twins)} is also "
+                                                       f"that of another class",
+                                "name another word under zero_shot.embeddings.words"))
+    return findings
+
+
+def _class_names(patient: Patient) -> list[str]:
+    """The names of the classes, also where the data are not there yet."""
+    given = patient.config.zero_shot.get("class_names")
+    kind = patient.config.val_dataset_cfg["type"]
+    if given:
+        return read_class_names(given)
+    own = attempt("", lambda: list(patient.run.builder.class_names))
+    return class_names_for(kind) if own and isinstance(own[0], Finding) else own
+
+
+def check_weights(patient: Patient) -> list[Finding]:
+    """The weights files that the config names."""
+    files = [(key, value) for key, value in _weights(patient.config.dic) if value]
+    findings = []
+    for key, value in files:
+        if urlparse(value).netloc:
+            findings.append(Finding(OK, "weights", f"{key}: {value}, downloaded when trained"))
+        else:
+            findings += attempt("weights", lambda: [Finding(
+                OK, "weights", f"{key}: {value}, {len(load_state(value))} tensors")])
+    return findings
+
+
+def _weights(section: Any, prefix: str = "") -> Iterator[tuple[str, str]]:
+    """Keys of a config that name weights, dotted, with their values."""
+    for key, value in section.items():
+        if isinstance(value, dict):
+            yield from _weights(value, f"{prefix}{key}.")
+        elif key in ("pretrained", "segmentor_weights") and isinstance(value, str):
+            yield f"{prefix}{key}", value
+
+
+def check_training(patient: Patient) -> list[Finding]:
+    """Model, losses and sections: what training looks at before it starts."""
+    if _downloads(patient.config):
+        return [Finding(OK, "training", "not tried, for its weights are yet to be downloaded")]
+    preflight.examine(patient.run, patient.run.stages)
+    return [Finding(OK, "training", "model, losses and all sections can be built")]
+
+
+def _downloads(config: ZeroShotConfig) -> bool:
+    return any(urlparse(value).netloc for _, value in _weights(config.dic))
+
+
+def check_room(patient: Patient) -> list[Finding]:
+    """Disk for the run and memory for its bank, both at most."""
+    run, config = patient.run, patient.config
+    place, free = free_disk(run.save_dir)
+    if not os.access(place, os.W_OK):
+        return [Finding(PROBLEM, "disk", f"{place} cannot be written to",
+                        "choose another folder with --opts save_dir=DIR")]
+    if _downloads(config):
+        return [Finding(OK, "disk", f"{size(free)} free for {run.save_dir}")]
+    needs = _needs(run)
+    total = sum(needs.values())
+    text = (f"{size(free)} free for {run.save_dir}, which takes up to {size(total)} ("
+            + ", ".join(f"{name} {size(number)}" for name, number in needs.items()) + ")")
+    enough = free > total
+    findings = [Finding(OK if enough else PROBLEM, "disk", text, "" if enough else (
+        "free some, choose another folder with --opts save_dir=DIR, or lower keep_checkpoint_max "
+        "and zero_shot.features.samples_per_class"))]
+    bank, memory = _bank_size(run, np.float32().itemsize), available_memory()
+    if memory is not None and _BANKS_IN_MEMORY * bank > memory:
+        findings.append(Finding(WARNING, "memory", f"{size(memory)} free, and stages 2 and 3 take "
+                                                   f"up to {size(_BANKS_IN_MEMORY * bank)}",
+                                "lower zero_shot.features.samples_per_class"))
+    return findings
+
+
+def _needs(run: Run) -> dict[str, int]:
+    """Bytes that the run's folder takes, at most."""
+    model = run.builder.throwaway_model()
+    weights = sum(tensor.size * 4 for tensor in model.state_dict().values())
+    kept = run.config.option("keep_checkpoint_max", 3)
+    needs = {"checkpoints": _CHECKPOINT * weights * kept, "models": 3 * weights}
+    if "features" in run.stages:
+        itemsize = make_sampler(run.config.zero_shot, 1, 255).dtype.itemsize
+        needs["feature bank"] = _bank_size(run, itemsize)
+    return needs
+
+
+def _bank_size(run: Run, itemsize: int) -> int:
+    """Bytes of a full feature bank, of ``itemsize`` each number; 0 without one."""
+    if "features" not in run.stages:
+        return 0
+    _, layer = run.builder.classification_layer(run.builder.throwaway_model())
+    bound = make_sampler(run.config.zero_shot, 1, 255).bound
+    return len(run.builder.seen_ids) * bound * layer.weight.shape[1] * itemsize
+
+
+_CHECKS: dict[str, Callable[[Patient], list[Finding]]] = {
+    "data": check_data, "embeddings": check_words, "weights": check_weights,
+    "training": check_training, "disk": check_room}

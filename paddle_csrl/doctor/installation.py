@@ -1,0 +1,300 @@
+"""What of an installation, and of a config, is in the way of a training.
+
+Nothing of Paddle's is imported here: it may be what is missing or broken. `core.checkup`, which
+needs it, runs in a process of its own, whose crash is a finding like another.
+"""
+
+import glob
+import json
+import os
+import platform
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from importlib import metadata
+from typing import NamedTuple, TextIO
+
+from paddle_csrl import mkl
+
+OK, WARNING, PROBLEM = "ok", "warning", "problem"
+
+#: What has to be there, as in setup.py; Paddle itself is looked at by `paddle_build`.
+REQUIRED = {"paddleseg": "==2.8.0", "numpy": ">=1.24,<2", "opencv-python": "",
+            "Pillow": ">=10.1", "PyYAML": ">=6.0.1", "scipy": ">=1.10", "tqdm": "",
+            "visualdl": ">=2.5.3"}
+
+#: What a single tool needs: the tool, then requirements and how to get them.
+OPTIONAL = {
+    "tools/convert_zs3.py": ({"torch": ">=2.6"}, 'pip install "torch>=2.6"'),
+    "tools/export.py --format onnx": ({"paddle2onnx": "", "onnxruntime": ">=1.19,<2"},
+                                      "pip install '.[onnx]' for Paddle 3, '.[onnx-paddle26]' "
+                                      "for 2.6"),
+}
+
+PYTHONS = ((3, 10), (3, 12))
+TESTED_PADDLES = ("3.3.1", "2.6.2")
+GET_PADDLE = (f"pip install paddlepaddle=={TESTED_PADDLES[0]}, or paddlepaddle-gpu for NVIDIA GPUs "
+              f"(2.6.2 from PyPI, 3.x from PaddlePaddle's site)")
+
+_SAME_MODULE = {"opencv-python": ("opencv-python", "opencv-python-headless",
+                                  "opencv-contrib-python", "opencv-contrib-python-headless")}
+_PADDLES = ("paddlepaddle", "paddlepaddle-gpu")
+_FEW_BYTES = 2 << 30
+_PERIOD = 0.1  # seconds between two looks at what the check-up has found
+_PROGRAM = "import sys; from paddle_csrl.doctor.config import main; main(sys.argv[1])"
+_ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+
+
+class Finding(NamedTuple):
+    """One line of the doctor's report.
+
+    Attributes:
+        status (str): ``OK``, ``WARNING`` or ``PROBLEM``.
+        subject (str): what was looked at.
+        text (str): what was found.
+        advice (str): what to do; for a status that is not ``OK``, where ``text`` does not say.
+    """
+    status: str
+    subject: str
+    text: str
+    advice: str = ""
+
+    def __str__(self) -> str:
+        text = f"{self.status:<8} {self.subject:<13} {self.text}"
+        return f"{text}\n{'':<22} -> {self.advice}" if self.advice else text
+
+
+def examine(config: str | None = None, opts: Sequence[str] = ()) -> Iterator[Finding]:
+    """Look at everything; each finding comes as soon as it is known.
+
+    Args:
+        config: a config to be looked at as well, with its data, words, weights and disk.
+        opts: overrides of it, as for ``ZeroShotConfig``.
+    """
+    yield check_python()
+    yield from check_packages()
+    yield from check_paddle_build()
+    yield check_cpu()
+    yield check_memory()
+    yield from check_optional()
+    for finding in run_checkup(config, opts):
+        yield finding
+        yield from check_gpus(finding)
+
+
+def check_python(version: tuple[int, int] = sys.version_info[:2]) -> Finding:
+    low, high = ("{}.{}".format(*bound) for bound in PYTHONS)
+    if PYTHONS[0] <= tuple(version) <= PYTHONS[1]:
+        return Finding(OK, "Python", platform.python_version())
+    return Finding(PROBLEM, "Python", "{}.{}".format(*version),
+                   f"install Python {low} to {high}, for which Paddle has wheels")
+
+
+def check_packages() -> list[Finding]:
+    """Whether what the package requires is there in a version that will do."""
+    return [_check_package(name, condition) for name, condition in REQUIRED.items()]
+
+
+def _check_package(name: str, condition: str) -> Finding:
+    version = next(filter(None, map(installed, _SAME_MODULE.get(name, (name,)))), None)
+    advice = f'pip install "{name}{condition}"'
+    if version is None:
+        return Finding(PROBLEM, name, "is not installed", advice)
+    if not satisfies(version, condition):
+        return Finding(PROBLEM, name, f"{version} does not do, {condition} is needed", advice)
+    return Finding(OK, name, version)
+
+
+def check_paddle_build() -> list[Finding]:
+    """Which of Paddle's packages is installed."""
+    found = {name: version for name in _PADDLES if (version := installed(name))}
+    if not found:
+        return [Finding(PROBLEM, "paddle", "is not installed",
+                        GET_PADDLE)]
+    if len(found) > 1:
+        return [Finding(PROBLEM, "paddle", f"{' and '.join(found)} are both installed and "
+                                           f"overwrite each other",
+                        f"pip uninstall {' '.join(found)}, then install one")]
+    (name, version), = found.items()
+    if version.split("+")[0].split(".post")[0] in TESTED_PADDLES:
+        return [Finding(OK, "paddle", f"{name} {version}")]
+    return [Finding(WARNING, "paddle", f"{name} {version}, on which the tests are not run",
+                    f"if something fails, install {' or '.join(TESTED_PADDLES)}")]
+
+
+def check_cpu() -> Finding:
+    """The CPU and the setting of its MKL."""
+    name, setting = mkl.cpu_name() or platform.processor() or "unknown", mkl.setting()
+    text = f"{name}, {os.cpu_count()} logical; {setting.text}"
+    if "slower" not in setting.text:
+        return Finding(OK, "CPU", text)
+    return Finding(WARNING, "CPU", text,
+                   f"unset {mkl.SWITCH}, and import paddle_csrl before paddle")
+
+
+def check_memory(meminfo: str = "/proc/meminfo") -> Finding:
+    free = available_memory(meminfo)
+    if free is None:
+        return Finding(OK, "memory", "the system does not say how much is free")
+    text = f"{size(free)} free"
+    if free >= _FEW_BYTES:
+        return Finding(OK, "memory", text)
+    return Finding(WARNING, "memory", text, "end other programs; training a real segmentor needs "
+                                            "several GB")
+
+
+def available_memory(meminfo: str = "/proc/meminfo") -> int | None:
+    """Bytes of memory that can be had without swapping; None where the system does not say."""
+    try:
+        with open(meminfo, encoding="ascii") as file:
+            found = re.search(r"^MemAvailable:\s+(\d+) kB", file.read(), re.MULTILINE)
+    except OSError:
+        return None
+    return found and 1024 * int(found.group(1))
+
+
+def check_optional() -> list[Finding]:
+    """Whether the tools that need more than the others have it."""
+    findings = []
+    for tool, (requirements, advice) in OPTIONAL.items():
+        versions = {name: installed(name) for name in requirements}
+        missing = [name for name, version in versions.items() if version is None]
+        bad = [f"{name} {version}" for name, version in versions.items()
+               if version and not satisfies(version, requirements[name])]
+        if missing:
+            findings.append(Finding(OK, "optional", f"{', '.join(missing)} not installed; only "
+                                                    f"{tool} needs it: {advice}"))
+        elif bad:
+            findings.append(Finding(WARNING, "optional", f"{', '.join(bad)} does not do for {tool}",
+                                    advice))
+        else:
+            findings.append(Finding(OK, "optional", ", ".join(
+                f"{name} {version}" for name, version in versions.items()) + f", for {tool}"))
+    return findings + _check_onnx_pair()
+
+
+def _check_onnx_pair() -> list[Finding]:
+    """Each paddle2onnx reads the programs of one major version of Paddle."""
+    converter = installed("paddle2onnx")
+    paddle = next(filter(None, map(installed, _PADDLES)), None)
+    if not converter or not paddle or numbers(converter)[0] + 1 == numbers(paddle)[0]:
+        return []
+    fitting = "2.1.0" if numbers(paddle)[0] >= 3 else "1.3.1"
+    return [Finding(WARNING, "optional", f"paddle2onnx {converter} does not fit Paddle {paddle}",
+                    f"pip install paddle2onnx=={fitting}")]
+
+
+def nvidia_gpus() -> list[str]:
+    """Names of the NVIDIA GPUs that the driver shows, whatever Paddle can do with them."""
+    found = []
+    for path in sorted(glob.glob("/proc/driver/nvidia/gpus/*/information")):
+        with open(path, encoding="utf-8", errors="replace") as file:
+            model = re.search(r"^Model:\s*(.+)$", file.read(), re.MULTILINE)
+        found.append(model.group(1).strip() if model else "NVIDIA GPU")
+    return found or ["NVIDIA GPU" for path in glob.glob("/dev/nvidia[0-9]*")]
+
+
+def check_gpus(device: Finding) -> list[Finding]:
+    """Whether the ``device`` that Paddle has found leaves a GPU idle."""
+    gpus = nvidia_gpus()
+    if not gpus or device.subject != "device" or not device.text.startswith("CPU"):
+        return []
+    return [Finding(WARNING, "GPU", f"{', '.join(gpus)}: not used, Paddle is a build for CPUs",
+                    "pip uninstall paddlepaddle and install paddlepaddle-gpu (2.6.2 from PyPI, "
+                    "3.x from PaddlePaddle's site)")]
+
+
+def run_checkup(config: str | None = None, opts: Sequence[str] = ()) -> Iterator[Finding]:
+    """What `core.checkup` finds, in a process of its own."""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(
+        filter(None, (_ROOT, os.environ.get("PYTHONPATH"))))}
+    with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryFile(
+            "w+", encoding="utf-8", errors="replace") as errors:
+        path = os.path.join(folder, "findings")
+        with open(path, "w+", encoding="utf-8") as findings:
+            task = {"path": path, "config": config, "opts": list(opts),
+                    "terminal": os.ttyname(2) if os.isatty(2) else None}
+            process = subprocess.Popen([sys.executable, "-c", _PROGRAM, json.dumps(task)],
+                                       env=environment, stdout=subprocess.DEVNULL, stderr=errors)
+            try:
+                yield from _follow(process, findings)
+            finally:
+                process.kill()
+                process.wait()
+        if process.returncode:
+            errors.seek(0)
+            yield _crash(process.returncode, errors.read())
+
+
+def _follow(process: subprocess.Popen, file: TextIO) -> Iterator[Finding]:
+    """The findings in ``file``, one a line, until the process that writes them has ended."""
+    begun, has_ended = "", False
+    while not has_ended:
+        has_ended = process.poll() is not None  # before reading, so that nothing is missed
+        begun += file.read()
+        *whole, begun = begun.split("\n")
+        for line in whole:
+            yield Finding(*json.loads(line))
+        if not has_ended:
+            time.sleep(_PERIOD)
+
+
+def _crash(status: int, stderr: str) -> Finding:
+    """The finding that the process of the check-up ended early."""
+    lines = [line.strip() for line in stderr.splitlines() if line.strip()]
+    if status < 0:
+        how = f"Paddle ended its process by signal {signal.Signals(-status).name}"
+        return Finding(PROBLEM, "import", how, "install Paddle anew, in a build for this CPU "
+                                               "(with AVX) and this CUDA")
+    return Finding(PROBLEM, "import", f"Paddle or a package it needs cannot be imported: "
+                                      f"{lines[-1] if lines else f'exit status {status}'}",
+                   "mend what is said to be missing above, or install paddlepaddle anew")
+
+
+def installed(name: str) -> str | None:
+    """The version of an installed distribution, or None."""
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def satisfies(version: str, condition: str) -> bool:
+    """Whether a version fulfils conditions such as ``>=1.24,<2``; of releases, by numbers."""
+    compare = {"==": lambda a, b: a[:len(b)] == b, ">=": lambda a, b: a >= b,
+               "<": lambda a, b: a < b}
+    return all(compare[sign](numbers(version), numbers(bound))
+               for sign, bound in re.findall(r"(==|>=|<)([\d.]+)", condition))
+
+
+def numbers(version: str) -> tuple[int, ...]:
+    """The numbers of a release: (2, 8, 0) of ``2.8.0.post1``."""
+    return tuple(map(int, re.match(r"\d+(?:\.\d+)*", version).group(0).split(".")))
+
+
+def free_disk(folder: str) -> tuple[str, int]:
+    """The nearest folder above ``folder`` that is there, and the bytes free on its disk."""
+    place = os.path.abspath(folder)
+    while not os.path.isdir(place):
+        place = os.path.dirname(place)
+    return place, shutil.disk_usage(place).free
+
+
+def size(number: float) -> str:
+    """Bytes in words, such as 3.2 GB."""
+    for unit in ("B", "kB", "MB"):
+        if number < 1000:
+            return f"{number:.0f} {unit}"
+        number /= 1000
+    return f"{number:.1f} GB"
+
+
+def count(findings: Iterable[Finding]) -> dict[str, int]:
+    """How many findings there are of each status."""
+    statuses = [finding.status for finding in findings]
+    return {status: statuses.count(status) for status in (OK, WARNING, PROBLEM)}

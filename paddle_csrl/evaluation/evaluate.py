@@ -1,0 +1,66 @@
+"""Scoring a segmentor on seen and unseen classes."""
+
+from collections.abc import Callable
+
+import paddle
+from paddle import nn
+from paddleseg.core import infer
+
+from paddle_csrl import parallel
+from paddle_csrl.metrics import ZeroShotEvaluator
+from paddle_csrl.utils import progress
+from paddle_csrl.utils.precision import autocast
+
+#: The keys of ``test_config`` that mean something with ``aug_eval`` alone.
+AUGMENTED_KEYS = ("scales", "flip_horizontal", "flip_vertical")
+
+
+def shard(dataset: paddle.io.Dataset) -> paddle.io.Subset:
+    """This process's share of a data set: every sample belongs to exactly one process."""
+    ranks, rank = parallel.world_size(), paddle.distributed.get_rank()
+    return paddle.io.Subset(dataset, list(range(rank, len(dataset), ranks)))
+
+
+def evaluate(model: nn.Layer, dataset: paddle.io.Dataset, evaluator: ZeroShotEvaluator,
+             num_workers: int = 0, precision: str = "fp32", amp_level: str = "O1",
+             aug_eval: bool = False, on_prediction: Callable | None = None,
+             title: str = "evaluate", alone: bool = False, **test_config) -> ZeroShotEvaluator:
+    """Run ``model`` over ``dataset`` and count predictions in ``evaluator``.
+
+    Inference is PaddleSeg's own (``core.infer``), at the label's resolution. With several
+    processes each takes its share and the counts are summed.
+
+    Args:
+        model: a segmentor; it is put into eval mode.
+        dataset: a validation data set in PaddleSeg's form.
+        evaluator: receives every prediction and label.
+        num_workers (int): processes that read and transform images.
+        precision, amp_level: as in PaddleSeg.
+        aug_eval (bool): multi-scale and flip, with ``scales``, ``flip_horizontal`` and
+            ``flip_vertical``.
+        on_prediction (callable, optional): gets (index in ``dataset``, prediction, label).
+        title (str): shown beside the progress.
+        alone (bool): this process evaluates everything, and no other one does.
+        **test_config: ``is_slide``, ``crop_size``, ``stride`` and the above, as in PaddleSeg.
+
+    Returns:
+        The evaluator, holding the counts of all processes.
+    """
+    model.eval()
+    samples = paddle.io.Subset(dataset, list(range(len(dataset)))) if alone else shard(dataset)
+    loader = paddle.io.DataLoader(samples, batch_size=1, num_workers=num_workers,
+                                  return_list=True)
+    if not aug_eval:
+        for key in AUGMENTED_KEYS:
+            test_config.pop(key, None)
+    run = infer.aug_inference if aug_eval else infer.inference
+    with paddle.no_grad(), autocast(precision, amp_level):
+        for index, data in zip(samples.indices, progress(loader, title)):
+            prediction, _ = run(model, data["img"], trans_info=data["trans_info"], **test_config)
+            label = data["label"].numpy()
+            evaluator.update(prediction.numpy(), label)
+            if on_prediction:
+                on_prediction(index, prediction.numpy().squeeze(), label.squeeze())
+    if not alone:
+        evaluator.confusion = parallel.total(evaluator.confusion)
+    return evaluator

@@ -1,0 +1,149 @@
+"""The visual feature of a segmentor: what feeds its classification layer."""
+
+import contextlib
+from collections.abc import Iterator
+
+import numpy as np
+import paddle
+from paddle import nn
+
+from paddle_csrl.errors import UserError
+from paddle_csrl.utils.precision import autocast
+
+_OPTION = "zero_shot.classifier_layer"
+_PROBE_SIZE = 64  # pixels; the deepest segmentors divide the sides by 32
+
+
+def find_classification_layer(model: nn.Layer, num_classes: int,
+                              path: str | None = None) -> tuple[str, nn.Conv2D]:
+    """The 1×1 convolution whose outputs are the logits, up to resizing, and its dotted name.
+
+    Auxiliary heads look the same but for their effect. Therefore each candidate's output is
+    replaced by one constant per class: the layer sought is the one for which the first logits
+    in eval mode are these constants everywhere.
+
+    Args:
+        model (nn.Layer): a PaddleSeg segmentor; its modes and weights stay as they are.
+        num_classes (int): outputs of the layer.
+        path (str, optional): the dotted name of the layer, which is then only checked.
+
+    Raises:
+        UserError: there is no such layer, or ``path`` names none.
+    """
+    candidates = {name: layer for name, layer in model.named_sublayers()
+                  if _scores_features(layer, num_classes)}
+    title = type(model).__name__
+    if path is not None:
+        if path not in candidates:
+            raise UserError(f"`{_OPTION}: {path}` is no 1×1 convolution with {num_classes} "
+                            f"outputs of {title}; there are: {', '.join(candidates) or 'none'}")
+        return path, candidates[path]
+    if not candidates:
+        raise UserError(f"{title} has no 1×1 convolution with {num_classes} outputs, so there is "
+                        f"no classification layer to take away{_near_miss(model, num_classes)}")
+    for name, layer in reversed(candidates.items()):
+        if _makes_the_logits(model, layer, num_classes):
+            return name, layer
+    raise UserError(f"the logits of {title} are not the outputs of one 1×1 convolution; if one of "
+                    f"{', '.join(candidates)} will do, name it with `{_OPTION}`")
+
+
+def _scores_features(layer: nn.Layer, num_classes: int) -> bool:
+    return (isinstance(layer, nn.Conv2D) and layer.weight.shape[0] == num_classes
+            and list(layer.weight.shape[2:]) == [1, 1] and layer._groups == 1)
+
+
+def _near_miss(model: nn.Layer, num_classes: int) -> str:
+    """Why a layer with as many outputs does not serve, where there is one."""
+    for name, layer in reversed(list(model.named_sublayers())):
+        if isinstance(layer, nn.Conv2D) and layer.weight.shape[0] == num_classes:
+            kernel = "×".join(map(str, layer.weight.shape[2:]))
+            return (f"; {name} looks at {kernel} features and {layer._groups} group(s) of "
+                    f"channels, where a feature must decide alone")
+        if isinstance(layer, nn.Linear) and layer.weight.shape[1] == num_classes:
+            return f"; {name} is Linear, where a stock layer over feature maps is needed"
+    return ""
+
+
+def _makes_the_logits(model: nn.Layer, layer: nn.Conv2D, num_classes: int) -> bool:
+    """Whether constants in place of the layer's output come out as the logits."""
+    constants = np.arange(num_classes, dtype=np.float32)[:, None, None]
+
+    def replaced(layer, inputs, output):
+        return paddle.to_tensor(constants).astype(output.dtype).expand_as(output)
+
+    stem = next(part for part in model.sublayers() if isinstance(part, nn.Conv2D))
+    image = paddle.zeros([1, stem._in_channels, _PROBE_SIZE, _PROBE_SIZE])
+    hook = layer.register_forward_post_hook(replaced)
+    try:
+        with _in_eval_mode(model), paddle.no_grad():
+            logits = model(image)
+    except Exception as error:
+        raise UserError(f"{type(model).__name__} did not run on an image of {_PROBE_SIZE}² pixels "
+                        f"({' '.join(str(error).split())[-200:]}); name its last layer with "
+                        f"`{_OPTION}`") from error
+    finally:
+        hook.remove()
+    logits = logits[0] if isinstance(logits, (list, tuple)) else logits
+    return logits.shape[1] == num_classes and np.allclose(
+        logits[0].astype("float32").numpy(), constants, rtol=1e-4, atol=1e-4)
+
+
+@contextlib.contextmanager
+def _in_eval_mode(model: nn.Layer) -> Iterator[None]:
+    modes = {part: part.training for part in model.sublayers(include_self=True)}
+    model.eval()
+    try:
+        yield
+    finally:
+        for part, training in modes.items():
+            part.training = training
+
+
+class _FeatureReached(Exception):
+    """Ends a forward pass once the feature is known; the rest would be thrown away."""
+
+
+class FeatureExtractor:
+    """Runs a frozen segmentor up to its classification layer.
+
+    The model is put into eval mode, so that batch norm uses and keeps its stored statistics,
+    and runs without gradients.
+
+    Args:
+        model (nn.Layer): a trained PaddleSeg segmentor.
+        num_classes (int): outputs of its classification layer.
+        path (str, optional): dotted name of that layer; found where it is not given.
+        precision, amp_level: as in PaddleSeg; features are float32 whatever they say.
+    """
+
+    def __init__(self, model: nn.Layer, num_classes: int, path: str | None = None,
+                 precision: str = "fp32", amp_level: str = "O1"):
+        self.model, self.precision, self.amp_level = model, precision, amp_level
+        self.layer_name, self.layer = find_classification_layer(model, num_classes, path)
+
+    @property
+    def feature_dim(self) -> int:
+        return self.layer.weight.shape[1]
+
+    def __call__(self, images: paddle.Tensor) -> paddle.Tensor:
+        """float32 images [B, 3, H, W] -> features [B, D, h, w], at the layer's own stride."""
+        reached: list[paddle.Tensor] = []
+
+        def stop(layer, inputs):
+            reached.append(inputs[0])
+            raise _FeatureReached
+
+        self.model.eval()
+        hook = self.layer.register_forward_pre_hook(stop)
+        try:
+            with paddle.no_grad(), autocast(self.precision, self.amp_level):
+                self.model(images)
+        except _FeatureReached:
+            pass
+        finally:
+            hook.remove()
+        if not reached:
+            raise UserError(f"{type(self.model).__name__} never ran its layer {self.layer_name}; "
+                            f"name another with `{_OPTION}`")
+        return reached[0].astype("float32")

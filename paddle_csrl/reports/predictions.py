@@ -1,0 +1,168 @@
+"""Predictions of several methods on the same images, side by side (paper, Fig. 3)."""
+
+import os
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+import paddle
+
+from paddle_csrl import visualize
+from paddle_csrl.builder import ZeroShotBuilder
+from paddle_csrl.config import ZeroShotConfig
+from paddle_csrl.datasets import ZeroShotDataset
+from paddle_csrl.errors import UserError
+from paddle_csrl.evaluation.evaluate import evaluate
+from paddle_csrl.metrics import ZeroShotEvaluator
+from paddle_csrl.run import open_run
+from paddle_csrl.stages.fit import load_weights
+
+#: Longest side of a picture in the combined figure, in pixels.
+_SMALL = 320
+
+
+class Method(NamedTuple):
+    """A trained segmentor and how its column is called."""
+    name: str
+    builder: ZeroShotBuilder
+    weights: str
+
+
+def open_methods(places: Sequence[str], names: Sequence[str] = (),
+                 opts: Sequence[str] = ()) -> list[Method]:
+    """The methods to compare.
+
+    Args:
+        places: each the folder of a finished run, or ``CONFIG.yml,WEIGHTS.pdparams``.
+        names: their titles. Default: the folders' names.
+        opts: overrides of every config.
+
+    Raises:
+        UserError: a place that is neither, as many names as places are not given, two alike, or
+            methods that differ in data, classes or unseen classes.
+    """
+    methods = [_open_method(place, opts) for place in places]
+    if names and len(names) != len(methods):
+        raise UserError(f"--names gives {len(names)} names for {len(methods)} runs; give one each")
+    titles = list(names) or [method.name for method in methods]
+    for title in titles:
+        if titles.count(title) > 1 or title in ("Image", "Ground truth"):
+            raise UserError(f"the title {title} cannot be told from another column; give --names")
+    first = methods[0].builder
+    for method, place in zip(methods, places):
+        if _identity(method.builder) != _identity(first):
+            raise UserError(f"{place} has other validation images, classes or unseen classes than "
+                            f"{places[0]}; compare runs of one split")
+    return [method._replace(name=title) for method, title in zip(methods, titles)]
+
+
+def choose_images(dataset: ZeroShotDataset, num: int) -> list[int]:
+    """The images with the most pixels of unseen classes in their truth, most first.
+
+    Every unseen class gives an image in turn, so that one alone does not fill the figure. No
+    prediction takes part in the choice.
+
+    Args:
+        dataset: a validation set.
+        num (int): how many at most, > 0.
+
+    Returns:
+        list[int]: indices.
+    """
+    counts = dataset.class_pixels()
+    if counts is None:
+        return list(range(min(num, len(dataset))))
+    unseen = counts[:, dataset.unseen_ids]
+    rankings = np.argsort(-unseen, axis=0, kind="stable").T
+    has_class = unseen.T[np.arange(len(rankings))[:, None], rankings] > 0
+    chosen: dict[int, None] = {}
+    for place in range(rankings.shape[1]):
+        chosen.update(dict.fromkeys(rankings[has_class[:, place], place].tolist()))
+    rest = dict.fromkeys(np.argsort(-unseen.sum(1), kind="stable").tolist())
+    return list({**chosen, **rest})[:num]
+
+
+def compare_methods(methods: Sequence[Method], folder: str, images: Sequence[int] = (),
+                    num: int = 6) -> list[str]:
+    """Write a PNG per image and one of all of them.
+
+    Args:
+        methods: what to compare, see ``open_methods``.
+        folder: where the figures go.
+        images: indices in the validation set. Default: ``choose_images``.
+        num: how many images, where none are given.
+
+    Returns:
+        Paths of the figures, the combined one last.
+
+    Raises:
+        UserError: an index that the validation set does not have, or weights that do not fit.
+    """
+    builder = methods[0].builder
+    dataset = builder.val_dataset
+    wrong = [index for index in images if not 0 <= index < len(dataset)]
+    if wrong:
+        raise UserError(f"--images {wrong[0]}: the validation set has the images 0 to "
+                        f"{len(dataset) - 1}")
+    if num < 1:
+        raise UserError(f"--num {num} must be at least 1")
+    chosen = list(dict.fromkeys(images)) or choose_images(dataset, num)
+    labels: list[dict[str, np.ndarray]] = [{} for _ in chosen]
+    for method in methods:
+        for scene, (prediction, truth) in zip(labels, _predict(method, chosen)):
+            scene.setdefault("Ground truth", truth)
+            scene[method.name] = prediction
+    scenes = [_scene(dataset, index, scene) for index, scene in zip(chosen, labels)]
+    options = (builder.class_names, builder.unseen_ids, builder.palette)
+    paths = []
+    for index, scene in zip(chosen, scenes):
+        paths.append(os.path.join(folder, f"compare_{index:05d}.png"))
+        visualize.save_png(paths[-1], visualize.comparison_panel([scene], *options))
+    paths.append(os.path.join(folder, "compare.png"))
+    visualize.save_png(paths[-1], visualize.comparison_panel(scenes, *options, largest=_SMALL))
+    return paths
+
+
+def _open_method(place: str, opts: Sequence[str]) -> Method:
+    if "," not in place:
+        run = open_run(place, opts)
+        return Method(os.path.basename(os.path.abspath(place)), run.builder, run.final_model)
+    config, weights = place.split(",", 1)
+    if not weights:
+        raise UserError(f"--run {place}: the weights are missing; write "
+                        f"CONFIG.yml,WEIGHTS.pdparams")
+    return Method(os.path.splitext(os.path.basename(config))[0],
+                  ZeroShotBuilder(ZeroShotConfig(config, opts=opts)), weights)
+
+
+def _identity(builder: ZeroShotBuilder) -> tuple:
+    """What methods must share: names of images, classes and unseen classes."""
+    images = [os.path.basename(pair[0]) for pair in builder.val_dataset.file_list]
+    return images, builder.class_names, builder.unseen_ids.tolist()
+
+
+def _predict(method: Method, indices: Sequence[int]) -> list[tuple]:
+    """Prediction and truth, int [H, W] each, for every index."""
+    builder = method.builder
+    load_weights(builder.model, method.weights)
+    results: list[tuple | None] = [None] * len(indices)
+
+    def keep(place: int, prediction: np.ndarray, truth: np.ndarray) -> None:
+        results[place] = prediction, truth
+
+    dataset, config = builder.val_dataset, builder.config
+    evaluate(builder.model, paddle.io.Subset(dataset, list(indices)),
+             ZeroShotEvaluator(dataset.num_classes, builder.unseen_ids,
+                               ignore_index=dataset.ignore_index),
+             config.option("num_workers", 0), config.option("precision", "fp32"),
+             config.option("amp_level", "O1"), on_prediction=keep, title=method.name,
+             **config.test_config)
+    return results
+
+
+def _scene(dataset: ZeroShotDataset, index: int,
+           labels: dict[str, np.ndarray]) -> visualize.Scene:
+    path = dataset.file_list[index][0]
+    image = cv2.cvtColor(cv2.imread(path), cv2.COLOR_BGR2RGB)
+    return visualize.Scene(image, labels, f"{index}: {os.path.basename(path)}")

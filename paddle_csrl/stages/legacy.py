@@ -1,0 +1,94 @@
+"""ZS3Net's published sampler for stage 3, which LEAKS: it reads labels of unseen classes.
+
+Nothing else in the project does. It serves to repeat published figures and to measure what the
+leak is worth; ``classifier.mode: legacy`` asks for it, and whoever does is told.
+"""
+
+from typing import Any
+
+import numpy as np
+import paddle
+
+from paddle_csrl.run import Run
+from paddle_csrl.stages.feature_bank import FeatureBank
+
+
+class LegacyBatches(paddle.io.Dataset):
+    """Features laid out by the real labels of all training images, unseen classes included.
+
+    In an image with a pixel of an unseen class every pixel gets a generated feature of its
+    class, in all others a real one. The layer is a 1×1 convolution, for which a pixel's place
+    means nothing, so that features are drawn by the labels' composition: an image, then a class
+    by its share of the image. Both are drawn at once from the mean composition.
+
+    Args:
+        bank (FeatureBank): real features of the seen classes.
+        generated (float32 array [K, P, D]): generated features.
+        generated_ids (int array [K]): their class ids, seen and unseen ones.
+        label_counts (int array [N, C]): pixels of every class in every training image.
+        unseen_ids (int array [U]): ids of the unseen classes.
+        batch_size (int): features per item, n.
+        length (int): number of items.
+        seed (int): seed of all draws.
+
+    Item: ``img`` float32 [D, n, 1] and ``label`` int64 [n, 1]. A class without features is left
+    out.
+    """
+
+    def __init__(self, bank: FeatureBank, generated: np.ndarray, generated_ids: np.ndarray,
+                 label_counts: np.ndarray, unseen_ids: np.ndarray, batch_size: int, length: int,
+                 seed: int):
+        self.bank, self.generated = bank, generated
+        self.batch_size, self.length, self.seed = batch_size, length, seed
+        compositions = label_counts / label_counts.sum(1, keepdims=True).clip(min=1)
+        with_unseen = label_counts[:, unseen_ids].any(1)
+        self.row_of = np.full(len(bank.counts), -1)
+        self.row_of[generated_ids] = np.arange(len(generated_ids))
+        weights = np.concatenate([compositions[~with_unseen].sum(0) * (bank.counts > 0),
+                                  compositions[with_unseen].sum(0) * (self.row_of >= 0)])
+        #: float64 [2C]: how often a feature of each class is real, then how often generated.
+        self.probabilities = weights / weights.sum()
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __getitem__(self, index: int) -> dict[str, np.ndarray]:
+        rng = np.random.default_rng([self.seed, index])
+        drawn = rng.choice(len(self.probabilities), self.batch_size, p=self.probabilities)
+        is_generated, labels = np.divmod(drawn, len(self.row_of))
+        real, made = labels[is_generated == 0], labels[is_generated == 1]
+        columns = rng.integers(self.generated.shape[1], size=len(made))
+        features = np.concatenate([self.bank.draw(real, rng),
+                                   self.generated[self.row_of[made], columns]])
+        return {"img": np.ascontiguousarray(features.T[:, :, None]),
+                "label": np.concatenate([real, made])[:, None].astype(np.int64)}
+
+
+def label_counts(run: Run) -> np.ndarray:
+    """int64 [N, C]: pixels of every class in every training image, whatever the policy says.
+
+    Raises:
+        RuntimeError: the config does not ask for it. This must never happen.
+        UserError: the data set's labels cannot be scanned.
+    """
+    if not run.config.leaks:
+        raise RuntimeError("must never happen: labels of unseen classes are about to be read "
+                           "without `classifier.mode: legacy`")
+    return run.builder.train_dataset.leaked_label_counts()
+
+
+def legacy_batches(section: dict[str, Any], bank: FeatureBank, generated: np.ndarray,
+                   unseen_ids: np.ndarray, seed: int, label_counts: np.ndarray) -> LegacyBatches:
+    """The batches of the section ``classifier``.
+
+    Args:
+        section: the section.
+        bank: real features of S seen classes.
+        generated: float32 [S + U, P, D], of these and of the unseen classes.
+        unseen_ids: int64 [U].
+        seed: of the batches.
+        label_counts: int64 [N, C], of the function of that name.
+    """
+    return LegacyBatches(bank, generated, np.concatenate([np.flatnonzero(bank.counts), unseen_ids]),
+                         label_counts, unseen_ids, section["batch_size"],
+                         section["iters"], seed)

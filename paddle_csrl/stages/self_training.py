@@ -1,0 +1,132 @@
+"""Self-training: the layer learns its own most confident predictions of unseen classes, too.
+
+This is the transductive setting: the images that the policy took out are there without their
+labels. With ``policy: drop`` it was labels that told which images show an unseen class, and that
+much the setting grants; with ``policy: ignore`` they are those with unlabelled pixels.
+"""
+
+from functools import partial
+from typing import Any
+
+import numpy as np
+import paddle
+import paddle.nn.functional as F
+from paddleseg.utils import logger
+
+from paddle_csrl.evaluation.evaluate import shard
+from paddle_csrl.models.pixel_classifier import PixelClassifier
+from paddle_csrl.run import SELF_TRAINING, Run
+from paddle_csrl.stages.batches import ClassifierBatches
+from paddle_csrl.stages.classifier import LastLayer, make_batches, train_layer
+from paddle_csrl.stages.feature_bank import BottomKSampler, FeatureBank
+from paddle_csrl.stages.features import offer
+from paddle_csrl.stages.fit import load_weights
+from paddle_csrl.stages.generator import load_bank
+from paddle_csrl.utils import progress
+
+DEFAULTS = {"share": 0.25, "rounds": 1, "pseudo_share": 0.5, "samples_per_class": 8192}
+_NO_LABEL = -1
+
+
+class PseudoLabelledBatches(ClassifierBatches):
+    """As ``ClassifierBatches``, with real features among the generated ones.
+
+    Args:
+        pseudo (FeatureBank): real features by pseudo-label, an unseen class.
+        pseudo_share (float): expected share of them in what is drawn of an unseen class; a class
+            without any is generated.
+    """
+
+    def __init__(self, *args, pseudo: FeatureBank, pseudo_share: float):
+        super().__init__(*args)
+        self.pseudo, self.pseudo_share = pseudo, pseudo_share
+
+    def draw_unseen(self, number: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        features, labels = super().draw_unseen(number, rng)
+        real = (rng.random(number) < self.pseudo_share) & (self.pseudo.counts[labels] > 0)
+        features[real] = self.pseudo.draw(labels[real], rng)
+        return features, labels
+
+
+def train_on_pseudo_labels(run: Run) -> None:
+    """Label the unlabelled images and train the layer anew, ``rounds`` times.
+
+    The stage's folder holds what the last round leaves.
+    """
+    section = {**DEFAULTS, **run.config.dic[SELF_TRAINING]}
+    bank, scale = load_bank(run)
+    last = LastLayer(run, bank, scale)
+    classifier = PixelClassifier(bank.feature_dim, len(run.builder.class_names), last.origin)
+    load_weights(classifier, run.output("classifier"))
+    for number in range(section["rounds"]):
+        last.exchange(classifier)
+        sample = sample_predictions(run, last.segmentor, section)
+        pseudo = most_confident(sample, section["share"])
+        _report(run, number + 1, pseudo)
+        classifier = train_layer(run, SELF_TRAINING, bank, scale, partial(
+            make_batches, kind=PseudoLabelledBatches, pseudo=pseudo.scaled(scale),
+            pseudo_share=section["pseudo_share"]))
+
+
+def sample_predictions(run: Run, segmentor: paddle.nn.Layer,
+                       section: dict[str, Any]) -> FeatureBank:
+    """A bounded, uniform sample of the pixels that are predicted as each unseen class.
+
+    Every image goes through the segmentor once, up to its last layer.
+
+    Returns:
+        FeatureBank: [K, D + 1], the features and, in the last column, the confidence: the
+        probability of the predicted class. ``pixel_counts`` are the pixels predicted.
+    """
+    builder = run.builder
+    extractor = builder.feature_extractor(segmentor)
+    sampler = BottomKSampler(len(builder.class_names), section["samples_per_class"], _NO_LABEL)
+    images = shard(builder.unlabelled_dataset)
+    loader = paddle.io.DataLoader(images, batch_size=1, return_list=True,
+                                  num_workers=run.config.option("num_workers", 0))
+    for index, data in zip(images.indices, progress(loader, "pseudo-labels")):
+        features = extractor(data["img"])
+        with paddle.no_grad():
+            probabilities = F.softmax(extractor.layer(features), axis=1)
+            confidence, predicted = probabilities.max(1, keepdim=True), probabilities.argmax(1)
+        predicted = predicted.numpy().reshape(-1)
+        labels = np.where(np.isin(predicted, builder.unseen_ids), predicted, _NO_LABEL)
+        offer(sampler, paddle.concat([features, confidence], axis=1), labels,
+              [run.seed(SELF_TRAINING), index])
+    sampler.merge_processes(everywhere=True)
+    if not sampler.pixel_counts.any():
+        return FeatureBank(np.zeros((0, extractor.feature_dim + 1), np.float32),
+                           sampler.pixel_counts, sampler.pixel_counts)
+    return sampler.bank()
+
+
+def most_confident(sample: FeatureBank, share: float) -> FeatureBank:
+    """The ``share`` of each class with the highest confidence, rounded up.
+
+    Args:
+        sample (FeatureBank): features [K, D + 1] with their confidence in the last column.
+        share (float): in (0, 1].
+
+    Returns:
+        FeatureBank: [K', D]. As the sample is uniform, so is this among the most confident.
+    """
+    counts = np.ceil(share * sample.counts).astype(np.int64)
+    labels = np.repeat(np.arange(len(counts)), sample.counts)
+    order = np.lexsort((-sample.features[:, -1], labels))
+    rank = np.arange(len(order)) - sample.starts[labels]
+    kept = order[rank < counts[labels]]
+    return FeatureBank(sample.features[kept, :-1], counts, sample.pixel_counts)
+
+
+def _report(run: Run, number: int, pseudo: FeatureBank) -> None:
+    names, missing = run.builder.class_names, []
+    for class_id in run.builder.unseen_ids:
+        if pseudo.counts[class_id]:
+            logger.info(f"[self_training] round {number}, {names[class_id]}: "
+                        f"{pseudo.counts[class_id]} of {pseudo.pixel_counts[class_id]} pixels "
+                        f"predicted in {len(run.builder.unlabelled_dataset)} images")
+        else:
+            missing.append(names[class_id])
+    if missing:
+        logger.warning(f"[self_training] round {number}: no pixel is predicted as "
+                       f"{', '.join(missing)}, whose features are all generated")

@@ -1,0 +1,528 @@
+"""Classes added, removed and renamed after training: what changes, what stays, what is refused."""
+
+import json
+import os
+
+import cv2
+import numpy as np
+import paddle
+import pytest
+import yaml
+from helpers import tiny_runs
+from helpers.tiny_runs import files, times
+from paddleseg.models import DeepLabV3P
+from PIL import Image
+
+import paddle_csrl  # noqa: F401  first: it orders the imports of cv2 and paddle
+from paddle_csrl import builder as builder_module
+from paddle_csrl import cli
+from paddle_csrl.add_class import change as vocabulary
+from paddle_csrl.add_class import layer as new_layer
+from paddle_csrl.add_class.change import change_classes
+from paddle_csrl.builder import ZeroShotBuilder
+from paddle_csrl.classes import ClassTable
+from paddle_csrl.cli import add_class, export, predict, val
+from paddle_csrl.config import ZeroShotConfig
+from paddle_csrl.embeddings import load_class_embeddings
+from paddle_csrl.errors import UserError
+from paddle_csrl.models.tiny_net import CSRLTinyNet
+from paddle_csrl.stages.feature_bank import FeatureBank
+from paddle_csrl.stored_run import StoredRun
+from paddle_csrl.utils import write_json
+
+
+def state_of(folder):
+    return {name: value.numpy() if hasattr(value, "numpy") else np.asarray(value)
+            for name, value in paddle.load(os.path.join(str(folder), "model.pdparams")).items()}
+
+
+def assert_same(one, other):
+    assert one.keys() == other.keys()
+    for name in one:
+        np.testing.assert_array_equal(one[name], other[name], err_msg=name)
+
+
+def last_layer(state, number):
+    """Name of the weight of the classification layer, told by its shape."""
+    names = [name for name, value in state.items()
+             if value.shape[:1] == (number,) and value.shape[2:] == (1, 1)]
+    assert len(names) == 1
+    return names[0]
+
+
+def read(folder, name):
+    with open(os.path.join(str(folder), name), encoding="utf-8") as file:
+        return yaml.safe_load(file) if name.endswith("yml") else json.load(file)
+
+
+@pytest.fixture(scope="module")
+def zebra(finished, tmp_path_factory):
+    """The tiny run on word vectors with two classes more."""
+    folder = tmp_path_factory.mktemp("zebra") / "run"
+    return change_classes(finished("custom").folder, str(folder), ["zebra", "pony=horse"])
+
+
+def test_new_classes_follow_the_old_ones(finished, zebra):
+    names = ["background", "cat", "dog", "cow", "car", "zebra", "pony"]
+    assert zebra.classes == names
+    assert zebra.unseen == ["cow", "car", "zebra", "pony"]
+    assert zebra.added == {"zebra": "zebra", "pony": "horse"}
+    assert (zebra.removed, zebra.renamed) == ([], {})
+    classes, old = (read(folder, "classes.json")
+                    for folder in (zebra.save_dir, finished("custom").folder))
+    assert classes["class_names"] == names and classes["unseen"] == zebra.unseen
+    assert classes["palette"][:5] == old["palette"]
+    assert len(set(map(tuple, classes["palette"]))) == 7
+    record = read(zebra.save_dir, "vocabulary.json")
+    assert record["trained_ids"] == [0, 1, 2, 3, 4, None, None]
+    assert record["changes"][0]["added"] == zebra.added
+
+
+def test_only_the_last_layer_changes(finished, zebra):
+    old, new = state_of(finished("custom").folder), state_of(zebra.save_dir)
+    weight = last_layer(old, 5)
+    layer = {weight, weight.replace("weight", "bias")}
+    assert_same({name: value for name, value in old.items() if name not in layer},
+                {name: value for name, value in new.items() if name not in layer})
+    assert new[weight].shape == (7, *old[weight].shape[1:])
+    assert np.abs(new[weight]).reshape(7, -1).max(1).min() > 0
+
+
+def test_the_checkpoint_loads_into_the_stock_segmentor(zebra):
+    model = DeepLabV3P(7, CSRLTinyNet(width=4), backbone_indices=[0, 1], aspp_ratios=(1, 2, 4, 6))
+    state = paddle.load(os.path.join(zebra.save_dir, "model.pdparams"))
+    assert {name: list(value.shape) for name, value in model.state_dict().items()} \
+        == {name: list(value.shape) for name, value in state.items()}
+
+
+def test_scores_are_shares_of_the_bank(finished, zebra):
+    """Per class and by hand, with the weights of both checkpoints."""
+    bank = FeatureBank.load(finished("custom").path("features", "bank.npz"))
+    names = ["background", "cat", "dog"]
+    for folder, classes, scores in ((finished("custom").folder, 5, zebra.before),
+                                    (zebra.save_dir, 7, zebra.after)):
+        state = state_of(folder)
+        weight = last_layer(state, classes)
+        expected, start = {}, 0
+        for class_id, name in enumerate(names):
+            rows = bank.features[start:start + bank.counts[class_id]]
+            start += len(rows)
+            hits = [np.argmax(state[weight][:, :, 0, 0] @ row
+                              + state[weight.replace("weight", "bias")]) == class_id
+                    for row in rows]
+            expected[name] = np.mean(hits)
+        assert scores == pytest.approx(expected, abs=0.02)
+    assert zebra.taken.keys() == {"zebra", "pony"}
+    assert "background" in zebra.table() and "mean" in zebra.table()
+
+
+def test_no_data_set_is_asked_for(finished, tmp_path, monkeypatch, zebra):
+    def refuse(*args, **kwargs):
+        raise AssertionError("a data set was asked for")
+
+    monkeypatch.setattr(builder_module, "ZeroShotDataset", refuse)
+    monkeypatch.setattr(cv2, "imread", refuse)
+    change_classes(finished("custom").folder, str(tmp_path / "run"), ["zebra", "pony=horse"],
+                   opts=["train_dataset.dataset_root=/nowhere",
+                         "val_dataset.dataset_root=/nowhere"])
+    assert_same(state_of(tmp_path / "run"), state_of(zebra.save_dir))
+
+
+def test_one_after_another_is_the_same_as_together(zebra, finished, tmp_path):
+    change_classes(finished("custom").folder, str(tmp_path / "one"), ["zebra"])
+    again = change_classes(str(tmp_path / "one"), str(tmp_path / "two"), ["pony=horse"])
+    assert again.classes == zebra.classes
+    assert_same(state_of(tmp_path / "two"), state_of(zebra.save_dir))
+    record = read(tmp_path / "two", "vocabulary.json")
+    assert [list(change["added"]) for change in record["changes"]] == [["zebra"], ["pony"]]
+
+
+def test_an_unseen_class_taken_away_and_added_again_gives_the_trained_model(finished, tmp_path):
+    """The layer is what stage 3 trains: nothing else was known of the class but its word."""
+    run = finished("custom")
+    change_classes(run.folder, str(tmp_path / "without"), remove=["car"])
+    change_classes(str(tmp_path / "without"), str(tmp_path / "again"), ["car"])
+    assert_same(state_of(tmp_path / "again"), state_of(run.folder))
+    at_once = change_classes(run.folder, str(tmp_path / "at_once"), ["car"], ["car"])
+    assert at_once.classes == ["background", "cat", "dog", "cow", "car"]
+    assert_same(state_of(tmp_path / "at_once"), state_of(run.folder))
+
+
+def test_a_rename_changes_names_alone(finished, zebra, tmp_path):
+    change = change_classes(zebra.save_dir, str(tmp_path / "run"),
+                            rename=["dog=hound", "zebra=okapi"])
+    assert change.classes == ["background", "cat", "hound", "cow", "car", "okapi", "pony"]
+    assert change.before == change.after
+    assert_same(state_of(tmp_path / "run"), state_of(zebra.save_dir))
+    section = read(tmp_path / "run", "config.yml")["zero_shot"]
+    assert section["label_names"] == ["background", "cat", "hound", "cow", "car"]
+    assert section["embeddings"]["words"] == {"hound": "dog", "okapi": "zebra", "pony": "horse"}
+    more = change_classes(str(tmp_path / "run"), str(tmp_path / "more"), ["sheep"])
+    assert more.classes[-1] == "sheep"
+
+
+@pytest.mark.parametrize("removed, kept", [("car", [0, 1, 2, 3]), ("dog", [0, 1, 3, 4])])
+def test_a_removed_class_leaves_the_logits_of_the_others(finished, tmp_path, removed, kept):
+    change_classes(finished("custom").folder, str(tmp_path / "run"), remove=[removed])
+    old, new = state_of(finished("custom").folder), state_of(tmp_path / "run")
+    for name in (last_layer(old, 5), last_layer(old, 5).replace("weight", "bias")):
+        np.testing.assert_array_equal(new[name], old[name][kept])
+    metrics = val.main(["-c", str(tmp_path / "run" / "config.yml"), "--device", "cpu",
+                        "--model_path", str(tmp_path / "run" / "model.pdparams")])
+    assert removed not in [item["name"] for item in metrics["classes"]]
+
+
+def test_nothing_of_a_removed_seen_class_takes_part_later(finished, tmp_path, monkeypatch):
+    run = finished("custom")
+    fit, banks = new_layer.fit_classifier, []
+    monkeypatch.setattr(new_layer, "fit_classifier",
+                        lambda *args, **kwargs: banks.append(args[3]) or fit(*args, **kwargs))
+    change = change_classes(run.folder, str(tmp_path / "run"), ["zebra"], ["dog"])
+    assert change.classes == ["background", "cat", "cow", "car", "zebra"]
+    assert change.before.keys() == change.after.keys() == {"background", "cat"}
+    bank = FeatureBank.load(run.path("features", "bank.npz"))
+    assert bank.counts[2] > 0
+    assert banks[0].counts.tolist() == [*bank.counts[:2], 0, 0, 0]
+    assert len(banks[0].features) == bank.counts[:2].sum()
+
+
+def pairs_of(data):
+    """Image path and label, int [H, W] as in the file, of the validation set."""
+    with open(os.path.join(data, "val.txt"), encoding="utf-8") as file:
+        lines = [line.split() for line in file]
+    return [(os.path.join(data, image), np.asarray(Image.open(os.path.join(data, label))))
+            for image, label in lines]
+
+
+def predicted(folder, image, out):
+    """Class ids that the run in ``folder`` predicts for an image file."""
+    predict.main(["--run", str(folder), "--image_path", image, "--save_dir", str(out),
+                  "--device", "cpu"])
+    name = os.path.splitext(os.path.basename(image))[0]
+    return np.asarray(Image.open(os.path.join(str(out), "label_prediction", f"{name}.png")))
+
+
+def test_a_class_that_training_did_not_list_is_scored_against_its_labels(tmp_path):
+    """`car` has labels in the data set, which the run neither lists nor uses."""
+    recipe = tiny_runs.custom(str(tmp_path / "data"), str(tmp_path / "cache"))
+    data = str(tmp_path / "data" / "custom")
+    listed = ["background", "cat", "dog", "cow"]
+    opts = ("zero_shot.unseen=cow", f"zero_shot.class_names={listed}", "zero_shot.policy=ignore",
+            f"zero_shot.label_names={data}/classes.txt", "train_dataset.num_classes=4",
+            "val_dataset.num_classes=4")
+    run = tiny_runs.run_all(recipe, tmp_path / "run", *opts)
+    assert [item["name"] for item in run.metrics["classes"]] == listed
+    bank = FeatureBank.load(run.path("features", "bank.npz"))
+    assert len(bank.counts) == 4 and bank.counts[3] == 0 and bank.counts[:3].all()
+
+    change = change_classes(run.folder, str(tmp_path / "car"), ["car"], evaluate=True)
+    assert change.iou_before.keys() == change.iou_after.keys() == {"background", "cat", "dog"}
+    metrics = read(tmp_path / "car", "metrics.json")
+    assert metrics["config"]["save_dir"] == str(tmp_path / "car")
+    pairs = pairs_of(data)
+    truth = np.concatenate([label.ravel() for _, label in pairs])
+    guess = np.concatenate([predicted(tmp_path / "car", image, tmp_path / "pictures").ravel()
+                            for image, _ in pairs])
+    truth, guess = truth[truth != 255], guess[truth != 255]
+    assert (truth == 4).any()
+    expected = [((guess == c) & (truth == c)).sum() / max(1, ((guess == c) | (truth == c)).sum())
+                for c in range(5)]
+    assert [item["iou"] for item in metrics["classes"]] == pytest.approx(expected, abs=1e-9)
+    assert [item["name"] for item in metrics["classes"] if not item["seen"]] == ["cow", "car"]
+    assert val.main(["-c", str(tmp_path / "car" / "config.yml"), "--device", "cpu",
+                     "--model_path", str(tmp_path / "car" / "model.pdparams")
+                     ])["classes"] == metrics["classes"]
+
+
+def test_other_tools_take_the_new_run(zebra, finished, tmp_path):
+    image = pairs_of(str(os.path.dirname(finished("custom").folder)) + "/data/custom")[0][0]
+    assert predicted(zebra.save_dir, image, tmp_path / "pictures").max() < 7
+    exported = export.main(["--run", zebra.save_dir, "--save_dir", str(tmp_path / "exported"),
+                            "--image_path", image])
+    assert all(parity.holds for parity in exported["parity"])
+    metrics = val.main(["-c", os.path.join(zebra.save_dir, "config.yml"), "--device", "cpu",
+                        "--model_path", os.path.join(zebra.save_dir, "model.pdparams")])
+    assert [item["name"] for item in metrics["classes"]] == zebra.classes
+
+
+@pytest.mark.parametrize("name, word", [("spnet", "zebra"), ("segdevise", "red striped")])
+def test_a_projection_takes_the_new_embedding(finished, tmp_path, name, word):
+    """One row of the last layer more: the embedding times the projection."""
+    run = finished(name)
+    change = change_classes(run.folder, str(tmp_path / "run"), [f"new={word}"])
+    assert change.before is None and change.taken == {}
+    old, new = state_of(run.folder), state_of(tmp_path / "run")
+    count = len(change.classes)
+    weight = last_layer(old, count - 1)
+    bias = weight.replace("weight", "bias")
+    np.testing.assert_allclose(new[weight][:-1], old[weight], rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(new[bias][:-1], old[bias], rtol=1e-5, atol=1e-6)
+    trained = paddle.load(run.path("segmentor", "model.pdparams"))
+    [projection] = [value.numpy() for key, value in trained.items()
+                    if key.endswith("projection.weight")]
+    vector = load_class_embeddings([word])[0] if name == "spnet" \
+        else run.builder().embeddings[run.builder().class_names.index(word)]
+    np.testing.assert_allclose(new[weight][-1, :, 0, 0], vector @ projection[:, :, 0, 0],
+                               rtol=1e-4, atol=1e-6)
+    change_classes(str(tmp_path / "run"), str(tmp_path / "less"), remove=["new"])
+    assert_same(state_of(tmp_path / "less"),
+                {key: value[:-1] if key in (weight, bias) else value
+                 for key, value in new.items()})
+
+
+def test_a_self_trained_run_goes_on_without_self_training(finished, tmp_path, zebra):
+    """Its pseudo-labels need images; what is left is the method without them, named so."""
+    change_classes(finished("custom").folder, str(tmp_path / "run"), ["zebra", "pony=horse"],
+                   opts=["self_training={'share': 0.5}"])
+    assert "self_training" not in read(tmp_path / "run", "config.yml")
+    assert_same(state_of(tmp_path / "run"), state_of(zebra.save_dir))
+
+
+def untrained(folder, name, cache):
+    """A run of a shipped config with random weights, as far as prediction needs one."""
+    config = ZeroShotConfig(tiny_runs.config_path(f"segmentors/{name}_shapes"), [
+        f"{split}_dataset.{item}" for split in ("train", "val")
+        for item in ("num_train=4", "num_val=1", "image_size=48", f"dataset_root={cache}")])
+    builder = ZeroShotBuilder(config)
+    write_json(os.path.join(folder, "classes.json"), ClassTable.of(builder).describe())
+    with open(os.path.join(folder, "config.yml"), "w", encoding="utf-8") as file:
+        yaml.safe_dump(config.given, file)
+    rng = np.random.default_rng(0)
+    for parameter in builder.model.parameters():
+        if parameter.ndim == 4:  # large enough for features not to vanish on their way
+            size = np.sqrt(2 / np.prod(parameter.shape[1:]))
+            parameter.set_value((size * rng.standard_normal(parameter.shape)).astype(np.float32))
+    paddle.save(builder.model.state_dict(), os.path.join(folder, "model.pdparams"))
+    return builder
+
+
+def test_auxiliary_heads_have_the_new_classes_too(tmp_path):
+    (tmp_path / "run").mkdir()
+    old = untrained(str(tmp_path / "run"), "bisenetv2", str(tmp_path / "data"))
+    change = change_classes(str(tmp_path / "run"), str(tmp_path / "new"), remove=["red checkered"])
+    kept = [place for place, name in enumerate(old.class_names) if name != "red checkered"]
+    assert len(change.classes) == len(kept) == 20
+    images = paddle.to_tensor(np.random.default_rng(0).standard_normal(
+        (1, 3, 64, 64)).astype(np.float32))
+    old.model.eval()
+    new = StoredRun(str(tmp_path / "new")).builder.trained_model
+    with paddle.no_grad():
+        expected, logits = old.model(images)[0], new(images)[0]
+    np.testing.assert_allclose(logits.numpy(), expected.numpy()[:, kept], rtol=1e-4, atol=1e-5)
+    pairs = [(old.model.state_dict()[name], value) for name, value in new.state_dict().items()]
+    resized = [(before.numpy(), after.numpy()) for before, after in pairs
+               if before.shape != after.shape]
+    assert len(resized) > 2
+    for before, after in resized:
+        np.testing.assert_array_equal(after, before[kept])
+
+
+def test_a_segmentor_whose_features_know_the_classes_is_refused(tmp_path):
+    (tmp_path / "run").mkdir()
+    untrained(str(tmp_path / "run"), "ocrnet", str(tmp_path / "data"))
+    with pytest.raises(UserError, match="OCRNet cannot have other classes without training"):
+        change_classes(str(tmp_path / "run"), str(tmp_path / "new"), remove=["red checkered"])
+    renamed = change_classes(str(tmp_path / "run"), str(tmp_path / "new"),
+                             rename=["red checkered=red chess"])
+    assert "red chess" in renamed.unseen
+
+
+def test_attributes_compose_a_class(finished, tmp_path):
+    run = finished("segdevise")
+    change = change_classes(run.folder, str(tmp_path / "run"), ["both=red dotted striped"])
+    vector = StoredRun(change.save_dir).builder.embeddings[-1]
+    names = run.builder().val_dataset.dataset.attribute_names
+    expected = np.isin(names, ["red", "dotted", "striped"]) / np.sqrt(3)
+    np.testing.assert_allclose(vector, expected, rtol=1e-6)
+
+
+BAD = {
+    "nothing": (dict(), "nothing to do"),
+    "existing": (dict(add=["Cat"]), "Cat is already a class"),
+    "two lines": (dict(add=["bird\nfish=bird"]), r"'bird\\nfish' is no name of a class"),
+    "twice": (dict(add=["zebra", "zebra"]), "zebra is already named"),
+    "empty name": (dict(add=["=zebra"]), "is no class to add"),
+    "broken new name": (dict(rename=["cat=tom\tcat"]), "is no name of a class"),
+    "empty word": (dict(add=["zebra="]), "is no class to add"),
+    "unknown word": (dict(add=["qwrtzx"]), "no word for class 'qwrtzx'"),
+    "unknown word given": (dict(add=["beast=qwrtzx"]), "no word for class 'beast'"),
+    "remove unknown": (dict(remove=["cta"]), "`remove` holds cta.*did you mean cat"),
+    "remove twice": (dict(remove=["cat", "Cat"]), "cat is to be removed or renamed twice"),
+    "remove background": (dict(remove=["background"]), "background, which every model needs"),
+    "remove all unseen": (dict(remove=["cow", "car"]), "no unseen class would be left"),
+    "rename unknown": (dict(rename=["cta=pet"]), "`rename` holds cta"),
+    "rename without new": (dict(rename=["cat"]), "write OLD=NEW"),
+    "rename to existing": (dict(rename=["cat=dog"]), "dog is already a class"),
+    "rename to a label": (dict(rename=["cat=dog"], remove=["dog"]), "labels of the data set know"),
+    "remove and rename": (dict(remove=["cat"], rename=["cat=pet"]), "removed or renamed twice"),
+    "other vectors": (dict(add=["zebra"], opts=["zero_shot.embeddings.words={'cat': 'sofa'}"]),
+                      "other vectors"),
+    "normalized": (dict(add=["zebra"], opts=["zero_shot.embeddings.path=/nowhere.txt"]),
+                   "no word-vector file at /nowhere.txt"),
+    "weights": (dict(add=["zebra"], opts=[
+        "classifier.loss.types.0.weight=[1.0, 1.0, 1.0, 1.0, 1.0]"]), "5 weights for the 6"),
+    "seed": (dict(add=["zebra"], seed=-1), "classifier.seed: -1` must be an integer"),
+    "large seed": (dict(add=["zebra"], seed=2 ** 32),
+                   "classifier.seed: 4294967296` must be no more than 4294967295"),
+    "other segmentor": (dict(add=["zebra"], opts=[
+        "model.backbone={'type': 'CSRLTinyNet', 'width': 8}"]), "does not fit DeepLabV3P"),
+    "legacy": (dict(add=["zebra"], opts=["classifier.mode=legacy"]), "mode: legacy"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_requests_are_refused_and_leave_nothing(finished, tmp_path, case):
+    request, message = BAD[case]
+    before = times(finished("custom").folder)
+    with pytest.raises(UserError, match=message) as raised:
+        change_classes(finished("custom").folder, str(tmp_path / "new" / "run"), **request)
+    assert "\n" not in str(raised.value)
+    assert files(str(tmp_path)) == []
+    assert times(finished("custom").folder) == before
+
+
+def test_a_folder_that_appears_meanwhile_is_left_as_it_is(finished, tmp_path, monkeypatch):
+    def interfere(*args):
+        (tmp_path / "run").mkdir()
+        (tmp_path / "run" / "mine").write_text("mine")
+
+    monkeypatch.setattr(vocabulary, "_keep_trained", interfere)
+    with pytest.raises(UserError, match="was made by something else meanwhile"):
+        change_classes(finished("custom").folder, str(tmp_path / "run"), rename=["cat=kitten"])
+    assert files(str(tmp_path)) == ["run/mine"]
+
+
+def test_too_many_classes_are_refused(finished, tmp_path):
+    names = [f"cat {number}=cat" for number in range(251)]
+    with pytest.raises(UserError, match="256 classes are more than the 255"):
+        change_classes(finished("custom").folder, str(tmp_path / "run"), names)
+
+
+def test_a_run_whose_parts_are_gone_is_refused(finished, tmp_path):
+    run = finished("custom").copy(tmp_path / "run")
+    os.remove(run.path("features", "bank.npz"))
+    with pytest.raises(UserError, match="bank.npz is missing or stage features"):
+        change_classes(run.folder, str(tmp_path / "new"), ["zebra"])
+    change = change_classes(run.folder, str(tmp_path / "less"), remove=["car"])
+    assert change.before is None and change.table().count("\n") < 4
+    os.remove(run.path("model.pdparams"))
+    with pytest.raises(UserError, match="no model.pdparams in"):
+        change_classes(run.folder, str(tmp_path / "new"), ["zebra"])
+    os.remove(run.path("config.yml"))
+    with pytest.raises(UserError, match="no config.yml in"):
+        change_classes(run.folder, str(tmp_path / "new"), ["zebra"])
+    assert not os.path.exists(tmp_path / "new")
+
+
+def test_attributes_that_are_not_there_are_refused(finished, tmp_path):
+    with pytest.raises(UserError, match="orange is none of the attributes.*red, blue.*striped"):
+        change_classes(finished("segdevise").folder, str(tmp_path / "run"), ["orange striped"])
+
+
+def test_a_folder_in_use_is_refused_and_an_empty_one_taken(finished, tmp_path):
+    run, target = finished("custom").folder, tmp_path / "new"
+    target.mkdir()
+    change_classes(run, str(target), rename=["cat=kitten"])
+    before = times(str(target))
+    for folder, message in ((str(target), "is there already and not empty"),
+                            (run, "is there already and not empty"),
+                            (os.path.join(run, "new"), "name a folder beside it")):
+        with pytest.raises(UserError, match=message):
+            change_classes(run, folder, ["zebra"])
+    assert times(str(target)) == before
+
+
+@pytest.mark.parametrize("step", ["trained_layer", "_write_record", "_keep_trained"])
+def test_an_interruption_leaves_nothing(finished, tmp_path, monkeypatch, step):
+    def interrupt(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(vocabulary, step, interrupt)
+    before = times(finished("custom").folder)
+    with pytest.raises(KeyboardInterrupt):
+        change_classes(finished("custom").folder, str(tmp_path / "run"), ["zebra"])
+    assert os.listdir(tmp_path) == []
+    assert times(finished("custom").folder) == before
+
+
+def test_the_tool_counts_versions_up(finished, tmp_path):
+    run = finished("custom").copy(tmp_path / "run")
+    first = add_class.main(["zebra", "--run", run.folder, "--device", "cpu"])
+    second = add_class.main(["--run", first.save_dir, "--rename", "zebra=okapi", "--device",
+                             "cpu"])
+    assert first.save_dir == str(tmp_path / "run_v2") and second.save_dir.endswith("run_v3")
+    assert second.classes[-1] == "okapi"
+
+
+def test_a_mistake_ends_the_tool_with_one_line(finished, tmp_path, capsys):
+    argv = ["cat", "--run", finished("custom").folder, "--device", "cpu", "--save_dir",
+            str(tmp_path / "run")]
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as end:
+        cli.run(lambda: add_class.main(argv))
+    said = capsys.readouterr().err
+    assert end.value.code == 2 and said.count("\n") == 1
+    assert said.startswith("error: cat is already a class of the run")
+    assert os.listdir(tmp_path) == []
+
+
+def test_progress_is_told(finished, tmp_path):
+    told = []
+    change_classes(finished("custom").folder, str(tmp_path / "run"), ["zebra"],
+                   on_progress=lambda text, share: told.append((text, share)))
+    shares = [share for _, share in told]
+    assert shares == sorted(shares) and shares[0] == 0 and shares[-1] == 1
+    assert {"generating features of zebra", "training the layer"} <= {text for text, _ in told}
+
+
+def test_a_seed_of_ones_own(finished, zebra, tmp_path):
+    change_classes(finished("custom").folder, str(tmp_path / "one"), ["zebra"], seed=7)
+    change_classes(finished("custom").folder, str(tmp_path / "two"), ["zebra"], seed=8)
+    one, two = state_of(tmp_path / "one"), state_of(tmp_path / "two")
+    assert not np.array_equal(one[last_layer(one, 6)], two[last_layer(two, 6)])
+    assert read(tmp_path / "one", "config.yml")["classifier"]["seed"] == 7
+
+
+def test_a_renumbered_bank():
+    features = np.arange(12, dtype=np.float32).reshape(6, 2)
+    bank = FeatureBank(features, np.array([1, 2, 0, 3]), np.array([10, 20, 0, 30]))
+    other = bank.renumbered([3, None, 0])
+    np.testing.assert_array_equal(other.features, features[[3, 4, 5, 0]])
+    assert other.counts.tolist() == [3, 0, 1] and other.pixel_counts.tolist() == [30, 0, 10]
+
+
+@pytest.mark.parametrize("mode, policy", [("train", "ignore"), ("train", "drop"), ("val", "drop")])
+def test_labels_count_as_the_classes_of_their_names(tmp_path, mode, policy):
+    """Renumbered, with one label that no class has, against the files pixel by pixel."""
+    recipe = tiny_runs.custom(str(tmp_path / "data"), str(tmp_path / "cache"))
+    names = ["dog", "background", "zebra", "cow"]
+    opts = [f"zero_shot.class_names={names}", "zero_shot.unseen=cow,zebra",
+            f"zero_shot.label_names={tmp_path}/data/custom/classes.txt",
+            f"zero_shot.policy={policy}", "train_dataset.num_classes=4",
+            "val_dataset.num_classes=4", "train_dataset.transforms=[{'type': 'Normalize'}]"]
+    builder = ZeroShotBuilder(ZeroShotConfig(recipe.config, [*recipe.opts, *opts]))
+    dataset = builder.train_dataset if mode == "train" else builder.val_dataset
+    table = {0: 1, 1: 255, 2: 0, 3: 255 if mode == "train" else 3, 4: 255, 255: 255}
+    counts = np.zeros(4, int)
+    for index, (_, path) in enumerate(dataset.file_list):
+        raw = np.asarray(Image.open(path))
+        assert policy == "ignore" or mode == "val" or not (raw == 3).any()
+        expected = np.vectorize(table.get)(raw)
+        np.testing.assert_array_equal(np.squeeze(dataset[index]["label"]), expected)
+        counts += [(expected == class_id).sum() for class_id in range(4)]
+    audit = dataset.audit()
+    assert audit["pixels_seen"] == counts[:2].sum() > 0
+    assert audit["pixels_unseen_used"] == (counts[3] if mode == "val" else 0)
+    assert (builder.class_names, builder.train_dataset.num_classes) == (names, 4)
+
+
+def test_a_label_beyond_the_names_is_refused(tmp_path):
+    recipe = tiny_runs.custom(str(tmp_path / "data"), str(tmp_path / "cache"))
+    names = ["background", "cat", "dog", "cow"]
+    opts = [f"zero_shot.class_names={names + ['car', 'zebra']}", "zero_shot.unseen=cow",
+            f"zero_shot.label_names={names}", "train_dataset.num_classes=6",
+            "val_dataset.num_classes=6"]
+    builder = ZeroShotBuilder(ZeroShotConfig(recipe.config, [*recipe.opts, *opts]))
+    with pytest.raises(UserError, match="holds 4, but with 4 classes"):
+        for index in range(len(builder.val_dataset)):
+            builder.val_dataset[index]

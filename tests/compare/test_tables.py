@@ -1,0 +1,337 @@
+"""Statistics against values by hand, and tables of comparisons made up from records."""
+
+import csv
+import math
+import os
+import re
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+from helpers import tiny_runs
+from helpers.tiny_config import write_config
+
+import paddle_csrl  # noqa: F401  first: it orders the imports of cv2 and paddle
+from paddle_csrl.compare import tables
+from paddle_csrl.compare.curve import area
+from paddle_csrl.compare.plan import PAPER_TABLES, Plan
+from paddle_csrl.compare.plots import all_plots
+from paddle_csrl.compare.report import write_report
+from paddle_csrl.compare.results import Results, paper_table
+from paddle_csrl.compare.statistics import paired_difference, summarize, t_interval
+from paddle_csrl.utils import write_json
+from paddle_csrl.visualize.svg import Scale
+
+NAN, SVG = math.nan, "{http://www.w3.org/2000/svg}"
+
+
+def test_mean_and_spread_by_hand():
+    # Deviations -2, 0, 2: sum of squares 8, over n - 1 = 2.
+    assert summarize([4, 6, 8]) == (6.0, 2.0, 3)
+    assert summarize([4, NAN, 8]) == pytest.approx((6.0, math.sqrt(8), 2))
+    assert summarize([5])[::2] == (5.0, 1) and math.isnan(summarize([5]).sd)
+    assert summarize([]).n == 0 and math.isnan(summarize([]).mean)
+
+
+@pytest.mark.parametrize("values, quantile", [
+    # t(0.975) of printed tables for 1, 2, 4 and 9 degrees of freedom.
+    ([1.0, 3.0], 12.706), ([4.0, 6.0, 8.0], 4.303), ([1, 2, 3, 4, 5], 2.776),
+    (list(range(10)), 2.262)])
+def test_t_intervals_by_hand(values, quantile):
+    mean, low, high, n = t_interval(values)
+    half = quantile * np.std(values, ddof=1) / math.sqrt(len(values))
+    assert (mean, n) == (pytest.approx(np.mean(values)), len(values))
+    assert low == pytest.approx(mean - half, abs=2e-3 * half)
+    assert high == pytest.approx(mean + half, abs=2e-3 * half)
+
+
+def test_one_value_has_no_interval():
+    mean, low, high, n = t_interval([3.0])
+    assert (mean, n) == (3.0, 1) and math.isnan(low) and math.isnan(high)
+
+
+def test_differences_are_paired_by_seed_within_a_split():
+    method = {"a": {(0, 0): 12.0, (0, 1): 23.0, (0, 2): 50.0}, "b": {(0, 1): 7.0},
+              "c": {(1, 0): 1.0}}
+    reference = {"a": {(0, 1): 20.0, (0, 0): 11.0}, "b": {(0, 1): 5.0}, "c": {(0, 0): 9.0}}
+    splits, over_splits, pooled = paired_difference(method, reference)
+    assert set(splits) == {"a", "b"}  # c has no pair
+    assert splits["a"][::3] == (2.0, 2)  # differences 1 and 3
+    assert splits["a"].low == pytest.approx(2 - 12.706, abs=1e-2)
+    assert splits["b"][::3] == (2.0, 1)
+    assert over_splits == (2.0, 2.0, 2.0, 2)  # the means 2 and 2
+    assert pooled[::3] == (2.0, 3)  # 1, 3, 2: sd 1, t(2) = 4.303
+    assert pooled.high == pytest.approx(2 + 4.303 / math.sqrt(3), abs=1e-3)
+
+
+@pytest.fixture
+def made_up(tmp_path):
+    """A comparison on the embedded data set whose records are written, not trained.
+
+    ``scores[split, method, seed]`` is the IoU of all unseen classes; None for a failure.
+    """
+
+    def make(scores, **changes) -> Plan:
+        content = {
+            "config": os.path.join(tiny_runs.ROOT, "configs", "csrl_voc_unseen2.yml"),
+            "splits": {"unseen2": ["cow", "motorbike"], "other": ["cat"]},
+            "seeds": [0, 1, 2], "methods": {"point": None, "csrl": None},
+            "save_dir": f"{tmp_path}/compared", **changes}
+        plan = Plan(write_config(f"{tmp_path}/made_up.yml", content))
+        for cell in plan.cells():
+            key = (cell.split, cell.method, cell.seed)
+            if key not in scores:
+                continue
+            record = {"config": plan.digest(cell), **fabricated(plan, cell, scores[key])}
+            name = "failure.json" if "error" in record else "scores.json"
+            write_json(os.path.join(plan.cell_dir(cell), name), record)
+        return plan
+
+    return make
+
+
+def fabricated(plan, cell, unseen) -> dict:
+    if unseen is None:
+        return {"error": "no | memory"}
+    if isinstance(unseen, dict):
+        extra, unseen = unseen, unseen["unseen"]
+    else:
+        extra = {}
+    names = [name.strip() for name in plan.splits[cell.split].unseen]
+    classes = ([{"name": "background", "iou": 0.9, "seen": True},
+                {"name": "a<b", "iou": None, "seen": True}]
+               + [{"name": name, "iou": unseen, "seen": False} for name in names])
+    return {"seen_miou": 0.8, "unseen_miou": unseen, "miou": 0.75, "hiou": unseen / 2,
+            "classes": classes, **extra}
+
+
+SCORES = {("unseen2", "point", 0): 0.2, ("unseen2", "point", 1): 0.3, ("unseen2", "point", 2): 0.4,
+          ("unseen2", "csrl", 0): 0.3, ("unseen2", "csrl", 1): 0.5, ("unseen2", "csrl", 2): None,
+          ("other", "point", 0): 0.2, ("other", "csrl", 0): 0.1}
+
+
+def test_score_tables_show_mean_spread_number_and_what_is_missing(made_up):
+    results = Results.read(made_up(SCORES))
+    table = tables.score_table(results, "unseen2")
+    assert table.header == ["method", "n", "seen mIoU", "unseen mIoU", "mIoU", "hIoU"]
+    assert table.rows == [
+        ["point", "3", "80.0 ± 0.0", "30.0 ± 10.0", "75.0 ± 0.0", "15.0 ± 5.0"],
+        ["csrl", "2, 1 failed", "80.0 ± 0.0", "40.0 ± 14.1", "75.0 ± 0.0", "20.0 ± 7.1"]]
+    assert tables.score_table(results, "other").rows[1] == [
+        "csrl", "1, 2 not run", "80.0", "10.0", "75.0", "5.0"]
+
+
+def test_differences_are_in_points_of_hiou(made_up):
+    results = Results.read(made_up(SCORES))
+    table = tables.difference_table(results)
+    assert table.header == ["split", "csrl"]
+    # unseen2: 15 - 10 and 25 - 15; t(1) · sd / √2 = 12.706 · 3.536 / 1.414. other: 5 - 10.
+    assert table.rows == [
+        ["unseen2", "+7.50 [-24.27, +39.27] (2)"], ["other", "-5.00 (1)"],
+        ["over splits", "+1.25 [-78.16, +80.66] (2)"], ["pooled", "+3.33 [-15.64, +22.31] (3)"]]
+
+
+def test_the_papers_figures_stand_beside_ours(made_up):
+    plan = made_up(SCORES, paper="ablation",
+                   methods={"point": None, "csrl": None, "unknown": None})
+    table = tables.score_table(Results.read(plan), "unseen2")
+    assert table.header[6:] == ["paper: seen mIoU", "paper: unseen mIoU", "paper: mIoU",
+                                "paper: hIoU"]
+    assert [row[6:] for row in table.rows] == [
+        ["73.0", "40.3", "69.8", "51.9"], ["73.4", "45.7", "70.7", "56.3"], ["–"] * 4]
+    assert len(tables.score_table(Results.read(plan), "other").header) == 6
+
+
+@pytest.mark.parametrize("key, mark", [("transductive", "transductive"), ("leaks", "LEAKS")])
+def test_methods_that_are_not_plainly_zero_shot_are_marked_everywhere(made_up, key, mark):
+    scores = {**SCORES, ("other", "csrl", 0): {"unseen": 0.1, key: True}}
+    plan = made_up(scores)
+    results = Results.read(plan)
+    found = tables.all_tables(results)
+    shown = [table for table in found if "csrl" in str(table.header) + str(table.rows)
+             and table.title != "Failed cells"]
+    assert len(shown) == 5
+    assert all(f"csrl ({mark})" in str(table.header) + str(table.rows) for table in shown)
+    assert f"point ({mark})" not in str(found)
+    assert any(note.startswith(f"{mark}: ") for note in tables.notes(results))
+    assert all(f"csrl ({mark})" in plot for plot in all_plots(results).values())
+    write_report(plan)
+    for name in ("results.csv", "class_iou.csv"):
+        with open(os.path.join(plan.save_dir, name), encoding="utf-8") as file:
+            rows = list(csv.DictReader(file))
+        marks = {row["marks"] for row in rows
+                 if (row["split"], row["method"], row["seed"]) == ("other", "csrl", "0")}
+        assert marks == {mark} and {row["marks"] for row in rows} == {mark, ""}
+
+
+def test_class_tables_star_unseen_classes(made_up):
+    table = tables.class_table(Results.read(made_up(SCORES)), "unseen2")
+    assert table.header == ["class", "point", "csrl"]
+    assert table.rows == [["background", "90.0 ± 0.0", "90.0 ± 0.0"], ["a<b", "–", "–"],
+                          ["cow *", "30.0 ± 10.0", "40.0 ± 14.1"],
+                          ["motorbike *", "30.0 ± 10.0", "40.0 ± 14.1"]]
+
+
+def test_scores_of_other_settings_are_not_shown(made_up):
+    plan = made_up(SCORES)
+    plan.methods["csrl"].opts["generator.iters"] = 7
+    plan._settings.clear()
+    results = Results.read(plan)
+    assert results.count("finished") == 4 and results.finished("unseen2", "csrl") == []
+    plan.command_opts["num_workers"] = 3  # has no influence on a score
+    plan._settings.clear()
+    assert Results.read(plan).count("finished") == 4
+
+
+def test_nothing_finished_still_gives_tables(made_up):
+    plan = made_up({})
+    assert write_report(plan) == {"finished": 0, "failed": 0, "missing": 12}
+    with open(os.path.join(plan.save_dir, "results.md"), encoding="utf-8") as file:
+        assert "| csrl | 0, 3 not run | – | – | – | – |" in file.read()
+
+
+def test_what_finishes_while_tables_are_written_is_in_them(made_up, monkeypatch):
+    plan = made_up({key: value for key, value in SCORES.items() if key[0] == "other"})
+    write = tables.write_results_csv
+    calls = []
+
+    def slow(results, path):
+        write(results, path)
+        calls.append(1)
+        if len(calls) == 1:  # another call finishes its split at this moment
+            made_up(SCORES)
+
+    monkeypatch.setattr(tables, "write_results_csv", slow)
+    assert write_report(plan)["finished"] == 7
+    with open(os.path.join(plan.save_dir, "results.csv"), encoding="utf-8") as file:
+        assert file.read().count("finished") == 7
+    assert len(calls) == 2
+
+
+def test_plots_show_every_cell_and_interval(made_up):
+    plots = {name: ElementTree.fromstring(text)
+             for name, text in all_plots(Results.read(made_up(SCORES))).items()}
+    assert set(plots) == {"hiou.svg", "hiou_differences.svg"}
+    # 5 scores of point (the first series, circles), 3 of csrl (squares), one more in the legend.
+    assert len(plots["hiou.svg"].findall(f".//{SVG}circle")) == 4 + 1
+    assert len(plots["hiou.svg"].findall(f".//{SVG}polygon")) == 3 + 1
+    texts = [item.text for item in plots["hiou_differences.svg"].iter(f"{SVG}text")]
+    assert {"unseen2", "other", "over splits", "n = 1", "n = 2"} < set(texts)
+
+
+def test_points_stand_at_their_values_on_the_axis(made_up):
+    plot = ElementTree.fromstring(all_plots(Results.read(made_up(SCORES)))["hiou.svg"])
+    labels = {float(item.text): float(item.get("y")) - 4 for item in plot.iter(f"{SVG}text")
+              if item.text.isdigit()}
+    (first, top), (second, bottom) = sorted(labels.items())[:2]
+    per_pixel = (second - first) / (bottom - top)
+    shown = [first + (float(item.get("cy")) - top) * per_pixel
+             for item in plot.findall(f".//{SVG}circle")[1:]]
+    assert sorted(shown) == pytest.approx([10.0, 10.0, 15.0, 20.0], abs=0.05)
+
+
+def test_gains_are_drawn_against_the_number_of_seen_classes_where_it_differs(made_up):
+    fewer = {"unseen": 0.3, "classes": [{"name": "a", "iou": 0.5, "seen": True},
+                                        {"name": "cat", "iou": 0.3, "seen": False}]}
+    plot = all_plots(Results.read(made_up({**SCORES, ("other", "point", 0): fewer})))
+    texts = [item.text for item in ElementTree.fromstring(
+        plot["hiou_by_seen_classes.svg"]).iter(f"{SVG}text")]
+    assert {"1", "2", "number of seen classes"} < set(texts)
+
+
+@pytest.mark.parametrize("low, high, expected", [
+    (0.0, 10.0, [0, 2, 4, 6, 8, 10]), (-0.7, 0.7, [-0.6, -0.4, -0.2, 0, 0.2, 0.4, 0.6]),
+    (31.2, 58.9, [35, 40, 45, 50, 55])])
+def test_ticks_are_round_numbers_within_the_axis(low, high, expected):
+    assert Scale(low, high, 0, 100).ticks() == pytest.approx(expected)
+    assert Scale(low, high, 0, 100)(low + 0.25 * (high - low)) == pytest.approx(25)
+
+
+def test_the_page_needs_no_other_file_and_escapes_names(made_up):
+    plan = made_up({**SCORES, ("unseen2", "point", 1): None})
+    write_report(plan)
+    with open(os.path.join(plan.save_dir, "results.html"), encoding="utf-8") as file:
+        text = file.read()
+    assert "<script" not in text and "src=" not in text and "href=" not in text
+    assert "a&lt;b" in text and "<td>a<b" not in text
+    assert text.count("<svg") == 2 and "no | memory" in text
+    page = ElementTree.fromstring(re.sub(r"<!DOCTYPE html>|<meta[^>]*>", "", text))
+    cells = [[cell.text for cell in row] for row in page.iter("tr")]
+    assert ["csrl", "2, 1 failed", "80.0 ± 0.0", "40.0 ± 14.1", "75.0 ± 0.0",
+            "20.0 ± 7.1"] in cells
+    assert [row[0].text for row in page.iter("tr") if row.get("class") == "unseen"] == [
+        "cow *", "motorbike *", "cat *"]
+
+
+#: Where the printed overall mIoU does not follow from the printed seen and unseen ones.
+MISPRINTS = {"voc": {(f"unseen{n}", "segdevise") for n in (2, 4, 6, 8, 10)} | {
+    ("unseen10", "csrl")},
+    "context": {(f"unseen{n}", "segdevise") for n in (2, 4, 10)}, "ablation": set()}
+
+
+@pytest.mark.parametrize("name", PAPER_TABLES)
+def test_the_papers_figures_agree_with_each_other_but_for_the_misprints(name):
+    num_classes = 60 if name == "context" else 21
+    wrong = set()
+    for split, rows in paper_table(name)["splits"].items():
+        num_unseen = int(split[len("unseen"):])
+        for method, (seen, unseen, overall, harmonic) in rows.items():
+            assert harmonic == pytest.approx(2 * seen * unseen / (seen + unseen), abs=0.1)
+            mean = (seen * (num_classes - num_unseen) + unseen * num_unseen) / num_classes
+            if abs(overall - mean) > 0.2:
+                wrong.add((split, method))
+    assert wrong == MISPRINTS[name]
+    notes = " ".join(paper_table(name)["notes"])
+    assert all(method in notes for _, method in wrong)
+
+
+def test_the_ablation_ends_in_the_row_of_table_1():
+    assert paper_table("ablation")["splits"]["unseen2"]["csrl"] == \
+        paper_table("voc")["splits"]["unseen2"]["csrl"]
+
+
+def with_curve(unseen, ausuc) -> dict:
+    return {"unseen": unseen, "curve": {"calibrations": [-100, 0, 100], "ausuc": ausuc,
+                                        "best_hiou": 0.4, "seen_miou": [0.8, 0.6, 0.0],
+                                        "unseen_miou": [0.0, unseen, 0.3]}}
+
+
+def test_the_area_below_the_curve_is_a_score_of_its_own(made_up):
+    scores = {("unseen2", "point", 0): with_curve(0.2, 0.10),
+              ("unseen2", "point", 1): with_curve(0.2, 0.12),
+              ("unseen2", "csrl", 0): with_curve(0.4, 0.13),
+              ("unseen2", "csrl", 1): with_curve(0.4, 0.17),
+              ("other", "csrl", 0): 0.1}  # a layer without a bias has no curve
+    plan = made_up(scores, calibrations=[0])
+    results = Results.read(plan)
+    table = tables.score_table(results, "unseen2")
+    assert table.header[-2:] == ["AUSUC", "best hIoU"]
+    assert [row[-2:] for row in table.rows] == [["11.0 ± 1.4", "40.0 ± 0.0"],
+                                                ["15.0 ± 2.8", "40.0 ± 0.0"]]
+    assert tables.score_table(results, "other").rows[1][-2:] == ["–", "–"]
+    areas = tables.difference_table(results, "ausuc")
+    assert areas.title == "AUSUC against point, in points"
+    assert areas.rows[0] == ["unseen2", "+4.00 [-8.71, +16.71] (2)"]
+    assert areas.title in [item.title for item in tables.all_tables(results)]
+    assert any(note.startswith("AUSUC") for note in tables.notes(results))
+    write_report(plan)
+    with open(os.path.join(plan.save_dir, "results.csv"), encoding="utf-8") as file:
+        assert [row["ausuc"] for row in csv.DictReader(file)][:2] == ["10.0000", "13.0000"]
+
+
+def test_the_curve_plot_goes_through_the_means(made_up):
+    scores = {("unseen2", "csrl", 0): with_curve(0.2, 0.1),
+              ("unseen2", "csrl", 1): with_curve(0.4, 0.1)}
+    plots = all_plots(Results.read(made_up(scores, calibrations=[0])))
+    line, = ElementTree.fromstring(plots["seen_unseen.svg"]).findall(f"{SVG}polyline")
+    (x0, y0), (x1, y1), (x2, y2) = (map(float, point.split(","))
+                                    for point in line.attrib["points"].split())
+    assert x2 < x1 < x0 and (x1 - x2) / (x0 - x2) == pytest.approx(0.6 / 0.8, abs=5e-3)
+    assert y1 == pytest.approx(y2, abs=0.1) and y1 < y0  # 30 % is the mean of 20 and 40
+    assert "seen_unseen.svg" not in all_plots(Results.read(made_up(SCORES)))
+
+
+def test_area_by_hand():
+    # A rectangle 0.5 wide and 0.4 high, and a triangle from there to seen 0.7.
+    assert area([0.7, 0.5, 0.0], [0.0, 0.4, 0.4]) == pytest.approx(0.5 * 0.4 + 0.2 * 0.4 / 2)
+    assert math.isnan(area([0.7, NAN, 0.0], [0.0, 0.4, 0.4]))

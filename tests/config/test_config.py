@@ -1,0 +1,459 @@
+"""Reading configs: what is checked, what is merged, what is refused and in which words."""
+
+import copy
+import glob
+import os
+
+import pytest
+from helpers.tiny_config import tiny_content, write_config
+from helpers.tiny_runs import ROOT
+
+import paddle_csrl  # noqa: F401  (first: it orders the imports of cv2 and paddle)
+from paddle_csrl.config import StageConfig, ZeroShotConfig, load_yaml
+from paddle_csrl.errors import UserError
+
+CONFIGS = os.path.join(ROOT, "configs")
+#: All but the parts that others are made of, and comparisons, which are no configs.
+SHIPPED = sorted(path for path in glob.glob(os.path.join(CONFIGS, "**", "*.yml"), recursive=True)
+                 if "_base_" not in path.split(os.sep)
+                 and not os.path.basename(path).startswith("compare_"))
+
+
+@pytest.fixture(scope="module")
+def content(tmp_path_factory):
+    return tiny_content(str(tmp_path_factory.mktemp("data")))
+
+
+@pytest.fixture
+def load(tmp_path, content):
+    """Load the tiny config with dotted keys set; a value of ``...`` takes the key away."""
+
+    def load(changes=None, opts=None, overrides=None):
+        whole = copy.deepcopy(content)
+        for dotted, value in (changes or {}).items():
+            *parents, last = dotted.split(".")
+            section = whole
+            for parent in parents:
+                section = section.setdefault(parent, {})
+            section[last] = value
+            if value is ...:
+                del section[last]
+        return ZeroShotConfig(write_config(tmp_path / "tiny.yml", whole), opts, overrides)
+
+    return load
+
+
+def refuses(load, match, **kwargs):
+    with pytest.raises(UserError, match=match) as caught:
+        load(**kwargs)
+    assert "\n" not in str(caught.value)
+
+
+def shipped(*names):
+    return ZeroShotConfig(os.path.join(CONFIGS, *names))
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: os.path.relpath(path, CONFIGS))
+def test_every_shipped_config_loads(path):
+    config = ZeroShotConfig(path)
+    assert config.iters > 0 and config.zero_shot["unseen"]
+    StageConfig(config.dic["generator"])
+    StageConfig(config.dic["classifier"])
+
+
+def test_shipped_splits_are_cumulative_and_as_long_as_their_names_say():
+    for dataset in ("voc", "context"):
+        before = []
+        for count in (2, 4, 6, 8, 10):
+            path = os.path.join(CONFIGS, f"csrl_{dataset}_unseen{count}.yml")
+            unseen = ZeroShotConfig(path).zero_shot["unseen"]
+            assert len(unseen) == len(set(unseen)) == count and unseen[:count - 2] == before
+            before = unseen
+
+
+def test_every_shipped_config_writes_to_a_folder_of_its_own():
+    folders = [ZeroShotConfig(path).save_dir for path in SHIPPED]
+    assert len(set(folders)) == len(folders)
+
+
+@pytest.mark.parametrize("name", ["shapes", "custom"] + [
+    f"{data}_unseen{number}" for data in ("voc", "context") for number in (2, 4, 6, 8, 10)])
+def test_zs3net_differs_from_csrl_in_the_generator_alone(name):
+    csrl = shipped(f"csrl_{name}.yml").dic
+    zs3net = shipped("zs3net", f"zs3net_{name}.yml").dic
+    different = {key for key in set(csrl) | set(zs3net) if csrl.get(key) != zs3net.get(key)}
+    assert different <= {"generator", "save_dir"}
+    generators = csrl["generator"], zs3net["generator"]
+    assert {key for key in generators[0] if generators[0][key] != generators[1][key]} == {
+        "model", "relation", "loss", "unseen_prototypes"}
+    assert zs3net["generator"]["model"] == {
+        "type": "MLPGenerator", "noise_dim": 300, "hidden_dim": 256, "dropout": 0.5,
+        "noise": "uniform"}
+    assert zs3net["generator"]["loss"] == {"coef": [1.0], "types": [
+        {"type": "MMDLoss", "bandwidths": [2, 5, 10, 20, 40, 80], "squared": False}]}
+
+
+@pytest.mark.parametrize("data", ["voc_unseen2", "shapes", "custom"])
+@pytest.mark.parametrize("name, terms, prototypes", [
+    ("point", ["MMDLoss"], "free"),
+    ("point_hull", ["MMDLoss"], "hull"),
+    ("point_pair", ["MMDLoss", "PairwiseRelationLoss"], "free"),
+    ("point_list", ["MMDLoss", "ListwiseRelationLoss"], "free"),
+    ("all", ["MMDLoss", "PairwiseRelationLoss", "ListwiseRelationLoss"], "free"),
+])
+def test_an_ablation_is_csrl_without_some_of_its_parts(data, name, terms, prototypes):
+    whole = shipped(f"csrl_{data}.yml").dic
+    part = shipped("ablation", f"{name}_{data}.yml").dic
+    loss = whole["generator"]["loss"]
+    kept = [number for number, item in enumerate(loss["types"]) if item["type"] in terms]
+    expected = copy.deepcopy(whole)
+    expected["generator"]["loss"] = {"types": [loss["types"][number] for number in kept],
+                                     "coef": [1.0] * len(kept)}  # the paper's weights
+    expected["generator"]["unseen_prototypes"] = prototypes
+    assert len(kept) == len(terms)
+    assert {**part, "save_dir": None} == {**expected, "save_dir": None}
+
+
+def test_the_config_is_read_as_written(load, content, tmp_path):
+    config = load()
+    assert config.dic == content
+    assert config.zero_shot == content["zero_shot"]
+    assert config.iters == 2 and config.batch_size == 2 and config.seed == 0
+    assert config.save_dir == content["save_dir"]
+
+
+def test_without_save_dir_the_results_are_named_after_the_config(load):
+    assert load({"save_dir": ...}).save_dir == os.path.join("output", "tiny")
+
+
+def test_a_stage_option_comes_from_the_stage_then_the_top_then_the_default(load):
+    config = load({"log_iters": 7, "generator.log_iters": 3})
+    assert config.option("log_iters", 10, "generator") == 3
+    assert config.option("log_iters", 10, "classifier") == 7
+    assert config.option("log_iters", 10) == 7
+    assert config.option("save_interval", 1000, "generator") == 1000
+
+
+@pytest.mark.parametrize("key, nearest", [
+    ("batchsize", "batch_size"),
+    ("zeroshot", "zero_shot"),
+    ("zero_shot.unsen", "zero_shot.unseen|unseen"),
+    ("zero_shot.embeddings.normalise", "normalize"),
+    ("zero_shot.features.samples_per_clas", "samples_per_class"),
+    ("generator.num_sample", "num_samples"),
+    ("generator.model.noise_dims", "noise_dim"),
+    ("classifier.unseen_shares", "unseen_share"),
+    ("classifier.class_balanced", "class_balance"),
+    ("test_config.aug_evals", "aug_eval"),
+    ("model.aspp_ratio", "aspp_ratios"),
+    ("model.backbone.widths", "width"),
+])
+def test_a_misspelt_key_is_named_with_the_nearest_known_one(load, key, nearest):
+    refuses(load, f"tiny.yml: unknown key `{key}`; did you mean `({nearest})`", changes={key: 1})
+
+
+def test_an_unlike_key_gets_the_list_of_known_ones(load):
+    refuses(load, r"unknown key `zero_shot.qqq`; known: cache_dir, class_names, classifier_layer, embeddings",
+            changes={"zero_shot.qqq": 1})
+
+
+def test_a_key_of_a_nested_component_is_checked(load):
+    refuses(load, r"unknown key `val_dataset.transforms\[0\].means`; did you mean `mean`",
+            changes={"val_dataset.transforms": [{"type": "Normalize", "means": [0.5]}]})
+    refuses(load, r"unknown key `loss.types\[0\].wait`; ",
+            changes={"loss.types": [{"type": "CrossEntropyLoss", "wait": 1}]})
+
+
+@pytest.mark.parametrize("key", [
+    "train_dataset", "val_dataset", "model", "loss", "optimizer", "lr_scheduler", "iters",
+    "batch_size", "zero_shot.unseen", "generator.model", "generator.loss", "generator.iters",
+    "generator.num_samples", "generator.optimizer", "classifier.lr_scheduler",
+    "classifier.batch_size"])
+def test_a_missing_key_is_named(load, key):
+    refuses(load, f"tiny.yml: `{key}` is missing", changes={key: ...})
+
+
+@pytest.mark.parametrize("section", ["zero_shot", "generator", "classifier"])
+@pytest.mark.parametrize("value", [None, 5, "text", ["list"]])
+def test_a_section_must_hold_pairs(load, section, value):
+    refuses(load, f"`{section}` must hold `key: value` pairs", changes={section: value})
+
+
+@pytest.mark.parametrize("section", ["zero_shot", "generator", "classifier"])
+def test_a_missing_section_is_named(load, section):
+    refuses(load, f"`{section}` is missing", changes={section: ...})
+
+
+@pytest.mark.parametrize("key", ["train_dataset", "val_dataset", "model", "loss", "optimizer"])
+@pytest.mark.parametrize("value", [None, 5, ["list"]])
+def test_a_component_must_hold_pairs(load, key, value):
+    refuses(load, f"`{key}` must hold `key: value` pairs", changes={key: value})
+
+
+@pytest.mark.parametrize("key, value, message", [
+    ("model.type", "DeepLabV3Plus", "`model.type: DeepLabV3Plus` .*did you mean DeepLabV3P"),
+    ("model.backbone.type", "CSRLResNet5", "`model.backbone.type: .*did you mean CSRLResNet50"),
+    ("generator.model.type", "StructuralGen", "`generator.model.type: .*StructuralGenerator"),
+    ("loss.types", [{"type": "Xyzzy9"}], r"`loss.types\[0\].type: Xyzzy9` is no registered"),
+    ("optimizer.type", "Adamm", "`optimizer.type: Adamm` .*did you mean Adam"),
+    ("val_dataset.type", "PascalVoc", "`val_dataset.type: PascalVoc` .*did you mean PascalVOC"),
+    ("model.type", ["DeepLabV3P"], "`model.type: .* is no registered component"),
+    ("model.type", None, "`model.type: None` is no registered component"),
+])
+def test_an_unknown_component_is_named_with_the_nearest(load, key, value, message):
+    refuses(load, message, changes={key: value})
+
+
+def test_an_optional_section_may_be_empty(load):
+    assert load({"zero_shot.embeddings": None, "zero_shot.features": None}).zero_shot
+
+
+@pytest.mark.parametrize("text", ["1e-4", "5E3", "1e5"])
+def test_a_number_that_yaml_takes_for_text_is_refused(load, text):
+    refuses(load, f"`optimizer.weight_decay: {text}` is text to YAML; write a dot",
+            changes={"optimizer.weight_decay": text})
+
+
+@pytest.mark.parametrize("key", [
+    "iters", "batch_size", "generator.iters", "generator.num_samples", "classifier.iters",
+    "classifier.batch_size", "classifier.num_generated", "zero_shot.features.samples_per_class",
+    "save_interval", "log_iters", "generator.log_iters", "classifier.save_interval"])
+@pytest.mark.parametrize("value", [0, -1, 2.5, "many", True, None])
+def test_counts_must_be_positive_integers(load, key, value):
+    refuses(load, f"`{key}: {value}` must be an integer of at least 1", changes={key: value})
+
+
+@pytest.mark.parametrize("key", ["seed", "num_workers", "generator.relation_warmup",
+                                 "classifier.seed"])
+@pytest.mark.parametrize("value", [-1, 2.5, "many", None])
+def test_some_counts_may_be_zero_but_no_less(load, key, value):
+    assert load({key: 0})
+    refuses(load, f"`{key}: {value}` must be an integer of at least 0", changes={key: value})
+
+
+def test_the_loss_needs_as_many_types_as_coefficients(load):
+    types = [{"type": "CrossEntropyLoss"}] * 2
+    for section in ("", "generator.", "classifier."):
+        refuses(load, f"`{section}loss` must hold two lists of one length, `types` and `coef`",
+                changes={f"{section}loss": {"types": types, "coef": [1, 1, 1]}})
+
+
+@pytest.mark.parametrize("loss", [{}, {"types": []}, {"types": [], "coef": []}, {"coef": [1]},
+                                  {"types": 5, "coef": [1]}, {"types": [], "coef": [1]}])
+def test_the_loss_needs_types_and_coefficients(load, loss):
+    refuses(load, "`classifier.loss` must hold two lists", changes={"classifier.loss": loss})
+
+
+@pytest.mark.parametrize("item", ["iters", "iters=1=2", ""])
+def test_malformed_opts_are_refused(load, item):
+    refuses(load, f"--opts {item}: write key=value", opts=[item])
+
+
+@pytest.mark.parametrize("item, match", [
+    ("itters=3", "unknown key `itters`; did you mean `iters`"),
+    ("zero_shot.unsen=cow", "unknown key `zero_shot.unsen`; did you mean `unseen`"),
+    ("no_such.key=3", "unknown key `no_such`"),
+    ("iters.deep=3", "iters.deep"),
+    ("zero_shot.unseen.deep=3", "zero_shot.unseen.deep"),
+    ("=3", "unknown key ``"),
+    ("iters=many", "`iters: many` must be an integer"),
+    ("optimizer.weight_decay=1e-4x", "weight_decay"),
+])
+def test_opts_that_fit_nowhere_are_refused(load, item, match):
+    if item.endswith("1e-4x"):
+        assert load(opts=[item]).dic["optimizer"]["weight_decay"] == "1e-4x"  # text, not a number
+    else:
+        refuses(load, match, opts=[item])
+
+
+@pytest.mark.parametrize("item, key, value", [
+    ("iters=9", "iters", 9),
+    ("zero_shot.unseen=cow,car", "zero_shot.unseen", "cow,car"),
+    ("zero_shot.unseen=['cow','car']", "zero_shot.unseen", ["cow", "car"]),
+    ("optimizer.weight_decay=1e-4", "optimizer.weight_decay", 1e-4),
+    ("zero_shot.features.normalize=false", "zero_shot.features.normalize", False),
+    ("zero_shot.features.normalize=True", "zero_shot.features.normalize", True),
+    ("zero_shot.class_names=null", "zero_shot.class_names", None),
+])
+def test_opts_set_values(load, item, key, value):
+    found = load(opts=[item]).dic
+    for part in key.split("."):
+        found = found[part]
+    assert found == value and type(found) is type(value)
+
+
+def test_overrides_come_last_and_none_leaves_the_key(load):
+    config = load(opts=["iters=9", "seed=4"], overrides={
+        "iters": 11, "seed": None, "generator.lr_scheduler.learning_rate": 0.5,
+        "test_config.aug_eval": True})
+    assert config.iters == 11 and config.seed == 4
+    assert config.dic["generator"]["lr_scheduler"]["learning_rate"] == 0.5
+    assert config.test_config == {"aug_eval": True}
+
+
+def test_overrides_reach_into_an_empty_section(load):
+    config = load({"test_config": None}, overrides={"test_config.aug_eval": True})
+    assert config.test_config == {"aug_eval": True}
+
+
+def test_a_setting_does_not_reach_the_other_uses_of_a_yaml_anchor(tmp_path, content):
+    shared = {"type": "PolynomialDecay", "learning_rate": 0.5, "end_lr": 0.0, "power": 0.9}
+    whole = {**content, "lr_scheduler": shared,
+             "classifier": {**content["classifier"], "lr_scheduler": shared}}
+    path = write_config(tmp_path / "anchored.yml", whole)
+    assert "&id" in (tmp_path / "anchored.yml").read_text()
+    dic = ZeroShotConfig(path, opts=["lr_scheduler.learning_rate=0.25"]).dic
+    assert dic["lr_scheduler"]["learning_rate"] == 0.25
+    assert dic["classifier"]["lr_scheduler"]["learning_rate"] == 0.5
+
+
+def test_overrides_are_checked_too(load):
+    refuses(load, "unknown key `iterss`", overrides={"iterss": 3})
+
+
+def test_a_wrapped_dataset_is_taken_apart(load, content):
+    wrapped = {name: {"type": "ZeroShotDataset", "dataset": content[name], "unseen": ["dog"],
+                      "policy": "drop"} for name in ("train_dataset", "val_dataset")}
+    plain = load({"zero_shot.unseen": ["dog"], "zero_shot.policy": "drop"}).dic
+    assert load({**wrapped, "zero_shot.unseen": ..., "zero_shot.policy": ...}).dic == plain
+    assert load({**wrapped, "zero_shot.unseen": ["dog"], "zero_shot.policy": "drop"}).dic == plain
+
+
+def test_a_wrapped_dataset_that_contradicts_the_section_is_refused(load, content):
+    wrapped = {"type": "ZeroShotDataset", "dataset": content["train_dataset"], "unseen": ["dog"]}
+    refuses(load, r"`train_dataset.unseen: \['dog'\]` contradicts `zero_shot.unseen: \['cow'\]`",
+            changes={"train_dataset": wrapped})
+
+
+def test_a_wrapper_without_a_dataset_is_refused(load):
+    refuses(load, "train_dataset", changes={"train_dataset": {"type": "ZeroShotDataset",
+                                                              "unseen": ["cow"]}})
+
+
+def write(folder, **files):
+    for name, text in files.items():
+        (folder / f"{name}.yml").write_text(text, encoding="utf-8")
+    return str(folder / "child.yml")
+
+
+def test_a_child_overrides_its_base_key_by_key(tmp_path):
+    path = write(tmp_path, base="a: {x: 1, y: 2}\nb: [1, 2]\nc: 3",
+                 child="_base_: base.yml\na: {y: 5, z: 6}\nb: [9]")
+    assert load_yaml(path) == {"a": {"x": 1, "y": 5, "z": 6}, "b": [9], "c": 3}
+
+
+def test_bases_may_have_bases_in_other_folders(tmp_path):
+    (tmp_path / "deep").mkdir()
+    write(tmp_path / "deep", middle="_base_: ../root.yml\nb: 2")
+    path = write(tmp_path, root="a: 1\nb: 1\nc: 1", child="_base_: deep/middle.yml\nc: 3")
+    assert load_yaml(path) == {"a": 1, "b": 2, "c": 3}
+
+
+def test_of_several_bases_the_first_wins_and_the_child_over_all(tmp_path):
+    path = write(tmp_path, one="a: 1\nb: 1", two="a: 2\nc: 2",
+                 child="_base_: [one.yml, two.yml]\nb: 3")
+    assert load_yaml(path) == {"a": 1, "b": 3, "c": 2}
+
+
+def test_inherited_false_starts_a_section_afresh(tmp_path):
+    path = write(tmp_path, base="a: {x: 1, y: 2}",
+                 child="_base_: base.yml\na: {_inherited_: false, z: 6}")
+    assert load_yaml(path) == {"a": {"z": 6}}
+
+
+def test_a_section_replaces_what_is_none_in_the_base(tmp_path):
+    path = write(tmp_path, base="a: null\nb: 3\nc: text",
+                 child="_base_: base.yml\na: {z: 6}\nb: {z: 7}\nc: {z: 8}")
+    assert load_yaml(path) == {"a": {"z": 6}, "b": {"z": 7}, "c": {"z": 8}}
+
+
+@pytest.mark.parametrize("base", ["5", "[1]", "{a: b}", "null"])
+def test_a_base_must_name_files(tmp_path, base):
+    path = write(tmp_path, child=f"_base_: {base}\na: 1")
+    with pytest.raises(UserError, match="child.yml: `_base_: .*` must name"):
+        load_yaml(path)
+
+
+def test_a_missing_base_is_named_with_the_file_that_asks_for_it(tmp_path):
+    path = write(tmp_path, child="_base_: absent.yml\na: 1")
+    with pytest.raises(UserError, match="absent.yml.*child.yml"):
+        load_yaml(path)
+
+
+def test_bases_in_a_circle_are_refused(tmp_path):
+    path = write(tmp_path, child="_base_: other.yml", other="_base_: child.yml")
+    with pytest.raises(UserError, match="child.yml.* is its own `_base_`"):
+        load_yaml(path)
+
+
+def test_a_missing_config_is_named(tmp_path):
+    with pytest.raises(UserError, match="no config at .*absent.yml; give a YAML file"):
+        ZeroShotConfig(str(tmp_path / "absent.yml"))
+
+
+def test_a_folder_is_no_config(tmp_path):
+    with pytest.raises(UserError, match="no config at"):
+        ZeroShotConfig(str(tmp_path))
+
+
+def test_another_extension_is_refused(tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(UserError, match="config.json must end in .yml or .yaml"):
+        ZeroShotConfig(str(tmp_path / "config.json"))
+
+
+@pytest.mark.parametrize("text", ["", "# only a comment", "- a\n- b", "text", "5"])
+def test_a_config_without_pairs_is_refused(tmp_path, text):
+    path = write(tmp_path, child=text)
+    with pytest.raises(UserError, match="child.yml holds no `key: value` pairs"):
+        ZeroShotConfig(path)
+
+
+@pytest.mark.parametrize("text", ["a: [1, 2", "a: 1\n  b: 2", "a: 'open", "\tb: 1", "a: *nothing"])
+def test_malformed_yaml_is_one_line(tmp_path, text):
+    path = write(tmp_path, child=text)
+    with pytest.raises(UserError, match="child.yml is not well-formed YAML") as caught:
+        ZeroShotConfig(path)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_file_that_is_no_text_is_refused(tmp_path):
+    (tmp_path / "child.yml").write_bytes(b"\xff\xfe\x00\x80 a: 1")
+    with pytest.raises(UserError, match="child.yml is not well-formed YAML"):
+        ZeroShotConfig(str(tmp_path / "child.yml"))
+
+
+def test_python_objects_are_not_made_from_yaml(tmp_path):
+    mark = tmp_path / "mark"
+    path = write(tmp_path, child=f"a: !!python/object/apply:os.mkdir ['{mark}']")
+    with pytest.raises(UserError, match="child.yml is not well-formed YAML.*python/object"):
+        ZeroShotConfig(path)
+    assert not mark.exists()
+
+
+def test_names_of_classes_may_come_as_one_text(load):
+    from paddle_csrl.builder import ZeroShotBuilder
+
+    names = {text: ZeroShotBuilder(load(opts=[f"zero_shot.unseen={text}"])).unseen_ids.tolist()
+             for text in ("cow", "cow,cat", "car, dog")}
+    assert names == {"cow": [3], "cow,cat": [1, 3], "car, dog": [2, 4]}
+
+
+def test_stage_config_repeats_a_single_loss_for_all_coefficients():
+    config = StageConfig({"iters": 3, "loss": {"types": [{"type": "MMDLoss"}], "coef": [1, 2]}})
+    assert config.iters == 3 and len(config.loss_cfg["types"]) == 2
+
+
+def test_stage_config_leaves_its_section_as_it_is():
+    section = {"iters": 3, "loss": {"types": [{"type": "MMDLoss"}], "coef": [1, 2]}}
+    StageConfig(section)
+    assert section == {"iters": 3, "loss": {"types": [{"type": "MMDLoss"}], "coef": [1, 2]}}
+
+
+def test_an_option_reaches_into_a_list(tmp_path):
+    path = write_config(tmp_path / "tiny.yml", tiny_content(str(tmp_path)))
+    config = ZeroShotConfig(path, ["generator.loss.types.0.squared=false"])
+    assert config.dic["generator"]["loss"]["types"] == [{"type": "MMDLoss", "squared": False}]
+    for place in ("1", "-1", "first"):
+        with pytest.raises(UserError, match="cannot be set, for `types` holds"):
+            ZeroShotConfig(path, [f"generator.loss.types.{place}.squared=false"])

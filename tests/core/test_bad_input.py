@@ -1,0 +1,486 @@
+"""What users get wrong: one line that names the value and its place, status 2, nothing written."""
+
+import gzip
+import os
+import random
+import subprocess
+import sys
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from helpers.fabricated import write_label
+from helpers.tiny_runs import ROOT, Recipe, config_path, custom, shapes, times
+from PIL import Image
+
+import paddle_csrl  # noqa: F401  first: it orders the imports of cv2 and paddle
+from paddle_csrl.cli import run, train, val
+from paddle_csrl.config import ZeroShotConfig
+from paddle_csrl.core import preflight
+from paddle_csrl.run import Run
+from paddle_csrl.stages.feature_bank import FeatureBank
+
+LOSS = ("generator.loss={'types': [{'type': 'MMDLoss'}, {'type': 'PairwiseRelationLoss', "
+        "'gamma': %s}], 'coef': [1.0, 1.0]}")
+
+
+@pytest.fixture
+def own(finished, tmp_path) -> SimpleNamespace:
+    """A copy of a finished run, and a data set of its own to break."""
+    recipe = custom(str(tmp_path / "data"), str(tmp_path / "cache"))
+    return SimpleNamespace(run=finished("custom").copy(tmp_path / "run"), recipe=recipe,
+                           data=tmp_path / "data" / "custom", tmp=tmp_path)
+
+
+def error_of(capsys, main: Callable, argv: list[str]) -> str:
+    """The one line that ``main(argv)`` ends with, run as a program is."""
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as end:
+        run(lambda: main(argv))
+    said = capsys.readouterr().err
+    assert end.value.code == 2
+    assert said.startswith("error: ") and said.count("\n") == 1, said
+    return said
+
+
+def check(capsys, own, says: list[str], *opts: str, main: Callable = train.main,
+          recipe: Any = None, **flags: Any) -> None:
+    """The error says all of ``says``, and the finished run it would have replaced is whole."""
+    if main is train.main:
+        flags.setdefault("save_dir", own.run.folder)
+    else:
+        flags.setdefault("model_path", own.run.path("model.pdparams"))
+    before = times(str(own.tmp))
+    said = error_of(capsys, main, (recipe or own.recipe).argv(*opts, **flags))
+    for part in says:
+        assert str(part) in said, (part, said)
+    after = {name: time for name, time in times(str(own.tmp)).items()
+             if not name.startswith("cache")}
+    assert after == {name: time for name, time in before.items() if not name.startswith("cache")}
+
+
+# Values in the config.
+
+VALUES = {
+    "class name": (["unseen", "cwo", "did you mean cow"], "zero_shot.unseen=cwo,car"),
+    "class name of another data set": (["unseen", "sofa"], "zero_shot.unseen=sofa"),
+    "background": (["unseen", "background", "always a seen"], "zero_shot.unseen=background"),
+    "unseen twice": (["cow", "twice"], "zero_shot.unseen=cow,Cow"),
+    "no unseen": (["unseen", "no class"], "zero_shot.unseen=[]"),
+    "all unseen": (["background"], "zero_shot.unseen=background,cat,dog,cow,car"),
+    "class names": (["class_names", "/nowhere/names.txt"],
+                    "zero_shot.class_names=/nowhere/names.txt"),
+    "number of names": (["class_names", "21 names", "5 classes"], "zero_shot.class_names=voc"),
+    "embedding file": (["/nowhere/glove.txt"], "zero_shot.embeddings.path=/nowhere/glove.txt"),
+    "attributes of data without": (["attributes", "Dataset"],
+                                   "zero_shot.embeddings.path=attributes"),
+    "word for no class": (["words", "'horse'"], "zero_shot.embeddings.words={'horse': 'pony'}"),
+    "policy": (["policy", "remove", "drop or ignore"], "zero_shot.policy=remove"),
+    "samples per class": (["samples_per_class", "0"], "zero_shot.features.samples_per_class=0"),
+    "relation": (["generator.relation", "edge", "prototypes"], "generator.relation=edge"),
+    "gamma": (["gamma", "0"], LOSS % 0),
+    "gamma text": (["gamma"], LOSS % "'a'"),
+    "num_samples": (["generator.num_samples", "0"], "generator.num_samples=0"),
+    "layers": (["num_layers", "0"], "generator.model.num_layers=0"),
+    "share": (["classifier.unseen_share", "2"], "classifier.unseen_share=2"),
+    "balance": (["classifier.class_balance", "even", "balanced"], "classifier.class_balance=even"),
+    "num_generated": (["classifier.num_generated", "0"], "classifier.num_generated=0"),
+    "calibration": (["classifier.calibration", "much"], "classifier.calibration=much"),
+    "calibration of no end": (["classifier.calibration", "inf"], "classifier.calibration=1e999"),
+    "iters": (["iters", "0"], "iters=0"),
+    "iters of a stage": (["generator.iters", "-3"], "generator.iters=-3"),
+    "batch_size": (["batch_size", "0"], "batch_size=0"),
+    "batch_size above the data": (["batch_size: 1000", "12"], "batch_size=1000"),
+    "seed": (["seed", "abc"], "seed=abc"),
+    "model": (["model.type", "DeepLabV3PP", "DeepLabV3P?"], "model.type=DeepLabV3PP"),
+    "backbone": (["model.backbone.type", "ResNet52_vd"],
+                 "model.backbone={'type': 'ResNet52_vd'}"),
+    "optimizer": (["optimizer.type", "Adum", "Adam?"], "optimizer.type=Adum"),
+    "optimizer of a stage": (["classifier.optimizer.type", "Adum"],
+                             "classifier.optimizer.type=Adum"),
+    "schedule": (["lr_scheduler", "PolyDecay"], "lr_scheduler.type=PolyDecay"),
+    "schedule of a stage": (["lr_scheduler", "PolyDecay"],
+                            "classifier.lr_scheduler.type=PolyDecay"),
+    "schedule's argument": (["lr_scheduler", "powr"], "generator.lr_scheduler.powr=2"),
+    "exponent": (["lr_scheduler.learning_rate", "1e-3", "1.0e-4"],
+                 "lr_scheduler={'type': 'PolynomialDecay', 'learning_rate': '1e-3'}"),
+    "pretrained": (["/nowhere/w.pdparams"], "model.pretrained=/nowhere/w.pdparams"),
+    "top-level key": (["itres", "did you mean `iters`"], "itres=4"),
+    "key of a section": (["zero_shot.unsen", "did you mean `unseen`"], "zero_shot.unsen=cow"),
+    "key of a subsection": (["zero_shot.features.samples_per_clas", "samples_per_class"],
+                            "zero_shot.features.samples_per_clas=4"),
+    "argument of a component": (["generator.model.hiden_dim", "hidden_dim"],
+                                "generator.model.hiden_dim=4"),
+    "argument of a transform": (["train_dataset.transforms[0].sigma"],
+                                "train_dataset.transforms=[{'type': 'Normalize', 'sigma': 1}]"),
+    "opts without value": (["--opts", "zero_shot.policy", "key=value"], "zero_shot.policy"),
+    "opts below nothing": (["generatr", "did you mean `generator`"], "generatr.iters=4"),
+    "opts below a number": (["iters.more"], "iters.more=4"),
+    "data set root": (["dataset_root", "/nowhere"], "train_dataset.dataset_root=/nowhere"),
+    "list file": (["train_path", "/nowhere/train.txt"],
+                  "train_dataset.train_path=/nowhere/train.txt"),
+    "list file of validation": (["val_path", "/nowhere/val.txt"],
+                                "val_dataset.val_path=/nowhere/val.txt"),
+    "classes of train and val": (["num_classes"], "train_dataset.num_classes=7"),
+    "switch": (["do_eval: perhaps", "true or false"], "do_eval=perhaps"),
+    "switch of the test": (["test_config.is_slide: 1", "true or false"], "test_config.is_slide=1"),
+    "switch of the embeddings": (["embeddings.normalize: no way", "true or false"],
+                                 "zero_shot.embeddings.normalize=no way"),
+    "precision": (["precision: fp17", "fp32 or fp16"], "precision=fp17"),
+    "level of precision": (["amp_level: O3", "O1 or O2"], "amp_level=O3"),
+    "folder that is a number": (["cache_dir: 7", "path"], "zero_shot.cache_dir=7"),
+    "embedding file that is a section": (["embeddings.path", "path"],
+                                         "zero_shot.embeddings.path.file=glove.txt"),
+    "seed too large": (["seed: 99999999999", "4294967295"], "seed=99999999999"),
+    "calibration without end": (["classifier.calibration: inf", "number"],
+                                "classifier.calibration=1e999"),
+    "coef of a loss": (["generator.loss.coef", "'a'", "numbers"],
+                       "generator.loss.coef=['a',1.0,1.0]"),
+    "learning rate": (["lr_scheduler", "Invalid learning rate: -1"],
+                      "lr_scheduler.learning_rate=-1"),
+    "learning rate of a stage": (["generator: ", "lr_scheduler", "Invalid learning rate: -1"],
+                                 "generator.lr_scheduler.learning_rate=-1"),
+    "argument of a schedule": (["generator: ", "lr_scheduler", "'str'"],
+                               "generator.lr_scheduler.power=abc"),
+    "argument of an optimizer": (["classifier: ", "optimizer", "beta1"],
+                                 "classifier.optimizer.beta1=7"),
+    "crop without a pixel": (["train_dataset.transforms", "(0, 0)", "no pixel"],
+                             "train_dataset.transforms=[{'type': 'RandomPaddingCrop', "
+                             "'crop_size': [0, 0]}]"),
+}
+
+
+@pytest.mark.parametrize("says, opts", VALUES.values(), ids=VALUES)
+def test_value(capsys, own, says, opts):
+    check(capsys, own, says, opts)
+
+
+def test_a_full_disk(capsys, tmp_path):
+    def main(argv):
+        with open("/dev/full", "wb", buffering=0) as file:
+            file.write(b"x")
+
+    assert "No space left on device" in error_of(capsys, main, [])
+
+
+def test_a_folder_for_a_file(capsys, tmp_path):
+    assert f"Is a directory: {tmp_path}" in error_of(capsys, lambda argv: open(argv[0]),
+                                                     [str(tmp_path)])
+
+
+def test_policy_that_leaves_no_image(capsys, own):
+    check(capsys, own, ["policy: drop", "leaves none of the 12 images"], "zero_shot.policy=drop",
+          "zero_shot.unseen=cat,dog,cow,car")
+
+
+# Config files.
+
+def test_config_that_is_not_there(capsys, own):
+    check(capsys, own, ["no config at /nowhere.yml"], recipe=Recipe("/nowhere.yml", ()))
+
+
+@pytest.mark.parametrize("name, content, says", [
+    ("a.yml", b"iters: [1, 2\nbatch_size: 3\n", ["a.yml", "not well-formed YAML", "line 2"]),
+    ("a.yml", b"", ["a.yml", "no `key: value` pairs"]),
+    ("a.yml", b"\x00\xff\xfe", ["a.yml"]),
+    ("a.txt", b"iters: 1\n", ["a.txt", ".yml"]),
+    ("a.yml", b"_base_: b.yml\n", ["b.yml"]),
+    ("a.yml", b"iters: 1\n", ["a.yml", "is missing"]),
+    ("a.yml", b"seed: 1\niters: 1\nseed: 2\n", ["a.yml", "`seed` stands twice", "line 3"]),
+    ("a.yml", b"iters: !!python/object/apply:os.system [true]\n", ["a.yml", "YAML"]),
+])
+def test_config_that_cannot_be_read(capsys, own, name, content, says):
+    path = own.tmp / name
+    path.write_bytes(content)
+    check(capsys, own, says, recipe=Recipe(str(path), ()))
+
+
+# Data.
+
+@pytest.mark.parametrize("name, says", [
+    ("csrl_voc_unseen4", ["PascalVOC", "VOCtrainval_11-May-2012.tar", "host.robots.ox.ac.uk"]),
+    ("csrl_context_unseen2", ["PascalContext", "VOCtrainval_03-May-2010.tar", "prepare_context"]),
+])
+def test_data_set_that_has_to_be_downloaded(capsys, own, name, says):
+    root = str(own.tmp / "nothing")
+    recipe = Recipe(config_path(name), (f"train_dataset.dataset_root={root}",
+                                        f"val_dataset.dataset_root={root}"))
+    check(capsys, own, [*says, root], recipe=recipe, save_dir=str(own.tmp / "new"))
+
+
+def break_label(data):
+    path = str(data / "labels" / "train_0003.png")
+    with Image.open(path) as image:
+        label = np.array(image)
+    label[5, 5] = 77
+    write_label(path, label)
+
+
+def cut(name):
+    def change(data):
+        path = data / name
+        path.write_bytes(path.read_bytes()[:200])
+    return change
+
+
+def shrink(data):
+    path = str(data / "labels" / "train_0003.png")
+    with Image.open(path) as image:
+        label = np.array(image)
+    write_label(path, label[:-1])
+
+
+def colour(data):
+    Image.fromarray(np.zeros((48, 56, 3), np.uint8)).save(data / "labels" / "train_0003.png")
+
+
+DATA = {
+    "label outside the classes": (break_label, ["train_0003.png", "77", "5 classes"]),
+    "label cut": (cut("labels/train_0003.png"), ["train_0003.png", "cannot be read"]),
+    "label of another size": (shrink, ["train_0003.png", "train_0003.jpg", "agree"]),
+    "label in colour": (colour, ["train_0003.png", "single-channel"]),
+    "label missing": (lambda data: os.remove(data / "labels" / "train_0003.png"),
+                      ["no label at", "train_0003.png"]),
+    "image cut": (cut("images/train_0003.jpg"), ["train_0003.jpg", "cannot be read"]),
+    "image empty": (lambda data: (data / "images" / "train_0003.jpg").write_bytes(b""),
+                    ["train_0003.jpg", "cannot be read"]),
+    "image missing": (lambda data: os.remove(data / "images" / "train_0003.jpg"),
+                      ["no image at", "train_0003.jpg"]),
+    "image of validation missing": (lambda data: os.remove(data / "images" / "val_0001.jpg"),
+                                    ["no image at", "val_0001.jpg"]),
+    "image of validation cut": (cut("images/val_0001.jpg"), ["val_0001.jpg", "cannot be read"]),
+    "list missing": (lambda data: os.remove(data / "train.txt"), ["train_path", "train.txt"]),
+    "list empty": (lambda data: (data / "train.txt").write_text(""),
+                   ["train.txt", "lists no image"]),
+    "list of other things": (lambda data: (data / "train.txt").write_text("a b c\n"),
+                             ["train.txt, line 1", "`a b c`"]),
+    "list in another encoding": (
+        lambda data: (data / "train.txt").write_bytes("images/tr\xe9.jpg a.png\n".encode("latin1")),
+        ["train.txt", "not UTF-8"]),
+    "list with a byte order mark": (
+        lambda data: (data / "train.txt").write_text((data / "train.txt").read_text(), "utf-8-sig"),
+        ["train.txt", "byte order mark"]),
+    "names missing": (lambda data: os.remove(data / "classes.txt"),
+                      ["class_names", "classes.txt"]),
+    "name too few": (lambda data: (data / "classes.txt").write_text("background\ncow\ncar\n"),
+                     ["3 names", "5 classes"]),
+}
+
+
+@pytest.mark.parametrize("change, says", DATA.values(), ids=DATA)
+def test_data(capsys, own, change, says):
+    change(own.data)
+    check(capsys, own, says)
+
+
+def test_images_of_several_sizes_are_no_batch(capsys, own):
+    sizes = {Image.open(path).size[::-1] for path in (own.data / "images").glob("train_*")}
+    assert len(sizes) > 1
+    check(capsys, own, ["train_dataset.transforms", min(sizes), max(sizes), "RandomPaddingCrop"],
+          "train_dataset.transforms=[{'type': 'Normalize'}]", "batch_size=12")
+
+
+def test_a_look_at_the_images_leaves_the_random_numbers_alone(finished):
+    made = finished("custom")
+    run = Run(ZeroShotConfig(made.recipe.config, [*made.recipe.opts, f"save_dir={made.folder}"]))
+    random.seed(3)
+    np.random.seed(3)
+    expected = random.random(), np.random.random()
+    random.seed(3)
+    np.random.seed(3)
+    preflight.examine(run, run.stages)
+    assert (random.random(), np.random.random()) == expected
+
+
+# Embeddings.
+
+def vectors(words=("background", "cat", "dog", "cow", "car"), size=3) -> str:
+    return "".join(f"{word} {' '.join(str(0.1 * (n + i)) for i in range(size))}\n"
+                   for n, word in enumerate(words, 1))
+
+
+@pytest.mark.parametrize("content, says", [
+    (vectors(("background", "cat")) + "dog 0.1 0.2\n" + vectors(("cow", "car")),
+     ["vectors.txt, line 3", "dimension is 3"]),
+    ("bird 0.1 0.2\n" + vectors(), ["vectors.txt, line 2", "dimension is 2"]),
+    (vectors(("background", "cat", "dog", "cowl", "car")), ["vectors.txt", "'cow'", "cowl"]),
+    (vectors().replace("0.5", "x"), ["vectors.txt", "`x` is no number"]),
+    ("", ["vectors.txt", "empty"]),
+])
+def test_embedding_file(capsys, own, content, says):
+    path = own.tmp / "vectors.txt"
+    path.write_text(content)
+    check(capsys, own, says, f"zero_shot.embeddings.path={path}")
+
+
+def test_embedding_file_cut(capsys, own):
+    path = own.tmp / "vectors.txt.gz"
+    path.write_bytes(gzip.compress(vectors(size=300).encode())[:-100])
+    check(capsys, own, ["vectors.txt.gz", "cut gzip"], f"zero_shot.embeddings.path={path}")
+
+
+# The bank.
+
+@pytest.mark.parametrize("change, says", [
+    (lambda path: os.remove(path), ["stage features has not finished", "--stage features"]),
+    (lambda path: open(path, "r+b").truncate(500), ["bank.npz", "not a whole feature bank"]),
+    (lambda path: open(path, "wb").close(), ["bank.npz", "not a whole feature bank"]),
+    (lambda path: FeatureBank(np.zeros((0, 256), np.float32), np.zeros(5, np.int64),
+                              np.zeros(5, np.int64)).save(path), ["bank.npz", "empty"]),
+], ids=["missing", "torn", "empty file", "empty bank"])
+def test_bank(capsys, own, finished, change, says):
+    change(own.run.path("features", "bank.npz"))
+    check(capsys, own, says, stage="generator", recipe=finished("custom").recipe)
+
+
+def test_data_without_seen_pixels(capsys, own):
+    for path in (own.data / "labels").iterdir():
+        with Image.open(path) as image:
+            label = np.array(image)
+        write_label(str(path), np.full_like(label, 255))
+    check(capsys, own, ["no pixel of a seen class"])
+
+
+# Weights.
+
+def test_val_without_weights(capsys, own):
+    check(capsys, own, ["no weights at", "nowhere.pdparams"], main=val.main,
+          model_path=str(own.tmp / "nowhere.pdparams"))
+
+
+def test_weights_are_looked_for_before_data_are_drawn(capsys, tmp_path):
+    recipe = shapes(str(tmp_path / "data"), str(tmp_path / "cache"))
+    said = error_of(capsys, val.main, recipe.argv(model_path=str(tmp_path / "nowhere.pdparams")))
+    assert "no weights at" in said and os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("size", [0, 100, 5000])
+def test_val_of_torn_weights(capsys, own, size):
+    path = own.run.path("model.pdparams")
+    with open(path, "r+b") as file:
+        file.truncate(size)
+    check(capsys, own, ["model.pdparams", "not a whole .pdparams"], main=val.main,
+          out=str(own.tmp / "scores.json"))
+
+
+@pytest.mark.parametrize("name, says", [
+    ("model.pdparams", ["does not fit", "head.decoder.conv"]),
+    ("generator/model.pdparams", ["does not fit", "entries differ"]),
+    ("metrics.json", ["metrics.json", "not a whole .pdparams"]),
+])
+def test_val_of_other_weights(capsys, own, finished, name, says):
+    check(capsys, own, says, main=val.main, model_path=finished("shapes").path(name),
+          out=str(own.tmp / "scores.json"))
+
+
+def test_torn_segmentor(capsys, own, finished):
+    """A stage that reads a torn file says so; the later stages' results stay."""
+    with open(own.run.path("segmentor", "model.pdparams"), "r+b") as file:
+        file.truncate(3000)
+    check(capsys, own, ["segmentor/model.pdparams", "not a whole .pdparams"],
+          recipe=finished("custom").recipe)
+
+
+def test_torn_generator(capsys, own, finished):
+    with open(own.run.path("generator", "model.pdparams"), "r+b") as file:
+        file.truncate(3000)
+    check(capsys, own, ["generator/model.pdparams", "not a whole .pdparams"],
+          recipe=finished("custom").recipe)
+
+
+# Flags.
+
+@pytest.mark.parametrize("flags, says", [
+    ({"is_slide": True}, ["--is_slide", "--crop_size"]),
+    ({"is_slide": True, "crop_size": [32, 32]}, ["--is_slide", "--stride"]),
+    ({"is_slide": True, "crop_size": [0, 32], "stride": [8, 8]}, ["crop_size", "0"]),
+    ({"is_slide": True, "crop_size": [32, 32], "stride": [0, 8]}, ["stride", "0"]),
+    ({"aug_eval": True, "scales": [0]}, ["scales", "0"]),
+    ({"aug_eval": True, "scales": ["nan"]}, ["scales", "nan"]),
+])
+def test_test_time_flags(capsys, own, flags, says):
+    check(capsys, own, says, main=val.main, out=str(own.tmp / "scores.json"), **flags)
+
+
+def test_flags_of_a_stage_that_has_none(capsys, own):
+    check(capsys, own, ["--stage features", "--iters"], stage="features", iters=4)
+
+
+@pytest.mark.parametrize("name, says", [
+    ("segmentor/iter_9", ["--resume_model", "segmentor/iter_9"]),
+    ("segmentor/best_model", ["--resume_model", "segmentor/best_model"]),
+    ("segmentor/iter_4", ["--resume_model", "iter_4", "iters"]),
+    ("generator/iter_4", ["--resume_model", "iter_4", "iters"]),
+])
+def test_resume(capsys, own, finished, name, says):
+    check(capsys, own, says, resume_model=own.run.path(name), recipe=finished("custom").recipe)
+
+
+def test_resume_of_another_stage(capsys, own, finished):
+    check(capsys, own, ["--resume_model", "segmentor/iter_2", "--stage generator"],
+          stage="generator", resume_model=own.run.path("segmentor/iter_2"),
+          recipe=finished("custom").recipe)
+
+
+@pytest.mark.parametrize("cut_file", ["model.pdparams", "model.pdopt"])
+def test_resume_of_a_torn_checkpoint(capsys, own, finished, cut_file):
+    with open(own.run.path("segmentor", "iter_2", cut_file), "r+b") as file:
+        file.truncate(3000)
+    check(capsys, own, [f"segmentor/iter_2/{cut_file}", "not a whole"],
+          resume_model=own.run.path("segmentor/iter_2"), recipe=finished("custom").recipe)
+
+
+# Folders.
+
+@pytest.mark.parametrize("stage", ["segmentor", "features", "generator", "classifier"])
+def test_foreign_files_in_the_way(capsys, own, stage):
+    folder = own.tmp / "new" / stage
+    folder.mkdir(parents=True)
+    (folder / "thesis.txt").write_text("precious")
+    check(capsys, own, [str(folder), "something else", "--save_dir"],
+          save_dir=str(own.tmp / "new"))
+
+
+def test_save_dir_below_a_file(capsys, own):
+    (own.tmp / "file").write_text("")
+    check(capsys, own, ["save_dir", str(own.tmp / "file" / "run")],
+          save_dir=str(own.tmp / "file" / "run"))
+
+
+def test_save_dir_is_a_file(capsys, own):
+    (own.tmp / "file").write_text("")
+    check(capsys, own, ["save_dir", str(own.tmp / "file")], save_dir=str(own.tmp / "file"))
+
+
+def test_a_folder_where_val_is_to_write_a_file(capsys, own):
+    check(capsys, own, [f"--out: {own.tmp}", "name a file"], main=val.main, out=str(own.tmp))
+
+
+@pytest.mark.parametrize("flag", ["out", "picture_dir"])
+def test_output_of_val_below_a_file(capsys, own, flag):
+    (own.tmp / "file").write_text("")
+    path = own.tmp / "file" / "below" / "x"
+    check(capsys, own, [f"--{flag}", path.parent], main=val.main, **{flag: str(path)})
+
+
+# As programs.
+
+@pytest.mark.parametrize("tool, opts, flags, part", [
+    ("train.py", ["zero_shot.unseen=cwo"], {}, "did you mean cow"),
+    ("train.py", ["train_dataset.train_path=/nowhere"], {}, "/nowhere"),
+    ("train.py", [], {"num_workers": 2}, "train_0003.jpg"),
+    ("val.py", [], {"model_path": "/nowhere.pdparams"}, "/nowhere.pdparams"),
+], ids=["class", "list", "broken data", "weights"])
+def test_program(own, tool, opts, flags, part):
+    if "num_workers" in flags:
+        cut("images/train_0003.jpg")(own.data)
+    if tool == "train.py":
+        flags = {**flags, "save_dir": str(own.tmp / "new")}
+    done = subprocess.run([sys.executable, os.path.join(ROOT, "tools", tool),
+                           *own.recipe.argv(*opts, **flags)], capture_output=True, text=True)
+    assert done.returncode == 2 and "Traceback" not in done.stdout + done.stderr
+    errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1 and part in errors[0] and done.stderr.endswith(f"{errors[0]}\n")
+    assert not (own.tmp / "new").exists()

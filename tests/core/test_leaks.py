@@ -1,0 +1,366 @@
+"""Nothing of an unseen class reaches a weight: what may not matter is changed, no bit differs.
+
+Class ids of the data: 0 background, 1 cat, 2 dog, 3 cow, 4 car; cow and car are unseen.
+"""
+
+import os
+import shutil
+from collections.abc import Callable
+
+import numpy as np
+import paddle
+import pytest
+from helpers.fabricated import write_label
+from helpers.tiny_runs import Finished, custom, digest, run_all
+from paddleseg.cvlibs import manager
+from paddleseg.datasets import Dataset
+from PIL import Image
+from visualdl import LogReader
+
+import paddle_csrl  # noqa: F401  first: it orders the imports of cv2 and paddle
+from paddle_csrl.builder import ZeroShotBuilder
+from paddle_csrl.cli import train
+from paddle_csrl.config import ZeroShotConfig
+from paddle_csrl.run import Run
+from paddle_csrl.stages.feature_bank import FeatureBank
+from paddle_csrl.stages.features import extract_features
+
+UNSEEN = (3, 4)
+# Long enough that more is predicted than the background.
+LONGER = ("iters=24", "save_interval=12", "lr_scheduler.learning_rate=0.01")
+DROP, IGNORE = "zero_shot.policy=drop", "zero_shot.policy=ignore"
+
+
+def read_label(path: str) -> np.ndarray:
+    with Image.open(path) as image:
+        return np.array(image)
+
+
+def pairs(root: str, split: str) -> list:
+    """Image and label path of every sample of a split."""
+    with open(os.path.join(root, f"{split}.txt"), encoding="utf-8") as file:
+        return [[os.path.join(root, name) for name in line.split()] for line in file]
+
+
+def holds_unseen(label: np.ndarray) -> bool:
+    return bool(np.isin(label, UNSEEN).any())
+
+
+def overwrite_unseen_images(root: str, split: str) -> int:
+    """Noise for pixels and labels of every image that shows an unseen class.
+
+    The labels keep one unseen pixel, for an image without any would be a seen one.
+    """
+    rng, number = np.random.default_rng(9), 0
+    for image_path, label_path in pairs(root, split):
+        label = read_label(label_path)
+        if not holds_unseen(label):
+            continue
+        number += 1
+        noise = rng.integers(0, 256, (*label.shape, 3), np.uint8)
+        Image.fromarray(noise).save(image_path, quality=95)
+        label = rng.integers(0, 5, label.shape).astype(np.uint8)
+        label[0, 0] = 3
+        write_label(label_path, label)
+    return number
+
+
+def remove_unseen_images(root: str, split: str) -> int:
+    """Take every image that shows an unseen class out of the list."""
+    kept, removed = [], 0
+    for image_path, label_path in pairs(root, split):
+        if holds_unseen(read_label(label_path)):
+            removed += 1
+        else:
+            kept.append(f"{os.path.relpath(image_path, root)} {os.path.relpath(label_path, root)}\n")
+    with open(os.path.join(root, f"{split}.txt"), "w", encoding="utf-8") as file:
+        file.writelines(kept)
+    return removed
+
+
+def renaming(mapping: dict[int, int]) -> Callable[[str, str], int]:
+    """Write other ids into the labels."""
+    table = np.arange(256, dtype=np.uint8)
+    table[list(mapping)] = list(mapping.values())
+
+    def change(root: str, split: str) -> int:
+        number = 0
+        for _, label_path in pairs(root, split):
+            label = read_label(label_path)
+            number += holds_unseen(label)
+            write_label(label_path, table[label])
+        return number
+
+    return change
+
+
+def same_training(first: Finished, second: Finished) -> None:
+    """Weights, statistics of batch norm, bank and choice of checkpoint, bit for bit."""
+    for name in ("segmentor/iter_12", "segmentor/iter_24", "segmentor/best_model", "segmentor",
+                 "generator", "classifier", ""):
+        one, other = (paddle.load(run.path(name, "model.pdparams")) for run in (first, second))
+        assert list(one) == list(other)
+        for key in one:
+            assert one[key].numpy().tobytes() == other[key].numpy().tobytes(), (name, key)
+    assert digest(first.path("features", "bank.npz")) == digest(
+        second.path("features", "bank.npz"))
+    assert selection(first) == selection(second)
+
+
+def selection(run: Finished) -> list:
+    """The scores by which the checkpoint was chosen."""
+    [log] = [name for name in os.listdir(run.path("segmentor")) if name.startswith("vdlrecords")]
+    reader = LogReader(file_path=run.path("segmentor", log))
+    scores = reader.get_data("scalar", "Evaluate/selection_miou")
+    assert [item.id for item in scores] == [12, 24]
+    return [item.value for item in scores]
+
+
+@pytest.fixture(scope="module", params=[DROP, IGNORE], ids=["drop", "ignore"])
+def original(request, tmp_path_factory) -> Finished:
+    """A run under each policy, with its data in ``data`` beside its folder."""
+    base = tmp_path_factory.mktemp("original")
+    recipe = custom(str(base / "data"), str(base / "cache"), num_val=8)
+    recipe = recipe._replace(opts=(*recipe.opts, *LONGER, request.param,
+                                   "classifier.calibration=auto"))
+    return run_all(recipe, base / "run")
+
+
+def policy(run: Finished) -> str:
+    return run.metrics["config"]["zero_shot"]["policy"]
+
+
+def run_on_changed_data(original: Finished, folder, change, splits=("train", "val")) -> Finished:
+    """The same run on a changed copy of the data.
+
+    The copy lies elsewhere and has new times, so that no cache of the first run fits.
+    """
+    source = os.path.dirname(original.folder)
+    data = os.path.join(str(folder), "data")
+    shutil.copytree(os.path.join(source, "data"), data)
+    for split in splits:
+        assert change(os.path.join(data, "custom"), split) > 0
+    recipe = original.recipe._replace(opts=tuple(
+        item.replace(source, str(folder)) for item in original.recipe.opts))
+    return run_all(recipe, os.path.join(str(folder), "run"))
+
+
+CHANGES = {
+    "drop": {"overwritten": overwrite_unseen_images, "removed": remove_unseen_images},
+    "ignore": {"swapped": renaming({3: 4, 4: 3}), "unlabelled": renaming({3: 255,
+                                                                                  4: 255})},
+}
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_unseen_classes_change_no_bit(original, tmp_path, number):
+    """Training and validation data at once: neither training nor selection may notice."""
+    change = list(CHANGES[policy(original)].values())[number]
+    changed = run_on_changed_data(original, tmp_path, change)
+    same_training(original, changed)
+    # The final scores look at every class, so that the change is there to be seen.
+    assert changed.metrics["classes"] != original.metrics["classes"]
+
+
+def test_seen_classes_do_change_bits(original, tmp_path):
+    """The control: the comparison notices a change that may matter."""
+    changed = run_on_changed_data(original, tmp_path, renaming({1: 2, 2: 1}), ["train"])
+    with pytest.raises(AssertionError):
+        same_training(original, changed)
+
+
+def test_selection_depends_on_seen_classes(original, tmp_path):
+    """The control for the choice of the checkpoint: seen pixels of validation do count."""
+    changed = run_on_changed_data(original, tmp_path, renaming({0: 1, 1: 0}), ["val"])
+    first, second = selection(original)
+    assert first != second and selection(changed) not in ([first, second], [second, first])
+
+
+# Projections onto the embeddings.
+
+PROJECTIONS = {"spnet/spnet_custom": (DROP, overwrite_unseen_images),
+               "segdevise/segdevise_custom": (IGNORE, renaming({3: 255, 4: 255}))}
+
+
+def same_projection(first: Finished, second: Finished) -> None:
+    """All weights of training, the folded ones and the choice of checkpoint, bit for bit."""
+    for name in ("segmentor/iter_12", "segmentor/iter_24", "segmentor/best_model", "segmentor",
+                 "classifier", ""):
+        one, other = (paddle.load(run.path(name, "model.pdparams")) for run in (first, second))
+        assert list(one) == list(other)
+        for key in one:
+            assert one[key].numpy().tobytes() == other[key].numpy().tobytes(), (name, key)
+    assert selection(first) == selection(second)
+
+
+@pytest.mark.parametrize("name", PROJECTIONS)
+def test_unseen_classes_change_no_bit_of_a_projection(name, tmp_path):
+    """The network knows the embeddings of unseen classes, and nothing else of them."""
+    option, change = PROJECTIONS[name]
+    recipe = custom(str(tmp_path / "data"), str(tmp_path / "cache"), name, num_val=8)
+    recipe = recipe._replace(opts=(*recipe.opts, *LONGER, option))
+    first = run_all(recipe, tmp_path / "run")
+    changed = run_on_changed_data(first, tmp_path / "changed", change)
+    same_projection(first, changed)
+    assert changed.metrics["classes"] != first.metrics["classes"]
+    control = run_on_changed_data(first, tmp_path / "control", renaming({1: 2, 2: 1}), ["train"])
+    with pytest.raises(AssertionError):
+        same_projection(first, control)
+
+
+def test_validation_images_with_unseen_classes_alone(tmp_path, capsys):
+    """With policy drop nothing is left to choose by: the last checkpoint, and it is said."""
+    recipe = custom(str(tmp_path / "data"), str(tmp_path / "cache"))
+    root = str(tmp_path / "data" / "custom")
+    with open(os.path.join(root, "val.txt"), "w", encoding="utf-8") as file:
+        for image, label in pairs(root, "train"):
+            if holds_unseen(read_label(label)):
+                file.write(f"{image} {label}\n")
+    train.main(recipe.argv(DROP, save_dir=tmp_path / "run", stage="segmentor"))
+    assert "the last checkpoint is taken" in capsys.readouterr().out
+    folder = str(tmp_path / "run" / "segmentor")
+    assert not os.path.exists(os.path.join(folder, "best_model"))
+    assert digest(os.path.join(folder, "model.pdparams")) == digest(
+        os.path.join(folder, "iter_4", "model.pdparams"))
+
+
+# The feature bank.
+
+def features_by_pixel(run: Finished) -> tuple:
+    """Sets of the features of seen and of unseen training pixels, as bytes, computed here."""
+    builder = run.builder()
+    builder.model.set_state_dict(paddle.load(run.path("segmentor", "model.pdparams")))
+    builder.model.eval()
+    kept = []
+    builder.model.head.decoder.conv.register_forward_pre_hook(
+        lambda layer, inputs: kept.append(inputs[0].numpy()[0]))
+    seen, unseen = set(), set()
+    plain = builder.val_dataset.transforms
+    for image_path, label_path in builder._inner_train.file_list:
+        data = plain({"img": image_path, "trans_info": []})
+        with paddle.no_grad():
+            builder.model(paddle.to_tensor(data["img"][None]))
+        features, label = kept.pop(), read_label(label_path)
+        for row in range(features.shape[1]):
+            for column in range(features.shape[2]):
+                value = label[int((row + 0.5) * label.shape[0] / features.shape[1]),
+                              int((column + 0.5) * label.shape[1] / features.shape[2])]
+                if value != 255:
+                    place = unseen if value in UNSEEN else seen
+                    place.add(features[:, row, column].tobytes())
+    return seen, unseen
+
+
+def test_bank_holds_features_of_seen_pixels_alone(original):
+    bank = FeatureBank.load(original.path("features", "bank.npz"))
+    seen, unseen = features_by_pixel(original)
+    rows = {row.tobytes() for row in bank.features}
+    assert len(rows) > 64 and rows <= seen and not rows & unseen
+    assert len(unseen) > 64
+
+
+@pytest.mark.parametrize("name", ["shapes", "voc", "context", "custom"])
+def test_bank_counts_no_unseen_pixel(finished, name):
+    run = finished(name)
+    bank = FeatureBank.load(run.path("features", "bank.npz"))
+    unseen = [not item["seen"] for item in run.metrics["classes"]]
+    assert not bank.counts[unseen].any() and not bank.pixel_counts[unseen].any()
+    assert bank.counts.sum() > 0
+
+
+def test_extraction_leaves_batch_norm_alone(original, tmp_path):
+    copy = original.copy(tmp_path / "run")
+    run = Run(ZeroShotConfig(copy.recipe.config, copy.recipe.opts, {"save_dir": copy.folder}))
+    extract_features(run)
+    before = paddle.load(copy.path("segmentor", "model.pdparams"))
+    after = run.builder.model.state_dict()
+    assert any(key.endswith("._mean") for key in after)
+    for key in before:
+        assert before[key].numpy().tobytes() == after[key].numpy().tobytes(), key
+    assert digest(copy.path("features", "bank.npz")) == digest(
+        original.path("features", "bank.npz"))
+
+
+def test_bank_with_unseen_features_is_refused(original, tmp_path):
+    """A bank from elsewhere, put in place of the run's own."""
+    copy = original.copy(tmp_path / "run")
+    bank = FeatureBank.load(copy.path("features", "bank.npz"))
+    counts = bank.counts.copy()
+    counts[[2, 3]] = counts[[2, 3]] + [-1, 1]
+    FeatureBank(bank.features, counts, bank.pixel_counts).save(copy.path("features", "bank.npz"))
+    with pytest.raises(ValueError, match="bank.npz holds features of unseen classes"):
+        copy.again(stage="generator")
+
+
+# Data sets that do not keep to the rules.
+
+class _Liar(Dataset):
+    """Shows the scan files without unseen classes and gives samples with them."""
+
+    NUM_CLASSES = 5
+    IGNORE_INDEX = 255
+
+    def __getitem__(self, index):
+        data = super().__getitem__(index)
+        data["label"] = np.where(data["label"] == 1, 3, data["label"]).astype(np.uint8)
+        return data
+
+
+class _Miscounter(Dataset):
+    """Has a histogram of its own that denies unseen classes."""
+
+    NUM_CLASSES = 5
+    IGNORE_INDEX = 255
+
+    def label_histogram(self):
+        return np.tile([9, 9, 9, 0, 0], (len(self.file_list), 1))
+
+
+class _Painter:
+    """A transform that paints a pixel in an unseen class."""
+
+    def __call__(self, data):
+        if "label" in data:
+            data["label"] = np.array(data["label"])
+            data["label"][0, 0] = 4
+        return data
+
+
+@pytest.fixture
+def registered(monkeypatch):
+    for registry, component in ((manager.DATASETS, _Liar), (manager.DATASETS, _Miscounter),
+                                (manager.TRANSFORMS, _Painter)):
+        monkeypatch.setitem(registry._components_dict, component.__name__, component)
+
+
+@pytest.mark.parametrize("policy, opts", [
+    (DROP, ["train_dataset.type=_Liar"]),
+    (DROP, ["train_dataset.type=_Miscounter"]),
+    (DROP, ["train_dataset.transforms=[{'type': '_Painter'}, {'type': 'Normalize'}]"]),
+    (IGNORE, ["train_dataset.transforms=[{'type': '_Painter'}, {'type': 'Normalize'}]"]),
+], ids=["liar", "miscounter", "painter-drop", "painter-ignore"])
+def test_data_set_that_lies_is_stopped(finished, tmp_path, registered, policy, opts):
+    recipe = finished("custom").recipe
+    with pytest.raises(RuntimeError, match="must never happen: .* with the unseen class c"):
+        train.main(recipe.argv(policy, *opts, "batch_size=1", "iters=24", "save_interval=24",
+                               save_dir=tmp_path))
+    assert not list(tmp_path.glob("**/*.pdparams"))
+
+
+@pytest.mark.parametrize("policy", [DROP, IGNORE])
+def test_feature_transforms_that_paint_are_stopped(finished, tmp_path, registered, policy):
+    opts = "zero_shot.features.transforms=[{'type': '_Painter'}, {'type': 'Normalize'}]"
+    recipe = finished("custom").recipe
+    with pytest.raises(RuntimeError, match="must never happen: .* with the unseen class car"):
+        train.main(recipe.argv(policy, opts, save_dir=tmp_path))
+    assert not (tmp_path / "features" / "bank.npz").exists()
+
+
+def test_selection_set_is_guarded(finished, registered):
+    """The validation samples that choose a checkpoint pass the same guard."""
+    recipe = finished("custom").recipe
+    builder = ZeroShotBuilder(ZeroShotConfig(recipe.config, [
+        *recipe.opts, "val_dataset.transforms=[{'type': '_Painter'}, {'type': 'Normalize'}]"]))
+    with pytest.raises(RuntimeError, match="must never happen: .* with the unseen class car"):
+        builder.selection_dataset[0]
+    assert 4 in np.unique(builder.val_dataset[0]["label"])

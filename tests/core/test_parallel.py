@@ -1,0 +1,416 @@
+"""Two processes that talk by Gloo give what one process gives."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import numpy as np
+import paddle
+import pytest
+from helpers import run_tools, tiny_runs
+from paddleseg.models.losses import CrossEntropyLoss, OhemCrossEntropyLoss
+from visualdl import LogReader
+
+from paddle_csrl import parallel
+from paddle_csrl.builder import ZeroShotBuilder
+from paddle_csrl.cli import programs
+from paddle_csrl.config import ZeroShotConfig
+from paddle_csrl.deploy.predict import FOLDERS
+from paddle_csrl.losses import MMDLoss
+from paddle_csrl.models.pixel_classifier import PixelClassifier, can_be_shared
+from paddle_csrl.parallel import Share
+from paddle_csrl.stages.feature_bank import FeatureBank
+from paddle_csrl.utils import read_json
+
+#: A generator whose classes do not know of each other, and losses on its prototypes.
+OTHER = ("generator.model={'type': 'MLPGenerator', 'hidden_dim': 16, 'noise_dim': 4}",
+         "generator.relation=prototypes", "generator.loss.coef=[1, 1]",
+         "generator.loss.types=[{'type': 'MMDLoss', 'squared': False}, "
+         "{'type': 'PrototypeNormLoss'}]")
+
+#: 15 pairs of classes in blocks of 4, so that a process has one pair of the last block or two.
+BLOCKS = ("generator.model.num_layers=1", "generator.optimizer.type=SGD",
+          "generator.lr_scheduler.learning_rate=0.01")
+
+SELF = ("self_training={'share': 0.5}",)
+
+#: The layer alone, under a loss with weights of classes and one whose parts do not add up.
+LEGACY = ("classifier.mode=legacy",
+          "classifier.loss.types=[{'type': 'CrossEntropyLoss', 'weight': [1, 2, 3, 4, 50]}]")
+OHEM = ("classifier.loss.types=[{'type': 'OhemCrossEntropyLoss', 'min_kept': 8}]",)
+LAYERS = {"legacy": LEGACY, "ohem": OHEM}
+PROJECTIONS = ("spnet", "segdevise")
+
+
+@pytest.fixture(scope="module")
+def pair(finished, tmp_path_factory):
+    """A run of one process, and of two: from its segmentor on, and from the beginning."""
+    base = tmp_path_factory.mktemp("parallel")
+    one = finished("custom")
+    two = one.copy(base / "two")
+    for name in ("features", "generator", "classifier", "predictions", "scores"):
+        shutil.rmtree(two.path(name))
+    for name in ("model.pdparams", "metrics.json"):
+        os.remove(two.path(name))
+    model = one.path("model.pdparams")
+    for name in ("other", "blocks", "self", *LAYERS):
+        one.copy(base / name)
+    launch(base, [
+        ["train", *one.recipe.argv(save_dir=two.folder)],
+        ["train", *one.recipe.argv("zero_shot.features.dtype=float16",
+                                  f"zero_shot.cache_dir={base / 'cache'}", save_dir=str(base / "whole"), iters=2)],
+        ["train", *one.recipe.argv(*OTHER, save_dir=str(base / "other"), stage="generator")],
+        ["train in blocks", *one.recipe.argv(*BLOCKS, save_dir=str(base / "blocks"),
+                                            stage="generator")],
+        ["train", *one.recipe.argv(*SELF, save_dir=str(base / "self"), stage="self_training")],
+        *(["train", *one.recipe.argv(*opts, save_dir=str(base / name), stage="classifier")]
+          for name, opts in LAYERS.items()),
+        *(["train", *projecting(one.recipe, name).argv(save_dir=str(base / name))]
+          for name in PROJECTIONS),
+        ["predict", "--run", one.folder, "--device", "cpu", "--save_dir", str(base / "pictures"),
+         "--image_path", image_folder(one.recipe)],
+        ["val", *one.recipe.argv(model_path=model, out=str(base / "val.json"))],
+    ])
+    return one, two, base
+
+
+def data_folder(recipe):
+    root, = {opt.split("=", 1)[1] for opt in recipe.opts if "dataset_root" in opt}
+    return root
+
+
+def image_folder(recipe):
+    builder = ZeroShotBuilder(ZeroShotConfig(recipe.config, recipe.opts))
+    return os.path.dirname(builder.val_dataset.file_list[0][0])
+
+
+def projecting(recipe, name):
+    """SPNet or SegDeViSE on the data of a recipe; they calibrate, so that it shows."""
+    return recipe._replace(config=tiny_runs.config_path(f"{name}/{name}_custom"),
+                           opts=(*recipe.opts, "iters=2", "classifier.calibration=0.5"))
+
+
+def launch(base, lines):
+    path = str(base / "lines.json")
+    with open(path, "w", encoding="utf-8") as file:
+        json.dump(lines, file)
+    script = os.path.join(tiny_runs.ROOT, "tests", "helpers", "run_tools.py")
+    done = run_launcher(base, [script, path])
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+
+
+def run_launcher(base, program):
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(
+        [tiny_runs.ROOT, os.path.join(tiny_runs.ROOT, "tests")]), "OMP_NUM_THREADS": "1"}
+    return subprocess.run(
+        [sys.executable, "-m", "paddle.distributed.launch", "--nproc_per_node", "2", "--log_dir",
+         str(base / "logs"), *program], env=environment, capture_output=True, text=True,
+        timeout=300)
+
+
+def states(one, two, *name):
+    return [paddle.load(run.path(*name)) for run in (one, two)]
+
+
+def test_the_bank_is_bit_identical(pair):
+    one, two, _ = pair
+    first, second = (FeatureBank.load(run.path("features", "bank.npz")) for run in (one, two))
+    for name in ("features", "counts", "pixel_counts"):
+        assert np.array_equal(getattr(first, name), getattr(second, name)), name
+    assert (first.counts == 64).any(), "no class has more pixels than the bound"
+
+
+@pytest.mark.parametrize("name", [("generator", "model.pdparams"),
+                                  ("classifier", "model.pdparams"), ("model.pdparams",)])
+def test_weights_are_the_same_up_to_rounding(pair, name):
+    first, second = states(*pair[:2], *name)
+    assert set(first) == set(second)
+    for key in first:
+        np.testing.assert_allclose(second[key].numpy(), first[key].numpy(), rtol=1e-3, atol=2e-5,
+                                   err_msg=key)
+
+
+def test_the_generator_moved(pair):
+    # Else equal weights would mean nothing: two processes differ by rounding, and only by that.
+    first, second = states(*pair[:2], "generator", "model.pdparams")
+    checkpoint = paddle.load(pair[0].path("generator", "iter_4", "model.pdparams"))
+    assert any(np.abs(first[key].numpy() - second[key].numpy()).max() > 0 for key in first)
+    assert all(np.array_equal(checkpoint[f"generator.{key}"].numpy(), first[key].numpy())
+               for key in first)
+
+
+def test_scores_are_the_same(pair):
+    one, two, base = pair
+    assert read_json(two.path("metrics.json"))["images"] == one.metrics["images"]
+    evaluated = read_json(str(base / "val.json"))
+    for key in ("seen_miou", "unseen_miou", "hiou", "pixel_accuracy", "classes"):
+        assert evaluated[key] == one.metrics[key], key
+
+
+def test_only_the_first_process_writes(pair):
+    def written(run):  # pictures are of the images that the first process saw
+        return [re.sub(r"vdlrecords\.\d+", "vdlrecords", name)
+                for name in tiny_runs.files(run.folder) if not name.startswith("predictions")]
+
+    assert written(pair[0]) == written(pair[1])
+
+
+def test_the_losses_on_record_are_the_whole_ones(pair):
+    first, second = (scalars(run.path("generator")) for run in pair[:2])
+    assert {"Train/loss", "Train/MMDLoss", "Train/PairwiseRelationLoss"} <= set(first)
+    for tag in (tag for tag in first if "loss" in tag.lower()):
+        np.testing.assert_allclose(second[tag], first[tag], rtol=1e-4, err_msg=tag)
+
+
+def scalars(folder):
+    path, = (os.path.join(folder, name) for name in os.listdir(folder) if "vdlrecords" in name)
+    reader = LogReader(file_path=path)
+    return {tag: [item.value for item in reader.get_data("scalar", tag)]
+            for tag in reader.get_tags()["scalar"]}
+
+
+def test_an_independent_generator_and_the_losses_on_prototypes(pair):
+    one, _, base = pair
+    alone = one.copy(base / "alone")
+    alone.again(*OTHER, stage="generator")
+    first = paddle.load(alone.path("generator", "model.pdparams"))
+    second = paddle.load(str(base / "other" / "generator" / "model.pdparams"))
+    assert list(first) == ["mlp.0.weight", "mlp.0.bias", "mlp.3.weight", "mlp.3.bias"]
+    for key in first:
+        np.testing.assert_allclose(second[key].numpy(), first[key].numpy(), rtol=1e-3, atol=2e-5)
+
+
+def test_pairs_in_blocks_are_shared_out_under_the_same_dropout(pair):
+    one, _, base = pair
+    alone = one.copy(base / "alone_blocks")
+    run_tools.train_in_blocks(one.recipe.argv(*BLOCKS, save_dir=alone.folder, stage="generator"))
+    first, second = (paddle.load(os.path.join(folder, "generator", "model.pdparams"))
+                     for folder in (alone.folder, str(base / "blocks")))
+    assert first["feature_mlps.0.3.weight"].shape[1] == run_tools.FEATURE_DIM
+    for key in first:
+        np.testing.assert_allclose(second[key].numpy(), first[key].numpy(), rtol=1e-4, atol=1e-5)
+
+
+def test_self_training_learns_from_the_same_pseudo_labels(pair):
+    one, _, base = pair
+    alone = one.copy(base / "alone_self")
+    alone.again(*SELF, stage="self_training")
+    first, second = (paddle.load(os.path.join(folder, "self_training", "model.pdparams"))
+                     for folder in (alone.folder, base / "self"))
+    for key in first:
+        np.testing.assert_allclose(second[key].numpy(), first[key].numpy(), rtol=1e-3, atol=2e-5)
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_the_layer_is_the_same_under_other_losses(pair, name):
+    one, _, base = pair
+    alone = one.copy(base / f"alone_{name}")
+    alone.again(*LAYERS[name], stage="classifier")
+    first, second = (paddle.load(os.path.join(folder, "classifier", "model.pdparams"))
+                     for folder in (alone.folder, base / name))
+    assert sum(np.abs(second[key].numpy() - first[key].numpy()).max() for key in first) \
+        > 0 or name == "ohem"  # which every process trains alike, to the bit
+    for key in first:
+        np.testing.assert_allclose(second[key].numpy(), first[key].numpy(), rtol=1e-3, atol=2e-5)
+
+
+@pytest.mark.parametrize("name", PROJECTIONS)
+def test_projections_run_on_two_processes(pair, name):
+    one, _, base = pair
+    run = one._replace(recipe=projecting(one.recipe, name), folder=str(base / name))
+    metrics = read_json(run.path("metrics.json"))
+    assert metrics["images"] == one.metrics["images"]
+    assert run.val()["classes"] == metrics["classes"]  # one process scores the same model
+    alone = run.copy(base / f"alone_{name}")
+    os.remove(alone.path("model.pdparams"))
+    alone.again(stage="classifier")
+    first, second = states(alone, run, "model.pdparams")
+    assert all(np.array_equal(first[key].numpy(), second[key].numpy()) for key in first)
+
+
+def test_all_stages_run_on_two_processes(pair):
+    whole = pair[2] / "whole"
+    metrics = read_json(str(whole / "metrics.json"))
+    assert metrics["images"] == pair[0].metrics["images"] and metrics["seen_miou"] is not None
+    assert FeatureBank.load(str(whole / "features" / "bank.npz")).features.dtype == np.float16
+    for stage in tiny_runs.STAGES:
+        assert read_json(str(whole / stage / "stage.json"))["finished"]
+
+
+def test_labels_scanned_by_shares_are_those_of_one_process(pair):
+    one, _, base = pair
+    cache, = {opt.split("=", 1)[1] for opt in one.recipe.opts if "cache_dir" in opt}
+    names = [name for name in os.listdir(base / "cache") if name.startswith("labels")]
+    assert len(names) == 2  # of training and of validation
+    for name in names:
+        first, second = (np.load(os.path.join(folder, name)) for folder in (cache, base / "cache"))
+        assert first["lengths"].size in (4, 12)
+        assert all(np.array_equal(first[key], second[key]) for key in first.files)
+
+
+@pytest.fixture
+def store(monkeypatch):
+    """Stands in for the store of three processes; the two others come one poll after another."""
+    monkeypatch.setenv("PADDLE_DISTRI_BACKEND", "gloo")
+    monkeypatch.setattr(parallel, "world_size", lambda: 3)
+    monkeypatch.setattr(parallel.time, "sleep", lambda seconds: None)
+    monkeypatch.setattr(paddle.distributed, "all_reduce",
+                        lambda tensor: calls.append("all_reduce"))
+    calls, come = [], {}
+
+    def add(key, amount):
+        calls.append((key, amount))
+        come[key] = come.get(key, 0) + 1
+        return come[key] - (come[key] > 1)  # the first poll finds this process alone
+
+    monkeypatch.setattr(parallel.core, "create_or_get_global_tcp_store",
+                        lambda: SimpleNamespace(add=add))
+    return calls
+
+
+def test_processes_meet_before_gloo_waits_for_them(store):
+    for _ in range(2):
+        store.clear()
+        parallel.total(np.ones(2))
+        keys = {call[0] for call in store[:-1]}
+        assert [call[1] for call in store[:-1]] == [1, 0, 0, 0] and len(keys) == 1
+        assert store[-1] == "all_reduce"
+    store.clear()
+    parallel.total(np.ones(2))
+    assert keys.isdisjoint(call[0] for call in store[:-1])
+
+
+def test_a_store_without_its_server_means_that_the_first_process_has_ended(store, monkeypatch):
+    monkeypatch.setattr(parallel.core, "create_or_get_global_tcp_store",
+                        lambda: SimpleNamespace(add=lambda key, amount: 1 / 0))
+    with pytest.raises(RuntimeError, match="gloo: the first process has ended"):
+        parallel.barrier()
+    assert store == []
+
+
+def test_shares_are_a_partition():
+    rows = [Share(7, rank, 3).rows.tolist() for rank in range(3)]
+    assert rows == [[0, 3, 6], [1, 4], [2, 5]]
+    assert [Share(7, rank, 3).before(4).tolist() for rank in range(3)] == [[0, 3], [1], [2]]
+
+
+def test_a_process_without_a_class_holds_one_that_counts_nowhere():
+    share = Share(2, rank=3, ranks=4)
+    assert share.is_empty and share.rows.tolist() == [0] and share.before(2).tolist() == [-1]
+    assert Share(5, rank=2, ranks=4).before(2).tolist() == [-1]
+
+
+@pytest.mark.parametrize("squared", [True, False])
+@pytest.mark.parametrize("bandwidths", ["auto", [1.0, 2.0]])
+def test_shares_of_the_point_loss_add_up_with_their_gradients(bandwidths, squared):
+    rng = np.random.default_rng(0)
+    real = paddle.to_tensor(rng.normal(size=(5, 6, 3)).astype(np.float32))
+    counts = paddle.to_tensor(np.array([6, 4, 0, 1, 6]))
+    values = rng.normal(1, 2, (5, 4, 3)).astype(np.float32)
+    loss = MMDLoss(bandwidths, squared=squared)
+
+    def value_and_gradient(rows):
+        generated = paddle.to_tensor(values[rows.clip(0)], stop_gradient=False)
+        value = loss(generated, real, counts, rows)
+        value.backward()
+        return float(value), generated.grad.numpy()
+
+    whole = paddle.to_tensor(values, stop_gradient=False)
+    expected = loss(whole, real, counts)
+    expected.backward()
+    parts = [value_and_gradient(np.array(rows)) for rows in ([0, 3], [1, 4], [2], [-1])]
+    assert sum(value for value, _ in parts) == pytest.approx(float(expected), rel=1e-5)
+    gradients = np.concatenate([gradient for _, gradient in parts])
+    np.testing.assert_allclose(gradients[[0, 2, 4, 1, 3]], whole.grad.numpy(), atol=1e-6)
+    assert parts[3][0] == 0 and not gradients[5].any()
+
+
+@pytest.mark.parametrize("weight", [None, [1.0, 2.0, 5.0]])
+def test_shares_of_the_layers_loss_add_up_with_their_gradients(weight):
+    rng = np.random.default_rng(0)
+    data = {"img": paddle.to_tensor(rng.normal(size=(1, 4, 7, 1)).astype(np.float32)),
+            "label": paddle.to_tensor(rng.integers(3, size=(1, 7, 1)))}
+    losses = {"types": [CrossEntropyLoss(weight)], "coef": [2.0]}
+    layer = PixelClassifier(4, 3)
+
+    def value_and_gradients(share=None):
+        layer.share = share
+        layer.clear_gradients()
+        # The value that is logged is summed up over processes; here there is but one.
+        value, = layer.loss_computation(layer(data["img"]), losses, data)
+        value.backward()
+        return [float(value), *(parameter.grad.numpy() for parameter in layer.parameters())]
+
+    logits = layer(data["img"])[0].numpy()[0, :, :, 0].T
+    labels = data["label"].numpy().ravel()
+    weights = np.ones(7) if weight is None else np.array(weight)[labels]
+    negative = np.log(np.exp(logits).sum(1)) - logits[np.arange(7), labels]
+    whole = value_and_gradients()
+    assert whole[0] == pytest.approx(2 * (weights * negative).sum() / weights.sum(), rel=1e-5)
+    for ranks in (2, 9):  # of nine, two have nothing to do
+        parts = [value_and_gradients(Share(7, rank, ranks)) for rank in range(ranks)]
+        for expected, *values in zip(whole, *parts):
+            np.testing.assert_allclose(sum(values), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_only_a_mean_over_pixels_is_shared_out():
+    assert can_be_shared(CrossEntropyLoss([1.0, 2.0]))
+    assert not can_be_shared(CrossEntropyLoss(top_k_percent_pixels=0.5))
+    assert not can_be_shared(OhemCrossEntropyLoss())
+
+
+def test_predictions_are_shared_out(pair):
+    one, _, base = pair
+    images = [name for name in os.listdir(image_folder(one.recipe)) if name.endswith(".jpg")]
+    assert len(images) > 1
+    assert len(os.listdir(base / "pictures" / FOLDERS["overlay"])) == len(images)
+
+
+def test_a_broken_image_of_another_process_is_named(pair, tmp_path):
+    one, _, _ = pair
+    folder = image_folder(one.recipe)
+    good = [os.path.join(folder, name) for name in sorted(os.listdir(folder))
+            if name.endswith(".jpg")][:2]
+    (tmp_path / "list.txt").write_text("\n".join([good[0], "broken.jpg", good[1], "gone.jpg"]))
+    (tmp_path / "broken.jpg").write_bytes(b"no picture")
+    done = run_launcher(tmp_path, [
+        os.path.join(tiny_runs.ROOT, "tools", "predict.py"), "--run", one.folder, "--device", "cpu",
+        "--image_path", str(tmp_path / "list.txt"), "--save_dir", str(tmp_path / "out")])
+    assert done.returncode != 0
+    said = (tmp_path / "logs" / "workerlog.0").read_text()
+    assert f"not predicted: {tmp_path / 'broken.jpg'}: " in said
+    assert f"not predicted: {tmp_path / 'gone.jpg'}: no file" in said
+    assert "predicted 2 of 4 images" in said
+    assert "not predicted" not in (tmp_path / "logs" / "workerlog.1").read_text()
+
+
+def test_one_failing_process_ends_all_with_its_message(pair, tmp_path):
+    one, _, _ = pair
+    data = tmp_path / "data"
+    root = data_folder(one.recipe)
+    shutil.copytree(root, data)
+    opts = [opt.replace(root, str(data)) for opt in one.recipe.opts]
+    recipe = one.recipe._replace(opts=(*opts, f"zero_shot.cache_dir={tmp_path}"))
+    builder = ZeroShotBuilder(ZeroShotConfig(recipe.config, recipe.opts))
+    broken = builder.val_dataset.file_list[1][0]  # the second process's
+    with open(broken, "r+b") as file:
+        file.truncate(os.path.getsize(broken) // 2)
+    done = run_launcher(tmp_path, [os.path.join(tiny_runs.ROOT, "tools", "val.py"), *recipe.argv(
+        model_path=one.path("model.pdparams"), out=str(tmp_path / "scores.json"))])
+    assert done.returncode != 0
+    output = done.stdout + done.stderr
+    messages = set(re.findall("^error: .*", output, re.M))
+    assert len(messages) == 1 and broken in messages.pop(), output
+    assert not any("scores.json" in name for name in os.listdir(tmp_path))
+
+
+def test_the_other_tools_say_that_they_are_one_process(monkeypatch, capsys):
+    monkeypatch.setenv("PADDLE_TRAINERS_NUM", "2")
+    with pytest.raises(SystemExit) as ended:
+        programs.tune()
+    assert ended.value.code == 2
+    assert re.fullmatch("error: this tool is one process: .*\n", capsys.readouterr().err)

@@ -1,0 +1,458 @@
+"""tools/predict.py: PaddleSeg's predictions as pictures, from a run's folder alone."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+
+import cv2
+import numpy as np
+import paddle
+import paddleseg.core
+import pytest
+import yaml
+from helpers import tiny_runs
+from paddleseg.transforms import Compose, Padding, Resize
+from PIL import Image
+
+import paddle_csrl  # noqa: F401  before paddle: see paddle_csrl.compat.check_zlib
+from paddle_csrl import cli, visualize
+from paddle_csrl.classes import ClassTable
+from paddle_csrl.cli import predict, train
+from paddle_csrl.config import ZeroShotConfig
+from paddle_csrl.datasets.transforms import ResizeShortSide
+from paddle_csrl.deploy.images import ImageReader, find_images, read_ahead
+from paddle_csrl.deploy.model import DeployBuilder
+from paddle_csrl.errors import UserError
+
+FOLDERS = ["added_prediction", "label_prediction", "pseudo_color_prediction"]
+
+
+def read(path):
+    """A picture as it is in the file; colours as RGB."""
+    return np.array(Image.open(path))
+
+
+@pytest.fixture(scope="module")
+def deployed(finished, tmp_path_factory):
+    """What a user takes along of the run on shapes: config, weights and classes, no data."""
+    run = finished("shapes")
+    folder = tmp_path_factory.mktemp("deployed")
+    for name in ("config.yml", "model.pdparams", "classes.json"):
+        shutil.copy(run.path(name), folder / name)
+    with open(folder / "config.yml", encoding="utf-8") as file:
+        content = yaml.safe_load(file)
+    for split in ("train_dataset", "val_dataset"):
+        content[split]["dataset_root"] = "gone/data"
+    content["model"]["pretrained"] = "gone/backbone.pdparams"
+    with open(folder / "config.yml", "w", encoding="utf-8") as file:
+        yaml.safe_dump(content, file)
+    return str(folder)
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    """Three images of different sizes, one in a subfolder, and a file that is none."""
+    folder = tmp_path_factory.mktemp("photos")
+    rng = np.random.default_rng(0)
+    (folder / "sub").mkdir()
+    for name, size in (("a.jpg", (40, 56)), ("b.PNG", (48, 48)), ("sub/c.bmp", (33, 61))):
+        small = rng.integers(0, 256, (5, 6, 3)).astype(np.uint8)
+        Image.fromarray(cv2.resize(small, size[::-1])).save(folder / name)
+    (folder / "notes.md").write_text("none")
+    return str(folder)
+
+
+def run(deployed, image_path, save_dir, *flags):
+    return predict.main(["--run", deployed, "--image_path", str(image_path), "--save_dir",
+                         str(save_dir), "--device", "cpu", *flags])
+
+
+def builder_of(deployed):
+    return DeployBuilder(ZeroShotConfig(f"{deployed}/config.yml"), f"{deployed}/model.pdparams")
+
+
+@pytest.mark.parametrize("flags, options", [
+    ([], {}),
+    (["--is_slide", "--crop_size", "32", "32", "--stride", "16", "24"],
+     {"is_slide": True, "crop_size": [32, 32], "stride": [16, 24]}),
+    (["--aug_pred", "--scales", "0.75", "1.25", "--flip_horizontal"],
+     {"aug_pred": True, "scales": [0.75, 1.25], "flip_horizontal": True}),
+    (["--aug_pred", "--scales", "1.5", "--flip_vertical", "--is_slide", "--crop_size", "40", "40",
+      "--stride", "40", "40"],
+     {"aug_pred": True, "scales": [1.5], "flip_horizontal": False, "flip_vertical": True,
+      "is_slide": True, "crop_size": [40, 40], "stride": [40, 40]}),
+    (["--scales", "0.5", "--flip_horizontal"], {}),  # without --aug_pred they mean nothing
+], ids=["plain", "slide", "augmented", "both", "scales alone"])
+def test_labels_are_those_of_paddleseg(deployed, photos, tmp_path, flags, options):
+    result = run(deployed, photos, tmp_path / "ours", *flags)
+    assert result == {"predicted": 3, "failed": {}, "save_dir": str(tmp_path / "ours")}
+    builder = builder_of(deployed)
+    listed = [f"{photos}/{name}" for name in ("a.jpg", "b.PNG", "sub/c.bmp")]
+    paddleseg.core.predict(builder.model, f"{deployed}/model.pdparams", builder.transforms, listed,
+                           photos, str(tmp_path / "theirs"), **options)
+    values = set()
+    for name in ("a.png", "b.png", "sub/c.png"):
+        ours = read(tmp_path / "ours" / "label_prediction" / name)
+        theirs = read(tmp_path / "theirs" / "pseudo_color_prediction" / name)  # ids and a palette
+        assert np.array_equal(ours, theirs) and ours.dtype == np.uint8 and ours.ndim == 2
+        values |= set(np.unique(ours))
+    assert len(values) > 1
+
+
+def test_pictures_show_the_label(deployed, photos, tmp_path):
+    run(deployed, photos, tmp_path, "--confidence")
+    assert sorted(os.listdir(tmp_path)) == sorted([*FOLDERS, "confidence"])
+    classes = ClassTable.parse(json.load(open(f"{deployed}/classes.json", encoding="utf-8")), "")
+    label = read(tmp_path / "label_prediction" / "b.png")
+    image = read(f"{photos}/b.PNG")
+    mixed = np.rint(0.4 * image + 0.6 * classes.palette[label])
+    assert np.array_equal(read(tmp_path / "added_prediction" / "b.png"), mixed)
+    mask = read(tmp_path / "pseudo_color_prediction" / "b.png")
+    assert np.array_equal(mask[:288:6, :288:6], classes.palette[label])  # 48 pixels, six times
+    assert mask.shape[0] > 288 + 25
+
+
+def test_confidence_is_the_softmax_of_the_class(deployed, photos, tmp_path):
+    run(deployed, f"{photos}/a.jpg", tmp_path, "--confidence")
+    builder = builder_of(deployed)
+    pixels = builder.transforms({"img": f"{photos}/a.jpg"})["img"][None]
+    with paddle.no_grad():
+        logits = np.float64(builder.trained_model(paddle.to_tensor(pixels))[0].numpy()[0])
+    scores = np.exp(logits - logits.max(0))
+    scores /= scores.sum(0)
+    written = read(tmp_path / "confidence" / "a.png")
+    assert written.dtype == np.uint8 and written.ndim == 2
+    assert np.abs(written - 255 * scores.max(0)).max() <= 0.51
+    assert np.array_equal(read(tmp_path / "label_prediction" / "a.png"), scores.argmax(0))
+
+
+def test_neither_data_nor_backbone_weights_are_needed(deployed, photos, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert run(deployed, photos, tmp_path / "out")["predicted"] == 3
+    assert os.listdir(tmp_path) == ["out"]  # no data set was drawn, no cache made
+
+
+@pytest.mark.parametrize("name", ["shapes", "custom"])
+def test_every_run_leaves_its_classes(finished, name):
+    run = finished(name)
+    content = json.load(open(run.path("classes.json"), encoding="utf-8"))
+    builder = run.builder()
+    assert content == {"class_names": builder.class_names,
+                       "unseen": [builder.class_names[i] for i in builder.unseen_ids],
+                       "palette": builder.palette.tolist()}
+    metrics = [(item["name"], item["seen"]) for item in run.metrics["classes"]]
+    assert metrics == [(item, item not in content["unseen"]) for item in content["class_names"]]
+
+
+def test_the_written_config_finds_the_stages_finished(finished, tmp_path):
+    """PaddleSeg's builder adds keys to a config as it builds; config.yml must not hold them."""
+    run = finished("shapes").copy(tmp_path / "run")
+    before = tiny_runs.times(run.path("segmentor"))
+    train.main(["-c", run.path("config.yml"), "--save_dir", run.folder, "--device", "cpu"])
+    assert tiny_runs.times(run.path("segmentor")) == before
+
+
+def test_classes_come_from_the_config_where_the_file_is_missing(finished, photos, tmp_path):
+    run = finished("custom").copy(tmp_path / "run")
+    os.remove(run.path("classes.json"))
+    classes = builder_of(run.folder).classes
+    assert tuple(classes.names) == tiny_runs.CLASSES
+    assert classes.unseen_ids.tolist() == [3, 4]
+    assert np.array_equal(classes.palette, visualize.palette(5))
+
+
+def test_missing_classes_are_told(deployed, photos, tmp_path):
+    copy = shutil.copytree(deployed, tmp_path / "run")
+    os.remove(copy / "classes.json")
+    with pytest.raises(UserError, match="no classes.json beside .*tools/train.py writes the file"):
+        run(str(copy), photos, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("content, match", [
+    ("{", "does not hold `class_names`"),
+    ("[]", "does not hold `class_names`"),
+    ('{"class_names": ["a"], "unseen": ["a"]}', "does not hold"),
+    ('{"class_names": ["a", "a"], "unseen": ["a"], "palette": []}', "a twice"),
+    ('{"class_names": ["a", "b"], "unseen": ["c"], "palette": []}', "holds c, which is no class"),
+    ('{"class_names": ["a", "b"], "unseen": ["b"], "palette": [[0, 0, 0]]}', "three whole"),
+    ('{"class_names": ["a", "b"], "unseen": ["b"], "palette": [[0, 0, 0], [0, 1]]}',
+     "three whole"),
+    ('{"class_names": ["a", "b"], "unseen": ["b"], "palette": [[0, 0, 0], [0, 1, 256]]}',
+     "three whole"),
+    ('{"class_names": ["a", "b"], "unseen": ["b"], "palette": [[0, 0, 0], [0, 1, 2]]}',
+     "names 2 classes, but `model.num_classes: 21`"),
+])
+def test_broken_classes_are_told(deployed, photos, tmp_path, content, match):
+    copy = shutil.copytree(deployed, tmp_path / "run")
+    (copy / "classes.json").write_text(content)
+    with pytest.raises(UserError, match=match):
+        run(str(copy), photos, tmp_path / "out")
+
+
+def test_own_colors(deployed, photos, tmp_path):
+    run(deployed, photos, tmp_path, "--custom_color", "1", "2", "3")
+    label = read(tmp_path / "label_prediction" / "a.png")
+    table = ClassTable.parse(json.load(open(f"{deployed}/classes.json", encoding="utf-8")), "")
+    palette = table.palette.copy()
+    palette[0] = 1, 2, 3
+    mixed = np.rint(0.4 * read(f"{photos}/a.jpg") + 0.6 * palette[label])
+    assert np.abs(read(tmp_path / "added_prediction" / "a.png") - mixed).max() <= 1
+    assert table.recolored(None) is table
+    for wrong in ([1, 2], [1, 2, 256], [-1, 2, 3], [0] * 66):
+        with pytest.raises(UserError, match="--custom_color"):
+            table.recolored(wrong)
+
+
+def test_a_list_of_images_with_labels_and_blanks(deployed, photos, tmp_path):
+    """As PaddleSeg's lists: relative to the file, what follows the image is left alone."""
+    root = shutil.copytree(photos, tmp_path / "photos")
+    shutil.copy(root / "a.jpg", root / "a b.jpg")
+    (root / "val.txt").write_text("a.jpg labels/a.png\n\nsub/c.bmp\na b.jpg\na.jpg\nno.jpg\n")
+    result = run(deployed, root / "val.txt", tmp_path / "out")
+    assert result["predicted"] == 3
+    assert list(result["failed"]) == [str(root / "no.jpg")]
+    assert tiny_runs.files(str(tmp_path / "out" / "label_prediction")) == [
+        "a b.png", "a.png", "sub/c.png"]
+
+
+def test_results_keep_apart_what_differs_in_folder_or_ending(tmp_path):
+    for name in ("x/a.jpg", "x/a.png", "y/a.jpg", "z.jpeg", ".hidden.jpg", ".cache/b.jpg"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"")
+    assert [name for _, name in find_images(str(tmp_path))] == ["z", "x/a.jpg", "x/a.png", "y/a"]
+    [image] = find_images(str(tmp_path / "z.jpeg"))
+    assert image == (str(tmp_path / "z.jpeg"), "z")
+    (tmp_path / "x" / "list.txt").write_text("a.jpg\n../y/a.jpg\n")
+    assert [name for _, name in find_images(str(tmp_path / "x" / "list.txt"))] == ["x/a", "y/a"]
+
+
+def test_broken_images_are_passed_over_and_named(deployed, photos, tmp_path):
+    root = shutil.copytree(photos, tmp_path / "photos")
+    (root / "cut.jpg").write_bytes((root / "a.jpg").read_bytes()[:300])
+    (root / "empty.png").write_bytes(b"")
+    (root / "text.jpg").write_text("no picture")
+    command = [sys.executable, os.path.join(tiny_runs.ROOT, "tools", "predict.py"), "--run",
+               deployed, "--image_path", str(root), "--save_dir", str(tmp_path / "out"),
+               "--device", "cpu", "--num_workers", "2"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
+    told = done.stdout + done.stderr
+    assert done.returncode == 1 and "Traceback" not in told
+    assert "predicted 3 of 6 images" in told
+    for name in ("cut.jpg", "empty.png", "text.jpg"):
+        assert f"not predicted: {root / name}" in told
+    assert tiny_runs.files(str(tmp_path / "out")) == sorted(
+        f"{folder}/{name}" for folder in FOLDERS for name in ("a.png", "b.png", "sub/c.png"))
+
+
+def test_a_mistake_ends_with_status_2(deployed, tmp_path, capsys):
+    with pytest.raises(SystemExit) as stop:
+        cli.run(lambda: run(deployed, tmp_path / "no", tmp_path / "out"))
+    assert stop.value.code == 2
+    assert capsys.readouterr().err.splitlines()[-1] == (
+        f"error: --image_path {tmp_path / 'no'}: no such file or folder")
+
+
+def test_an_image_the_model_cannot_take_stops_nothing_else(deployed, photos, tmp_path,
+                                                           monkeypatch):
+    forward = paddleseg.core.infer.inference
+
+    def inference(model, im, **kwargs):
+        if tuple(im.shape[2:]) == (48, 48):
+            raise ValueError("too\nlarge")
+        return forward(model, im, **kwargs)
+
+    monkeypatch.setattr(paddleseg.core.infer, "inference", inference)
+    result = run(deployed, photos, tmp_path)
+    assert result["predicted"] == 2 and result["failed"] == {f"{photos}/b.PNG": "too large"}
+
+
+def test_images_are_never_replaced(deployed, photos, tmp_path):
+    root = shutil.copytree(photos, tmp_path / "out" / "added_prediction")
+    shutil.copy(root / "a.jpg", root / "d.png")  # its overlay would have the same name
+    before = {name: tiny_runs.digest(str(root / name)) for name in tiny_runs.files(str(root))}
+    with pytest.raises(UserError, match="d.png is one of the images to predict"):
+        run(deployed, root, tmp_path / "out")
+    assert before == {name: tiny_runs.digest(str(root / name))
+                      for name in tiny_runs.files(str(root))}
+    assert os.listdir(tmp_path / "out") == ["added_prediction"]
+
+
+def test_what_stands_in_the_way_of_a_result_is_told(deployed, photos, tmp_path):
+    (tmp_path / "one" / "label_prediction" / "a.png").mkdir(parents=True)
+    with pytest.raises(UserError, match="a.png is a folder where the result of"):
+        run(deployed, photos, tmp_path / "one")
+    assert tiny_runs.files(str(tmp_path)) == []
+    (tmp_path / "two").mkdir()
+    (tmp_path / "two" / "added_prediction").write_text("a file")
+    with pytest.raises(UserError, match="`--save_dir: .*added_prediction` is no folder"):
+        run(deployed, photos, tmp_path / "two")
+    assert tiny_runs.files(str(tmp_path)) == ["two/added_prediction"]
+
+
+def test_a_result_that_cannot_be_written_leaves_none_of_its_image(deployed, photos, tmp_path,
+                                                                  monkeypatch):
+    write = visualize.write_png
+
+    def write_png(path, picture):
+        if picture.shape == (48, 48):  # the label of b.PNG, after two of its pictures
+            raise OSError(28, "No space left on device")
+        write(path, picture)
+
+    monkeypatch.setattr(visualize, "write_png", write_png)
+    result = run(deployed, photos, tmp_path)
+    assert result["predicted"] == 2
+    assert result["failed"] == {f"{photos}/b.PNG": "[Errno 28] No space left on device"}
+    assert tiny_runs.files(str(tmp_path)) == sorted(
+        f"{folder}/{name}" for folder in FOLDERS for name in ("a.png", "sub/c.png"))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems refuse such names")
+def test_names_that_are_not_ascii_and_not_even_text(deployed, photos, tmp_path, capsys):
+    names = ["\u72d7.jpg", os.fsdecode(b"\xff\xfe.jpg")]
+    for name in names:
+        shutil.copy(f"{photos}/a.jpg", tmp_path / name)
+        (tmp_path / f"broken {name}").write_bytes(b"no picture")
+    result = run(deployed, tmp_path, tmp_path / "out")
+    assert result["predicted"] == 2 and len(result["failed"]) == 2
+    said = capsys.readouterr().out
+    assert f"not predicted: {tmp_path}/broken \u72d7.jpg" in said
+    assert f"not predicted: {tmp_path}/broken \\udcff\\udcfe.jpg" in said
+    run(deployed, f"{photos}/a.jpg", tmp_path / "plain")
+    expected = read(tmp_path / "plain" / "label_prediction" / "a.png")
+    for name in names:
+        written = read(tmp_path / "out" / "label_prediction" / name.replace(".jpg", ".png"))
+        assert np.array_equal(written, expected)
+
+
+def test_results_inside_the_folder_are_not_predicted_again(deployed, photos, tmp_path):
+    root = shutil.copytree(photos, tmp_path / "photos")
+    for _ in range(2):
+        assert run(deployed, root, root)["predicted"] == 3
+
+
+def test_two_results_of_one_name_are_told(deployed, photos, tmp_path):
+    root = shutil.copytree(photos, tmp_path / "photos")
+    shutil.copy(root / "a.jpg", root / "a.png")
+    shutil.copy(root / "a.jpg", root / "a.jpg.png")
+    with pytest.raises(UserError, match="would both be predicted into"):
+        run(deployed, root, tmp_path / "out")
+
+
+@pytest.mark.parametrize("content, match", [
+    (None, "no such file or folder"),
+    (b"", "lists no image"),
+    (b"\xff\xfe\x00", "neither an image"),
+    (b"a.jpg\0", "neither an image"),
+])
+def test_a_wrong_image_path_is_told(tmp_path, content, match):
+    path = tmp_path / "list.txt"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(UserError, match=match):
+        find_images(str(path))
+
+
+def test_an_empty_folder_is_told(tmp_path):
+    with pytest.raises(UserError, match="no file in this folder ends in .jpg"):
+        find_images(str(tmp_path))
+
+
+@pytest.mark.parametrize("flags, match", [
+    (["--is_slide"], "--is_slide needs `test_config.crop_size`"),
+    (["--is_slide", "--crop_size", "32", "32", "--stride", "33", "8"], "must not be larger"),
+    (["--aug_pred", "--scales", "0"], "must be numbers above 0"),
+    (["--aug_pred", "--scales", "1", "nan"], "must be numbers above 0"),
+    (["--aug_pred", "--scales", "inf"], "must be numbers above 0"),
+    (["--opts", "model.num_classes=7"], "names 21 classes, but `model.num_classes: 7`"),
+    (["--opts", "model.backbone.width=8"], "does not fit DeepLabV3P"),
+])
+def test_wrong_flags_are_told(deployed, photos, tmp_path, flags, match):
+    with pytest.raises(UserError, match=match):
+        run(deployed, photos, tmp_path / "out", *flags)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("flags, match", [
+    ([], "no --config; give --config FILE"),
+    (["-c", "a.yml"], "no --model_path"),
+    (["--run", "nowhere"], "--run nowhere: no config.yml"),
+])
+def test_the_model_must_be_named(photos, flags, match):
+    with pytest.raises(UserError, match=match):
+        predict.main([*flags, "--image_path", photos, "--device", "cpu"])
+
+
+def test_a_folder_that_cannot_be_written_to_is_told(deployed, photos, tmp_path):
+    (tmp_path / "file").write_text("here")
+    with pytest.raises(UserError, match="--save_dir"):
+        run(deployed, photos, tmp_path / "file")
+
+
+@pytest.mark.parametrize("threads", [0, 3])
+def test_few_images_are_read_ahead_in_order(threads):
+    """Memory stays flat: what has been read but not yet taken is bounded."""
+    begun = []
+
+    def items():
+        for item in range(50):
+            begun.append(item)
+            yield item
+
+    for taken, value in enumerate(read_ahead(lambda item: item * item, items(), threads)):
+        assert value == taken ** 2
+        assert len(begun) <= taken + 1 + threads
+    assert taken == 49
+
+
+def test_reading_keeps_orientation_and_greys(tmp_path):
+    """As PaddleSeg's data sets read: OpenCV turns by EXIF and spreads grey over three channels."""
+    picture = np.arange(6 * 4, dtype=np.uint8).reshape(6, 4) * 10
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned by 90 degrees
+    Image.fromarray(picture).save(tmp_path / "grey.png")
+    Image.fromarray(picture).convert("RGB").save(tmp_path / "turned.jpg", exif=exif)
+    reader = ImageReader(Compose([]))
+    grey = reader(str(tmp_path / "grey.png"))
+    assert np.array_equal(grey.image, picture[..., None].repeat(3, axis=2))
+    assert np.array_equal(grey.pixels[0], picture[None].repeat(3, axis=0))
+    assert reader(str(tmp_path / "turned.jpg")).image.shape == (4, 6, 3)
+
+
+@pytest.mark.parametrize("transforms, size", [
+    ([Resize([24, 36])], (36, 24)),
+    ([Padding([64, 72])], (72, 64)),
+    ([Resize([24, 36]), Padding([64, 72])], (72, 64)),
+    ([ResizeShortSide(20)], (20, 28)),  # notes nothing in trans_info
+    ([ResizeShortSide(20), Padding([64, 72])], (72, 64)),
+])
+def test_predictions_have_the_size_of_the_image(photos, transforms, size):
+    sample = ImageReader(Compose(transforms))(f"{photos}/a.jpg")
+    assert sample.image.shape == (40, 56, 3) and sample.pixels.shape == (1, 3, *size)
+    _, logits = paddleseg.core.infer.inference(
+        lambda pixels: [pixels], paddle.to_tensor(sample.pixels), trans_info=sample.trans_info)
+    assert logits.shape == [1, 3, 40, 56]
+    # Everything is where it was, but for the blur of scaling.
+    back = cv2.blur(logits[0].numpy().transpose(1, 2, 0), (5, 5))
+    assert np.abs(back - cv2.blur(np.float32(sample.image), (5, 5))).mean() < 12
+
+
+def test_a_mask_is_enlarged_and_stars_unseen_classes():
+    label = np.array([[0, 1, 2], [2, 2, 255]])
+    palette = np.array([[9, 9, 9], [200, 0, 0], [0, 0, 200]], np.uint8)
+    mask = visualize.labelled_mask(label, ["ground", "a", "b"], [2], palette)
+    assert mask.shape[1] == 288
+    shown = mask[48:192:96, 48::96]  # the middle of each pixel, enlarged 96 times
+    assert np.array_equal(shown[0], palette[[0, 1, 2]])
+    assert np.array_equal(shown[1, :2], palette[[2, 2]])
+    assert len(np.unique(mask[96:192, 192:].reshape(-1, 3), axis=0)) == 2  # hatched
+    unmarked = visualize.labelled_mask(label, ["ground", "a", "b"], [], palette)
+    assert np.array_equal(mask[:192], unmarked[:192]) and mask.shape != unmarked.shape
+    narrow = visualize.labelled_mask(np.ones((400, 4), int), ["ground", "a"])
+    assert narrow.shape[1] == 288 and (narrow[:400, 4:] == 255).all()
+    large = np.ones((700, 1300), int)
+    assert visualize.labelled_mask(large, ["ground", "a"]).shape[1] == 1300
+    with pytest.raises(UserError, match="has the id 3"):
+        visualize.labelled_mask(np.full((2, 2), 3), ["ground", "a", "b"])

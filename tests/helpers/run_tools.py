@@ -1,0 +1,40 @@
+"""Runs command lines of the tools one after the other, in each process of a launch.
+
+    python -m paddle.distributed.launch --nproc_per_node 2 tests/helpers/run_tools.py LINES.json
+
+The file holds a list of [tool, argument, ...]. One launch serves several tests, for it takes
+seconds to start. "train in blocks" has the generator share its pairs of classes out, which are
+too few for that otherwise.
+"""
+
+import json
+import sys
+import time
+from types import SimpleNamespace
+
+import paddle_csrl  # noqa: F401  before paddle
+from paddle_csrl.cli import predict, train, val
+from paddle_csrl.models import structural_generator
+
+FEATURE_DIM, PAIRS_IN_A_BLOCK = 256, 4
+
+
+def train_in_blocks(argv):
+    """train.py with a generator of ``FEATURE_DIM`` whose blocks hold ``PAIRS_IN_A_BLOCK``."""
+    size = structural_generator.PAIR_BLOCK_SIZE
+    structural_generator.PAIR_BLOCK_SIZE = FEATURE_DIM * PAIRS_IN_A_BLOCK
+    try:
+        train.main(argv)
+    finally:
+        structural_generator.PAIR_BLOCK_SIZE = size
+
+
+TOOLS = {"train": train.main, "val": val.main, "predict": predict.main,
+         "train in blocks": train_in_blocks}
+
+if __name__ == "__main__":
+    sys.modules["paddleseg.core.train"].time = SimpleNamespace(
+        time=time.time, sleep=lambda seconds: None)  # see conftest.impatient_trainer
+    with open(sys.argv[1], encoding="utf-8") as file:
+        for tool, *argv in json.load(file):
+            TOOLS[tool](argv)

@@ -1,0 +1,81 @@
+"""scripts/held_out.py: settings compared on seen classes held out."""
+
+import importlib.util
+import json
+import os
+
+import numpy as np
+import pytest
+from helpers import tiny_runs
+
+from paddle_csrl.errors import UserError
+
+SCRIPT = os.path.join(tiny_runs.ROOT, "scripts", "held_out.py")
+
+
+@pytest.fixture(scope="module")
+def held_out():
+    spec = importlib.util.spec_from_file_location("held_out", SCRIPT)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_every_variant_and_seed_is_scored_on_the_fold(held_out, tmp_path, capsys):
+    recipe = tiny_runs.custom(str(tmp_path / "data"), str(tmp_path / "cache"))
+    summary = held_out.main([
+        "-c", recipe.config, "--out", str(tmp_path / "out"), "--seeds", "0", "1",
+        "--fold", "dog", "--variant", "point=generator.loss.coef=[1,0,0]",
+        "--variant", "edges=", "--opts", *recipe.opts])
+    with open(tmp_path / "out" / "held_out.json", encoding="utf-8") as file:
+        rows = json.load(file)
+    assert [(row["variant"], row["seed"]) for row in rows] == [
+        ("point", 0), ("point", 1), ("edges", 0), ("edges", 1)]
+    for row in rows:
+        total = row["seen_miou"] + row["unseen_miou"]
+        expected = 2 * row["seen_miou"] * row["unseen_miou"] / total if total else 0.0
+        assert row["hiou"] == pytest.approx(expected)
+    points = [row["seen_miou"] for row in rows if row["variant"] == "point"]
+    assert summary["point", "seen_miou"] == pytest.approx(np.mean(points))
+    assert "point" in capsys.readouterr().out
+    # Stage 1 is shared: it was trained once, without the fold.
+    with open(tmp_path / "out" / "fold0" / "segmentor" / "stage.json", encoding="utf-8") as file:
+        assert "dog" in str(json.load(file)["inputs"]["unseen"])
+
+
+def test_true_unseen_classes_take_no_part_in_the_score(held_out, tmp_path):
+    """Permuting the ids of the true unseen classes in the validation labels changes nothing."""
+    scores = []
+    for number, swap in enumerate((False, True)):
+        recipe = tiny_runs.custom(str(tmp_path / f"data{number}"), str(tmp_path / f"cache{number}"))
+        if swap:
+            _swap_ids(str(tmp_path / f"data{number}"), 3, 4)
+        args = ["-c", recipe.config, "--out", str(tmp_path / f"out{number}"), "--fold", "dog",
+                "--variant", "edges=", "--opts", *recipe.opts]
+        held_out.main(args)
+        with open(tmp_path / f"out{number}" / "held_out.json", encoding="utf-8") as file:
+            scores.append(json.load(file))
+    assert scores[0] == scores[1]
+
+
+def _swap_ids(root: str, first: int, second: int) -> None:
+    from helpers.fabricated import write_label
+    from PIL import Image
+
+    for parent, _, names in os.walk(root):
+        for name in names:
+            if name.endswith(".png"):
+                path = os.path.join(parent, name)
+                with Image.open(path) as image:
+                    label = np.array(image)
+                table = np.arange(256, dtype=np.uint8)
+                table[[first, second]] = second, first
+                write_label(path, table[label])
+
+
+def test_a_segmentor_that_may_know_the_fold_is_refused(held_out, tmp_path):
+    recipe = tiny_runs.custom(str(tmp_path / "data"), str(tmp_path / "cache"))
+    with pytest.raises(UserError, match="`segmentor_weights: w.pdparams` may know the cl"):
+        held_out.main(["-c", recipe.config, "--out", str(tmp_path / "out"), "--fold", "dog",
+                       "--variant", "plain=", "--opts", *recipe.opts,
+                       "segmentor_weights=w.pdparams"])

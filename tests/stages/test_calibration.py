@@ -1,0 +1,131 @@
+"""What is taken off the logits of seen classes: a number, or what a share of their pixels costs."""
+
+import json
+import os
+
+import numpy as np
+import paddle
+import pytest
+from helpers import tiny_runs
+
+from paddle_csrl.config import ZeroShotConfig
+from paddle_csrl.errors import UserError
+from paddle_csrl.models.pixel_classifier import PixelClassifier
+from paddle_csrl.run import Run, open_run
+from paddle_csrl.stages.calibration import Calibration, cost_calibration, margins_of
+from paddle_csrl.stages.classifier import calibration_of
+from paddle_csrl.stages.feature_bank import FeatureBank
+from paddle_csrl.stages.final_layer import final_layer, unit_direction
+
+
+def test_by_hand():
+    # One class loses half of its pixels above 3, the other at 10: a share of 1/4 of both is at 3.
+    margins = [np.array([1.0, 3.0, 5.0, 7.0]), np.array([10.0, 20.0])]
+    assert cost_calibration(margins, 0.12) == 1.0
+    assert cost_calibration(margins, 0.24) == 3.0
+    assert cost_calibration(margins, 0.74) == 10.0
+    assert cost_calibration(margins, 0.99) == 20.0
+
+
+def test_a_negative_calibration_where_too_much_goes_there_by_itself():
+    assert cost_calibration([np.array([-3.0, -2.0, 4.0, 5.0])], 0.3) == -2.0
+
+
+def test_of_a_section():
+    assert Calibration.of({}) == (0.0, False)
+    assert Calibration.of({"calibration": 2, "seen_cost": 0.3}) == (2.0, False)
+    assert Calibration.of({"calibration": "auto"}) == (0.1, True)
+    wanted = Calibration.of({"calibration": "auto", "seen_cost": 0.3})
+    assert wanted == (0.3, True)
+    assert wanted.settings == {"classifier.calibration": "auto", "classifier.seen_cost": 0.3}
+
+
+def _data(seed: int = 0):
+    """Three seen classes of unequal size and an unseen one, raw features."""
+    rng = np.random.default_rng(seed)
+    counts = np.array([300, 200, 0, 100])
+    raw = [rng.normal(shift, 1, (count, 5)).astype(np.float32) + 3
+           for shift, count in zip((0, 0.5, 0, 1), counts)]
+    bank = FeatureBank(np.concatenate(raw), counts, counts * 10)
+    scale = bank.scale()
+    return raw, bank.scaled(scale), scale
+
+
+@pytest.mark.parametrize("cost", [0.05, 0.2, 0.6])
+def test_the_final_layer_gives_that_share_of_the_seen_pixels_away(cost):
+    raw, bank, scale = _data()
+    paddle.seed(1)
+    classifier = PixelClassifier(5, 4)
+    section = {"calibration": "auto", "seen_cost": cost}
+    unseen, seen = np.array([2]), np.array([0, 1, 3])
+    value = calibration_of(section, classifier, bank, scale, unseen)
+    layer = final_layer(classifier, scale, seen, value)
+    shares = []
+    for class_id in seen:
+        logits = raw[class_id] @ layer["weight"][:, :, 0, 0].T + layer["bias"]
+        shares.append((logits.argmax(1) == 2).mean())
+    assert np.mean(shares) == pytest.approx(cost, abs=0.01)  # every class alike, by its own rows
+
+
+def test_a_layer_without_bias_gives_that_share_away_too():
+    rng = np.random.default_rng(0)
+    counts = np.array([200, 200, 0])
+    raw = [rng.uniform(1, 2, (200, 6)).astype(np.float32) for _ in range(2)]
+    raw = [rows / rows[:, :4].sum(1, keepdims=True) for rows in raw]  # (1, 1, 1, 1, 0, 0)·x = 1
+    bank = FeatureBank(np.concatenate(raw), counts, counts)
+    scale = bank.scale()
+    bank = bank.scaled(scale)
+    classifier = PixelClassifier(6, 3, scale.origin)
+    unit = unit_direction(bank, scale)
+    value = calibration_of({"calibration": "auto", "seen_cost": 0.25}, classifier, bank, scale,
+                           np.array([2]), unit)
+    layer = final_layer(classifier, scale, np.array([0, 1]), value, unit)
+    logits = np.concatenate(raw) @ layer["weight"][:, :, 0, 0].T
+    assert (logits.argmax(1) == 2).mean() == pytest.approx(0.25, abs=0.02)
+
+
+def test_the_scale_of_the_logits_changes_the_value_but_not_the_decisions():
+    _, bank, scale = _data()
+    paddle.seed(1)
+    classifier = PixelClassifier(5, 4)
+    layer = final_layer(classifier, scale, np.zeros(0, np.int64), 0.0)
+    doubled = {name: 2 * value for name, value in layer.items()}
+    one, two = (cost_calibration(margins_of(item, bank, scale, np.array([2])), 0.2)
+                for item in (layer, doubled))
+    assert two == pytest.approx(2 * one, rel=1e-5)
+
+
+@pytest.mark.parametrize("opts, message", [
+    (["classifier.calibration=much"], "`classifier.calibration: much` must be a number or auto"),
+    (["classifier.seen_cost=0"], "`classifier.seen_cost: 0` must be a number between 0 and 1"),
+    (["classifier.seen_cost=1.0"], "`classifier.seen_cost: 1.0` must be a number between 0 and 1"),
+    (["classifier.seen_cost=low"], "`classifier.seen_cost: low` must be a number between 0 and 1"),
+])
+def test_what_is_no_calibration(opts, message):
+    with pytest.raises(UserError, match=message):
+        ZeroShotConfig(os.path.join(tiny_runs.ROOT, "configs", "csrl_shapes.yml"), opts=opts)
+
+
+def test_a_projection_takes_a_number():
+    with pytest.raises(UserError, match="`classifier.calibration: auto` needs features of seen"):
+        ZeroShotConfig(os.path.join(tiny_runs.ROOT, "configs", "spnet", "spnet_shapes.yml"),
+                       opts=["classifier.calibration=auto"])
+
+
+def test_a_run_remembers_the_calibration_it_found(tmp_path):
+    recipe = tiny_runs.shapes(str(tmp_path / "data"), str(tmp_path / "cache"))
+    run = tiny_runs.run_all(recipe, tmp_path / "run", "classifier.calibration=auto",
+                            "classifier.seen_cost=0.3")
+    found = open_run(run.folder).calibration
+    with open(run.path("calibration.json"), encoding="utf-8") as file:
+        assert json.load(file) == {"calibration": found}
+    again = run.again("classifier.calibration=auto", "classifier.seen_cost=0.05")
+    assert open_run(run.folder).calibration < found  # a smaller cost, from the same stages
+    assert again["seen_miou"] >= 0
+
+
+def test_a_lost_record_is_told(tmp_path):
+    config = ZeroShotConfig(os.path.join(tiny_runs.ROOT, "configs", "csrl_shapes.yml"),
+                            overrides={"save_dir": str(tmp_path)})
+    with pytest.raises(UserError, match="calibration.json does not say which calibration"):
+        Run(config).calibration

@@ -1,0 +1,335 @@
+"""The feature bank: uniform bounded sampling, scale, draws and the file it lives in."""
+
+import os
+import pickle
+import tracemalloc
+
+import numpy as np
+import pytest
+
+import paddle_csrl  # noqa: F401  (first: it orders the imports of cv2 and paddle)
+from paddle_csrl.errors import UserError
+from paddle_csrl.stages.feature_bank import BottomKSampler, FeatureBank, Scale
+from paddle_csrl.stages.features import labels_at
+
+
+def offer(sampler, labels, seed, offset=0):
+    """Offer an image whose pixels carry their own number, and its class, as features."""
+    labels = np.asarray(labels, np.int64)
+    numbers = offset + np.arange(labels.size)
+    features = np.stack([numbers, labels], 1).astype(np.float32)
+    positions, classes, keys = sampler.candidates(labels, seed)
+    sampler.add(features[positions], classes, keys)
+
+
+def images(count=40, size=500, num_classes=4, seed=0):
+    """Label images with classes of very different frequency and some ignored pixels."""
+    rng = np.random.default_rng(seed)
+    labels = rng.choice([0, 1, 2, 3, 255], (count, size), p=[0.7, 0.2, 0.06, 0.0, 0.04])
+    labels[0, 7] = 3 if num_classes > 3 else 0
+    return labels
+
+
+def sample(labels, order=None, bound=30):
+    sampler = BottomKSampler(4, bound)
+    for index in range(len(labels)) if order is None else order:
+        offer(sampler, labels[index], [5, index], offset=1000 * index)
+    return sampler
+
+
+def same(first, second):
+    return all(np.array_equal(getattr(first, name), getattr(second, name))
+               for name in ("features", "counts", "pixel_counts"))
+
+
+def make_bank(dim=3, counts=(5, 0, 7, 1), seed=0):
+    rng = np.random.default_rng(seed)
+    features = rng.normal(3.0, 2.0, (sum(counts), dim)).astype(np.float32)
+    return FeatureBank(features, np.array(counts), np.array(counts) * 10)
+
+
+def test_counts_are_exact_and_the_sample_is_bounded():
+    labels = images()
+    bank = sample(labels).bank()
+    expected = [int((labels == c).sum()) for c in range(4)]
+    assert bank.pixel_counts.tolist() == expected
+    assert bank.counts.tolist() == [min(30, n) for n in expected]
+    assert bank.counts[3] == 1
+    assert bank.features.dtype == np.float32
+
+
+def test_features_stay_with_their_class_and_no_pixel_comes_twice():
+    labels = images()
+    bank = sample(labels).bank()
+    for class_id in range(4):
+        numbers, classes = bank.of(class_id).astype(np.int64).T
+        assert (classes == class_id).all()
+        assert (labels[numbers // 1000, numbers % 1000] == class_id).all()
+        assert len(np.unique(numbers)) == len(numbers)
+
+
+def test_a_class_below_the_bound_is_kept_whole():
+    labels = np.array([[0, 1, 1, 255, 0, 1]])
+    bank = sample(labels, bound=100).bank()
+    assert sorted(bank.of(0)[:, 0]) == [0, 4] and sorted(bank.of(1)[:, 0]) == [1, 2, 5]
+
+
+def test_ignored_pixels_are_left_out_whatever_their_value():
+    sampler = BottomKSampler(2, 9, ignore_index=1)
+    offer(sampler, [0, 1, 0, 1], [0])
+    assert sampler.bank().pixel_counts.tolist() == [2, 0]
+
+
+def test_sampling_is_uniform():
+    # 400 draws of 20 out of 100 pixels, in two images of 50. A pixel's hits are binomial with
+    # mean 400/5; as every draw has 20, the sum of squares has about 99 degrees of freedom.
+    hits = np.zeros(100)
+    for seed in range(400):
+        sampler = BottomKSampler(1, 20)
+        for index in range(2):
+            offer(sampler, np.zeros(50), [seed, index], offset=50 * index)
+        hits[sampler.bank().features[:, 0].astype(int)] += 1
+    assert hits.sum() == 400 * 20
+    expected, variance = 80.0, 400 * 0.2 * 0.8
+    statistic = (np.square(hits - expected) / variance).sum()
+    assert 99 - 4 * np.sqrt(2 * 99) < statistic < 99 + 4 * np.sqrt(2 * 99)
+    assert abs(hits[:50].sum() - 4000) < 4 * np.sqrt(400 * 20 * 0.25)
+
+
+def test_sampling_is_uniform_after_the_threshold_has_bitten():
+    # Early pixels must not be favoured over late ones once a class is full and pruned.
+    sampler = BottomKSampler(1, 2000)
+    for index in range(200):
+        offer(sampler, np.zeros(1000), [3, index], offset=1000 * index)
+        if index % 20 == 19:
+            sampler._compact()
+    quarters = np.histogram(sampler.bank().features[:, 0], bins=4, range=(0, 200000))[0]
+    assert quarters.sum() == 2000
+    assert np.abs(quarters - 500).max() < 4 * np.sqrt(2000 * 0.25 * 0.75)
+
+
+def test_other_seeds_give_other_samples():
+    labels = np.zeros(1000)
+    first, second = BottomKSampler(1, 10), BottomKSampler(1, 10)
+    offer(first, labels, [0, 0])
+    offer(second, labels, [1, 0])
+    assert not same(first.bank(), second.bank())
+
+
+def test_the_order_of_images_does_not_matter():
+    labels = images()
+    order = np.random.default_rng(1).permutation(len(labels))
+    assert same(sample(labels).bank(), sample(labels, order).bank())
+
+
+@pytest.mark.parametrize("shards", [2, 3, 40])
+def test_shards_merge_to_the_sample_of_the_whole(shards):
+    labels = images()
+    whole = sample(labels).bank()
+    parts = [sample(labels, range(start, len(labels), shards)) for start in range(shards)]
+    for part in parts[::2]:
+        part.bank()  # a shard that has been compacted merges as well
+    for part in parts[1:]:
+        parts[0].merge(part)
+    assert same(whole, parts[0].bank())
+
+
+def test_early_compaction_does_not_change_the_sample():
+    labels = images()
+    eager = BottomKSampler(4, 30)
+    for index in range(len(labels)):
+        offer(eager, labels[index], [5, index], offset=1000 * index)
+        eager._compact()
+    assert same(sample(labels).bank(), eager.bank())
+
+
+def test_pruning_lets_few_pixels_through_once_a_class_is_full():
+    sampler = BottomKSampler(1, 10)
+    offer(sampler, np.zeros(1000), [0, 0])
+    sampler._compact()
+    positions, _, _ = sampler.candidates(np.zeros(1000, np.int64), [0, 1])
+    assert 0 < len(positions) < 60  # about 10 of 1000 pass
+
+
+def test_memory_does_not_grow_with_the_number_of_images():
+    def peak(count):
+        features = np.zeros((4096, 64), np.float32)
+        labels = np.zeros(4096, np.int64)
+        tracemalloc.start()
+        sampler = BottomKSampler(1, 4096)
+        for index in range(count):
+            positions, classes, keys = sampler.candidates(labels, [0, index])
+            sampler.add(features[positions], classes, keys)
+        sampler.bank()
+        result = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return result
+
+    assert peak(300) < 1.2 * peak(30)
+
+
+def test_an_empty_stream_is_refused():
+    sampler = BottomKSampler(3, 10)
+    offer(sampler, np.full(20, 255), [0])
+    with pytest.raises(UserError, match="no labelled pixel of a seen class"):
+        sampler.bank()
+
+
+@pytest.mark.parametrize("bound", [0, -1, "many", 2.5, None, True])
+def test_a_bad_bound_is_refused(bound):
+    with pytest.raises(UserError, match="samples_per_class"):
+        BottomKSampler(3, bound)
+
+
+def test_labels_are_read_at_cell_centres():
+    labels = np.arange(64).reshape(8, 8)
+    # Cells of 4x4 pixels have their centre between pixels 1 and 2: the latter is taken.
+    assert labels_at(labels, (2, 2)).tolist() == [[18, 22], [50, 54]]
+    assert np.array_equal(labels_at(labels, (8, 8)), labels)
+    assert labels_at(np.arange(10)[None].repeat(6, 0), (3, 4)).tolist() == [[1, 3, 6, 8]] * 3
+
+
+def test_scale_weighs_present_classes_alike():
+    bank = make_bank(counts=(5, 0, 70, 2))
+    parts = np.split(bank.features.astype(np.float64), [5, 75])
+    mean = sum(part.mean(0) for part in parts) / 3
+    deviation = np.sqrt(sum(((part - mean)**2).mean(0) for part in parts) / 3)
+    scale = bank.scale()
+    np.testing.assert_allclose(scale.mean, mean, rtol=1e-6)
+    np.testing.assert_allclose(scale.deviation, deviation, rtol=1e-6)
+    assert scale.mean.dtype == scale.deviation.dtype == np.float32
+    scaled = bank.scaled(scale)
+    np.testing.assert_allclose(
+        scaled.features, (bank.features - mean) / deviation, rtol=1e-4, atol=1e-5)
+    assert scaled.features.dtype == np.float32
+    assert np.array_equal(scaled.counts, bank.counts)
+
+
+@pytest.mark.parametrize("value", [0.0, 0.1, -1234.567])
+def test_a_constant_dimension_gets_deviation_one(value):
+    bank = make_bank(counts=(50, 0, 70, 3))
+    bank.features[:, 1] = value
+    scale = bank.scale()
+    assert scale.deviation[1] == 1.0 and (scale.deviation[[0, 2]] > 1).all()
+    np.testing.assert_allclose(bank.scaled(scale).features[:, 1], 0.0, atol=1e-3)
+
+
+def test_a_wholly_constant_bank_is_scaled_by_one():
+    bank = FeatureBank(np.full((13, 2), 0.1, np.float32), np.array([5, 7, 1]), np.ones(3, int))
+    assert bank.scale().deviation.tolist() == [1.0, 1.0]
+
+
+def test_identity_scale_changes_nothing():
+    bank = make_bank()
+    assert np.array_equal(bank.scaled(Scale.identity(3)).features, bank.features)
+
+
+def test_prototypes_are_class_means():
+    bank = make_bank()
+    expected = [bank.features[5:12].mean(0), bank.features[:5].mean(0)]
+    np.testing.assert_allclose(bank.prototypes(np.array([2, 0])), expected, rtol=1e-6)
+
+
+def test_draws_come_from_the_class_asked_for_and_reach_all_of_it():
+    counts = np.array([3, 0, 1, 6])
+    features = np.repeat(np.arange(4), counts)[:, None] * 100.0 + np.arange(10)[:, None]
+    bank = FeatureBank(features.astype(np.float32), counts, counts)
+    class_ids = np.random.default_rng(0).choice([0, 2, 3], 600)
+    drawn = bank.draw(class_ids, np.random.default_rng(1))
+    assert drawn.shape == (600, 1)
+    assert np.array_equal(drawn[:, 0] // 100, class_ids)
+    assert set(drawn[:, 0]) == set(features[:, 0])
+
+
+def test_a_saved_bank_loads_unchanged(tmp_path):
+    bank = sample(images()).bank()
+    bank.save(str(tmp_path / "deep" / "bank.npz"))
+    assert same(bank, FeatureBank.load(str(tmp_path / "deep" / "bank.npz")))
+    assert os.listdir(tmp_path / "deep") == ["bank.npz"]
+
+
+def test_the_same_bank_gives_the_same_bytes(tmp_path):
+    for name in ("a.npz", "b.npz"):
+        make_bank().save(str(tmp_path / name))
+    assert (tmp_path / "a.npz").read_bytes() == (tmp_path / "b.npz").read_bytes()
+
+
+def _write_npy(path):
+    with open(path, "wb") as file:
+        np.save(file, np.zeros(3))
+
+
+def _write_pickle(path):
+    with open(path, "wb") as file:
+        pickle.dump({"features": 1}, file)
+
+
+def _write_objects(path):
+    np.savez(path, features=np.array([{}]), counts=np.ones(1, int), pixel_counts=np.ones(1, int))
+
+
+BROKEN_FILES = {
+    "empty": lambda path: open(path, "wb").close(),
+    "text": lambda path: open(path, "w").write("not a bank"),
+    "npy": _write_npy,
+    "pickle": _write_pickle,
+    "objects": _write_objects,
+    "other keys": lambda path: np.savez(path, weights=np.zeros(3)),
+    "missing key": lambda path: np.savez(path, features=np.zeros((2, 3)), counts=np.array([2])),
+    "flat features": lambda path: np.savez(path, features=np.zeros(3), counts=np.array([3]),
+                                           pixel_counts=np.array([3])),
+    "too few counted": lambda path: np.savez(path, features=np.zeros((4, 2), np.float32),
+                                             counts=np.array([3]), pixel_counts=np.array([3])),
+    "negative count": lambda path: np.savez(path, features=np.zeros((4, 2), np.float32),
+                                            counts=np.array([5, -1]),
+                                            pixel_counts=np.array([5, 1])),
+    "unequal counts": lambda path: np.savez(path, features=np.zeros((4, 2), np.float32),
+                                            counts=np.array([4]), pixel_counts=np.array([4, 1])),
+    "fractional counts": lambda path: np.savez(path, features=np.zeros((4, 2), np.float32),
+                                               counts=np.array([4.0]),
+                                               pixel_counts=np.array([4])),
+    "no features": lambda path: np.savez(path, features=np.zeros((0, 2), np.float32),
+                                         counts=np.zeros(3, int), pixel_counts=np.zeros(3, int)),
+}
+
+
+@pytest.mark.parametrize("kind", BROKEN_FILES)
+def test_a_broken_file_is_refused_by_name(tmp_path, kind):
+    path = str(tmp_path / "bank.npz")
+    BROKEN_FILES[kind](path)
+    with pytest.raises(UserError, match="bank.npz") as caught:
+        FeatureBank.load(path)
+    assert "--stage features" in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_features_that_are_not_finite_are_refused(tmp_path):
+    bank = make_bank()
+    bank.features[3, 1] = np.nan
+    bank.save(str(tmp_path / "bank.npz"))
+    with pytest.raises(UserError, match="bank.npz holds features that are not finite.*learning"):
+        FeatureBank.load(str(tmp_path / "bank.npz"))
+
+
+@pytest.mark.parametrize("kept", [0.2, 0.9, 0.999])
+def test_a_torn_file_is_refused(tmp_path, kept):
+    path = tmp_path / "bank.npz"
+    make_bank(dim=64, counts=(50, 0, 20, 3)).save(str(path))
+    whole = path.read_bytes()
+    path.write_bytes(whole[:int(kept * len(whole))])
+    with pytest.raises(UserError, match="bank.npz is not a whole feature bank"):
+        FeatureBank.load(str(path))
+
+
+def test_a_flipped_byte_is_noticed(tmp_path):
+    path = tmp_path / "bank.npz"
+    make_bank(dim=64, counts=(50, 0, 20, 3)).save(str(path))
+    content = bytearray(path.read_bytes())
+    content[len(content) // 3] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(UserError, match="bank.npz is not a whole feature bank"):
+        FeatureBank.load(str(path))
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(UserError, match="no feature bank at .*nowhere.npz; .*--stage features"):
+        FeatureBank.load(str(tmp_path / "nowhere.npz"))

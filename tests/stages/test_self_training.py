@@ -1,0 +1,450 @@
+"""Self-training: which images and pixels are taken, that no label is, and the stage in a run."""
+
+import json
+import os
+import shutil
+
+import numpy as np
+import paddle
+import pytest
+from helpers.fabricated import write_label
+from helpers.tiny_runs import config_path, run_all, times, zs3net
+from PIL import Image
+from visualdl import LogReader
+
+import paddle_csrl  # noqa: F401  first: it orders the imports of cv2 and paddle
+from paddle_csrl.cli import train
+from paddle_csrl.config import ZeroShotConfig
+from paddle_csrl.datasets import LabelScan, ZeroShotDataset
+from paddle_csrl.datasets.unlabelled import UnlabelledImages
+from paddle_csrl.errors import UserError
+from paddle_csrl.models.last_layer import FeatureExtractor
+from paddle_csrl.run import STAGES, Run
+from paddle_csrl.stages import self_training
+from paddle_csrl.stages.feature_bank import FeatureBank
+from paddle_csrl.stages.fit import load_weights
+from paddle_csrl.stages.self_training import (
+    PseudoLabelledBatches,
+    most_confident,
+    sample_predictions,
+)
+
+ON = "self_training={'share': 0.5}"
+DROP, IGNORE = "zero_shot.policy=drop", "zero_shot.policy=ignore"
+UNSEEN = (3, 4)
+
+
+def read_label(path):
+    with Image.open(path) as image:
+        return np.array(image)
+
+
+def weights(path):
+    return {key: value.numpy().tobytes() for key, value in paddle.load(path).items()}
+
+
+# Parts.
+
+@pytest.mark.parametrize("share", [0.25, 0.5, 1.0, 1e-9])
+def test_the_most_confident_share_of_each_class_is_kept(share):
+    rng = np.random.default_rng(0)
+    counts = np.array([0, 7, 0, 1, 12])
+    features = rng.normal(size=(20, 3)).astype(np.float32)
+    sample = FeatureBank(features, counts, counts * 10)
+    found = most_confident(sample, share)
+    assert found.counts.tolist() == [int(np.ceil(share * count)) for count in counts]
+    for class_id in (1, 3, 4):
+        rows = sorted(sample.of(class_id).tolist(), key=lambda row: -row[-1])
+        kept = {tuple(row[:-1]) for row in rows[:found.counts[class_id]]}
+        assert {tuple(row) for row in found.of(class_id).tolist()} == kept
+    assert found.feature_dim == 2 and np.array_equal(found.pixel_counts, counts * 10)
+
+
+def test_of_no_predictions_nothing_is_kept():
+    none = np.zeros(3, np.int64)
+    found = most_confident(FeatureBank(np.zeros((0, 4), np.float32), none, none), 0.5)
+    assert found.features.shape == (0, 3) and not found.counts.any()
+
+
+def test_real_features_are_mixed_with_generated_ones():
+    counts = np.array([4, 0, 0, 4])
+    bank = FeatureBank(np.ones((8, 2), np.float32), counts, counts)
+    # Class 1 has pseudo-labelled features, 5 to 7, class 2 has none; generated ones are negative.
+    pseudo = FeatureBank(np.array([[5, 5], [6, 6], [7, 7]], np.float32), np.array([0, 3, 0, 0]),
+                         np.array([0, 3, 0, 0]))
+    generated = np.stack([np.full((6, 2), -1), np.full((6, 2), -2)]).astype(np.float32)
+    batches = PseudoLabelledBatches(bank, generated, np.array([1, 2]), 500, 0.5, "balanced", 20, 0,
+                                    pseudo=pseudo, pseudo_share=0.3)
+    items = [batches[index] for index in range(20)]
+    values = np.concatenate([item["img"][0, :, 0] for item in items])
+    labels = np.concatenate([item["label"][:, 0] for item in items])
+    assert (values[np.isin(labels, [0, 3])] == 1).all() and (values[labels == 2] == -2).all()
+    of_one = values[labels == 1]
+    assert set(of_one) == {-1, 5, 6, 7} and abs((of_one > 0).mean() - 0.3) < 0.03
+    assert (generated[0] == -1).all()
+    assert np.array_equal(batches[3]["img"], items[3]["img"])
+
+
+def test_unlabelled_images_are_images_and_nothing_else(finished):
+    builder = finished("zs3net").builder(DROP)
+    dataset = builder.unlabelled_dataset
+    assert isinstance(dataset, UnlabelledImages) and not hasattr(dataset, "file_list")
+    for index, path in enumerate(dataset.paths):
+        item = dataset[index]
+        assert list(item) == ["img"]
+        whole = builder._inner_val.transforms({"img": path, "trans_info": []})
+        assert np.array_equal(item["img"], whole["img"]) and item["img"].dtype == np.float32
+
+
+def test_with_drop_these_are_the_images_left_out_and_with_ignore_the_unlabelled_ones(finished):
+    for policy in (DROP, IGNORE):
+        builder = finished("zs3net").builder(policy)
+        expected = []
+        for image, label in builder._inner_train.file_list:
+            values = read_label(label)
+            if np.isin(values, UNSEEN).any() or (policy == IGNORE and (values == 255).any()):
+                expected.append(image)
+        assert builder.unlabelled_dataset.paths == expected and expected
+        used = {image for image, _ in builder.train_dataset.file_list}
+        assert (not used & set(expected)) == (policy == DROP)
+
+
+@pytest.mark.parametrize("content", [None, b"", b"\xff\xd8 cut"])
+def test_a_broken_image_is_named(finished, tmp_path, content):
+    path = tmp_path / "broken.jpg"
+    if content is not None:
+        path.write_bytes(content)
+    dataset = UnlabelledImages([str(path)], finished("zs3net").builder().val_dataset.transforms)
+    with pytest.raises(UserError, match="image .*broken.jpg"):
+        dataset[0]
+
+
+def test_nothing_unlabelled_is_said(finished):
+    builder = finished("zs3net").builder(DROP)
+    dataset = builder.train_dataset
+    counts = dataset._scan.counts.toarray()
+    counts[:, list(UNSEEN)] = 0
+    dataset._scan = LabelScan.of_dense(counts)
+    with pytest.raises(UserError, match="`self_training` has nothing to learn from"):
+        dataset.unlabelled_images
+
+
+def test_a_data_set_without_files_is_refused():
+    class Arrays(paddle.io.Dataset):
+        num_classes, class_names = 2, ["dog", "cow"]
+
+        def __len__(self):
+            return 3
+
+    with pytest.raises(UserError, match="`self_training` needs a data set with a file_list"):
+        ZeroShotDataset(Arrays(), ["cow"], "ignore").unlabelled_images
+
+
+# The stage.
+
+def train_under(policy, base):
+    """A run with self-training, with its data beside its folder."""
+    recipe = zs3net(str(base / "data"), str(base / "cache"))
+    return run_all(recipe._replace(opts=(*recipe.opts, policy, ON, "do_eval=False",
+                                         "use_vdl=False")), base / "run")
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    return train_under(DROP, tmp_path_factory.mktemp("drop"))
+
+
+@pytest.fixture(scope="module")
+def trained_with_ignore(tmp_path_factory):
+    return train_under(IGNORE, tmp_path_factory.mktemp("ignore"))
+
+
+@pytest.fixture(params=["trained", "trained_with_ignore"], ids=["drop", "ignore"])
+def either(request):
+    return request.getfixturevalue(request.param)
+
+
+def make_run(finished_run, *opts):
+    recipe = finished_run.recipe
+    return Run(ZeroShotConfig(recipe.config, [*recipe.opts, *opts],
+                              {"save_dir": finished_run.folder}))
+
+
+def test_predictions_and_their_features_by_hand(either):
+    """Each pixel by itself, in NumPy, from what enters the last layer."""
+    run = make_run(either)
+    model = run.builder.model
+    load_weights(model, either.path("model.pdparams"))
+    sample = sample_predictions(run, model, {"samples_per_class": 10**6})
+    entered = []
+    layer = model.head.decoder.conv
+    hook = layer.register_forward_pre_hook(
+        lambda layer, inputs: entered.append(inputs[0].numpy()[0]))
+    model.eval()
+    rows, counts = [], np.zeros(5, int)
+    weight, bias = layer.weight.numpy()[:, :, 0, 0], layer.bias.numpy()
+    for index in range(len(run.builder.unlabelled_dataset)):
+        with paddle.no_grad():
+            model(paddle.to_tensor(run.builder.unlabelled_dataset[index]["img"][None]))
+        features = entered.pop().reshape(len(weight[0]), -1).T
+        for feature in features:
+            logits = weight @ feature + bias
+            best = int(logits.argmax())
+            if best in UNSEEN:
+                counts[best] += 1
+                confidence = 1 / np.exp(logits - logits.max()).sum()
+                rows.append([best, *feature, confidence])
+    hook.remove()
+    assert sample.pixel_counts.tolist() == counts.tolist() and counts.sum() > 50
+    assert sample.counts.tolist() == counts.tolist()
+    found = np.concatenate([np.repeat(np.arange(5), sample.counts)[:, None], sample.features], 1)
+    rows = np.array(rows, np.float32)
+    order = [np.lexsort(part.T[::-1].round(3)) for part in (found, rows)]
+    np.testing.assert_allclose(found[order[0]], rows[order[1]], rtol=1e-3, atol=2e-3)
+
+
+def test_the_sample_is_bounded(trained):
+    run = make_run(trained)
+    load_weights(run.builder.model, trained.path("model.pdparams"))
+    sample = sample_predictions(run, run.builder.model, {"samples_per_class": 5})
+    assert sample.counts.max() == 5 and sample.pixel_counts.max() > 5
+
+
+def test_without_predictions_all_is_generated_and_that_is_said(trained, tmp_path, capsys):
+    run = trained.copy(tmp_path / "run")
+    run.again("classifier.calibration=-1000.0")
+    assert "no pixel is predicted as cow, car, whose features" in capsys.readouterr().out
+
+
+def test_the_run_is_called_transductive(trained, finished, capsys):
+    with open(trained.path("metrics.json"), encoding="utf-8") as file:
+        assert json.load(file)["transductive"] is True
+    assert trained.val()["transductive"] is True
+    assert "transductive" not in finished("zs3net").metrics
+    capsys.readouterr()
+    trained.again()
+    lines = [line for line in capsys.readouterr().out.splitlines() if "transductive" in line]
+    number = len(trained.builder().unlabelled_dataset)
+    assert len(lines) == 3 and lines[0].endswith(
+        f"transductive: {number} images without their labels")
+    assert [line.strip("| ") for line in lines[1:]] == ["transductive"] * 2  # both tables
+
+
+def test_the_layer_alone_is_new(trained):
+    first, final = (paddle.load(trained.path(*path)) for path in (
+        ["segmentor", "model.pdparams"], ["model.pdparams"]))
+    differing = [key for key in first if not np.array_equal(first[key].numpy(),
+                                                            final[key].numpy())]
+    assert sorted(differing) == ["head.decoder.conv.bias", "head.decoder.conv.weight"]
+    assert weights(trained.path("self_training", "model.pdparams")) != weights(
+        trained.path("classifier", "model.pdparams"))
+
+
+def test_the_stages_before_are_those_of_a_run_without(finished, tmp_path):
+    run = finished("zs3net").copy(tmp_path / "run")
+    before = times(run.folder)
+    run = run._replace(metrics=run.again(ON))
+    after = times(run.folder)
+    assert {name.split(os.sep)[0] for name in after if after[name] != before.get(name)} >= {
+        "self_training", "model.pdparams"}
+    assert all(before[name] == after[name] for name in before if name.split(os.sep)[0] in STAGES)
+    [log] = [name for name in os.listdir(run.path("self_training")) if "vdlrecords" in name]
+    scores = LogReader(file_path=run.path("self_training", log)).get_data("scalar",
+                                                                          "Evaluate/hiou")
+    assert scores[-1].id == 4
+    assert scores[-1].value == pytest.approx(run.metrics["hiou"], abs=1e-6)
+
+
+def test_a_second_run_does_nothing(trained, tmp_path, capsys):
+    run = trained.copy(tmp_path / "run")
+    before = times(run.folder)
+    run.again()
+    after = times(run.folder)
+    assert "[self_training] up to date" in capsys.readouterr().out
+    assert before["model.pdparams"] == after["model.pdparams"]
+    assert before["self_training/model.pdparams"] == after["self_training/model.pdparams"]
+
+
+@pytest.mark.parametrize("opt, redone", [
+    ("self_training.share=0.25", {"self_training"}),
+    ("self_training.pseudo_share=1.0", {"self_training"}),
+    ("self_training.seed=5", {"self_training"}),
+    ("self_training.rounds=2", {"self_training"}),
+    ("self_training.log_iters=2", set()),
+    ("classifier.iters=3", {"classifier", "self_training"}),
+])
+def test_changes_run_again_what_depends_on_them(trained, tmp_path, opt, redone):
+    run = trained.copy(tmp_path / "run")
+    before = {stage: weights(run.path(stage, "model.pdparams"))
+              for stage in ("classifier", "self_training")}
+    run.again(opt)
+    assert {stage for stage in before
+            if weights(run.path(stage, "model.pdparams")) != before[stage]} == redone
+
+
+def test_the_final_model_follows_the_section(finished, tmp_path):
+    """On, off and on again: the final model is never that of another config."""
+    run = finished("zs3net").copy(tmp_path / "run")
+    found = []
+    for opts in ([ON], [], [], [ON], ["self_training=null"]):
+        metrics = run.again(*opts)
+        found.append(weights(run.path("model.pdparams")))
+        assert metrics.get("transductive", False) is (opts == [ON])
+    plain = weights(finished("zs3net").path("model.pdparams"))
+    assert found[1:3] == [plain, plain] == found[4:] * 2
+    assert found[0] == found[3] != plain
+
+
+def test_every_image_goes_through_the_backbone_once_a_round(trained, tmp_path, monkeypatch):
+    run, calls = trained.copy(tmp_path / "run"), []
+    call = FeatureExtractor.__call__
+
+    def counted(self, images):
+        calls.append(images.shape[0])
+        return call(self, images)
+
+    monkeypatch.setattr(FeatureExtractor, "__call__", counted)
+    run.again("self_training.rounds=2")
+    assert calls == [1] * 2 * len(trained.builder().unlabelled_dataset)
+
+
+def test_a_round_labels_with_the_layer_of_the_round_before(trained, tmp_path, monkeypatch):
+    run, layers = trained.copy(tmp_path / "run"), []
+    sample = self_training.sample_predictions
+
+    def recorded(run, segmentor, section):
+        layers.append(segmentor.head.decoder.conv.weight.numpy())
+        return sample(run, segmentor, section)
+
+    monkeypatch.setattr(self_training, "sample_predictions", recorded)
+    run.again("self_training.rounds=2")
+    once = paddle.load(trained.path("model.pdparams"))["head.decoder.conv.weight"].numpy()
+    assert len(layers) == 2 and not np.array_equal(layers[0], once)
+    assert np.array_equal(layers[1], once)
+
+
+# No label.
+
+def other_labels(label, policy, rng):
+    """Other labels that leave the policy's choice of images as it is."""
+    unseen = np.isin(label, UNSEEN)
+    if policy == IGNORE:
+        return np.where(unseen, rng.choice([3, 4, 255], label.shape), label).astype(np.uint8)
+    if unseen.any():
+        label = rng.integers(0, 5, label.shape).astype(np.uint8)
+        label[0, 0] = 4
+    return label
+
+
+def changed_copy(trained, folder, change):
+    """The same run on a copy of its data of which every training pair went through ``change``."""
+    source = os.path.dirname(trained.folder)
+    shutil.copytree(os.path.join(source, "data"), os.path.join(folder, "data"))
+    recipe = trained.recipe._replace(opts=tuple(
+        item.replace(source, str(folder)) for item in trained.recipe.opts))
+    for image, label in trained._replace(recipe=recipe).builder()._inner_train.file_list:
+        change(image, label)
+    return run_all(recipe, os.path.join(folder, "run"))
+
+
+def policy_of(run):
+    return f"zero_shot.policy={run.metrics['config']['zero_shot']['policy']}"
+
+
+def test_labels_of_unlabelled_images_change_no_bit(either, tmp_path):
+    rng, number = np.random.default_rng(3), []
+
+    def relabel(_, path):
+        label = read_label(path)
+        other = other_labels(label, policy_of(either), rng)
+        number.append(not np.array_equal(label, other))
+        write_label(path, other)
+
+    second = changed_copy(either, tmp_path, relabel)
+    assert sum(number) > 3
+    for name in ("segmentor", "generator", "classifier", "self_training", ""):
+        assert weights(either.path(name, "model.pdparams")) == weights(
+            second.path(name, "model.pdparams")), name
+
+
+def test_label_files_of_unlabelled_images_are_not_opened(trained, tmp_path):
+    """The scan, which the policy needs, is the only one to have read them."""
+    run = trained.copy(tmp_path / "run")
+    dataset, opened = run.builder().train_dataset, []
+    labels = {label for image, label in dataset.dataset.file_list
+              if image in set(dataset.unlabelled_images)}
+    original = Image.open
+
+    def watched(path, *args, **kwargs):
+        opened.append(path)
+        return original(path, *args, **kwargs)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Image, "open", watched)
+        run.again("self_training.seed=1")
+    assert labels and not labels & set(map(str, opened))
+
+
+def test_pixels_of_unlabelled_images_do_matter(trained, tmp_path):
+    """The control: other images under the same labels are noticed, by this stage alone."""
+    def repaint(image_path, label_path):
+        if np.isin(read_label(label_path), UNSEEN).any():
+            with Image.open(image_path) as image:
+                pixels = 255 - np.array(image)
+            Image.fromarray(pixels).save(image_path, quality=95)
+
+    second = changed_copy(trained, tmp_path, repaint)
+    same = [stage for stage in ("segmentor", "generator", "classifier", "self_training")
+            if weights(trained.path(stage, "model.pdparams"))
+            == weights(second.path(stage, "model.pdparams"))]
+    assert same == ["segmentor", "generator", "classifier"]
+
+
+# Mistakes.
+
+@pytest.mark.parametrize("opt, match", [
+    ("self_training.share=0", "`self_training.share: 0` must be a number above 0 and up to 1"),
+    ("self_training.share=1.5", "self_training.share: 1.5` must"),
+    ("self_training.share=many", "self_training.share: many` must"),
+    ("self_training.pseudo_share=True", "self_training.pseudo_share: True` must"),
+    ("self_training.rounds=0", "`self_training.rounds: 0` must be an integer of at least 1"),
+    ("self_training.samples_per_class=0", "samples_per_class: 0` must be an integer"),
+    ("self_training.shares=1", "unknown key `self_training.shares`; did you mean `share`"),
+    ("self_training=yes", "`self_training` must hold `key: value` pairs"),
+])
+def test_a_bad_section_is_refused(finished, opt, match):
+    recipe = finished("zs3net").recipe
+    with pytest.raises(UserError, match=match):
+        ZeroShotConfig(recipe.config, [*recipe.opts, opt])
+
+
+def test_the_stage_needs_its_section(finished, tmp_path):
+    with pytest.raises(UserError, match="--stage self_training: .*custom.yml has no `self_training`"):
+        train.main(finished("zs3net").recipe.argv(save_dir=tmp_path, stage="self_training"))
+    assert not os.listdir(tmp_path)
+
+
+@pytest.mark.parametrize("opt, match", [
+    ("self_training={}", "`self_training` trains the layer of stage 3, which a `projection` has"),
+    ("classifier.mode=legacy", "`classifier.mode: legacy` is a way to generate features"),
+])
+def test_a_projection_has_no_layer_to_train(opt, match):
+    with pytest.raises(UserError, match=match):
+        ZeroShotConfig(config_path("spnet/spnet_shapes"), [opt])
+
+
+def test_the_stage_alone(finished, tmp_path):
+    run = finished("zs3net").copy(tmp_path / "run")
+    with pytest.raises(UserError, match="--stage self_training trains the layer as the section"):
+        run.again(ON, stage="self_training", iters=3)
+    assert run.again(ON, stage="self_training")["transductive"]
+    with pytest.raises(UserError, match="cannot go on from within a round; leave the flag out"):
+        run.again(ON, resume_model=run.path("self_training", "iter_2"))
+
+
+def test_without_the_section_a_run_has_the_stages_and_inputs_it_had(finished):
+    run = make_run(finished("zs3net"))
+    assert run.stages == STAGES
+    assert sorted(run.inputs("classifier")) == ["bank", "classifier", "embeddings", "generator",
+                                                "paddle_csrl", "seed", "segmentor", "unseen"]
+    assert make_run(finished("zs3net"), ON).inputs("classifier") == run.inputs("classifier")
