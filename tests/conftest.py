@@ -7,10 +7,10 @@ from collections.abc import Callable
 from types import SimpleNamespace
 
 import pytest
-from helpers import tiny_runs
-from helpers.tiny_runs import Finished
 
 import paddle_csrl  # noqa: F401  before paddle: see paddle_csrl.compat.check_zlib
+from helpers import tiny_runs
+from helpers.tiny_runs import Finished
 
 pytest_plugins = ["helpers.browser"]
 

@@ -2,9 +2,9 @@
 
 import numpy as np
 import pytest
-from helpers.tiny_config import CLASS_NAMES, tiny_content, write_config
 
 import paddle_csrl  # noqa: F401  (first: it orders the imports of cv2 and paddle)
+from helpers.tiny_config import CLASS_NAMES, tiny_content, write_config
 from paddle_csrl.builder import ZeroShotBuilder
 from paddle_csrl.config import ZeroShotConfig
 from paddle_csrl.errors import UserError

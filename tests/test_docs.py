@@ -9,10 +9,10 @@ import re
 import shlex
 
 import pytest
-from helpers import tiny_runs
 from paddleseg.cvlibs import manager
 
 import paddle_csrl  # noqa: F401  before paddle
+from helpers import tiny_runs
 from paddle_csrl.config import KNOWN_KEYS, ZeroShotConfig, load_yaml
 
 DOCUMENTS = ["README.md", "README_cn.md", "CONTRIBUTING.md", "CHANGELOG.md", *sorted(

@@ -10,11 +10,11 @@ import numpy as np
 import paddle
 import pytest
 import yaml
-from helpers import tiny_runs
-from helpers.fabricated import make_dataset
 from paddleseg.cvlibs import manager
 
 import paddle_csrl  # noqa: F401  before paddle
+from helpers import tiny_runs
+from helpers.fabricated import make_dataset
 from paddle_csrl.cli import predict, train
 from paddle_csrl.config import ZeroShotConfig
 from paddle_csrl.models.generator_task import GeneratorTask

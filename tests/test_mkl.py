@@ -5,10 +5,10 @@ import subprocess
 import sys
 
 import pytest
-from helpers import tiny_runs
 from paddleseg.utils import logger
 
 import paddle_csrl  # noqa: F401  before paddle: see paddle_csrl.compat.check_zlib
+from helpers import tiny_runs
 from paddle_csrl import cli, mkl
 from paddle_csrl.doctor import installation as doctor
 from paddle_csrl.provenance import how_made

@@ -8,11 +8,11 @@ from unittest import mock
 import paddle
 import pytest
 import setuptools
-from helpers import tiny_runs
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
 import paddle_csrl  # noqa: F401  before paddle: see paddle_csrl.compat.check_zlib
+from helpers import tiny_runs
 from paddle_csrl.doctor import installation as doctor
 
 #: The extra of the Paddle that runs the tests, and the requirements file with its pins.

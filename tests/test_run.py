@@ -4,9 +4,9 @@ import json
 import os
 
 import pytest
-from helpers.tiny_config import tiny_content, write_config
 
 import paddle_csrl  # noqa: F401  (first: it orders the imports of cv2 and paddle)
+from helpers.tiny_config import tiny_content, write_config
 from paddle_csrl.config import ZeroShotConfig
 from paddle_csrl.errors import UserError
 from paddle_csrl.run import STAGES, Run, checksum

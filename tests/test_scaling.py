@@ -9,11 +9,11 @@ import cv2
 import numpy as np
 import paddle
 import pytest
-from helpers import tiny_runs
 from paddle.base import core
 from paddleseg.models.losses import CrossEntropyLoss
 
 import paddle_csrl  # noqa: F401  before paddle
+from helpers import tiny_runs
 from paddle_csrl import parallel
 from paddle_csrl.datasets import scan_labels
 from paddle_csrl.losses import MMDLoss, PairwiseRelationLoss

@@ -8,12 +8,12 @@ import numpy as np
 import paddle
 import pytest
 import yaml
-from helpers import tiny_runs
-from helpers.tiny_runs import files, times
 from paddleseg.models import DeepLabV3P
 from PIL import Image
 
 import paddle_csrl  # noqa: F401  first: it orders the imports of cv2 and paddle
+from helpers import tiny_runs
+from helpers.tiny_runs import files, times
 from paddle_csrl import builder as builder_module
 from paddle_csrl import cli
 from paddle_csrl.add_class import change as vocabulary

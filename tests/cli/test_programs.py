@@ -8,9 +8,9 @@ from distutils.core import run_setup
 
 import pytest
 import setuptools  # noqa: F401  before distutils, which Python 3.12 has none of
-from helpers import tiny_runs
 
 import paddle_csrl
+from helpers import tiny_runs
 from paddle_csrl.errors import UserError
 
 

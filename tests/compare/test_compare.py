@@ -9,10 +9,10 @@ import sys
 
 import numpy as np
 import pytest
-from helpers import tiny_runs
-from helpers.tiny_config import tiny_content, write_config
 
 import paddle_csrl  # noqa: F401  first: it orders the imports of cv2 and paddle
+from helpers import tiny_runs
+from helpers.tiny_config import tiny_content, write_config
 from paddle_csrl.cli import compare, train
 from paddle_csrl.compare import cells as cells_module
 from paddle_csrl.compare.plan import Cell, Plan

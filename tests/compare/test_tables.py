@@ -8,10 +8,10 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
-from helpers import tiny_runs
-from helpers.tiny_config import write_config
 
 import paddle_csrl  # noqa: F401  first: it orders the imports of cv2 and paddle
+from helpers import tiny_runs
+from helpers.tiny_config import write_config
 from paddle_csrl.compare import tables
 from paddle_csrl.compare.curve import area
 from paddle_csrl.compare.plan import PAPER_TABLES, Plan

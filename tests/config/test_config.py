@@ -5,10 +5,10 @@ import glob
 import os
 
 import pytest
-from helpers.tiny_config import tiny_content, write_config
-from helpers.tiny_runs import ROOT
 
 import paddle_csrl  # noqa: F401  (first: it orders the imports of cv2 and paddle)
+from helpers.tiny_config import tiny_content, write_config
+from helpers.tiny_runs import ROOT
 from paddle_csrl.config import StageConfig, ZeroShotConfig, load_yaml
 from paddle_csrl.errors import UserError
 

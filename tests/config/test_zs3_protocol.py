@@ -6,10 +6,10 @@ import os
 import numpy as np
 import paddle
 import pytest
-from helpers import tiny_runs
 from PIL import Image
 
 import paddle_csrl  # noqa: F401  (first: it orders the imports of cv2 and paddle)
+from helpers import tiny_runs
 from paddle_csrl.config import ZeroShotConfig
 from paddle_csrl.stages.fit import load_weights
 

@@ -11,11 +11,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from helpers.fabricated import write_label
-from helpers.tiny_runs import ROOT, Recipe, config_path, custom, shapes, times
 from PIL import Image
 
 import paddle_csrl  # noqa: F401  first: it orders the imports of cv2 and paddle
+from helpers.fabricated import write_label
+from helpers.tiny_runs import ROOT, Recipe, config_path, custom, shapes, times
 from paddle_csrl.cli import run, train, val
 from paddle_csrl.config import ZeroShotConfig
 from paddle_csrl.core import preflight

@@ -10,14 +10,14 @@ from collections.abc import Callable
 import numpy as np
 import paddle
 import pytest
-from helpers.fabricated import write_label
-from helpers.tiny_runs import Finished, custom, digest, run_all
 from paddleseg.cvlibs import manager
 from paddleseg.datasets import Dataset
 from PIL import Image
 from visualdl import LogReader
 
 import paddle_csrl  # noqa: F401  first: it orders the imports of cv2 and paddle
+from helpers.fabricated import write_label
+from helpers.tiny_runs import Finished, custom, digest, run_all
 from paddle_csrl.builder import ZeroShotBuilder
 from paddle_csrl.cli import train
 from paddle_csrl.config import ZeroShotConfig

@@ -11,10 +11,10 @@ from types import SimpleNamespace
 import numpy as np
 import paddle
 import pytest
-from helpers import run_tools, tiny_runs
 from paddleseg.models.losses import CrossEntropyLoss, OhemCrossEntropyLoss
 from visualdl import LogReader
 
+from helpers import run_tools, tiny_runs
 from paddle_csrl import parallel
 from paddle_csrl.builder import ZeroShotBuilder
 from paddle_csrl.cli import programs

@@ -14,11 +14,11 @@ import paddle
 import paddleseg
 import pytest
 import yaml
-from helpers.tiny_runs import ROOT, STAGES, Recipe, context, custom, digest, run_all, times
-from helpers.tiny_runs import voc as voc_recipe
 from visualdl import LogReader
 
 import paddle_csrl  # first: it orders the imports of cv2 and paddle
+from helpers.tiny_runs import ROOT, STAGES, Recipe, context, custom, digest, run_all, times
+from helpers.tiny_runs import voc as voc_recipe
 from paddle_csrl.builder import ZeroShotBuilder
 from paddle_csrl.cli import train, val
 from paddle_csrl.config import ZeroShotConfig

@@ -8,12 +8,12 @@ import numpy as np
 import paddle
 import pytest
 import yaml
-from helpers.fabricated import make_context, make_dataset, make_voc, write_label
 from paddleseg.cvlibs import SegBuilder
 from paddleseg.datasets import ADE20K, Dataset, PascalContext, PascalVOC
 from paddleseg.transforms import Normalize, RandomHorizontalFlip, RandomPaddingCrop
 from PIL import Image
 
+from helpers.fabricated import make_context, make_dataset, make_voc, write_label
 from paddle_csrl.datasets import label_scan
 from paddle_csrl.datasets.label_scan import fingerprint, scan_labels
 from paddle_csrl.datasets.zero_shot import ZeroShotDataset

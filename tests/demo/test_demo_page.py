@@ -15,11 +15,11 @@ import urllib.request
 import cv2
 import numpy as np
 import pytest
-from helpers import tiny_runs
 from PIL import Image
 from werkzeug.serving import BaseWSGIServer
 
 import paddle_csrl  # noqa: F401  before paddle: see paddle_csrl.compat.check_zlib
+from helpers import tiny_runs
 from paddle_csrl.cli import demo, predict
 from paddle_csrl.demo import server
 from paddle_csrl.demo import session as session_module

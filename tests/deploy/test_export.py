@@ -10,12 +10,12 @@ import onnxruntime
 import paddle
 import pytest
 import yaml
-from helpers import tiny_runs
 from paddleseg.deploy.export import WrappedModel
 from paddleseg.deploy.infer import DeployConfig
 from PIL import Image
 
 import paddle_csrl  # noqa: F401  before paddle: see paddle_csrl.compat.check_zlib
+from helpers import tiny_runs
 from paddle_csrl.cli import export, infer, predict
 from paddle_csrl.config import ZeroShotConfig
 from paddle_csrl.deploy import export as module

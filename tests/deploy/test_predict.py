@@ -12,11 +12,11 @@ import paddle
 import paddleseg.core
 import pytest
 import yaml
-from helpers import tiny_runs
 from paddleseg.transforms import Compose, Padding, Resize
 from PIL import Image
 
 import paddle_csrl  # noqa: F401  before paddle: see paddle_csrl.compat.check_zlib
+from helpers import tiny_runs
 from paddle_csrl import cli, visualize
 from paddle_csrl.classes import ClassTable
 from paddle_csrl.cli import predict, train

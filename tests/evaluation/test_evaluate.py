@@ -4,12 +4,12 @@ import numpy as np
 import paddle
 import paddleseg.core
 import pytest
-from helpers.fabricated import make_dataset
 from paddleseg.datasets import Dataset
 from paddleseg.models import DeepLabV3P
 from paddleseg.transforms import Normalize, Padding, Resize
 
 import paddle_csrl  # noqa: F401  (first: it orders the imports of cv2 and paddle)
+from helpers.fabricated import make_dataset
 from paddle_csrl.evaluation import evaluate as module
 from paddle_csrl.evaluation.evaluate import evaluate, shard
 from paddle_csrl.metrics import ZeroShotEvaluator

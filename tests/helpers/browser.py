@@ -8,9 +8,9 @@ import subprocess
 import sys
 
 import pytest
-from helpers.tiny_runs import ROOT
 
 import paddle_csrl  # noqa: F401  before paddle: see paddle_csrl.compat.check_zlib
+from helpers.tiny_runs import ROOT
 from paddle_csrl.cli import train
 
 DATA = ("num_train=200", "num_val=8", "image_size=48", "num_colors=3", "num_patterns=3")

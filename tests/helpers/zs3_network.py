@@ -8,8 +8,9 @@ Run it to make the fixture again:
 import numpy as np
 import torch
 import torch.nn.functional as F
-from helpers import zs3_weights
 from torch import nn
+
+from helpers import zs3_weights
 
 
 def upsample(x, size):

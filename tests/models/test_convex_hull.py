@@ -5,9 +5,9 @@ import os
 import numpy as np
 import paddle
 import pytest
-from helpers import tiny_runs
 from scipy.optimize import minimize
 
+from helpers import tiny_runs
 from paddle_csrl.config import ZeroShotConfig
 from paddle_csrl.errors import UserError
 from paddle_csrl.models import GeneratorTask, StructuralGenerator

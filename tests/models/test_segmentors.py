@@ -5,10 +5,10 @@ import os
 import numpy as np
 import paddle
 import pytest
-from helpers import tiny_runs
-from helpers.tiny_runs import Recipe
 from paddleseg.cvlibs import SegBuilder, manager
 
+from helpers import tiny_runs
+from helpers.tiny_runs import Recipe
 from paddle_csrl.cli import train
 from paddle_csrl.config import ZeroShotConfig
 from paddle_csrl.errors import UserError

@@ -6,9 +6,9 @@ from types import SimpleNamespace
 import numpy as np
 import paddle
 import pytest
-from helpers import zs3_weights
 
 import paddle_csrl  # noqa: F401  (first: it orders the imports of cv2 and paddle)
+from helpers import zs3_weights
 from paddle_csrl.cli import convert_zs3
 from paddle_csrl.datasets import CLASS_NAMES
 from paddle_csrl.errors import UserError

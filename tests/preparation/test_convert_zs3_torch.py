@@ -9,10 +9,10 @@ import numpy as np
 import paddle
 import pytest
 import torch
-from helpers import zs3_network, zs3_weights
-from helpers.tiny_runs import ROOT
 
 import paddle_csrl  # noqa: F401  (first: it orders the imports of cv2 and paddle)
+from helpers import zs3_network, zs3_weights
+from helpers.tiny_runs import ROOT
 from paddle_csrl.cli import convert_zs3
 from paddle_csrl.errors import UserError
 from paddle_csrl.models import CSRLResNet101, DeepLabV3PPlain

@@ -9,11 +9,11 @@ import sys
 
 import numpy as np
 import pytest
+from PIL import Image
+
 from helpers import fabricated_archives as fake
 from helpers import tiny_runs
 from helpers.fabricated_archives import AUG, CONTEXT_TRAIN, CONTEXT_VAL, VOC_TRAIN, VOC_VAL
-from PIL import Image
-
 from paddle_csrl import cli, preparation, visualize
 from paddle_csrl.builder import ZeroShotBuilder
 from paddle_csrl.cli import prepare_context, prepare_voc

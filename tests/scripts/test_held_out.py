@@ -6,8 +6,8 @@ import os
 
 import numpy as np
 import pytest
-from helpers import tiny_runs
 
+from helpers import tiny_runs
 from paddle_csrl.errors import UserError
 
 SCRIPT = os.path.join(tiny_runs.ROOT, "scripts", "held_out.py")
@@ -59,8 +59,9 @@ def test_true_unseen_classes_take_no_part_in_the_score(held_out, tmp_path):
 
 
 def _swap_ids(root: str, first: int, second: int) -> None:
-    from helpers.fabricated import write_label
     from PIL import Image
+
+    from helpers.fabricated import write_label
 
     for parent, _, names in os.walk(root):
         for name in names:

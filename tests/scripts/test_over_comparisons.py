@@ -4,8 +4,8 @@ import importlib.util
 import os
 
 import pytest
-from helpers import tiny_runs
 
+from helpers import tiny_runs
 from paddle_csrl.errors import UserError
 
 HEADER = "split,stage1_seed,seed,method,seen,unseen,miou,hiou,status,marks,reason\n"

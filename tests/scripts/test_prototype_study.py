@@ -7,6 +7,7 @@ import sys
 
 import numpy as np
 import pytest
+
 from helpers import tiny_runs
 
 SCRIPTS = os.path.join(tiny_runs.ROOT, "scripts")

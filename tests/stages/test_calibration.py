@@ -6,8 +6,8 @@ import os
 import numpy as np
 import paddle
 import pytest
-from helpers import tiny_runs
 
+from helpers import tiny_runs
 from paddle_csrl.config import ZeroShotConfig
 from paddle_csrl.errors import UserError
 from paddle_csrl.models.pixel_classifier import PixelClassifier

@@ -5,10 +5,10 @@ import os
 
 import numpy as np
 import pytest
-from helpers.tiny_runs import ROOT, custom, digest, run_all
 from PIL import Image
 
 import paddle_csrl  # noqa: F401  first: it orders the imports of cv2 and paddle
+from helpers.tiny_runs import ROOT, custom, digest, run_all
 from paddle_csrl.config import ZeroShotConfig
 from paddle_csrl.core.preflight import examine
 from paddle_csrl.datasets import ZeroShotDataset

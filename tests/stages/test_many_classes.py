@@ -6,8 +6,8 @@ import cv2
 import numpy as np
 import paddle
 import pytest
-from helpers import tiny_runs
 
+from helpers import tiny_runs
 from paddle_csrl.cli import predict
 from paddle_csrl.errors import UserError
 

@@ -7,11 +7,11 @@ import cv2
 import numpy as np
 import paddle
 import pytest
+
+import paddle_csrl  # noqa: F401  (first: it orders the imports of cv2 and paddle)
 from helpers import tiny_runs
 from helpers.tiny_config import tiny_content, write_config
 from helpers.tiny_runs import config_path, run_all, times
-
-import paddle_csrl  # noqa: F401  (first: it orders the imports of cv2 and paddle)
 from paddle_csrl.builder import ZeroShotBuilder
 from paddle_csrl.cli import train
 from paddle_csrl.config import ZeroShotConfig

@@ -6,9 +6,9 @@ import shutil
 
 import paddle
 import pytest
-from helpers.tiny_runs import digest
 
 import paddle_csrl  # noqa: F401  (first: it orders the imports of cv2 and paddle)
+from helpers.tiny_runs import digest
 from paddle_csrl.cli import train
 from paddle_csrl.config import ZeroShotConfig
 from paddle_csrl.errors import UserError

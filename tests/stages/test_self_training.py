@@ -7,12 +7,12 @@ import shutil
 import numpy as np
 import paddle
 import pytest
-from helpers.fabricated import write_label
-from helpers.tiny_runs import config_path, run_all, times, zs3net
 from PIL import Image
 from visualdl import LogReader
 
 import paddle_csrl  # noqa: F401  first: it orders the imports of cv2 and paddle
+from helpers.fabricated import write_label
+from helpers.tiny_runs import config_path, run_all, times, zs3net
 from paddle_csrl.cli import train
 from paddle_csrl.config import ZeroShotConfig
 from paddle_csrl.datasets import LabelScan, ZeroShotDataset

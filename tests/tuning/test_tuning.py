@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
-from helpers.tiny_runs import ROOT, Finished, custom, digest, run_all
 from PIL import Image
 
 import paddle_csrl  # noqa: F401  first: it orders the imports of cv2 and paddle
+from helpers.tiny_runs import ROOT, Finished, custom, digest, run_all
 from paddle_csrl.cli import tune
 from paddle_csrl.config import ZeroShotConfig
 from paddle_csrl.errors import UserError

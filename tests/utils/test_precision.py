@@ -3,9 +3,9 @@
 import numpy as np
 import paddle
 import pytest
-from helpers import tiny_runs
 from paddle import nn
 
+from helpers import tiny_runs
 from paddle_csrl.config import ZeroShotConfig
 from paddle_csrl.errors import UserError
 from paddle_csrl.losses import ListwiseRelationLoss, MMDLoss, PairwiseRelationLoss

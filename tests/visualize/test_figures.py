@@ -9,11 +9,11 @@ import xml.etree.ElementTree as ET
 import numpy as np
 import paddle
 import pytest
-from helpers import tiny_runs
 from paddleseg.core import infer
 from paddleseg.utils import utils
 from PIL import Image
 
+from helpers import tiny_runs
 from paddle_csrl import visualize
 from paddle_csrl.cli import visualize as cli
 from paddle_csrl.errors import UserError
