@@ -33,11 +33,11 @@ class MMDLoss(nn.Layer):
         MMD^2 = mean_ij k(x_i, x_j) + mean_ij k(y_i, y_j) - 2 mean_ij k(x_i, y_j)
 
     Args:
-        bandwidths (list[float] | str): the v = sigma^2, in squared feature units, each > 0.
-            A bandwidth half of another one costs no exponential. "auto" takes {1/8, 1/4, 1/2,
-            1, 2} times the median squared distance over all pairs of distinct valid real
-            samples of one class, pooled over the classes of the call; times 1 where there is
-            no such pair or the median is 0.
+        bandwidths (list[float] | str): the v = sigma^2, in squared feature units, each > 0; one
+            listed twice counts twice. A bandwidth half of another one costs no exponential.
+            "auto" takes {1/8, 1/4, 1/2, 1, 2} times the median squared distance over all pairs
+            of distinct valid real samples of one class, pooled over the classes of the call;
+            times 1 where there is no such pair or the median is 0.
         squared (bool): False gives ZS3Net's form, the root of each class's MMD^2 before the
             mean; below the resolution r of the dtype (1.2e-7 for float32) the root of x
             continues as x / sqrt(r), so that value and gradient stay finite.
@@ -89,7 +89,7 @@ def _check_bandwidths(bandwidths: str | Sequence[float]) -> list[float]:
     if not isinstance(bandwidths, (list, tuple)) or not bandwidths:
         raise UserError("MMDLoss: bandwidths must be 'auto' or a list of numbers > 0, "
                         f"got {bandwidths!r}")
-    return sorted({check_positive(v, "MMDLoss: each of bandwidths") for v in bandwidths},
+    return sorted((check_positive(v, "MMDLoss: each of bandwidths") for v in bandwidths),
                   reverse=True)
 
 
@@ -173,16 +173,16 @@ def _kernel(distances: Tensor, bandwidths: Sequence[float], farthest: float,
     the relative error doubles each time, from one rounding. No distance is above ``farthest``.
     """
     total, slopes = paddle.zeros_like(distances), paddle.zeros_like(distances) if slope else None
-    kernel, last = None, None
+    kernel, last = None, 0.0
     for bandwidth in bandwidths:
         # Values that add nothing are raised, those to be squared twice as much: exp and products
         # that end in denormal numbers take a CPU many times as long.
         depth = 40.0 if bandwidth / 2 in bandwidths else 80.0
-        if last is not None and bandwidth * 2 == last:
+        if bandwidth * 2 == last:
             kernel.multiply_(kernel)
             if depth == 40.0 and farthest > 2 * depth * bandwidth:
                 kernel.clip_(min=float(np.exp(-depth)))
-        else:
+        elif bandwidth != last:
             kernel = distances.scale(-0.5 / bandwidth).clip_(min=-depth).exp_()
         last = bandwidth
         total.add_(kernel)

@@ -48,13 +48,24 @@ def central_differences(function, x, step=1e-5):
     return result
 
 
-@pytest.mark.parametrize("bandwidths", [ZS3NET, [3.0], [1, 2, 4, 8], [0.7, 9, 1.4], [5, 5, 5]])
+@pytest.mark.parametrize("bandwidths", [ZS3NET, [3.0], [1, 2, 4, 8], [0.7, 9, 1.4], [2, 2],
+                                        [4, 2, 4, 1, 2, 2]])
 @pytest.mark.parametrize("squared", [True, False])
-def test_agrees_with_loops(bandwidths, squared):
+@pytest.mark.parametrize("block", [mmd_loss.CPU_BLOCK_SIZE, 1])
+def test_agrees_with_loops(monkeypatch, bandwidths, squared, block):
+    monkeypatch.setattr(mmd_loss, "CPU_BLOCK_SIZE", block)
     x, y = samples()
-    each = [mmd2_by_loops(a, b, set(bandwidths)) for a, b in zip(x, y)]
-    expected = np.mean(each if squared else np.sqrt(each))
-    assert evaluate(MMDLoss(bandwidths, squared), x, y) == pytest.approx(expected, rel=1e-12)
+
+    def by_loops(x):
+        each = [mmd2_by_loops(a, b, bandwidths) for a, b in zip(x, y)]
+        return np.mean(each if squared else np.sqrt(each))
+
+    loss = MMDLoss(bandwidths, squared)
+    assert evaluate(loss, x, y) == pytest.approx(by_loops(x), rel=1e-12)
+    one = np.zeros_like(x)
+    one[1, 2, 3] = 1e-5
+    slope = (by_loops(x + one) - by_loops(x - one)) / 2e-5
+    assert gradient(loss, x, y)[1, 2, 3] == pytest.approx(slope, rel=1e-6)
 
 
 def test_hand_value():
