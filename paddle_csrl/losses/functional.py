@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import paddle
+import paddle.nn.functional as F
 from paddle import Tensor
 
 from paddle_csrl.errors import UserError
@@ -78,6 +79,17 @@ def attach_gradient(value: Tensor, tensor: Tensor, gradient: Tensor) -> Tensor:
     """``value`` [C] with the known ``gradient`` of each ``value[c]`` to ``tensor[c]``."""
     linear = (gradient * tensor).flatten(1).sum(axis=1)
     return value + (linear - linear.detach())
+
+
+def log_softmax(scores: Tensor) -> Tensor:
+    """Log-softmax over the last axis of floating scores [..., S], however far apart they are.
+
+    Paddle's own cuts its values, though not its gradient, off at 64 below the largest score on
+    the CPU. Whatever it does not cut is the same here to the last bit.
+    """
+    cut = F.log_softmax(scores)
+    whole = scores - scores.max(axis=-1, keepdim=True) + cut.max(axis=-1, keepdim=True)
+    return cut + (whole - cut).detach()
 
 
 def directions(vectors: Tensor, origins: Tensor) -> Tensor:

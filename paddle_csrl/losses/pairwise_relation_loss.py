@@ -1,6 +1,5 @@
 """The pairwise relation loss, Eqs. 5 and 6 of CSRL."""
 
-import paddle.nn.functional as F
 from paddle import Tensor, nn
 from paddleseg.cvlibs import manager
 
@@ -9,6 +8,7 @@ from paddle_csrl.losses.functional import (
     check_relations,
     differentiable_zero,
     in_full_precision,
+    log_softmax,
 )
 from paddle_csrl.registry import register
 
@@ -42,7 +42,7 @@ class PairwiseRelationLoss(nn.Layer):
         check_relations(generated, semantic, "PairwiseRelationLoss")
         if generated.shape[0] == 0:
             return differentiable_zero(generated)
-        target = F.log_softmax(semantic.detach() / self.gamma)
-        model = F.log_softmax(generated / self.gamma)
+        target = log_softmax(semantic.detach() / self.gamma)
+        model = log_softmax(generated / self.gamma)
         # Rounding alone can take a divergence of zero below zero.
         return (target.exp() * (target - model)).sum(axis=1).mean().clip(min=0)

@@ -5,12 +5,13 @@ import math
 
 import numpy as np
 import paddle
+import paddle.nn.functional as F
 import pytest
 from paddleseg.cvlibs import manager
 from paddleseg.cvlibs.builder import Builder
 
 from paddle_csrl.errors import UserError
-from paddle_csrl.losses.functional import prototype_relations, standardize_rows
+from paddle_csrl.losses.functional import log_softmax, prototype_relations, standardize_rows
 from paddle_csrl.losses.listwise_relation_loss import ListwiseRelationLoss
 from paddle_csrl.losses.pairwise_relation_loss import PairwiseRelationLoss
 from paddle_csrl.losses.prototype_norm_loss import PrototypeNormLoss
@@ -140,6 +141,25 @@ def test_invariances(kind):
     assert evaluate(kind(0.5), x + [[3.0], [-1.0]], a - 7) == pytest.approx(value, rel=1e-10)
     assert evaluate(kind(1.0), 2 * x, 2 * a) == pytest.approx(value, rel=1e-10)
     assert evaluate(kind(0.5), x[:, order], a) != pytest.approx(value, rel=1e-3)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("kind", BOTH)
+def test_gaps_above_64_nats_are_counted_in_full(kind, dtype):
+    # Two classes: the one order that has all the probability lies as far below as they do apart.
+    x, a = np.array([[0, 7]], dtype), np.array([[7, 0]], dtype)
+    assert evaluate(kind(0.1), x, a) == pytest.approx(70, rel=1e-6)
+    assert evaluate(kind(0.01), x, a) == pytest.approx(700, rel=1e-6)
+    np.testing.assert_allclose(gradient(kind(0.1), x, a), [[-10, 10]], rtol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_log_softmax_is_paddles_where_that_cuts_nothing_off(dtype):
+    scores = 5 * np.random.default_rng(0).normal(size=(200, 33)).astype(dtype)
+    weights = paddle.to_tensor(np.random.default_rng(1).normal(size=scores.shape).astype(dtype))
+    ours, theirs = ((lambda x, f=f: (f(x) * weights).sum()) for f in (log_softmax, F.log_softmax))
+    assert (log_softmax(paddle.to_tensor(scores)) == F.log_softmax(paddle.to_tensor(scores))).all()
+    assert (gradient(ours, scores) == gradient(theirs, scores)).all()
 
 
 @pytest.mark.parametrize("method", ["exact", "sampled"])
