@@ -5,7 +5,7 @@ import os
 import sys
 import time
 from collections.abc import Callable
-from typing import Any, Optional
+from typing import Any
 
 from paddle_csrl import mkl
 from paddle_csrl.doctor.installation import GET_PADDLE
