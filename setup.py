@@ -26,8 +26,8 @@ setup(
         f"csrl-{name.replace('_', '-')} = paddle_csrl.cli.programs:{name}" for name in PROGRAMS]},
     python_requires=">=3.10,<3.13",
     # Paddle itself is left out: the CPU and the GPU build have different names.
-    install_requires=["paddleseg==2.8.0", "numpy>=1.24,<2", "opencv-python", "Pillow>=10.1",
-                      "PyYAML>=6.0.1", "scipy>=1.10", "tqdm", "visualdl>=2.5.3"],
+    install_requires=["paddleseg==2.8.0", "Jinja2>=3.1", "numpy>=1.24,<2", "opencv-python",
+                      "Pillow>=10.1", "PyYAML>=6.0.1", "scipy>=1.10", "tqdm", "visualdl>=2.5.3"],
     extras_require={
         # tools/convert_zs3.py
         "convert": ["torch>=2.6"],

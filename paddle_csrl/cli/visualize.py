@@ -8,7 +8,7 @@ from paddleseg.utils import logger, utils
 
 from paddle_csrl.reports.predictions import compare_methods, open_methods
 from paddle_csrl.reports.relations import compare_relations, save_relations
-from paddle_csrl.reports.run_page import write_page
+from paddle_csrl.reports.run_report import write_page
 from paddle_csrl.run import open_run
 from paddle_csrl.utils import make_folder
 

@@ -2,11 +2,12 @@
 
 import os
 
-from paddle_csrl.compare import page, tables
+from paddle_csrl.compare import tables
 from paddle_csrl.compare.plan import Plan
 from paddle_csrl.compare.plots import all_plots
 from paddle_csrl.compare.results import Results
 from paddle_csrl.utils import write_text
+from paddle_csrl.utils.html import render
 
 
 def write_report(plan: Plan) -> dict[str, int]:
@@ -34,4 +35,7 @@ def _write(results: Results) -> None:
     plots = all_plots(results)
     for name, text in plots.items():
         write_text(os.path.join(folder, name), text)
-    write_text(os.path.join(folder, "results.html"), page.html(results, plots))
+    found, num_splits = tables.all_tables(results), len(results.plan.splits)
+    write_text(os.path.join(folder, "results.html"), render(
+        "comparison.html", title=results.plan.name, notes=tables.notes(results),
+        scores=found[:num_splits], plots=list(plots.values()), others=found[num_splits:]))

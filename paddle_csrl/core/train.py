@@ -16,8 +16,8 @@ from paddle_csrl.core import preflight
 from paddle_csrl.errors import UserError
 from paddle_csrl.evaluation.score import audit_line, score, visualdl_line, warn_of_leaks
 from paddle_csrl.provenance import how_made
-from paddle_csrl.reports.run_page import FILE_NAME as PAGE
-from paddle_csrl.reports.run_page import write_page
+from paddle_csrl.reports.run_report import FILE_NAME as PAGE
+from paddle_csrl.reports.run_report import write_page
 from paddle_csrl.run import SELF_TRAINING, Run
 from paddle_csrl.stages.classifier import train_classifier
 from paddle_csrl.stages.features import extract_features

@@ -1,7 +1,7 @@
 """Pictures of predictions and of class relations, as uint8 RGB arrays [H, W, 3].
 
 The arrays go as they are into VisualDL (``add_image``) or through ``save_png`` into a file. Of
-the other modules, ``svg`` draws plots, ``curves`` those of a training, and ``page`` makes HTML.
+the other modules, ``svg`` draws plots and ``curves`` those of a training.
 """
 
 from paddle_csrl.visualize.colors import colors_by_name, palette

@@ -16,11 +16,10 @@ import paddle_csrl  # noqa: F401  before paddle: see paddle_csrl.compat.check_zl
 from paddle_csrl.cli import visualize
 from paddle_csrl.core import train as pipeline
 from paddle_csrl.errors import UserError
-from paddle_csrl.reports.run_page import write_page
+from paddle_csrl.reports.run_report import data_uri, write_page
 from paddle_csrl.run import Run, open_run
 from paddle_csrl.utils import read_json, write_json
 from paddle_csrl.utils.visualdl import StageLogWriter, read_scalars
-from paddle_csrl.visualize import page
 from paddle_csrl.visualize.curves import MAX_POINTS, curve_plot, thinned
 
 _VOID = ("meta", "img", "br", "hr", "link", "input")
@@ -28,12 +27,16 @@ _CHROMIUM = next(filter(None, map(shutil.which, (
     "chromium", "chromium-browser", "google-chrome", "chrome"))), None)
 
 
+#: What a name may hold, and what may not reach the page as anything but text.
+HOSTILE = """<script>alert("1", '2') {{7*7}} &amp;"""
+
+
 class Page(HTMLParser):
     """What is on a page; reading it fails where its elements do not nest."""
 
     def __init__(self, text):
         super().__init__()
-        self.open, self.tags, self.places, self.texts = [], [], [], []
+        self.open, self.tags, self.places, self.texts, self.holders = [], [], [], [], []
         self.rows, self.headings, self.images, self.widths = [], [], [], []
         self.feed(text)
         self.close()
@@ -64,6 +67,7 @@ class Page(HTMLParser):
         if not data.strip():
             return
         self.texts.append(data.strip())
+        self.holders.append(self.open[-1])
         if self.open[-1] in ("td", "th"):
             self.rows[-1].append(data.strip())
         if self.open[-1] in ("h1", "h2", "h3"):
@@ -184,19 +188,33 @@ def test_marks_of_scores_that_are_not_zero_shot_stand_out(copied):
     assert text.count('<p class="warning">') == 2 and "Transductive" in text
 
 
-def test_names_are_escaped(copied, tmp_path):
-    classes = [dict(item) for item in copied.metrics["classes"]]
-    classes[1]["name"] = '<img src=x onerror="alert(1)">&'
-    write_json(copied.path("metrics.json"), {**copied.metrics, "classes": classes})
-    record = read_json(copied.path("segmentor", "stage.json"))
-    record["made"]["command"] = "python train.py '</pre><script>'"
+def test_whatever_comes_from_the_run_is_escaped(copied, tmp_path):
+    metrics, record = (read_json(copied.path(*path)) for path in (
+        ["metrics.json"], ["segmentor", "stage.json"]))
+    for item in metrics["classes"]:
+        item["name"] += HOSTILE
+    metrics.update(leaks=HOSTILE, images=HOSTILE, versions={HOSTILE: HOSTILE})
+    record["inputs"]["seed"] = HOSTILE
+    record["made"].update(dict.fromkeys(
+        ("command", "finished_at", "device", "processes", "mkl"), HOSTILE))
+    write_json(copied.path("metrics.json"), metrics)
     write_json(copied.path("segmentor", "stage.json"), record)
-    folder = tmp_path / "<b>run"
+    with open(copied.path("config.yml"), "w", encoding="utf-8") as file:
+        file.write(HOSTILE)
+    with StageLogWriter(copied.path("classifier"), []) as writer:
+        for step in (1, 2):
+            writer.add_scalar(f"Train/{HOSTILE}", step, step)
+    folder = tmp_path / HOSTILE
     shutil.copytree(copied.folder, folder)
     shown = Page(read(write_page(str(folder))))
-    assert "script" not in shown.tags and "b" not in shown.tags
-    assert ['<img src=x onerror="alert(1)">&', f"{100 * classes[1]['iou']:.1f}"] in shown.rows
-    assert "python train.py '</pre><script>'" in shown.texts and shown.headings[0] == "Run <b>run"
+    assert "script" not in shown.tags
+    assert shown.headings[0] == f"Run {HOSTILE}"
+    assert {f"LEAKS: {HOSTILE}.", f"CPU: {HOSTILE}", f"classifier: {HOSTILE}"} <= set(shown.texts)
+    assert f"over {HOSTILE} validation images" in shown.texts[3].replace("\n", " ")
+    places = [tag for tag, text in zip(shown.holders, shown.texts) if text == HOSTILE]
+    assert [tag for tag in places if tag != "text"] == [*4 * ["td"], "pre", "td", "td", "pre"]
+    names = [item["name"] + ("" if item["seen"] else " *") for item in metrics["classes"]]
+    assert [row[0] for row in shown.rows if row[0] in names] == names
 
 
 def test_old_runs_and_runs_without_curves_have_a_page(copied):
@@ -313,5 +331,5 @@ def test_long_curves_become_means_and_what_is_not_finite_goes():
 def test_a_picture_is_stored_the_shorter_way():
     flat = np.full((64, 64, 3), 200, np.uint8)
     noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3)).astype(np.uint8)
-    assert "data:image/png;" in page.figure(flat, "flat")
-    assert "data:image/jpeg;" in page.figure(noise, "noise")
+    assert data_uri(flat).startswith("data:image/png;base64,")
+    assert data_uri(noise).startswith("data:image/jpeg;base64,")
