@@ -1,9 +1,11 @@
 # `make demo` and `make test` need Python 3.10-3.12 and nothing else; PYTHON chooses which one.
 PYTHON ?= python3
 VENV ?= .venv
-REQUIREMENTS ?= requirements.txt
+# An edit of requirements.txt (for sed), and what is installed beside it (for pip).
+EDIT ?=
+ALSO ?=
 
-.PHONY: demo test test-paddle26 test-torch test-browser benchmarks install clean
+.PHONY: demo test lint test-paddle26 test-torch test-browser benchmarks install clean
 
 demo: install
 	$(VENV)/bin/python tools/train.py -c configs/csrl_shapes.yml
@@ -11,19 +13,25 @@ demo: install
 test: install
 	$(VENV)/bin/python -m pytest tests
 
+lint: $(VENV)/linters
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/mypy
+	$(VENV)/bin/lint-imports
+
 # The same tests on Paddle 2.6.2, the newest with a GPU build on PyPI.
 test-paddle26:
-	$(MAKE) test VENV=.venv-paddle26 REQUIREMENTS=requirements-paddle26.txt
+	$(MAKE) test VENV=.venv-paddle26 \
+		EDIT='s/^paddlepaddle==.*/paddlepaddle==2.6.2/; s/^paddle2onnx==.*/paddle2onnx==1.3.1/'
 
-# tools/convert_zs3.py against PyTorch itself, which the other tests do without; see
-# requirements-torch.txt for its CPU build.
+# tools/convert_zs3.py against PyTorch itself, which the other tests do without. PyPI's wheel for
+# Linux brings CUDA along (gigabytes); PIP_EXTRA_INDEX_URL can name PyTorch's index of CPU builds.
 test-torch:
-	$(MAKE) install VENV=.venv-torch REQUIREMENTS=requirements-torch.txt
+	$(MAKE) install VENV=.venv-torch ALSO=torch==2.13.0
 	.venv-torch/bin/python -m pytest -m torch
 
-# The pages of tools/demo.py and report.html in a headless Chromium; see requirements-browser.txt.
+# The pages of tools/demo.py and report.html in a headless Chromium.
 test-browser:
-	$(MAKE) install VENV=.venv-browser REQUIREMENTS=requirements-browser.txt
+	$(MAKE) install VENV=.venv-browser ALSO='-e .[browser]'
 	.venv-browser/bin/python -m pytest -m browser
 
 benchmarks: install
@@ -32,10 +40,16 @@ benchmarks: install
 
 install: $(VENV)/installed
 
-$(VENV)/installed: $(REQUIREMENTS) requirements-common.txt
+$(VENV)/installed: requirements.txt
 	$(PYTHON) -m venv $(VENV)
-	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -r $(REQUIREMENTS)
+	sed '$(EDIT)' requirements.txt > $(VENV)/requirements.txt
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check \
+		-r $(VENV)/requirements.txt $(ALSO)
+	touch $@
+
+$(VENV)/linters: $(VENV)/installed pyproject.toml
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
 	touch $@
 
 clean:
-	rm -rf .venv .venv-paddle26 .venv-torch .venv-browser output .cache .pytest_cache
+	rm -rf .venv .venv-paddle26 .venv-torch .venv-browser output .cache .*_cache *.egg-info

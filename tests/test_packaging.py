@@ -1,48 +1,62 @@
-"""The extras of the package can be installed together with what it requires."""
+"""What `pip install .` puts in place, and that its requirements and extras fit the tests' pins."""
 
+import importlib
 import os
 import re
+import shutil
+import subprocess
+import sys
+import zipfile
 from importlib import metadata
-from unittest import mock
 
 import paddle
 import pytest
-import setuptools
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
 import paddle_csrl  # noqa: F401  before paddle: see paddle_csrl.compat.check_zlib
-from helpers import tiny_runs
+from helpers.tiny_runs import ROOT
 from paddle_csrl.doctor import installation as doctor
 
-#: The extra of the Paddle that runs the tests, and the requirements file with its pins.
-EXTRA, PINS = (("onnx-paddle26", "requirements-paddle26.txt") if paddle.__version__ < "3"
-               else ("onnx", "requirements.txt"))
+#: The extra of the Paddle that runs the tests.
+EXTRA = "onnx-paddle26" if paddle.__version__ < "3" else "onnx"
 
 
 @pytest.fixture(scope="module")
-def arguments():
-    """What setup.py gives to setuptools."""
-    path = os.path.join(tiny_runs.ROOT, "setup.py")
-    with mock.patch.object(setuptools, "setup") as setup, pytest.MonkeyPatch.context() as patch:
-        patch.chdir(tiny_runs.ROOT)
-        with open(path, encoding="utf-8") as file:
-            exec(compile(file.read(), path, "exec"), {"__name__": "__main__"})
-    return setup.call_args.kwargs
+def wheel(tmp_path_factory):
+    """Path of the wheel of a copy of the package, built without a network."""
+    folder = tmp_path_factory.mktemp("wheel")
+    shutil.copytree(os.path.join(ROOT, "paddle_csrl"), folder / "paddle_csrl",
+                    ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(os.path.join(ROOT, name), folder)
+    subprocess.run([sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps",
+                    "--no-build-isolation", "--wheel-dir", "dist", "."], cwd=folder, check=True)
+    [path] = (folder / "dist").iterdir()
+    return path
 
 
-def pins(name):
-    """Requirements of a file and of those that it includes, by name."""
-    with open(os.path.join(tiny_runs.ROOT, name), encoding="utf-8") as file:
-        lines = [line.strip() for line in file if line.strip() and not line.startswith("#")]
-    found = {}
-    for line in lines:
-        if line.startswith("-r "):
-            found.update(pins(line[3:]))
-        else:
-            requirement = Requirement(line)
-            found[folded(requirement.name)] = requirement.specifier
-    return found
+@pytest.fixture(scope="module")
+def package(wheel):
+    """The wheel's metadata and entry points."""
+    [name] = {name.split("/")[0] for name in zipfile.ZipFile(wheel).namelist()
+              if ".dist-info/" in name}
+    return metadata.PathDistribution(zipfile.Path(wheel, f"{name}/"))
+
+
+@pytest.fixture(scope="module")
+def required(package):
+    """``required(extra)``: requirements of the package with that extra, or with none."""
+    every = list(map(Requirement, package.requires))
+    return lambda extra="": [item for item in every
+                             if not item.marker or item.marker.evaluate({"extra": extra})]
+
+
+def pins():
+    """Requirements of requirements.txt by name."""
+    with open(os.path.join(ROOT, "requirements.txt"), encoding="utf-8") as file:
+        lines = [Requirement(line.strip()) for line in file if not line.startswith("#")]
+    return {folded(item.name): item.specifier for item in lines}
 
 
 def folded(name):
@@ -51,74 +65,92 @@ def folded(name):
 
 def closure(requirements):
     """Every requirement that follows from ``requirements`` in this environment."""
-    waiting, seen = [Requirement(text) for text in requirements], []
+    waiting, seen = list(requirements), []
     while waiting:
         requirement = waiting.pop()
-        if requirement.marker and not requirement.marker.evaluate({"extra": ""}):
-            continue
         if str(requirement) in map(str, seen):
             continue
         seen.append(requirement)
-        waiting += map(Requirement, metadata.requires(requirement.name) or [])
+        waiting += [item for item in map(Requirement, metadata.requires(requirement.name) or [])
+                    if not item.marker or item.marker.evaluate({"extra": ""})]
     return seen
 
 
-@pytest.mark.parametrize("extra", [EXTRA, "demo"])
-def test_what_the_extra_needs_is_installed_in_versions_that_agree(arguments, extra):
+def test_every_file_of_the_package_is_installed(wheel):
+    there = {os.path.relpath(os.path.join(folder, name), ROOT)
+             for folder, _, names in os.walk(os.path.join(ROOT, "paddle_csrl")) for name in names
+             if "__pycache__" not in folder}
+    assert {"paddle_csrl/assets/paper_tables.yml", "paddle_csrl/stages/fit.py"} <= there
+    assert there == {name for name in zipfile.ZipFile(wheel).namelist()
+                     if ".dist-info/" not in name}
+
+
+def test_the_version_is_that_of_the_package(package):
+    assert package.version == paddle_csrl.__version__
+
+
+def test_every_tool_is_a_program(package, monkeypatch):
+    called = []
+    for entry in package.entry_points:
+        tool = entry.name.removeprefix("csrl-").replace("-", "_")
+        monkeypatch.setattr(importlib.import_module(f"paddle_csrl.cli.{tool}"), "main",
+                            lambda: called.append(tool))
+        entry.load()()
+        assert called.pop() == tool
+    assert sorted(package.entry_points.names) == sorted(
+        f"csrl-{name[:-3].replace('_', '-')}" for name in os.listdir(os.path.join(ROOT, "tools"))
+        if name.endswith(".py"))
+
+
+@pytest.mark.parametrize("extra", [EXTRA, "demo", "context"])
+def test_what_the_extra_needs_is_installed_in_versions_that_agree(required, extra):
     """pip's resolution of the extra with the package's own requirements, checked as it stands."""
-    requirements = [*arguments["install_requires"], *arguments["extras_require"][extra]]
     wrong = [f"{requirement} but {metadata.version(requirement.name)} is here"
-             for requirement in closure(requirements)
+             for requirement in closure(required(extra))
              if not requirement.specifier.contains(metadata.version(requirement.name),
                                                    prereleases=True)]
     assert wrong == []
 
 
-def test_the_extra_keeps_numpy_below_2(arguments):
-    """NumPy 2 breaks the pinned OpenCV; nothing that ONNX needs may ask for it."""
-    asking = [item for item in closure(arguments["extras_require"][EXTRA])
-              if item.name == "numpy"]
+def test_everything_keeps_numpy_below_2(required):
+    """NumPy 2 breaks the pinned OpenCV; nothing may ask for it."""
+    asking = [item for item in closure(required(EXTRA)) if item.name == "numpy"]
     assert asking and all(item.specifier.contains("1.26.4") for item in asking)
     assert metadata.version("numpy").startswith("1.")
 
 
-def test_the_page_needs_nothing_that_the_package_does_not_bring(arguments):
+def test_the_page_needs_nothing_that_the_package_does_not_bring(required):
     """So that it neither moves a version nor adds a package to an installation."""
-    brought = {folded(item.name) for item in closure(arguments["install_requires"])}
-    needed = {folded(item.name) for item in closure(arguments["extras_require"]["demo"])}
+    brought = {folded(item.name) for item in closure(required())}
+    needed = {folded(item.name) for item in closure(required("demo"))}
     assert "flask" in needed and needed <= brought
 
 
-@pytest.mark.parametrize("extra, name", [("onnx", "requirements.txt"),
-                                         ("demo", "requirements.txt"),
-                                         ("demo", "requirements-paddle26.txt"),
-                                         ("onnx-paddle26", "requirements-paddle26.txt")])
-def test_the_pins_of_the_tests_fit_the_package(arguments, extra, name):
-    pinned = pins(name)
-    for text in (*arguments["install_requires"], *arguments["extras_require"][extra]):
-        requirement = Requirement(text)
+@pytest.mark.parametrize("extra", ["", "onnx", "demo", "context"])
+def test_the_pins_of_the_tests_fit_the_package(required, extra):
+    pinned = pins()
+    for requirement in required(extra):
         [version] = [item.version for item in pinned[folded(requirement.name)]
-                     if item.operator in ("==", ">=")] or [None]
-        assert version and requirement.specifier.contains(version), text
+                     if item.operator in ("==", ">=")]
+        assert requirement.specifier.contains(version), requirement
 
 
-def test_the_tests_run_with_the_pinned_onnx_packages():
-    pinned = pins(PINS)
-    for name in ("paddle2onnx", "onnxruntime"):
-        assert pinned[name].contains(metadata.version(name)), name
+def test_what_the_tests_run_with_is_what_is_pinned():
+    for name, specifier in pins().items():
+        if EXTRA == "onnx" or name not in ("paddlepaddle", "paddle2onnx"):
+            assert specifier.contains(metadata.version(name)), name
 
 
-def test_the_doctor_looks_for_what_the_package_requires(arguments):
-    wanted = {item.name: item.specifier
-              for item in map(Requirement, arguments["install_requires"])}
-    assert {name: SpecifierSet(text) for name, text in doctor.REQUIRED.items()} == wanted
-    extras = {item.name: item.specifier for requirements in arguments["extras_require"].values()
-              for item in map(Requirement, requirements)}
+def test_the_doctor_looks_for_what_the_package_requires(package, required):
+    assert {name: SpecifierSet(text) for name, text in doctor.REQUIRED.items()} == {
+        item.name: item.specifier for item in required()}
+    extras = {item.name: item.specifier for extra in package.metadata.get_all("Provides-Extra")
+              for item in required(extra)}
     for requirements, _ in doctor.OPTIONAL.values():
         for name, text in requirements.items():
             assert not text or SpecifierSet(text) == extras[name]
             assert name in extras
-    pythons = SpecifierSet(arguments["python_requires"])
+    pythons = SpecifierSet(package.metadata["Requires-Python"])
     for version in ((3, 9), *doctor.PYTHONS, (3, 13)):
         assert (doctor.check_python(version).status == doctor.OK) == (
             "{}.{}".format(*version) in pythons)

@@ -23,10 +23,11 @@ from paddle_csrl import mkl
 
 OK, WARNING, PROBLEM = "ok", "warning", "problem"
 
-#: What has to be there, as in setup.py; Paddle itself is looked at by `paddle_build`.
-REQUIRED = {"paddleseg": "==2.8.0", "Jinja2": ">=3.1", "numpy": ">=1.24,<2",
-            "opencv-python": "", "Pillow": ">=10.1", "PyYAML": ">=6.0.1", "scipy": ">=1.10",
-            "tqdm": "", "visualdl": ">=2.5.3"}
+#: What has to be there, as in pyproject.toml; Paddle itself is looked at by `paddle_build`.
+REQUIRED = {"paddleseg": "==2.8.0", "numpy": ">=1.24,<2", "opencv-python": "",
+            "Pillow": ">=10.1", "PyYAML": ">=6.0.1", "scipy": ">=1.10", "tqdm": "",
+            "visualdl": ">=2.5.3", "pydantic": ">=2.5", "matplotlib": ">=3.7", "Jinja2": ">=3.1",
+            "pandas": ">=2.0", "packaging": ">=22"}
 
 #: What a single tool needs: the tool, then requirements and how to get them.
 OPTIONAL = {
