@@ -95,8 +95,11 @@ class ZeroShotBuilder(UserErrorBuilder):
 
     @cached_property
     def display_dataset(self) -> ZeroShotDataset:
-        """The validation set with every class, images and labels under the transforms of the
-        feature bank, for pictures of real features. Nothing may be learned or chosen from it."""
+        """The validation set with every class, for pictures of real features.
+
+        Images and labels are under the transforms of the feature bank. Nothing may be learned or
+        chosen from it.
+        """
         cfg = copy.deepcopy(self.config.val_dataset_cfg)
         require_data(cfg)
         cfg["transforms"] = self._feature_transforms

@@ -1,11 +1,11 @@
-"""Compare settings of stages 2 and 3 on seen classes held out; unseen classes take no part.
+r"""Compare settings of stages 2 and 3 on seen classes held out; unseen classes take no part.
 
 For each fold some seen classes are declared unseen on top of the true ones, stage 1 is trained
 without them, and every variant is scored on the fold's classes. The config's policy keeps the true
 unseen classes out of training and of scoring: their images (drop) or their labels (ignore).
 
-    python scripts/held_out.py -c configs/csrl_shapes.yml --fold "red striped,green dotted" \\
-        --fold "blue striped,purple dotted" --variant point=generator.loss.coef=[1,0,0,0] \\
+    python scripts/held_out.py -c configs/csrl_shapes.yml --fold "red striped,green dotted" \
+        --fold "blue striped,purple dotted" --variant point=generator.loss.coef=[1,0,0,0] \
         --variant edges=generator.relation=edges --seeds 0 1 2 --out output/held_out
 """
 
@@ -51,8 +51,8 @@ def held_out_config(args: argparse.Namespace, fold: str, opts=(), overrides=None
     """The config with ``fold`` unseen as well; its own unseen classes stay so."""
     config = ZeroShotConfig(args.config, opts=args.opts)
     if config.segmentor_weights:
-        raise UserError(f"`segmentor_weights: {config.segmentor_weights}` may know the classes held "
-                        f"out; set it to null, so that stage 1 is trained without them")
+        raise UserError(f"`segmentor_weights: {config.segmentor_weights}` may know the classes "
+                        f"held out; set it to null, so that stage 1 is trained without them")
     own = config.zero_shot["unseen"]
     own = own.split(",") if isinstance(own, str) else list(own)
     return ZeroShotConfig(args.config, opts=[*args.opts, *opts], overrides={

@@ -1,9 +1,9 @@
-"""Paired differences over the splits of several comparisons together.
+r"""Paired differences over the splits of several comparisons together.
 
 Each comparison of tools/compare.py writes a results.csv; this reads several and takes the mean of
 every split as one value, so that splits of different data sets count alike.
 
-    python scripts/over_comparisons.py output/compare_shapes/results.csv \\
+    python scripts/over_comparisons.py output/compare_shapes/results.csv \
         output/compare_custom/results.csv --reference point --methods csrl_hull point_hull
 """
 

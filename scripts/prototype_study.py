@@ -1,4 +1,4 @@
-"""Where classes that a backbone never saw lie among those it did; unseen classes take no part.
+r"""Where classes that a backbone never saw lie among those it did; unseen classes take no part.
 
 For each fold some seen classes are declared unseen on top of the true ones and stage 1 is trained
 without them, as in scripts/held_out.py, whose folders are shared. Then the real features of the
@@ -6,7 +6,7 @@ held-out classes are looked at: how far their mean lies from the convex hull of 
 prototypes, which seen classes it is a mixture of, and whether its relations to the seen classes
 are those of the class embeddings.
 
-    python scripts/prototype_study.py -c configs/csrl_shapes.yml --out output/held_out \\
+    python scripts/prototype_study.py -c configs/csrl_shapes.yml --out output/held_out \
         --fold "red striped,green dotted,yellow dotted,purple plain"
 """
 

@@ -6,6 +6,7 @@ import shutil
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -101,9 +102,9 @@ class _Group:
         for cell in cells:
             if "error" in read_scores(self.plan, cell) and not retry_failed:
                 continue
-            self._attempt([cell], lambda: self._train(cell, shared))
+            self._attempt([cell], partial(self._train, cell, shared))
         if shared:
-            self._attempt([cell for cell, _ in shared], lambda: self._score_shared(shared))
+            self._attempt([cell for cell, _ in shared], partial(self._score_shared, shared))
 
     def _attempt(self, cells: list[Cell], action: Callable[[], None]) -> None:
         """Do ``action``; if it fails, record why for ``cells``."""

@@ -11,9 +11,9 @@ from paddle_csrl.utils import atomic_path
 
 NONE = "–"
 
-_CURVE_NOTE = ("AUSUC: area below the seen–unseen curve, in percent of the unit square; it does not "
-               "depend on the calibration. Best hIoU: at the best point of that curve, which only "
-               "the truth knows; what a method could reach, not what it does.")
+_CURVE_NOTE = ("AUSUC: area below the seen–unseen curve, in percent of the unit square; it does "
+               "not depend on the calibration. Best hIoU: at the best point of that curve, which "
+               "only the truth knows; what a method could reach, not what it does.")
 
 
 @dataclass(frozen=True)

@@ -51,9 +51,10 @@ class DeployInfo(NamedTuple):
 
     @classmethod
     def read(cls, path: str) -> "DeployInfo":
-        """
+        """Read the file at ``path``.
+
         Raises:
-            UserError: the file or one that it names is missing or wrong.
+            UserError: it or a file that it names is missing or wrong.
         """
         content = _read_yaml(path)
         missing = [key for key in _KEYS if key not in content]

@@ -120,7 +120,8 @@ class ImageReader:
         self.transforms = transforms
 
     def __call__(self, path: str) -> Sample:
-        """
+        """Read the image at ``path``.
+
         Raises:
             UserError: the file is missing, cut short or no picture.
         """

@@ -91,7 +91,8 @@ class ResultFiles:
         return os.path.join(self.folder(kind), f"{name}.png")
 
     def check(self, images: list[ImageFile]) -> None:
-        """
+        """Check that the results of ``images`` can be written.
+
         Raises:
             UserError: a result would replace an image, a folder or another result, a folder
                 cannot be written to, or the labels do not fit into 8 bits.

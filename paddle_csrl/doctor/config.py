@@ -9,6 +9,7 @@ import os
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 from urllib.parse import urlparse
 
@@ -75,7 +76,7 @@ def examine(config: str, opts: Sequence[str]) -> Iterator[Finding]:
     told = set()
     for patient in patients:
         for subject, check in _CHECKS.items():
-            for finding in attempt(subject, lambda: check(patient)):
+            for finding in attempt(subject, partial(check, patient)):
                 known = finding.status == PROBLEM and finding.text in told
                 told.add(finding.text)
                 yield Finding(WARNING, subject, "not looked at, for what is said above stands in "
@@ -204,9 +205,12 @@ def check_weights(patient: Patient) -> list[Finding]:
         if urlparse(value).netloc:
             findings.append(Finding(OK, "weights", f"{key}: {value}, downloaded when trained"))
         else:
-            findings += attempt("weights", lambda: [Finding(
-                OK, "weights", f"{key}: {value}, {len(load_state(value))} tensors")])
+            findings += attempt("weights", partial(_check_file, key, value))
     return findings
+
+
+def _check_file(key: str, path: str) -> list[Finding]:
+    return [Finding(OK, "weights", f"{key}: {path}, {len(load_state(path))} tensors")]
 
 
 def _weights(section: Any, prefix: str = "") -> Iterator[tuple[str, str]]:

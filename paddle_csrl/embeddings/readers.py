@@ -31,8 +31,7 @@ _LONGEST_WORD = 1 << 12
 
 
 class WordVector(NamedTuple):
-    """A kept word: its row number ``rank`` (files are sorted by falling word frequency) and its
-    ``vector``, float32 [d_w]."""
+    """A kept word: its vector, float32 [d_w], and its row (files are sorted by frequency)."""
 
     rank: int
     vector: np.ndarray

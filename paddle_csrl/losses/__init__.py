@@ -1,4 +1,4 @@
-"""Losses of the generator and the projection; importing a loss registers it in PaddleSeg's ``LOSSES``."""
+"""Losses of the generator and the projection; importing a loss registers it in ``LOSSES``."""
 
 from paddle_csrl.losses.cosine_regression_loss import CosineRegressionLoss
 from paddle_csrl.losses.functional import prototype_relations, standardize_rows

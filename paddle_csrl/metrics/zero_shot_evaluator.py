@@ -1,7 +1,6 @@
 """Generalized zero-shot scores: seen, unseen and overall mIoU and their harmonic mean."""
 
 from collections.abc import Sequence
-from typing import Union
 
 import numpy as np
 import paddle
@@ -11,7 +10,7 @@ from paddle_csrl.datasets.class_names import resolve_classes
 from paddle_csrl.errors import UserError
 from paddle_csrl.registry import EVALUATORS, register
 
-Labels = Union[np.ndarray, paddle.Tensor]
+Labels = np.ndarray | paddle.Tensor
 
 _SUMMARY = ("seen_miou", "unseen_miou", "miou", "hiou")
 

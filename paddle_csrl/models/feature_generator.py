@@ -66,7 +66,7 @@ class FeatureGenerator(nn.Layer):
                 classes, so that the features do not depend on the share.
 
         Returns:
-            GeneratorOutput: features [C, N, D] of the share and the relations e^0..e^L, each [C, C].
+            GeneratorOutput: features [C, N, D] of the share; relations e^0..e^L, each [C, C].
 
         Raises:
             UserError: a shape does not fit, or an embedding is zero or not finite.

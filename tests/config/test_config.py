@@ -153,8 +153,8 @@ def test_a_misspelt_key_is_named_with_the_nearest_known_one(load, key, nearest):
 
 
 def test_an_unlike_key_gets_the_list_of_known_ones(load):
-    refuses(load, r"unknown key `zero_shot.qqq`; known: cache_dir, class_names, classifier_layer, embeddings",
-            changes={"zero_shot.qqq": 1})
+    refuses(load, r"unknown key `zero_shot.qqq`; known: cache_dir, class_names, classifier_layer, "
+                  "embeddings", changes={"zero_shot.qqq": 1})
 
 
 def test_a_key_of_a_nested_component_is_checked(load):

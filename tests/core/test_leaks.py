@@ -72,7 +72,8 @@ def remove_unseen_images(root: str, split: str) -> int:
         if holds_unseen(read_label(label_path)):
             removed += 1
         else:
-            kept.append(f"{os.path.relpath(image_path, root)} {os.path.relpath(label_path, root)}\n")
+            kept.append(f"{os.path.relpath(image_path, root)} "
+                        f"{os.path.relpath(label_path, root)}\n")
     with open(os.path.join(root, f"{split}.txt"), "w", encoding="utf-8") as file:
         file.writelines(kept)
     return removed

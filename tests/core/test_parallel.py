@@ -62,7 +62,8 @@ def pair(finished, tmp_path_factory):
     launch(base, [
         ["train", *one.recipe.argv(save_dir=two.folder)],
         ["train", *one.recipe.argv("zero_shot.features.dtype=float16",
-                                  f"zero_shot.cache_dir={base / 'cache'}", save_dir=str(base / "whole"), iters=2)],
+                                  f"zero_shot.cache_dir={base / 'cache'}",
+                                  save_dir=str(base / "whole"), iters=2)],
         ["train", *one.recipe.argv(*OTHER, save_dir=str(base / "other"), stage="generator")],
         ["train in blocks", *one.recipe.argv(*BLOCKS, save_dir=str(base / "blocks"),
                                             stage="generator")],

@@ -519,7 +519,8 @@ def test_prototypes_as_relation(finished, tmp_path):
 
 
 def test_without_evaluation_the_last_segmentor_is_kept(finished, tmp_path):
-    run = run_all(finished("custom").recipe, tmp_path / "run", **{"no-do_eval": True, "no-use_vdl": True})
+    run = run_all(finished("custom").recipe, tmp_path / "run",
+                  **{"no-do_eval": True, "no-use_vdl": True})
     assert not os.path.exists(run.path("segmentor", "best_model"))
     assert digest(run.path("segmentor", "model.pdparams")) == digest(
         run.path("segmentor", "iter_4", "model.pdparams"))

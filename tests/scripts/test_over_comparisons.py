@@ -29,7 +29,8 @@ def write(folder, rows: str) -> str:
 
 
 def test_by_hand(script, tmp_path, capsys):
-    one = write(tmp_path / "one", "x,0,0,point,0,0,0,10,finished,,\nx,0,0,csrl,0,0,0,12,finished,,\n"
+    one = write(tmp_path / "one",
+                "x,0,0,point,0,0,0,10,finished,,\nx,0,0,csrl,0,0,0,12,finished,,\n"
                 "x,0,1,point,0,0,0,20,finished,,\nx,0,1,csrl,0,0,0,26,finished,,\n"
                 "x,0,2,csrl,0,0,0,99,finished,,\nx,0,3,point,0,0,0,,failed,,why\n")
     two = write(tmp_path / "two", "x,0,0,point,0,0,0,5,finished,,\nx,0,0,csrl,0,0,0,5,finished,,\n")

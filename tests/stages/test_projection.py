@@ -95,8 +95,8 @@ def test_a_projection_may_be_taken_back(tmp_path, content):
     ({"loss": {"types": [{"type": "CosineRegressionLoss"}], "coef": [1]}},
      "`loss` names CosineRegressionLoss, .* set `projection.similarity: cosine`"),
     ({"classifier": {"calibration": "much"}}, "`classifier.calibration: much` must be a number"),
-    ({"segmentor_weights": "a.pdparams"}, "`segmentor_weights` stands for a trained stage 1, .* set "
-                                          "`model.pretrained: a.pdparams`"),
+    ({"segmentor_weights": "a.pdparams"}, "`segmentor_weights` stands for a trained stage 1, .* "
+                                          "set `model.pretrained: a.pdparams`"),
     ({"generator": {"iterss": 3}}, "unknown key `generator.iterss`"),
 ])
 def test_mistakes_are_told_in_one_line(tmp_path, content, changes, match):

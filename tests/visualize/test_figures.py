@@ -156,7 +156,7 @@ def test_generated_relations_are_those_of_the_generator(shapes, bank):
 
 def test_standardized_rows_and_chosen_classes(shapes):
     plain, found = compare_relations(shapes), compare_relations(shapes, standardize=True)
-    for title, matrix in found.spaces.items():
+    for matrix in found.spaces.values():
         known = ~np.isnan(matrix).any(1)
         np.testing.assert_allclose(matrix[known].mean(1), 0, atol=1e-5)
         np.testing.assert_allclose(matrix[known].std(1), 1, atol=1e-4)
