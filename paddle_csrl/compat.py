@@ -1,4 +1,4 @@
-"""Makes PyPI's PaddleSeg 2.8.0 train and evaluate on current Paddle releases.
+"""Make PaddleSeg, from 2.8.0 to its develop branch, train and evaluate on current Paddle releases.
 
 PaddleSeg 2.8.0 was written for Paddle 2.4: later releases return 0-D tensors where that one
 returned one element, and Paddle 3 no longer mixes integers with floats. Each fault below is
@@ -8,14 +8,17 @@ zlib and Paddle are loaded; `mend_paddleseg` does the rest.
 """
 
 # The order of these imports is a mending of its own: see `check_zlib`.
+import ast
 import contextlib
 import functools
 import gc
 import inspect
 import io
+import linecache
 import os
 import signal
 import sys
+import textwrap
 import time
 import zlib  # noqa: F401
 from collections.abc import Callable, Iterator
@@ -216,6 +219,42 @@ def _mend_loss_terms() -> None:
     _TRAINER.train = paddleseg.core.train = mended
 
 
+def _unset_scores() -> list[str]:
+    """Variables that ``train`` sets if there is a ``val_dataset`` and reads in any case.
+
+    PaddleSeg 2.9.1 saves the scores beside every checkpoint, also where none were computed.
+    """
+    try:
+        source = textwrap.dedent(inspect.getsource(_TRAINER.train))
+    except OSError:  # installed without sources
+        return []
+    guarded, free = set(), set()
+    function = ast.parse(source).body[0]
+    free.update(("set", argument.arg) for argument in ast.walk(function)
+                if isinstance(argument, ast.arg))
+
+    def visit(node: ast.AST, uses: set[tuple[str, str]]) -> None:
+        if isinstance(node, ast.Name):
+            uses.add(("read" if isinstance(node.ctx, ast.Load) else "set", node.id))
+        if isinstance(node, ast.If) and "val_dataset is not None" in ast.unparse(node.test):
+            uses = guarded
+        for child in ast.iter_child_nodes(node):
+            visit(child, uses)
+
+    visit(function, free)
+    return sorted(name for use, name in guarded - free if use == "set" and ("read", name) in free)
+
+
+def _mend_unset_scores() -> None:
+    """Write ``train`` anew, with nan for these scores to begin with."""
+    function = ast.parse(textwrap.dedent(inspect.getsource(_TRAINER.train))).body[0]
+    function.body[:0] = ast.parse(f"{' = '.join(_unset_scores())} = float('nan')").body
+    source, file = ast.unparse(function), f"<{_TRAINER.__name__}, mended>"
+    linecache.cache[file] = len(source), None, source.splitlines(keepends=True), file
+    exec(compile(source, file, "exec"), vars(_TRAINER))
+    paddleseg.core.train = _TRAINER.train
+
+
 def _calculate_area_fails() -> bool:
     """``calculate_area`` concatenates sums, which are 0-D since Paddle 2.5."""
     ids = paddle.zeros([1, 1, 1, 1], "int64")
@@ -283,6 +322,8 @@ def _log_garbles() -> bool:
     """``logger.log`` prints UTF-8 as if it were Latin-1, so that names in Chinese are lost."""
     if paddle.distributed.ParallelEnv().local_rank > 0:  # it prints nothing there
         return False
+    if not hasattr(logger, "log"):  # as on the develop branch, which logs by the standard library
+        return False
     with contextlib.redirect_stdout(io.StringIO()) as printed:
         logger.log(0, "\u72d7")
     return "\u72d7" not in printed.getvalue()
@@ -308,6 +349,7 @@ def _mend_log() -> None:
 FAULTS = (
     Fault("CrossEntropyLoss mixes dtypes", _cross_entropy_fails, _mend_cross_entropy),
     Fault("OhemCrossEntropyLoss mixes dtypes", _ohem_fails, _mend_ohem),
+    Fault("train saves scores it has not", lambda: bool(_unset_scores()), _mend_unset_scores),
     Fault("train indexes 0-D loss terms", _loss_terms_are_0d, _mend_loss_terms),
     Fault("calculate_area concatenates 0-D sums", _calculate_area_fails, _mend_calculate_area),
     Fault("fleet reads what protobuf has renamed", _fleet_config_fails, _mend_fleet_config),

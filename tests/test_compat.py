@@ -1,5 +1,6 @@
 """The mendings of PaddleSeg: each fault before, each value after, and a stock training run."""
 
+import importlib.util
 import io
 import json
 import os
@@ -26,7 +27,7 @@ from paddle_csrl import compat  # first: it orders the imports of cv2 and paddle
 
 compat.mend_paddleseg()
 TRAINER = sys.modules["paddleseg.core.train"]
-CROSS_ENTROPY, OHEM, TRAIN, AREA, FLEET, LOG = (fault.name for fault in compat.FAULTS)
+CROSS_ENTROPY, OHEM, SCORES, TRAIN, AREA, FLEET, LOG = (fault.name for fault in compat.FAULTS)
 
 # Loads compat.py alone: importing the package would mend before the faults can be seen.
 LOAD = f"""
@@ -205,6 +206,55 @@ def test_a_healthy_paddleseg_stays_untouched(monkeypatch):
     assert compat.mend_paddleseg() == []
     assert all(getattr(owner, attribute) is healthy for owner, attribute in targets)
     assert TRAINER.train is healthy_train
+
+
+SCORING_TRAIN = """
+def train(model, val_dataset=None, use_ema=False, iters=2):
+    best = -1.0
+    for step in range(iters):
+        if step % 2 and (val_dataset is not None):
+            miou = val_dataset[step]
+            if use_ema:
+                ema_miou = miou + best
+            iters = step
+        saved = {'mIoU': miou}
+        if use_ema:
+            saved['ema'] = ema_miou
+        if val_dataset is not None:
+            best = max(best, miou)
+    return model, best, saved, scores
+"""
+
+
+def test_scores_that_were_not_computed_are_nan_as_in_a_trainer_like_that_of_2_9_1(
+        monkeypatch, tmp_path):
+    """Stands in for PaddleSeg 2.9.1: `miou` and `ema_miou` are read without a `val_dataset`."""
+    (tmp_path / "trainer.py").write_text(SCORING_TRAIN)
+    spec = importlib.util.spec_from_file_location("trainer", tmp_path / "trainer.py")
+    trainer = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(trainer)
+    trainer.scores = "a global of its module"
+    trainer.loss_computation = TRAINER.loss_computation
+    monkeypatch.setattr(compat, "_TRAINER", trainer)
+    monkeypatch.setattr(paddleseg.core, "train", trainer.train)
+    monkeypatch.setitem(sys.modules, "trainer", trainer)
+    with pytest.raises(UnboundLocalError):
+        trainer.train(1)
+    assert compat.mend_paddleseg() == [SCORES]
+    assert compat.mend_paddleseg() == []
+    assert paddleseg.core.train is trainer.train
+    model, best, saved, scores = trainer.train(1, use_ema=True)
+    assert (model, best, scores) == (1, -1.0, trainer.scores) and set(saved) == {"mIoU", "ema"}
+    assert np.isnan(list(saved.values())).all()
+    assert trainer.train(1, [0.5, 0.25]) == (1, 0.25, {"mIoU": 0.25}, trainer.scores)
+
+
+def test_a_logger_of_the_standard_library_stays_untouched(monkeypatch):
+    """Stands in for PaddleSeg's develop branch, whose `logger` has neither `log` nor `levels`."""
+    for name in ("log", "levels", "log_level"):
+        monkeypatch.delattr(logger, name)
+    assert compat.mend_paddleseg() == []
+    assert not hasattr(logger, "log")
 
 
 def test_trainer_without_readable_source_is_mended(monkeypatch):
