@@ -8,15 +8,15 @@ every split as one value, so that splits of different data sets count alike.
 """
 
 import argparse
-import csv
 import os
 import sys
-from collections import defaultdict
+
+import pandas as pd
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
 from paddle_csrl.cli import run as run_cli  # noqa: E402
-from paddle_csrl.compare.statistics import PairedDifference, paired_difference  # noqa: E402
+from paddle_csrl.compare.statistics import PAIR, PairedDifference, paired_difference  # noqa: E402
 from paddle_csrl.compare.tables import show_interval  # noqa: E402
 from paddle_csrl.errors import UserError  # noqa: E402
 
@@ -34,38 +34,37 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def read(paths: list[str], method: str, score: str) -> dict[str, dict[tuple, float]]:
-    """Scores in percent of a method's finished cells, by split and by (stage-1 seed, seed).
+def read(paths: list[str], score: str) -> pd.DataFrame:
+    """The finished cells of all files: ``method``, ``PAIR`` and ``score``, in percent.
 
     Raises:
         UserError: a file that is no such CSV.
     """
-    scores: dict[str, dict[tuple, float]] = defaultdict(dict)
+    tables = []
     for path in paths:
         try:
-            with open(path, encoding="utf-8", newline="") as file:
-                rows = list(csv.DictReader(file))
-        except (OSError, UnicodeDecodeError, csv.Error) as error:
+            table = pd.read_csv(path, dtype=str, keep_default_na=False)
+        except (OSError, ValueError) as error:
             raise UserError(f"{path} cannot be read ({error}); give a comparison's "
                             f"results.csv") from None
-        for row in rows:
-            missing = {"split", "method", "stage1_seed", "seed", "status", score} - set(row)
-            if missing:
-                raise UserError(f"{path} has no column {', '.join(sorted(missing))}; give a "
-                                f"comparison's results.csv")
-            if (row["method"], row["status"]) == (method, "finished") and row[score]:
-                place = scores[f"{os.path.dirname(path)}: {row['split']}"]
-                place[row["stage1_seed"], row["seed"]] = float(row[score])
-    return scores
+        missing = {"method", *PAIR, "status", score} - set(table)
+        if missing:
+            raise UserError(f"{path} has no column {', '.join(sorted(missing))}; give a "
+                            f"comparison's results.csv")
+        table["split"] = f"{os.path.dirname(path)}: " + table["split"]
+        table[score] = pd.to_numeric(table[score], errors="coerce")
+        tables.append(table[table["status"] == "finished"])
+    return pd.concat(tables).drop_duplicates(["method", *PAIR])
 
 
 def main(argv: list[str] | None = None) -> dict[str, PairedDifference]:
     """Print the differences of every method, by split and over all splits."""
     args = parse_args(argv)
-    reference = read(args.results, args.reference, args.score)
+    scores = read(args.results, args.score).set_index(["method", *PAIR])[args.score]
     differences = {}
     for method in args.methods:
-        found = paired_difference(read(args.results, method, args.score), reference)
+        found = paired_difference(*(scores[scores.index.get_level_values("method") == name]
+                                    .droplevel("method") for name in (method, args.reference)))
         if not found.splits:
             raise UserError(f"no finished cell of {method} has one of {args.reference} beside it "
                             f"in {', '.join(args.results)}")

@@ -8,7 +8,7 @@ from paddleseg.utils import logger, utils
 from paddle_csrl.cli import options
 from paddle_csrl.compare.cells import run_cells
 from paddle_csrl.compare.plan import Plan
-from paddle_csrl.compare.report import write_report
+from paddle_csrl.compare.output import write_results
 from paddle_csrl.utils import make_folder
 
 _EPILOG = """
@@ -68,8 +68,8 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     if not args.tables_only:
         utils.set_device(args.device)
         utils.set_cv2_num_threads(args.num_workers or 0)
-        run_cells(plan, cells, args.retry_failed, lambda: write_report(plan))
-    counts = write_report(plan)
+        run_cells(plan, cells, args.retry_failed, lambda: write_results(plan))
+    counts = write_results(plan)
     logger.info(f"[compare] {counts['finished']} cells finished, {counts['failed']} failed, "
                 f"{counts['missing']} not run: {plan.save_dir}/results.md")
     return counts

@@ -42,8 +42,7 @@ def all_plots(results: Results) -> dict[str, str]:
 
 def score_plot(results: Results, key: str = "hiou") -> str:
     """Every cell's score, by split and method, with the mean as a bar."""
-    values = {(split, method): [row.scores[key] for row in results.finished(split, method)
-                                if not math.isnan(row.scores[key])]
+    values = {(split, method): results.finished(split, method)[key].dropna().tolist()
               for split in results.plan.splits for method in results.plan.methods}
     found = [value for group in values.values() for value in group]
     if not found:
@@ -153,9 +152,9 @@ def curve_plot(results: Results) -> str:
 
     The mark of a method is where its own calibration is.
     """
-    curves = {(split, method): np.mean([row.curve for row in rows], 0)
+    curves = {(split, method): curve
               for split in results.plan.splits for method in results.plan.methods
-              if (rows := [row for row in results.finished(split, method) if row.curve])}
+              if (curve := results.curve(split, method)) is not None}
     if not curves:
         return ""
     names = [results.label(method) for method in results.plan.methods]

@@ -1,16 +1,26 @@
-"""What is recorded of a comparison's cells, in percent, arranged for tables and plots."""
+"""What is recorded of a comparison's cells, in percent, as data frames for tables and plots."""
 
 import math
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
+import numpy as np
+import pandas as pd
 import yaml
 
 import paddle_csrl
 from paddle_csrl.compare.cells import read_scores
+from paddle_csrl.compare.curve import with_ends
 from paddle_csrl.compare.plan import Cell, Plan
-from paddle_csrl.compare.statistics import PairedDifference, Summary, paired_difference, summarize
+from paddle_csrl.compare.statistics import (
+    PAIR,
+    PairedDifference,
+    Summary,
+    paired_difference,
+    summarize,
+)
 
 #: The scores of a table's columns, by their key in ``scores.json``.
 SCORES = {"seen_miou": "seen mIoU", "unseen_miou": "unseen mIoU", "miou": "mIoU", "hiou": "hIoU"}
@@ -26,94 +36,99 @@ MARKS = {"transductive": ("transductive", "images of unseen classes, without the
 
 
 @dataclass(frozen=True)
-class Row:
-    """A cell with its status (``finished``, ``failed`` or ``missing``) and scores in percent."""
-
-    cell: Cell
-    status: str
-    reason: str = ""
-    scores: dict[str, float] = field(default_factory=dict)
-    class_iou: dict[str, float] = field(default_factory=dict)
-    unseen: tuple[str, ...] = ()
-    marks: tuple[str, ...] = ()
-    curve: tuple[tuple[float, float], ...] = ()  # (seen, unseen) mIoU, by rising calibration
-
-
-@dataclass(frozen=True)
 class Results:
-    """All rows of a comparison."""
+    """What the cells of a comparison have left, by ``cells.read_scores``."""
 
     plan: Plan
-    rows: list[Row]
+    records: dict[Cell, dict[str, Any]]
 
     @classmethod
     def read(cls, plan: Plan) -> "Results":
         """What the folder of ``plan`` holds now."""
-        return cls(plan, [_row(cell, read_scores(plan, cell)) for cell in plan.cells()])
+        records = {cell: read_scores(plan, cell) for cell in plan.cells()}
+        wanted = with_ends(plan.calibrations)
+        for record in records.values():
+            if record.get("curve", {}).get("calibrations") != wanted:
+                record.pop("curve", None)  # of other calibrations, no match for the other cells'
+        return cls(plan, records)
 
     @property
     def scores(self) -> dict[str, str]:
         """The names of the scores that there are, by key."""
         return {**SCORES, **CURVE_SCORES} if self.plan.calibrations else SCORES
 
-    def of(self, split: str, method: str) -> list[Row]:
-        """The rows of one split and method."""
-        return [row for row in self.rows
-                if (row.cell.split, row.cell.method) == (split, method)]
+    @cached_property
+    def cells(self) -> pd.DataFrame:
+        """A row per cell: ``PAIR`` and ``method``, the scores by key, ``status``, ``marks``, ...
 
-    def finished(self, split: str, method: str) -> list[Row]:
-        return [row for row in self.of(split, method) if row.status == "finished"]
+        The status is ``finished``, ``failed`` (then ``reason`` says why) or ``missing``. Scores
+        that there are none of are nan.
+        """
+        return pd.DataFrame([
+            {**_place(cell),
+             **{key: _percent({**record.get("curve", {}), **record}.get(key))
+                for key in self.scores},
+             "status": ("failed" if "error" in record else "finished") if record else "missing",
+             "marks": _marks(record), "reason": record.get("error", "")}
+            for cell, record in self.records.items()])
+
+    @cached_property
+    def class_iou(self) -> pd.DataFrame:
+        """A row per finished cell and class: ``kind`` is ``seen`` or ``unseen``."""
+        rows = [{**_place(cell), "class": item["name"],
+                 "kind": "seen" if item["seen"] else "unseen", "iou": _percent(item["iou"]),
+                 "marks": _marks(record)}
+                for cell, record in self.records.items() for item in record.get("classes", [])]
+        return pd.DataFrame(rows, columns=[*PAIR, "method", "class", "kind", "iou", "marks"])
+
+    def finished(self, split: str, method: str) -> pd.DataFrame:
+        """The rows of ``cells`` that are finished, of one split and method."""
+        cells = self.cells
+        return cells[(cells.split == split) & (cells.method == method)
+                     & (cells.status == "finished")]
 
     def count(self, status: str) -> int:
-        return sum(row.status == status for row in self.rows)
+        return int((self.cells.status == status).sum())
 
     def summary(self, split: str, method: str, key: str) -> Summary:
-        return summarize([row.scores[key] for row in self.finished(split, method)])
+        return summarize(self.finished(split, method)[key])
 
-    def class_summary(self, split: str, method: str, name: str) -> Summary:
-        return summarize([row.class_iou.get(name, math.nan)
-                          for row in self.finished(split, method)])
+    def curve(self, split: str, method: str) -> np.ndarray | None:
+        """float64 [K, 2]: (seen, unseen) mIoU by rising calibration, means over the cells."""
+        curves = [(record["curve"]["seen_miou"], record["curve"]["unseen_miou"])
+                  for cell, record in self.records.items()
+                  if (cell.split, cell.method) == (split, method) and "curve" in record]
+        return 100 * np.array(curves, np.float64).mean(0).T if curves else None
 
     def classes(self, split: str) -> dict[str, bool]:
         """Names of the split's classes by id, and whether they are unseen."""
-        row = next((row for row in self.rows
-                    if row.cell.split == split and row.status == "finished"), None)
-        return {name: name in row.unseen for name in row.class_iou} if row else {}
+        found = (record["classes"] for cell, record in self.records.items()
+                 if cell.split == split and "classes" in record)
+        return {item["name"]: not item["seen"] for item in next(found, [])}
 
     def label(self, method: str) -> str:
         """Name of the method with its marks, such as ``zs3net (LEAKS)``."""
-        marks = {mark for row in self.rows if row.cell.method == method for mark in row.marks}
+        marks = set(" ".join(self.cells.marks[self.cells.method == method]).split())
         return f"{method} ({', '.join(sorted(marks))})" if marks else method
 
     def marks(self) -> list[str]:
         """What the marks that occur mean."""
-        present = {mark for row in self.rows for mark in row.marks}
+        present = set(" ".join(self.cells.marks).split())
         return [f"{mark}: {meaning}." for mark, meaning in MARKS.values() if mark in present]
 
     def difference(self, method: str, key: str = "hiou") -> PairedDifference:
         """Paired differences of a method to the reference, in points."""
-        return paired_difference(self._paired(method, key),
-                                 self._paired(self.plan.reference, key))
-
-    def _paired(self, method: str, key: str) -> dict[str, dict[tuple[int, int], float]]:
-        return {split: {(row.cell.stage1_seed, row.cell.seed): row.scores[key]
-                        for row in self.finished(split, method)} for split in self.plan.splits}
+        own, reference = (self.cells[self.cells.method == name].set_index(PAIR)[key]
+                          for name in (method, self.plan.reference))
+        return paired_difference(own, reference)
 
 
-def _row(cell: Cell, record: dict[str, Any]) -> Row:
-    if not record:
-        return Row(cell, "missing")
-    if "error" in record:
-        return Row(cell, "failed", record["error"])
-    classes, curve = record["classes"], record.get("curve", {})
-    return Row(cell, "finished",
-               scores={**{key: _percent(record[key]) for key in SCORES},
-                       **{key: _percent(curve.get(key)) for key in CURVE_SCORES}},
-               class_iou={item["name"]: _percent(item["iou"]) for item in classes},
-               unseen=tuple(item["name"] for item in classes if not item["seen"]),
-               marks=tuple(mark for key, (mark, _) in MARKS.items() if record.get(key)),
-               curve=tuple(zip(map(_percent, curve.get("seen_miou", [])),
-                               map(_percent, curve.get("unseen_miou", [])))))
+def _place(cell: Cell) -> dict[str, Any]:
+    return {**{name: getattr(cell, name) for name in PAIR}, "method": cell.method}
+
+
+def _marks(record: dict[str, Any]) -> str:
+    return " ".join(mark for key, (mark, _) in MARKS.items() if record.get(key))
 
 
 def _percent(value: float | None) -> float:

@@ -1,13 +1,16 @@
 """Means, spreads and paired differences with Student's t-intervals."""
 
 import math
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
-import numpy as np
+import pandas as pd
 from scipy import stats
 
 LEVEL = 0.95
+
+#: What a pair has in common, the levels of the index that ``paired_difference`` looks at.
+PAIR = ["split", "stage1_seed", "seed"]
 
 
 class Summary(NamedTuple):
@@ -21,10 +24,10 @@ class Summary(NamedTuple):
 class Interval(NamedTuple):
     """A mean with its confidence interval; the bounds are nan for n < 2."""
 
-    mean: float
-    low: float
-    high: float
-    n: int
+    mean: float = math.nan
+    low: float = math.nan
+    high: float = math.nan
+    n: int = 0
 
 
 class PairedDifference(NamedTuple):
@@ -41,38 +44,29 @@ class PairedDifference(NamedTuple):
     pooled: Interval
 
 
-def summarize(values: Sequence[float]) -> Summary:
+def summarize(values: Sequence[float] | pd.Series) -> Summary:
     """Mean ± standard deviation (n − 1 in its denominator); nans are left out."""
-    values = _present(values)
-    mean = float(values.mean()) if len(values) else math.nan
-    return Summary(mean, float(values.std(ddof=1)) if len(values) > 1 else math.nan, len(values))
+    values = pd.Series(values, dtype=float)
+    return Summary(float(values.mean()), float(values.std()), int(values.count()))
 
 
-def t_interval(values: Sequence[float], level: float = LEVEL) -> Interval:
+def t_interval(values: Sequence[float] | pd.Series, level: float = LEVEL) -> Interval:
     """mean ± t(n − 1, (1 + level)/2) · sd / √n, the confidence interval of a normal mean."""
     mean, sd, n = summarize(values)
     half = math.nan if n < 2 else float(stats.t.ppf((1 + level) / 2, n - 1)) * sd / math.sqrt(n)
     return Interval(mean, mean - half, mean + half, n)
 
 
-def paired_difference(values: dict[str, dict[Hashable, float]],
-                      reference: dict[str, dict[Hashable, float]]) -> PairedDifference:
+def paired_difference(values: pd.Series, reference: pd.Series) -> PairedDifference:
     """Differences between scores of the same split, stage-1 seed and seed.
 
     Args:
-        values: of the method, by split and pair.
-        reference: of the reference, likewise. What only one of them holds is left out.
+        values: of the method, indexed by ``PAIR``, each pair once.
+        reference: of the reference, likewise. What only one of them holds, or holds as nan, is
+            left out.
     """
-    differences = {split: _present([value - reference[split][pair]
-                                    for pair, value in scores.items()
-                                    if pair in reference.get(split, {})])
-                   for split, scores in values.items()}
-    splits = {split: t_interval(found) for split, found in differences.items() if len(found)}
-    pooled: list[float] = [value for found in differences.values() for value in found]
+    differences = (values - reference.reindex(values.index)).dropna()
+    splits = {str(split): t_interval(found)
+              for split, found in differences.groupby(level="split", sort=False)}
     return PairedDifference(splits, t_interval([item.mean for item in splits.values()]),
-                            t_interval(pooled))
-
-
-def _present(values: Sequence[float]) -> np.ndarray:
-    values = np.asarray(values, np.float64)
-    return values[~np.isnan(values)]
+                            t_interval(differences))

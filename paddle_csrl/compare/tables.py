@@ -1,12 +1,12 @@
 """Tables of a comparison, for Markdown and HTML, and its CSV files."""
 
-import csv
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+import pandas as pd
+
 from paddle_csrl.compare.results import SCORES, Results, paper_table
-from paddle_csrl.compare.statistics import Interval, Summary
+from paddle_csrl.compare.statistics import Interval, summarize
 from paddle_csrl.utils import atomic_path
 
 NONE = "–"
@@ -41,33 +41,30 @@ def score_table(results: Results, split: str) -> Table:
     paper = paper_table(results.plan.paper)["splits"].get(split, {})
     header = ["method", "n", *results.scores.values()] + (
         [f"paper: {name}" for name in SCORES.values()] if paper else [])
-    rows = []
-    for method in results.plan.methods:
-        row = [results.label(method), _numbers(results, split, method)]
-        row += [show_summary(results.summary(split, method, key)) for key in results.scores]
-        if paper:
-            row += [f"{value:.1f}" for value in paper.get(method, [])] or [NONE] * len(SCORES)
-        rows.append(row)
+    cells = results.cells[results.cells.split == split].groupby("method")
+    texts = cells[list(results.scores)].agg(show_summary)
+    texts.insert(0, "n", cells.status.agg(_numbers))
+    none = [NONE] * len(SCORES)
+    rows = [[results.label(method), *texts.loc[method],
+             *([f"{value:.1f}" for value in paper.get(method, [])] or none if paper else [])]
+            for method in results.plan.methods]
     unseen = ", ".join(results.plan.splits[split].unseen)
     return Table(split, header, rows, [f"Unseen: {unseen}."])
 
 
-def _numbers(results: Results, split: str, method: str) -> str:
+def _numbers(statuses: pd.Series) -> str:
     """How many cells are finished, and how many are not."""
-    rows = results.of(split, method)
-    finished = sum(row.status == "finished" for row in rows)
-    failed = sum(row.status == "failed" for row in rows)
-    missing = len(rows) - finished - failed
-    return f"{finished}" + (f", {failed} failed" if failed else "") + (
-        f", {missing} not run" if missing else "")
+    counts = statuses.value_counts()
+    return ", ".join([str(counts.get("finished", 0)),
+                      *(f"{counts[status]} {words}" for status, words in (
+                          ("failed", "failed"), ("missing", "not run")) if status in counts)])
 
 
 def difference_table(results: Results, key: str = "hiou") -> Table:
     """Paired differences to the reference in points, by split and over all."""
     methods = [method for method in results.plan.methods if method != results.plan.reference]
     differences = [results.difference(method, key) for method in methods]
-    nothing = Interval(math.nan, math.nan, math.nan, 0)
-    rows = [[split] + [show_interval(item.splits.get(split, nothing)) for item in differences]
+    rows = [[split] + [show_interval(item.splits.get(split, Interval())) for item in differences]
             for split in results.plan.splits]
     rows.append(["over splits"] + [show_interval(item.over_splits) for item in differences])
     rows.append(["pooled"] + [show_interval(item.pooled) for item in differences])
@@ -84,8 +81,9 @@ def difference_table(results: Results, key: str = "hiou") -> Table:
 def class_table(results: Results, split: str) -> Table:
     """Mean IoU of every class by method; unseen classes are starred."""
     methods = list(results.plan.methods)
-    rows = [[f"{name} *" if unseen else name]
-            + [show_summary(results.class_summary(split, method, name)) for method in methods]
+    cells = results.class_iou[results.class_iou.split == split].groupby(["class", "method"])
+    texts = cells.iou.agg(show_summary).unstack().reindex(columns=methods).fillna(NONE)
+    rows = [[f"{name} *" if unseen else name, *texts.loc[name]]
             for name, unseen in results.classes(split).items()]
     return Table(f"IoU by class: {split}", ["class", *map(results.label, methods)], rows,
                  ["* unseen"])
@@ -93,7 +91,8 @@ def class_table(results: Results, split: str) -> Table:
 
 def failure_table(results: Results) -> Table:
     """The cells that failed and why."""
-    rows = [[str(row.cell), row.reason] for row in results.rows if row.status == "failed"]
+    rows = [[str(cell), record["error"]] for cell, record in results.records.items()
+            if "error" in record]
     return Table("Failed cells", ["cell", "reason"], rows,
                  ["Run again with --retry_failed once the reason is mended."])
 
@@ -128,36 +127,23 @@ def markdown(results: Results) -> str:
 
 def write_results_csv(results: Results, path: str) -> None:
     """One row per cell, scores in percent."""
-    _write_csv(path, ["split", "stage1_seed", "seed", "method", "seen", "unseen", "miou", "hiou",
-                      *list(results.scores)[len(SCORES):], "status", "marks", "reason"],
-               [[row.cell.split, row.cell.stage1_seed, row.cell.seed, row.cell.method,
-                 *(_number(row.scores.get(key, math.nan)) for key in results.scores),
-                 row.status, " ".join(row.marks), row.reason] for row in results.rows])
+    _write_csv(results.cells.rename(columns={"seen_miou": "seen", "unseen_miou": "unseen"}), path)
 
 
 def write_class_csv(results: Results, path: str) -> None:
     """One row per finished cell and class, IoU in percent."""
-    _write_csv(path, ["split", "stage1_seed", "seed", "method", "class", "kind", "iou", "marks"],
-               [[row.cell.split, row.cell.stage1_seed, row.cell.seed, row.cell.method, name,
-                 "unseen" if name in row.unseen else "seen", _number(iou), " ".join(row.marks)]
-                for row in results.rows for name, iou in row.class_iou.items()])
+    _write_csv(results.class_iou, path)
 
 
-def _write_csv(path: str, header: list[str], rows: list[list]) -> None:
+def _write_csv(table: pd.DataFrame, path: str) -> None:
     with atomic_path(path) as temporary:
-        with open(temporary, "w", encoding="utf-8", newline="") as file:
-            csv.writer(file, lineterminator="\n").writerows([header, *rows])
+        table.to_csv(temporary, index=False, float_format="%.4f", lineterminator="\n")
 
 
-def _number(value: float) -> str:
-    return "" if math.isnan(value) else f"{value:.4f}"
-
-
-def show_summary(summary: Summary) -> str:
+def show_summary(values: pd.Series) -> str:
     """``mean ± sd``; the mean alone where there is no spread."""
-    if summary.n == 0:
-        return NONE
-    return f"{summary.mean:.1f}" + (f" ± {summary.sd:.1f}" if summary.n > 1 else "")
+    mean, sd, n = summarize(values)
+    return NONE if n == 0 else f"{mean:.1f}" + (f" ± {sd:.1f}" if n > 1 else "")
 
 
 def show_interval(interval: Interval) -> str:

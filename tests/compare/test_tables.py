@@ -7,6 +7,7 @@ import re
 from xml.etree import ElementTree
 
 import numpy as np
+import pandas as pd
 import pytest
 
 import paddle_csrl  # noqa: F401  first: it orders the imports of cv2 and paddle
@@ -14,11 +15,11 @@ from helpers import tiny_runs
 from helpers.tiny_config import write_config
 from paddle_csrl.compare import tables
 from paddle_csrl.compare.curve import area
+from paddle_csrl.compare.output import write_results
 from paddle_csrl.compare.plan import PAPER_TABLES, Plan
 from paddle_csrl.compare.plots import all_plots
-from paddle_csrl.compare.report import write_report
 from paddle_csrl.compare.results import Results, paper_table
-from paddle_csrl.compare.statistics import paired_difference, summarize, t_interval
+from paddle_csrl.compare.statistics import PAIR, paired_difference, summarize, t_interval
 from paddle_csrl.utils import write_json
 from paddle_csrl.visualize.svg import Scale
 
@@ -51,10 +52,12 @@ def test_one_value_has_no_interval():
 
 
 def test_differences_are_paired_by_seed_within_a_split():
-    method = {"a": {(0, 0): 12.0, (0, 1): 23.0, (0, 2): 50.0}, "b": {(0, 1): 7.0},
-              "c": {(1, 0): 1.0}}
-    reference = {"a": {(0, 1): 20.0, (0, 0): 11.0}, "b": {(0, 1): 5.0}, "c": {(0, 0): 9.0}}
-    splits, over_splits, pooled = paired_difference(method, reference)
+    method = {("a", 0, 0): 12.0, ("a", 0, 1): 23.0, ("a", 0, 2): 50.0, ("a", 1, 0): NAN,
+              ("b", 0, 1): 7.0, ("c", 1, 0): 1.0}
+    reference = {("a", 0, 1): 20.0, ("a", 1, 0): 3.0, ("a", 0, 0): 11.0, ("b", 0, 1): 5.0,
+                 ("c", 0, 0): 9.0}
+    splits, over_splits, pooled = paired_difference(
+        *(pd.Series(scores).rename_axis(PAIR) for scores in (method, reference)))
     assert set(splits) == {"a", "b"}  # c has no pair
     assert splits["a"][::3] == (2.0, 2)  # differences 1 and 3
     assert splits["a"].low == pytest.approx(2 - 12.706, abs=1e-2)
@@ -142,6 +145,26 @@ def test_the_papers_figures_stand_beside_ours(made_up):
     assert len(tables.score_table(Results.read(plan), "other").header) == 6
 
 
+def test_the_csv_files_by_hand(made_up):
+    """Four decimals, nothing where there is no score, quotes where a text needs them."""
+    scores = {("other", "point", 0): 0.2, ("other", "csrl", 0): {"unseen": 0.1, "leaks": True,
+                                                                 "hiou": None},
+              ("other", "csrl", 1): None}
+    plan = made_up(scores, splits={"other": ["cat"]}, seeds=[0, 1])
+    write_results(plan)
+    with open(os.path.join(plan.save_dir, "results.csv"), encoding="utf-8") as file:
+        assert file.read() == (
+            "split,stage1_seed,seed,method,seen,unseen,miou,hiou,status,marks,reason\n"
+            "other,0,0,point,80.0000,20.0000,75.0000,10.0000,finished,,\n"
+            "other,0,0,csrl,80.0000,10.0000,75.0000,,finished,LEAKS,\n"
+            "other,0,1,point,,,,,missing,,\n"
+            "other,0,1,csrl,,,,,failed,,no | memory\n")
+    with open(os.path.join(plan.save_dir, "class_iou.csv"), encoding="utf-8") as file:
+        assert file.read().splitlines()[:3] == [
+            "split,stage1_seed,seed,method,class,kind,iou,marks",
+            "other,0,0,point,background,seen,90.0000,", "other,0,0,point,a<b,seen,,"]
+
+
 @pytest.mark.parametrize("key, mark", [("transductive", "transductive"), ("leaks", "LEAKS")])
 def test_methods_that_are_not_plainly_zero_shot_are_marked_everywhere(made_up, key, mark):
     scores = {**SCORES, ("other", "csrl", 0): {"unseen": 0.1, key: True}}
@@ -155,7 +178,7 @@ def test_methods_that_are_not_plainly_zero_shot_are_marked_everywhere(made_up, k
     assert f"point ({mark})" not in str(found)
     assert any(note.startswith(f"{mark}: ") for note in tables.notes(results))
     assert all(f"csrl ({mark})" in plot for plot in all_plots(results).values())
-    write_report(plan)
+    write_results(plan)
     for name in ("results.csv", "class_iou.csv"):
         with open(os.path.join(plan.save_dir, name), encoding="utf-8") as file:
             rows = list(csv.DictReader(file))
@@ -177,7 +200,7 @@ def test_scores_of_other_settings_are_not_shown(made_up):
     plan.methods["csrl"].opts["generator.iters"] = 7
     plan._settings.clear()
     results = Results.read(plan)
-    assert results.count("finished") == 4 and results.finished("unseen2", "csrl") == []
+    assert results.count("finished") == 4 and results.finished("unseen2", "csrl").empty
     plan.command_opts["num_workers"] = 3  # has no influence on a score
     plan._settings.clear()
     assert Results.read(plan).count("finished") == 4
@@ -185,7 +208,7 @@ def test_scores_of_other_settings_are_not_shown(made_up):
 
 def test_nothing_finished_still_gives_tables(made_up):
     plan = made_up({})
-    assert write_report(plan) == {"finished": 0, "failed": 0, "missing": 12}
+    assert write_results(plan) == {"finished": 0, "failed": 0, "missing": 12}
     with open(os.path.join(plan.save_dir, "results.md"), encoding="utf-8") as file:
         assert "| csrl | 0, 3 not run | – | – | – | – |" in file.read()
 
@@ -202,7 +225,7 @@ def test_what_finishes_while_tables_are_written_is_in_them(made_up, monkeypatch)
             made_up(SCORES)
 
     monkeypatch.setattr(tables, "write_results_csv", slow)
-    assert write_report(plan)["finished"] == 7
+    assert write_results(plan)["finished"] == 7
     with open(os.path.join(plan.save_dir, "results.csv"), encoding="utf-8") as file:
         assert file.read().count("finished") == 7
     assert len(calls) == 2
@@ -249,7 +272,7 @@ def test_ticks_are_round_numbers_within_the_axis(low, high, expected):
 
 def test_the_page_needs_no_other_file_and_escapes_names(made_up):
     plan = made_up({**SCORES, ("unseen2", "point", 1): None})
-    write_report(plan)
+    write_results(plan)
     with open(os.path.join(plan.save_dir, "results.html"), encoding="utf-8") as file:
         text = file.read()
     assert "<script" not in text and "src=" not in text and "href=" not in text
@@ -291,7 +314,7 @@ def test_the_ablation_ends_in_the_row_of_table_1():
 
 
 def with_curve(unseen, ausuc) -> dict:
-    return {"unseen": unseen, "curve": {"calibrations": [-100, 0, 100], "ausuc": ausuc,
+    return {"unseen": unseen, "curve": {"calibrations": [-1e4, 0, 1e4], "ausuc": ausuc,
                                         "best_hiou": 0.4, "seen_miou": [0.8, 0.6, 0.0],
                                         "unseen_miou": [0.0, unseen, 0.3]}}
 
@@ -314,9 +337,20 @@ def test_the_area_below_the_curve_is_a_score_of_its_own(made_up):
     assert areas.rows[0] == ["unseen2", "+4.00 [-8.71, +16.71] (2)"]
     assert areas.title in [item.title for item in tables.all_tables(results)]
     assert any(note.startswith("AUSUC") for note in tables.notes(results))
-    write_report(plan)
+    write_results(plan)
     with open(os.path.join(plan.save_dir, "results.csv"), encoding="utf-8") as file:
         assert [row["ausuc"] for row in csv.DictReader(file)][:2] == ["10.0000", "13.0000"]
+
+
+def test_a_curve_at_other_calibrations_is_not_mixed_with_those_of_the_plan(made_up):
+    other = with_curve(0.2, 0.1)
+    other["curve"] = {"calibrations": [-1e4, 1e4], "ausuc": 0.3, "best_hiou": 0.3,
+                      "seen_miou": [0.8, 0.0], "unseen_miou": [0.0, 0.3]}
+    results = Results.read(made_up({("unseen2", "csrl", 0): with_curve(0.4, 0.13),
+                                    ("unseen2", "csrl", 1): other}, calibrations=[0]))
+    assert results.summary("unseen2", "csrl", "ausuc")[::2] == (13.0, 1)
+    assert results.summary("unseen2", "csrl", "hiou").n == 2
+    np.testing.assert_allclose(results.curve("unseen2", "csrl"), [[80, 0], [60, 40], [0, 30]])
 
 
 def test_the_curve_plot_goes_through_the_means(made_up):

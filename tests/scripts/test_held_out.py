@@ -3,11 +3,13 @@
 import importlib.util
 import json
 import os
+import shlex
 
 import numpy as np
 import pytest
 
 from helpers import tiny_runs
+from paddle_csrl.datasets import AttributeShapes
 from paddle_csrl.errors import UserError
 
 SCRIPT = os.path.join(tiny_runs.ROOT, "scripts", "held_out.py")
@@ -19,6 +21,21 @@ def held_out():
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+def test_the_example_fits_the_config_that_it_names(held_out, tmp_path, monkeypatch):
+    """A loss has as many coefficients as terms, and every name is that of a seen class."""
+    monkeypatch.chdir(tiny_runs.ROOT)
+    example = held_out.__doc__.split("held_out.py", 1)[1].replace("\\\n", " ")
+    args = held_out.parse_args(shlex.split(example))
+    assert len(args.fold) == 2 and len(args.variant) == 2
+    names = AttributeShapes("val", str(tmp_path), num_train=1, num_val=1).class_names
+    for fold in args.fold:
+        plain = held_out.held_out_config(args, fold)
+        assert len(set(names) & set(plain.zero_shot["unseen"])) == 4 + 2  # its own and the fold's
+        for variant in args.variant:
+            config = held_out.held_out_config(args, fold, variant.split("=", 1)[1].split(";"))
+            assert config.given["generator"] != plain.given["generator"]
 
 
 def test_every_variant_and_seed_is_scored_on_the_fold(held_out, tmp_path, capsys):

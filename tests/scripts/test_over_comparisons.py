@@ -34,7 +34,7 @@ def test_by_hand(script, tmp_path, capsys):
                 "x,0,1,point,0,0,0,20,finished,,\nx,0,1,csrl,0,0,0,26,finished,,\n"
                 "x,0,2,csrl,0,0,0,99,finished,,\nx,0,3,point,0,0,0,,failed,,why\n")
     two = write(tmp_path / "two", "x,0,0,point,0,0,0,5,finished,,\nx,0,0,csrl,0,0,0,5,finished,,\n")
-    found = script.main([one, two, "--methods", "csrl"])["csrl"]
+    found = script.main([one, two, one, "--methods", "csrl"])["csrl"]  # a file twice counts once
     # Split x of the first: 2 and 6, mean 4; split x of the second: 0. Over splits: mean 2, and
     # with n = 2, sd = 2.828, t = 12.706 the half width is 25.41.
     assert [item.mean for item in found.splits.values()] == [4.0, 0.0]
@@ -46,6 +46,9 @@ def test_by_hand(script, tmp_path, capsys):
 
 def test_bad_input(script, tmp_path):
     path = write(tmp_path / "one", "x,0,0,point,0,0,0,10,finished,,\n")
+    (tmp_path / "empty.csv").write_text("")
+    with pytest.raises(UserError, match="empty.csv cannot be read"):
+        script.main([str(tmp_path / "empty.csv"), "--methods", "csrl"])
     with pytest.raises(UserError, match="no finished cell of csrl has one of point beside it"):
         script.main([path, "--methods", "csrl"])
     with pytest.raises(UserError, match="results.csv has no column auc"):

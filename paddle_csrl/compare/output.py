@@ -1,4 +1,4 @@
-"""Writing the results of a comparison: Markdown, CSV, HTML and plots."""
+"""The files of a comparison's results: Markdown, CSV, HTML and plots."""
 
 import os
 
@@ -10,7 +10,7 @@ from paddle_csrl.utils import write_text
 from paddle_csrl.utils.html import render
 
 
-def write_report(plan: Plan) -> dict[str, int]:
+def write_results(plan: Plan) -> dict[str, int]:
     """Write ``results.*``, ``class_iou.csv`` and the plots from all that is finished.
 
     Two comparisons may write at a time: what has finished since is written again.
@@ -22,7 +22,7 @@ def write_report(plan: Plan) -> dict[str, int]:
     while True:
         _write(results)
         newer = Results.read(plan)
-        if newer.rows == results.rows:
+        if newer == results:
             return {status: results.count(status) for status in ("finished", "failed", "missing")}
         results = newer
 
