@@ -5,8 +5,8 @@ without them, and every variant is scored on the fold's classes. The config's po
 unseen classes out of training and of scoring: their images (drop) or their labels (ignore).
 
     python scripts/held_out.py -c configs/csrl_shapes.yml --fold "red striped,green dotted" \
-        --fold "blue striped,purple dotted" --variant point=generator.loss.coef=[1,0,0,0] \
-        --variant edges=generator.relation=edges --seeds 0 1 2 --out output/held_out
+        --fold "blue striped,purple dotted" --variant point=generator.loss.coef=[1,0,0] \
+        --variant prototypes=generator.relation=prototypes --seeds 0 1 2 --out output/held_out
 """
 
 import argparse
@@ -28,6 +28,8 @@ from paddle_csrl.metrics import ZeroShotEvaluator  # noqa: E402
 from paddle_csrl.run import Run  # noqa: E402
 from paddle_csrl.stages.fit import load_weights  # noqa: E402
 from paddle_csrl.utils import write_json  # noqa: E402
+
+SCORES = ("seen_miou", "unseen_miou", "hiou")
 
 #: The stages that all variants share.
 _SHARED = ("segmentor", "features")
@@ -98,16 +100,15 @@ def main(argv=None) -> dict:
                 rows.append({"variant": name, "fold": fold, "seed": seed,
                              **fold_scores(args, run, fold)})
                 write_json(os.path.join(args.out, "held_out.json"), rows)
+    scores = np.array([[row[key] for key in SCORES] for row in rows]).reshape(
+        len(args.fold), len(variants), len(args.seeds), len(SCORES))
     summary = {}
-    for name in variants:
-        print(f"{name:24s}", end="")
-        for key in ("seen_miou", "unseen_miou", "hiou"):
-            # Folds differ far more than seeds: the spread is over the means of the folds.
-            folds = [np.mean([row[key] for row in rows if (row["variant"], row["fold"]) ==
-                              (name, fold)]) for fold in args.fold]
-            summary[name, key] = float(np.mean(folds))
-            print(f"  {key} {100 * np.mean(folds):5.1f} ± {100 * np.std(folds):4.1f}", end="")
-        print()
+    for index, name in enumerate(variants):
+        # Folds differ far more than seeds: the spread is over the means of the folds.
+        folds = scores[:, index].mean(1)
+        summary.update({(name, key): float(mean) for key, mean in zip(SCORES, folds.mean(0))})
+        print(f"{name:24s}", *(f" {key} {100 * mean:5.1f} ± {100 * spread:4.1f}" for
+                               key, mean, spread in zip(SCORES, folds.mean(0), folds.std(0))))
     return summary
 
 

@@ -7,8 +7,8 @@ from paddleseg.utils import logger, utils
 
 from paddle_csrl.cli import options
 from paddle_csrl.compare.cells import run_cells
-from paddle_csrl.compare.plan import Plan
 from paddle_csrl.compare.output import write_results
+from paddle_csrl.compare.plan import Plan
 from paddle_csrl.utils import make_folder
 
 _EPILOG = """
