@@ -1,4 +1,12 @@
-"""The one exception type for mistakes a user can make and mend."""
+"""The one exception type for mistakes a user can make and mend, and how it is found again."""
+
+import errno
+
+_WORKER_MARK = "UserError: "
+
+#: What the system refuses for reasons that lie outside of the program.
+_REFUSALS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EISDIR,
+             errno.ENOTDIR, errno.ENAMETOOLONG}
 
 
 class UserError(ValueError):
@@ -7,3 +15,20 @@ class UserError(ValueError):
     The message is one line that names the value, where it stands and how to mend it; the
     command-line tools print it without a traceback and exit with status 2.
     """
+
+
+def user_message(error: BaseException | None) -> str | None:
+    """Return the one line for the user if a ``UserError`` is behind ``error``, else None.
+
+    A full disk and the like are the user's to mend, too. PaddleSeg's builder and Paddle's loader
+    processes wrap what they catch, the latter as text.
+    """
+    if isinstance(error, OSError) and error.errno in _REFUSALS:
+        return f"{error.strerror}: {error.filename2 or error.filename or 'a file to be written'}"
+    while error is not None:
+        if isinstance(error, UserError) and _WORKER_MARK not in str(error):
+            return " ".join(str(error).split())
+        if _WORKER_MARK in str(error):
+            return str(error).rsplit(_WORKER_MARK, 1)[1].strip().splitlines()[0]
+        error = error.__cause__ or error.__context__
+    return None

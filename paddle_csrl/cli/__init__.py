@@ -1,6 +1,5 @@
 """The command-line tools: thin parsers over the package. Each ``main(argv)`` returns results."""
 
-import errno
 import os
 import sys
 import time
@@ -9,13 +8,7 @@ from typing import Any
 
 from paddle_csrl import mkl
 from paddle_csrl.doctor.installation import GET_PADDLE
-from paddle_csrl.errors import UserError
-
-_WORKER_MARK = "UserError: "
-
-#: What the system refuses for reasons that lie outside of the program.
-_REFUSALS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EISDIR,
-             errno.ENOTDIR, errno.ENAMETOOLONG}
+from paddle_csrl.errors import UserError, user_message
 
 #: Seconds that ``paddle.distributed.launch`` has to find the process that failed first.
 _PATIENCE = 20.0
@@ -41,6 +34,8 @@ def run(main: Callable[[], Any], many: bool = False) -> None:
         sys.exit(130)
     except Exception as error:
         message = user_message(error)
+        if isinstance(error, ModuleNotFoundError) and error.name == "paddle":
+            message = f"Paddle is not installed: {GET_PADDLE}"
         if message is None and many and "gloo" in str(error):
             # Another process has failed. The launcher shows the log of the one that ends first.
             print("another process has ended; the error is in its log", file=sys.stderr, flush=True)
@@ -60,22 +55,3 @@ def _tell_of_mkl() -> None:
         from paddleseg.utils import logger
 
         logger.info(f"CPU: {mkl.setting().text}")
-
-
-def user_message(error: BaseException | None) -> str | None:
-    """The one line for the user if a ``UserError``, or no Paddle, is behind ``error``, else None.
-
-    A full disk and the like are the user's to mend, too. PaddleSeg's builder and Paddle's loader
-    processes wrap what they catch, the latter as text.
-    """
-    if isinstance(error, OSError) and error.errno in _REFUSALS:
-        return f"{error.strerror}: {error.filename2 or error.filename or 'a file to be written'}"
-    while error is not None:
-        if isinstance(error, ModuleNotFoundError) and error.name == "paddle":
-            return f"Paddle is not installed: {GET_PADDLE}"
-        if isinstance(error, UserError) and _WORKER_MARK not in str(error):
-            return " ".join(str(error).split())
-        if _WORKER_MARK in str(error):
-            return str(error).rsplit(_WORKER_MARK, 1)[1].strip().splitlines()[0]
-        error = error.__cause__ or error.__context__
-    return None

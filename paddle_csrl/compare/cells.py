@@ -14,11 +14,11 @@ from paddle import nn
 from paddleseg.utils import logger
 
 from paddle_csrl.builder import ZeroShotBuilder
-from paddle_csrl.cli import user_message
 from paddle_csrl.compare.curve import curve, swept_layers
 from paddle_csrl.compare.plan import Cell, Plan
 from paddle_csrl.core.train import run_stages, write_config
 from paddle_csrl.datasets.label_scan import fingerprint
+from paddle_csrl.errors import user_message
 from paddle_csrl.evaluation.layers import score_layers
 from paddle_csrl.evaluation.score import describe
 from paddle_csrl.metrics import ZeroShotEvaluator

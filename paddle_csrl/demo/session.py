@@ -19,12 +19,11 @@ from PIL import Image
 
 from paddle_csrl.add_class.change import ClassChange, change_classes
 from paddle_csrl.classes import ClassTable
-from paddle_csrl.cli import user_message
 from paddle_csrl.config import ZeroShotConfig
 from paddle_csrl.deploy.images import ImageReader, Sample
 from paddle_csrl.deploy.model import DeployBuilder
 from paddle_csrl.deploy.predict import SegmentorPredictor
-from paddle_csrl.errors import UserError
+from paddle_csrl.errors import UserError, user_message
 from paddle_csrl.run import open_run
 from paddle_csrl.utils import make_folder
 

@@ -18,7 +18,6 @@ import paddle
 
 import paddle_csrl
 from paddle_csrl import compat
-from paddle_csrl.cli import user_message
 from paddle_csrl.config import ZeroShotConfig
 from paddle_csrl.core import preflight
 from paddle_csrl.datasets.class_names import class_names_for, read_class_names
@@ -32,6 +31,7 @@ from paddle_csrl.doctor.installation import (
     size,
 )
 from paddle_csrl.embeddings.resolve import resolve_class_embeddings
+from paddle_csrl.errors import user_message
 from paddle_csrl.run import Run
 from paddle_csrl.stages.features import make_sampler
 from paddle_csrl.utils.weights import load_state

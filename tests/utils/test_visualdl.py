@@ -15,7 +15,7 @@ import paddle_csrl  # noqa: F401  (first: it orders the imports of cv2 and paddl
 from helpers.fabricated import make_context, make_dataset, make_voc
 from paddle_csrl import cli
 from paddle_csrl.datasets.sources import require_data
-from paddle_csrl.errors import UserError
+from paddle_csrl.errors import UserError, user_message
 from paddle_csrl.utils import atomic_path, progress, read_json, write_json
 from paddle_csrl.utils.visualdl import StageLogWriter, loss_names
 
@@ -169,14 +169,13 @@ def chain(*errors):
     (None, None),
 ])
 def test_the_users_message_is_found(error, message):
-    assert cli.user_message(error) == message
+    assert user_message(error) == message
 
 
 # In a process of its own, for Paddle's unmended loader waits for ever.
 LOADER_ERRORS = """
 import paddle_csrl, paddle
-from paddle_csrl import cli
-from paddle_csrl.errors import UserError
+from paddle_csrl.errors import UserError, user_message
 
 class Torn(paddle.io.Dataset):
     def __init__(self, torn, error):
@@ -197,7 +196,7 @@ for num_workers in (0, 1):
                                                  num_workers=num_workers):
                     items.append(item)
             except Exception as caught:
-                print(num_workers, torn, type(caught).__name__, cli.user_message(caught))
+                print(num_workers, torn, type(caught).__name__, user_message(caught))
     print(num_workers, len(list(paddle.io.DataLoader(Torn(9, None), num_workers=num_workers))))
 """
 
