@@ -12,7 +12,7 @@ from paddle_csrl.core.train import run_stages
 from paddle_csrl.errors import UserError
 from paddle_csrl.run import Run
 from paddle_csrl.stages.feature_bank import FeatureBank
-from paddle_csrl.tuning import Budget, Search, SeenClasses, Space, seen_classes
+from paddle_csrl.tuning import Budget, Search, SeenClasses, Space
 from paddle_csrl.tuning.search import table, write_settings
 from paddle_csrl.utils import make_folder_of
 
@@ -123,6 +123,6 @@ def _seen_classes(run: Run) -> SeenClasses:
         run_stages(run, _STAGES)
     builder = run.builder
     _, layer = builder.classification_layer(builder.throwaway_model())
-    return seen_classes(FeatureBank.load(run.output("features")), builder.embeddings,
-                        builder.class_names, builder.unseen_ids, builder.normalizes_features,
-                        layer.bias is not None)
+    return SeenClasses.from_bank(
+        FeatureBank.load(run.output("features")), builder.embeddings, builder.class_names,
+        builder.unseen_ids, builder.normalizes_features, has_bias=layer.bias is not None)

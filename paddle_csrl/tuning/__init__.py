@@ -7,8 +7,8 @@ arrays of the seen classes alone, numbered anew.
 from paddle_csrl.tuning.bank_trial import Fold, bank_trial, make_fold
 from paddle_csrl.tuning.folds import draw_folds
 from paddle_csrl.tuning.search import Budget, Search
-from paddle_csrl.tuning.seen_classes import SeenClasses, seen_classes
+from paddle_csrl.tuning.seen_classes import SeenClasses
 from paddle_csrl.tuning.space import Draw, Space
 
 __all__ = ["Budget", "Draw", "Fold", "Search", "SeenClasses", "Space", "bank_trial",
-           "draw_folds", "make_fold", "seen_classes"]
+           "draw_folds", "make_fold"]

@@ -117,22 +117,20 @@ class Search:
             what ``summary`` returns.
         """
         seeds = range(self.budget.seeds)
-        self._run(range(len(self.draws)), seeds)
-        means = {setting: self.scores(setting, seeds)[:, :, HIOU].mean()
-                 for setting in self.settings(range(len(self.draws)))}
+        ranking = self._rank(range(len(self.draws)), seeds)
         if self.budget.finalists:
-            best = {}
-            for setting, mean in means.items():
-                best[setting.trial] = max(mean, best.get(setting.trial, -1.0))
-            finalists = sorted(best, key=lambda trial: -best[trial])[:self.budget.finalists]
+            trials = list(dict.fromkeys(setting.trial for setting in ranking))
             seeds = range(self.budget.seeds + self.budget.final_seeds)
-            self._run(finalists, seeds)
-            means = {setting: self.scores(setting, seeds)[:, :, HIOU].mean()
-                     for setting in self.settings(finalists)}
-        ranking = sorted(means, key=lambda setting: -means[setting])  # the first of equals
+            ranking = self._rank(trials[:self.budget.finalists], seeds)
         summary = self.summary(ranking, seeds)
-        self._write(summary)
+        write_json(self.record, {**summary, "scores": self._known})
         return summary
+
+    def _rank(self, trials: Sequence[int], seeds: Sequence[int]) -> list[Setting]:
+        """All points of these trials, the best mean first and the first of equals before others."""
+        self._run(trials, seeds)
+        return sorted(self.settings(trials), reverse=True,
+                      key=lambda setting: self.scores(setting, seeds)[:, :, HIOU].mean())
 
     def settings(self, trials: Sequence[int]) -> list[Setting]:
         """All points of these trials."""
@@ -206,9 +204,6 @@ class Search:
             for classifier in classifiers:
                 check_sections({"generator": generator, "classifier": classifier},
                                self.seen.embeddings, seen_ids, held_out)
-
-    def _write(self, summary: dict[str, Any]) -> None:
-        write_json(self.record, {**summary, "scores": self._known})
 
 
 def table(summary: dict[str, Any]) -> str:

@@ -41,29 +41,28 @@ class SeenClasses:
             digest.update(np.ascontiguousarray(array))
         return digest.hexdigest()
 
+    @classmethod
+    def from_bank(cls, bank: FeatureBank, embeddings: np.ndarray, names: Sequence[str],
+                  unseen_ids: np.ndarray, normalizes: bool = True,
+                  has_bias: bool = True) -> "SeenClasses":
+        """Leave the unseen classes behind, and those with fewer than ``MIN_ROWS`` features.
 
-def seen_classes(bank: FeatureBank, embeddings: np.ndarray, names: Sequence[str],
-                 unseen_ids: np.ndarray, normalizes: bool = True,
-                 has_bias: bool = True) -> SeenClasses:
-    """Leave the unseen classes behind, and those with fewer than ``MIN_ROWS`` features.
+        Args:
+            bank: raw features of C classes, none of them of an unseen one.
+            embeddings: float32 [C, d_w].
+            names: C names.
+            unseen_ids: int64 [U].
+            normalizes, has_bias: as the attributes.
 
-    Args:
-        bank: raw features of C classes, none of them of an unseen one.
-        embeddings: float32 [C, d_w].
-        names: C names.
-        unseen_ids: int64 [U].
-        normalizes, has_bias: as ``SeenClasses``.
-
-    Raises:
-        UserError: the bank holds features of an unseen class.
-    """
-    leaked = [names[c] for c in unseen_ids if bank.counts[c]]
-    if leaked:
-        raise UserError(f"the feature bank holds features of unseen classes "
-                        f"({', '.join(leaked)}); make it anew with --stage features")
-    kept = np.flatnonzero(bank.counts >= MIN_ROWS)
-    rows = np.repeat(bank.counts >= MIN_ROWS, bank.counts)
-    return SeenClasses(
-        [names[c] for c in kept], embeddings[kept],
-        FeatureBank(bank.features[rows], bank.counts[kept], bank.pixel_counts[kept]),
-        len(unseen_ids), normalizes, has_bias)
+        Raises:
+            UserError: the bank holds features of an unseen class.
+        """
+        leaked = [names[c] for c in unseen_ids if bank.counts[c]]
+        if leaked:
+            raise UserError(f"the feature bank holds features of unseen classes "
+                            f"({', '.join(leaked)}); make it anew with --stage features")
+        kept = np.flatnonzero(bank.counts >= MIN_ROWS)
+        rows = np.repeat(bank.counts >= MIN_ROWS, bank.counts)
+        return cls([names[c] for c in kept], embeddings[kept],
+                   FeatureBank(bank.features[rows], bank.counts[kept], bank.pixel_counts[kept]),
+                   len(unseen_ids), normalizes, has_bias)

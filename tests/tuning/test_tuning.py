@@ -30,7 +30,6 @@ from paddle_csrl.tuning import (
     bank_trial,
     draw_folds,
     make_fold,
-    seen_classes,
 )
 from paddle_csrl.tuning import search as search_module
 from paddle_csrl.tuning.bank_trial import score_layer
@@ -479,7 +478,7 @@ def test_a_bank_with_an_unseen_class_is_refused():
     bank = made_bank()
     names = ["background", "cat", "dog", "cow", "car"]
     with pytest.raises(UserError, match=r"features of unseen classes \(dog\); make it anew"):
-        seen_classes(bank, np.zeros((5, 3), np.float32), names, np.array([2]))
+        SeenClasses.from_bank(bank, np.zeros((5, 3), np.float32), names, np.array([2]))
 
 
 def test_unseen_classes_are_left_behind():
@@ -487,7 +486,7 @@ def test_unseen_classes_are_left_behind():
     bank.pixel_counts[:] = 7, 8, 9, 10, 11
     embeddings = np.arange(15, dtype=np.float32).reshape(5, 3)
     names = ["background", "unseen 1", "dog", "rare", "unseen 2"]
-    seen = seen_classes(bank, embeddings, names, np.array([1, 4]))
+    seen = SeenClasses.from_bank(bank, embeddings, names, np.array([1, 4]))
     assert seen.names == ["background", "dog"] and seen.num_unseen == 2
     assert np.array_equal(seen.embeddings, embeddings[[0, 2]])
     assert seen.bank.counts.tolist() == [60, 50] and seen.bank.pixel_counts.tolist() == [7, 9]
