@@ -15,19 +15,19 @@ import sys
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."))
 
-import numpy as np  # noqa: E402
+import numpy as np
 
-import paddle_csrl  # noqa: E402,F401  (first: it orders the imports of cv2 and paddle)
-from paddle_csrl.cli import run as run_cli  # noqa: E402
-from paddle_csrl.config import ZeroShotConfig  # noqa: E402
-from paddle_csrl.core.train import run_stages  # noqa: E402
-from paddle_csrl.datasets import ZeroShotDataset  # noqa: E402
-from paddle_csrl.errors import UserError  # noqa: E402
-from paddle_csrl.evaluation.evaluate import evaluate  # noqa: E402
-from paddle_csrl.metrics import ZeroShotEvaluator  # noqa: E402
-from paddle_csrl.run import Run  # noqa: E402
-from paddle_csrl.stages.fit import load_weights  # noqa: E402
-from paddle_csrl.utils import write_json  # noqa: E402
+import paddle_csrl  # noqa: F401  (first: it orders the imports of cv2 and paddle)
+from paddle_csrl.cli import run as run_cli
+from paddle_csrl.config import ZeroShotConfig
+from paddle_csrl.core.train import run_stages
+from paddle_csrl.datasets import ZeroShotDataset
+from paddle_csrl.errors import UserError
+from paddle_csrl.evaluation.evaluate import evaluate
+from paddle_csrl.metrics import ZeroShotEvaluator
+from paddle_csrl.run import Run
+from paddle_csrl.stages.fit import load_weights
+from paddle_csrl.utils import write_json
 
 SCORES = ("seen_miou", "unseen_miou", "hiou")
 

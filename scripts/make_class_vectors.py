@@ -15,10 +15,10 @@ import numpy as np
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."))
 
-from paddle_csrl.datasets.class_names import CLASS_NAMES  # noqa: E402
-from paddle_csrl.embeddings import read_vectors  # noqa: E402
-from paddle_csrl.embeddings.resolve import ALIASES, find_words  # noqa: E402
-from paddle_csrl.utils import atomic_path  # noqa: E402
+from paddle_csrl.datasets.class_names import CLASS_NAMES
+from paddle_csrl.embeddings import read_vectors
+from paddle_csrl.embeddings.resolve import ALIASES, find_words
+from paddle_csrl.utils import atomic_path
 
 CAMVID = """sky building pole road pavement tree sign fence car pedestrian bicyclist""".split()
 COLORS = """red orange yellow green blue purple pink brown white black gray grey cyan magenta

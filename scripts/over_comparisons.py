@@ -15,10 +15,10 @@ import pandas as pd
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
-from paddle_csrl.cli import run as run_cli  # noqa: E402
-from paddle_csrl.compare.statistics import PAIR, PairedDifference, paired_difference  # noqa: E402
-from paddle_csrl.compare.tables import show_interval  # noqa: E402
-from paddle_csrl.errors import UserError  # noqa: E402
+from paddle_csrl.cli import run as run_cli
+from paddle_csrl.compare.statistics import PAIR, PairedDifference, paired_difference
+from paddle_csrl.compare.tables import show_interval
+from paddle_csrl.errors import UserError
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:

@@ -16,20 +16,20 @@ import sys
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 
-import held_out  # noqa: E402  (first: it orders the imports of cv2 and paddle)
-import numpy as np  # noqa: E402
+import numpy as np
 
-from paddle_csrl.cli import run as run_cli  # noqa: E402
-from paddle_csrl.config import ZeroShotConfig  # noqa: E402
-from paddle_csrl.core.train import run_stages  # noqa: E402
-from paddle_csrl.datasets import ZeroShotDataset  # noqa: E402
-from paddle_csrl.models.convex_hull import project_to_hull  # noqa: E402
-from paddle_csrl.models.last_layer import FeatureExtractor  # noqa: E402
-from paddle_csrl.run import Run  # noqa: E402
-from paddle_csrl.stages.feature_bank import BottomKSampler, FeatureBank  # noqa: E402
-from paddle_csrl.stages.features import fill  # noqa: E402
-from paddle_csrl.stages.segmentor import load_segmentor  # noqa: E402
-from paddle_csrl.utils import write_json  # noqa: E402
+import held_out
+from paddle_csrl.cli import run as run_cli
+from paddle_csrl.config import ZeroShotConfig
+from paddle_csrl.core.train import run_stages
+from paddle_csrl.datasets import ZeroShotDataset
+from paddle_csrl.models.convex_hull import project_to_hull
+from paddle_csrl.models.last_layer import FeatureExtractor
+from paddle_csrl.run import Run
+from paddle_csrl.stages.feature_bank import BottomKSampler, FeatureBank
+from paddle_csrl.stages.features import fill
+from paddle_csrl.stages.segmentor import load_segmentor
+from paddle_csrl.utils import write_json
 
 SAMPLES_PER_CLASS = 4096
 

@@ -1,6 +1,5 @@
 """scripts/held_out.py: settings compared on seen classes held out."""
 
-import importlib.util
 import json
 import os
 import shlex
@@ -8,22 +7,13 @@ import shlex
 import numpy as np
 import pytest
 
+import held_out
 from helpers import tiny_runs
 from paddle_csrl.datasets import AttributeShapes
 from paddle_csrl.errors import UserError
 
-SCRIPT = os.path.join(tiny_runs.ROOT, "scripts", "held_out.py")
 
-
-@pytest.fixture(scope="module")
-def held_out():
-    spec = importlib.util.spec_from_file_location("held_out", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-def test_the_example_fits_the_config_that_it_names(held_out, tmp_path, monkeypatch):
+def test_the_example_fits_the_config_that_it_names(tmp_path, monkeypatch):
     """A loss has as many coefficients as terms, and every name is that of a seen class."""
     monkeypatch.chdir(tiny_runs.ROOT)
     example = held_out.__doc__.split("held_out.py", 1)[1].replace("\\\n", " ")
@@ -38,7 +28,7 @@ def test_the_example_fits_the_config_that_it_names(held_out, tmp_path, monkeypat
             assert config.given["generator"] != plain.given["generator"]
 
 
-def test_every_variant_and_seed_is_scored_on_the_fold(held_out, tmp_path, capsys):
+def test_every_variant_and_seed_is_scored_on_the_fold(tmp_path, capsys):
     recipe = tiny_runs.custom(str(tmp_path / "data"), str(tmp_path / "cache"))
     summary = held_out.main([
         "-c", recipe.config, "--out", str(tmp_path / "out"), "--seeds", "0", "1",
@@ -60,7 +50,7 @@ def test_every_variant_and_seed_is_scored_on_the_fold(held_out, tmp_path, capsys
         assert "dog" in str(json.load(file)["inputs"]["unseen"])
 
 
-def test_true_unseen_classes_take_no_part_in_the_score(held_out, tmp_path):
+def test_true_unseen_classes_take_no_part_in_the_score(tmp_path):
     """Permuting the ids of the true unseen classes in the validation labels changes nothing."""
     scores = []
     for number, swap in enumerate((False, True)):
@@ -91,7 +81,7 @@ def _swap_ids(root: str, first: int, second: int) -> None:
                 write_label(path, table[label])
 
 
-def test_a_segmentor_that_may_know_the_fold_is_refused(held_out, tmp_path):
+def test_a_segmentor_that_may_know_the_fold_is_refused(tmp_path):
     recipe = tiny_runs.custom(str(tmp_path / "data"), str(tmp_path / "cache"))
     with pytest.raises(UserError, match="`segmentor_weights: w.pdparams` may know the cl"):
         held_out.main(["-c", recipe.config, "--out", str(tmp_path / "out"), "--fold", "dog",

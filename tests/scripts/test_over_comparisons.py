@@ -1,23 +1,13 @@
 """scripts/over_comparisons.py: paired differences over the splits of several comparisons."""
 
-import importlib.util
 import os
 
 import pytest
 
-from helpers import tiny_runs
+import over_comparisons
 from paddle_csrl.errors import UserError
 
 HEADER = "split,stage1_seed,seed,method,seen,unseen,miou,hiou,status,marks,reason\n"
-
-
-@pytest.fixture(scope="module")
-def script():
-    path = os.path.join(tiny_runs.ROOT, "scripts", "over_comparisons.py")
-    spec = importlib.util.spec_from_file_location("over_comparisons", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def write(folder, rows: str) -> str:
@@ -28,13 +18,14 @@ def write(folder, rows: str) -> str:
     return path
 
 
-def test_by_hand(script, tmp_path, capsys):
+def test_by_hand(tmp_path, capsys):
     one = write(tmp_path / "one",
                 "x,0,0,point,0,0,0,10,finished,,\nx,0,0,csrl,0,0,0,12,finished,,\n"
                 "x,0,1,point,0,0,0,20,finished,,\nx,0,1,csrl,0,0,0,26,finished,,\n"
                 "x,0,2,csrl,0,0,0,99,finished,,\nx,0,3,point,0,0,0,,failed,,why\n")
     two = write(tmp_path / "two", "x,0,0,point,0,0,0,5,finished,,\nx,0,0,csrl,0,0,0,5,finished,,\n")
-    found = script.main([one, two, one, "--methods", "csrl"])["csrl"]  # a file twice counts once
+    # A file that is named twice counts once.
+    found = over_comparisons.main([one, two, one, "--methods", "csrl"])["csrl"]
     # Split x of the first: 2 and 6, mean 4; split x of the second: 0. Over splits: mean 2, and
     # with n = 2, sd = 2.828, t = 12.706 the half width is 25.41.
     assert [item.mean for item in found.splits.values()] == [4.0, 0.0]
@@ -44,14 +35,14 @@ def test_by_hand(script, tmp_path, capsys):
     assert "+2.00 [-23.41, +27.41] (2)" in capsys.readouterr().out
 
 
-def test_bad_input(script, tmp_path):
+def test_bad_input(tmp_path):
     path = write(tmp_path / "one", "x,0,0,point,0,0,0,10,finished,,\n")
     (tmp_path / "empty.csv").write_text("")
     with pytest.raises(UserError, match="empty.csv cannot be read"):
-        script.main([str(tmp_path / "empty.csv"), "--methods", "csrl"])
+        over_comparisons.main([str(tmp_path / "empty.csv"), "--methods", "csrl"])
     with pytest.raises(UserError, match="no finished cell of csrl has one of point beside it"):
-        script.main([path, "--methods", "csrl"])
+        over_comparisons.main([path, "--methods", "csrl"])
     with pytest.raises(UserError, match="results.csv has no column auc"):
-        script.main([path, "--methods", "csrl", "--score", "auc"])
+        over_comparisons.main([path, "--methods", "csrl", "--score", "auc"])
     with pytest.raises(UserError, match="nothing.csv cannot be read"):
-        script.main([str(tmp_path / "nothing.csv"), "--methods", "csrl"])
+        over_comparisons.main([str(tmp_path / "nothing.csv"), "--methods", "csrl"])
