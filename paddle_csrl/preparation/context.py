@@ -248,11 +248,10 @@ def _paint(masks: list[tuple], size: tuple[int, int], table: np.ndarray,
     """Class ids uint8 [H, W]: later masks lie over earlier ones, as in the official reader."""
     label = np.zeros(size, np.uint8)
     for category, encoded in masks:
-        mask = decode_mask(encoded, place)
-        if mask.shape != size or not 0 <= category < len(table):
-            raise UserError(f"{place} has a mask of {list(mask.shape)} pixels and class {category}"
-                            f" in an image of {list(size)}; get it again")
-        label[mask] = table[category]
+        if not 0 <= category < len(table):
+            raise UserError(f"{place} has a mask of class {category}, but the ids end at "
+                            f"{len(table) - 1}; get it again")
+        label[decode_mask(encoded, size, place)] = table[category]
     return label
 
 

@@ -7,6 +7,7 @@ import zipfile
 from collections.abc import Iterable
 
 import numpy as np
+import pycocotools.mask
 import scipy.io
 from PIL import Image
 from scipy.sparse import csc_matrix
@@ -147,23 +148,8 @@ def context_json(class_names: list[str]) -> bytes:
 
 
 def run_lengths(mask: np.ndarray) -> str:
-    """COCO's text form of a mask, pixel by pixel and bit by bit."""
-    runs, value = [0], False
-    for pixel in mask.T.reshape(-1):
-        if pixel != value:
-            runs.append(0)
-            value = pixel
-        runs[-1] += 1
-    characters = []
-    for place, run in enumerate(runs):
-        number = run - runs[place - 2] if place > 2 else run
-        while True:
-            group, number = number & 31, number >> 5
-            more = number != (-1 if group & 16 else 0)
-            characters.append(chr(48 + group + 32 * more))
-            if not more:
-                break
-    return "".join(characters)
+    """COCO's text form of a mask."""
+    return pycocotools.mask.encode(np.asfortranarray(mask, np.uint8))["counts"].decode()
 
 
 def write_tar(path, files: Files, links: Iterable[tuple[str, str]] = ()) -> str:
