@@ -4,17 +4,15 @@ import ipaddress
 import logging
 import os
 import socket
-import traceback
 
 import cv2
 import numpy as np
 from flask import Flask, Response, abort, jsonify, request
-from paddleseg.utils import logger
 from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
 from werkzeug.serving import BaseWSGIServer, make_server
 
 import paddle_csrl
-from paddle_csrl.demo.session import DemoSession
+from paddle_csrl.demo.session import DemoSession, explain
 from paddle_csrl.errors import UserError
 
 #: Largest uploaded file, in MiB.
@@ -26,7 +24,7 @@ _POLICY = ("default-src 'self'; img-src 'self' blob:; object-src 'none'; frame-a
 
 
 def is_local(host: str) -> bool:
-    """Whether ``host``, a name or an address, is this machine alone."""
+    """Tell whether ``host``, a name or an address, is this machine alone."""
     try:
         return ipaddress.ip_address(host.strip("[]")).is_loopback
     except ValueError:
@@ -34,14 +32,14 @@ def is_local(host: str) -> bool:
 
 
 def make_app(session: DemoSession, local: bool = True) -> Flask:
-    """The web application of a session.
+    """Make the web application of a session.
 
     Images go by their number in the session, so that no path comes in from outside.
 
     Args:
         session: what it shows.
-        local: whether to answer under the names of this machine alone, so that no page of the
-            web gets at the server by a name that it points here.
+        local: answer under the names of this machine alone, so that no page of the web gets at
+            the server by a name that it points here.
     """
     app = Flask(__name__, static_folder=_ASSETS, static_url_path="/static")
     app.config["MAX_CONTENT_LENGTH"] = MAX_UPLOAD * 2**20
@@ -100,7 +98,7 @@ def make_app(session: DemoSession, local: bool = True) -> Flask:
         session.remove_class(_name())
         return jsonify(session.state()), 202
 
-    app.register_error_handler(Exception, _explain)
+    app.register_error_handler(Exception, _answer)
     return app
 
 
@@ -111,16 +109,13 @@ def _name() -> str:
     return body["name"]
 
 
-def _explain(error: Exception) -> tuple[Response, int]:
-    """Any error as one line of JSON."""
-    if isinstance(error, UserError):
-        return jsonify(error=str(error)), 400
+def _answer(error: Exception) -> tuple[Response, int]:
+    """Return any error as one line of JSON."""
     if isinstance(error, RequestEntityTooLarge):
         return jsonify(error=f"the file is too large; choose one of at most {MAX_UPLOAD} MiB"), 413
     if isinstance(error, HTTPException):
         return jsonify(error=error.description), error.code or 500
-    logger.error(traceback.format_exc())
-    return jsonify(error=f"failed ({type(error).__name__}); the terminal has the details"), 500
+    return jsonify(error=explain(error)), 400 if isinstance(error, UserError) else 500
 
 
 def _png(picture: np.ndarray) -> Response:
@@ -150,7 +145,7 @@ def listen(host: str, port: int) -> socket.socket:
 
 
 def make_page_server(session: DemoSession, taken: socket.socket) -> BaseWSGIServer:
-    """The server on a socket of ``listen``; ``serve_forever`` runs it."""
+    """Make the server on a socket of ``listen``; its ``serve_forever`` runs it."""
     logging.getLogger("werkzeug").setLevel(logging.ERROR)  # not a line per request
     host, port = taken.getsockname()[:2]
     return make_server(host, port, make_app(session, is_local(host)), threaded=True,

@@ -1,4 +1,4 @@
-"""What the page does, without the web: pictures, their classes, and a vocabulary that changes."""
+"""All of the page but the web: pictures, their segmentation, and classes that change."""
 
 import io
 import itertools
@@ -35,7 +35,6 @@ _PERCENT = "\N{NO-BREAK SPACE}%"
 
 class Picture(NamedTuple):
     """An image of the page: its file and what to call it."""
-
     path: str
     title: str
 
@@ -119,27 +118,28 @@ class DemoSession:
         self._temporary.cleanup()
 
     def state(self) -> dict[str, Any]:
-        """What the page shows apart from pictures, as values for JSON.
+        """Describe what the page shows apart from pictures, as values for JSON.
 
         Returns:
             dict: ``run``; ``version`` of the classes, which grows with every change;
-            ``classes`` (dicts of ``id``, ``name``, ``color`` RGB, ``unseen``, ``removable``);
-            ``images`` (dicts of ``id`` and ``title``) and ``images_note``, why there are none;
-            ``task``, what is being done (``text``, ``share`` done 0 to 1, ``seconds``), or None;
-            ``message``, how the last one ended (``text``, ``is_error``), or None.
+            ``classes`` (dicts of ``id``, ``name``, ``color`` RGB, ``unseen``, which may be
+            removed); ``images`` (dicts of ``id`` and ``title``) and ``images_note``, why there
+            are none; ``task``, what is being done (``text``, ``share`` done 0 to 1,
+            ``seconds``), or None; ``message``, how the last one ended (``text``, ``is_error``),
+            or None.
         """
         with self._lock:
-            names, unseen_ids, palette = self._model.classes
-            unseen = set(unseen_ids.tolist())
+            classes = self._model.classes
+            unseen = set(classes.unseen_ids.tolist())
             return {
                 "run": self.run_dir, "version": self._version,
                 "task": self._task and self._task.describe(), "message": self._message,
                 "images_note": self._images_note,
                 "images": [{"id": number, "title": picture.title}
                            for number, picture in enumerate(self._pictures)],
-                "classes": [{"id": number, "name": name, "color": palette[number].tolist(),
-                             "unseen": number in unseen, "removable": number in unseen}
-                            for number, name in enumerate(names)]}
+                "classes": [{"id": number, "name": name, "unseen": number in unseen,
+                             "color": classes.palette[number].tolist()}
+                            for number, name in enumerate(classes.names)]}
 
     # Images
 
@@ -172,7 +172,7 @@ class DemoSession:
             return len(self._pictures) - 1
 
     def picture(self, image_id: int) -> np.ndarray:
-        """The image, uint8 RGB [H, W, 3], as prediction reads it.
+        """Return the image, uint8 RGB [H, W, 3], as prediction reads it.
 
         Raises:
             UserError: there is no such image, or its file is broken.
@@ -180,13 +180,13 @@ class DemoSession:
         return self._sample(image_id).image
 
     def thumbnail(self, image_id: int) -> np.ndarray:
-        """The image at a small size, uint8 RGB [h, w, 3]. Errors are those of ``picture``."""
+        """Return the image made small, uint8 RGB [h, w, 3]. Errors are those of ``picture``."""
         image = self.picture(image_id)
         scale = min(1.0, _THUMBNAIL_SIDE / min(image.shape[:2]))
         return cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
 
     def label(self, image_id: int) -> tuple[np.ndarray, int]:
-        """The class of every pixel, uint8 [H, W], and the version of the classes.
+        """Return the class of every pixel, uint8 [H, W], and the version of the classes.
 
         Errors are those of ``picture``.
         """
@@ -224,8 +224,8 @@ class DemoSession:
         Raises:
             UserError: there is no such unseen class, or another change is being made.
         """
-        names, unseen_ids, _ = self._model.classes
-        if name not in [names[class_id] for class_id in unseen_ids]:
+        classes = self._model.classes
+        if name not in [classes.names[class_id] for class_id in classes.unseen_ids]:
             raise UserError(f"no unseen class {name} to remove; tools/add_class.py also removes "
                             f"seen ones")
         self._begin(f"removing {name}", remove=[name])
@@ -245,12 +245,8 @@ class DemoSession:
             model = Model(folder, self.opts)
         except Exception as error:
             shutil.rmtree(folder, ignore_errors=True)
-            text = user_message(error)
-            if text is None:
-                logger.error(traceback.format_exc())
-                text = f"failed ({type(error).__name__}); the terminal has the details"
             with self._lock:
-                self._task, self._message = None, {"text": text, "is_error": True}
+                self._task, self._message = None, {"text": explain(error), "is_error": True}
             return
         if os.path.dirname(self._model.folder) == self._temporary.name:
             shutil.rmtree(self._model.folder)
@@ -265,8 +261,17 @@ class DemoSession:
         return next(path for path in paths if not os.path.exists(path))
 
 
+def explain(error: Exception) -> str:
+    """Return one line on an error; the terminal gets the trace of what no user can mend."""
+    text = user_message(error)
+    if text is None:
+        logger.error("".join(traceback.format_exception(error)))
+        text = f"failed ({type(error).__name__}); the terminal has the details"
+    return text
+
+
 def _pictures_of(run_dir: str, opts: Sequence[str], limit: int) -> tuple[list[Picture], str]:
-    """Validation images of the run, and why there are none."""
+    """Return validation images of the run, and a note where there are none."""
     try:
         files = open_run(run_dir, opts).builder.val_dataset.file_list
     except UserError as error:
@@ -277,9 +282,9 @@ def _pictures_of(run_dir: str, opts: Sequence[str], limit: int) -> tuple[list[Pi
 
 
 def _summary(change: ClassChange) -> str:
-    """What was done, how long it took and what the seen classes keep, in a line."""
-    done = [f"{name} added" for name in change.added] + [f"{name} removed"
-                                                         for name in change.removed]
+    """Tell in a line what was done, how long it took and what the seen classes keep."""
+    done = [*(f"{name} added" for name in change.added),
+            *(f"{name} removed" for name in change.removed)]
     text = f"{', '.join(done)} in {change.seconds:.1f} s"
     if not change.before:
         return text

@@ -23,7 +23,7 @@ _SMALL = 320
 
 
 class Method(NamedTuple):
-    """A trained segmentor and how its column is called."""
+    """A trained segmentor and the title of its column."""
     name: str
     builder: ZeroShotBuilder
     weights: str
@@ -31,7 +31,7 @@ class Method(NamedTuple):
 
 def open_methods(places: Sequence[str], names: Sequence[str] = (),
                  opts: Sequence[str] = ()) -> list[Method]:
-    """The methods to compare.
+    """Open the methods to compare.
 
     Args:
         places: each the folder of a finished run, or ``CONFIG.yml,WEIGHTS.pdparams``.
@@ -58,17 +58,10 @@ def open_methods(places: Sequence[str], names: Sequence[str] = (),
 
 
 def choose_images(dataset: ZeroShotDataset, num: int) -> list[int]:
-    """The images with the most pixels of unseen classes in their truth, most first.
+    """Return the indices of at most ``num`` images (> 0) of a validation set.
 
-    Every unseen class gives an image in turn, so that one alone does not fill the figure. No
-    prediction takes part in the choice.
-
-    Args:
-        dataset: a validation set.
-        num (int): how many at most, > 0.
-
-    Returns:
-        list[int]: indices.
+    Those with the most pixels of an unseen class in their truth come first. Every unseen class
+    gives an image in turn, so that one alone does not fill the figure. No prediction takes part.
     """
     counts = dataset.class_pixels()
     if counts is None:
@@ -137,28 +130,25 @@ def _open_method(place: str, opts: Sequence[str]) -> Method:
 
 
 def _identity(builder: ZeroShotBuilder) -> tuple:
-    """What methods must share: names of images, classes and unseen classes."""
+    """Return what methods must share: names of images, classes and unseen classes."""
     images = [os.path.basename(pair[0]) for pair in builder.val_dataset.file_list]
     return images, builder.class_names, builder.unseen_ids.tolist()
 
 
-def _predict(method: Method, indices: Sequence[int]) -> list[tuple]:
-    """Prediction and truth, int [H, W] each, for every index."""
+def _predict(method: Method, indices: Sequence[int]) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Return prediction and truth, int [H, W] each, for every index."""
     builder = method.builder
     load_weights(builder.model, method.weights)
-    results: list[tuple | None] = [None] * len(indices)
-
-    def keep(place: int, prediction: np.ndarray, truth: np.ndarray) -> None:
-        results[place] = prediction, truth
-
+    found: dict[int, tuple[np.ndarray, np.ndarray]] = {}
     dataset, config = builder.val_dataset, builder.config
     evaluate(builder.model, paddle.io.Subset(dataset, list(indices)),
              ZeroShotEvaluator(dataset.num_classes, builder.unseen_ids,
                                ignore_index=dataset.ignore_index),
              config.option("num_workers", 0), config.option("precision", "fp32"),
-             config.option("amp_level", "O1"), on_prediction=keep, title=method.name,
+             config.option("amp_level", "O1"), title=method.name,
+             on_prediction=lambda place, *labels: found.update({place: labels}),
              **config.test_config)
-    return results
+    return [found[place] for place in range(len(indices))]
 
 
 def _scene(dataset: ZeroShotDataset, index: int,

@@ -44,14 +44,14 @@ class Relations(NamedTuple):
     pixels: dict[str, int]
 
     def correlations(self) -> dict[str, np.ndarray]:
-        """Of every row with the real one: float64 [U'] by space, NaN where a row is constant."""
+        """Correlate rows with the real ones: float64 [U'] by space, NaN where one is constant."""
         return {title: row_correlation(matrix, self.spaces[REAL])
                 for title, matrix in self.spaces.items()}
 
 
 def compare_relations(run: Run, without: Run | None = None, unseen: Sequence[str] = (),
                       seen: Sequence[str] = (), standardize: bool = False) -> Relations:
-    """The relations in the semantic, the real and the generated spaces.
+    """Relate unseen and seen classes in the semantic, the real and the generated spaces.
 
     All are the same quantity: cosines between prototypes, centred on the mean of the seen ones
     (``losses.prototype_relations``). Real and generated features are those of the run's bank and
@@ -96,7 +96,7 @@ def compare_relations(run: Run, without: Run | None = None, unseen: Sequence[str
 
 
 def title_of(run: Run) -> str:
-    """What a run's generated features are called: its folder and its losses."""
+    """Name a run's generated features by its folder and its losses."""
     loss = run.config.dic["generator"]["loss"]
     coefficients = loss["coef"]
     types = loss["types"] * (len(coefficients) if len(loss["types"]) == 1 else 1)
@@ -107,7 +107,7 @@ def title_of(run: Run) -> str:
 
 
 def real_prototypes(run: Run, scale: Scale) -> tuple[np.ndarray, np.ndarray]:
-    """Mean real features of the unseen classes, from validation images, for display alone.
+    """Average real features of the unseen classes, of validation images, for display alone.
 
     The frozen segmentor sees each image that shows an unseen class once.
 
@@ -167,7 +167,7 @@ def save_relations(relations: Relations, folder: str, standardize: bool = False)
 
 
 def describe(relations: Relations, quantity: str) -> dict[str, Any]:
-    """What relations.json holds: everything in the figure, as numbers."""
+    """Return the content of relations.json: everything in the figure, as numbers."""
     spaces = {}
     for title, values in relations.correlations().items():
         spaces[title] = {
@@ -188,13 +188,12 @@ def _caption(title: str, correlations: np.ndarray) -> str:
 
 
 def _mean(values: np.ndarray) -> float:
-    """The mean of what is a number; NaN if nothing is."""
-    known = values[~np.isnan(values)]
-    return float(known.mean()) if len(known) else float("nan")
+    """Return the mean of what is a number; NaN if nothing is."""
+    return float("nan") if np.isnan(values).all() else float(np.nanmean(values))
 
 
 def _number(value: float) -> float | None:
-    """A float for JSON, which has no NaN."""
+    """Return a value for JSON, which has no NaN."""
     return None if np.isnan(value) else float(value)
 
 
@@ -206,7 +205,7 @@ def _require_same_classes(run: Run, without: Run | None) -> None:
 
 
 def _load_features(run: Run) -> tuple[FeatureBank, Scale]:
-    """The bank of a run with a generator.
+    """Load the bank of a run with a generator, and its scale.
 
     Raises:
         UserError: the run has none.
@@ -219,14 +218,14 @@ def _load_features(run: Run) -> tuple[FeatureBank, Scale]:
 
 
 def _generated(run: Run, bank: FeatureBank) -> np.ndarray:
-    """float64 [U, S]: generated unseen against real seen prototypes."""
+    """Relate generated unseen to real seen prototypes: float64 [U, S]."""
     task = load_generator(run, bank)
     features = generate(task, run.config.dic["classifier"], run.seed("classifier"))
     return _relate(features.mean(1, dtype=np.float64), bank.prototypes(seen_in(bank)))
 
 
 def _relate(unseen: np.ndarray, seen: np.ndarray) -> np.ndarray:
-    """float64 [U, S]: centred cosines; NaN in the rows of prototypes that are NaN."""
+    """Take centred cosines, float64 [U, S]; NaN in the rows of prototypes that are NaN."""
     known = ~np.isnan(unseen).any(1)
     relations = np.full((len(unseen), len(seen)), np.nan)
     relations[known] = _numpy(prototype_relations(
@@ -241,7 +240,7 @@ def _numpy(tensor: paddle.Tensor) -> np.ndarray:
 
 def _choose(names: Sequence[str], known: np.ndarray, wanted: Sequence[str],
             kind: str) -> np.ndarray:
-    """Ids of the ``wanted`` classes, which must be among ``known``; all of these by default."""
+    """Return the ids of the ``wanted`` classes, all among ``known``; by default all of these."""
     if not wanted:
         return known
     candidates = [names[c] for c in known]

@@ -91,9 +91,7 @@ def test_the_state_tells_the_classes_of_the_run(run, client):
     state = client.get("/api/state").json
     assert names(state) == table["class_names"]
     assert [entry["color"] for entry in state["classes"]] == table["palette"]
-    assert {entry["name"] for entry in state["classes"] if entry["unseen"]} \
-        == {entry["name"] for entry in state["classes"] if entry["removable"]} \
-        == set(table["unseen"])
+    assert {entry["name"] for entry in state["classes"] if entry["unseen"]} == set(table["unseen"])
 
 
 def test_the_validation_images_are_offered(run, session):
@@ -242,7 +240,7 @@ def test_a_class_is_added_and_removed(run, tmp_path):
     assert not state["message"]["is_error"], state["message"]
     assert re.search(rf"{NEW}.*\d s", state["message"]["text"])
     assert names(state) == [*before, NEW] and state["version"] == 1
-    assert state["classes"][-1]["unseen"] and state["classes"][-1]["removable"]
+    assert state["classes"][-1]["unseen"]
 
     label, version = session.label(0)
     assert version == 1

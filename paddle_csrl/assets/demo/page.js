@@ -180,7 +180,7 @@ function legendRow(entry, share) {
   const row = element("li", {}, label);
   row.classList.toggle("unseen", entry.unseen);
   row.classList.toggle("absent", !share);
-  if (entry.removable) {
+  if (entry.unseen) {
     const remove = element("button", {className: "remove", textContent: "✕"});
     remove.title = `remove ${entry.name}`;
     remove.disabled = Boolean(state.task);
