@@ -57,7 +57,7 @@ def _page(folder: str) -> str:
         raise UserError(f"{folder} has no whole metrics.json; name the folder of a finished run, "
                         f"such as output/demo")
     records = _stage_records(folder)
-    made = [record["made"] for record in records.values() if record.get("made")]
+    cpus = {record["made"].get("mkl") for record in records.values()} - {None}
     pictures = os.path.join(glob.escape(folder), "predictions", "[0-9]*.png")
     return render(
         "report.html", title=f"Run {os.path.basename(os.path.abspath(folder))}", metrics=metrics,
@@ -67,7 +67,7 @@ def _page(folder: str) -> str:
         relations=[_read_picture(path) for path in _relations(folder)],
         curves=_curves(folder, records), stages=[_stage_row(*item) for item in records.items()],
         commands=_commands(records), versions=list((metrics.get("versions") or {}).items()),
-        notes=sorted({f"CPU: {how['mkl']}" for how in made if how.get("mkl")}),
+        notes=[f"CPU: {setting}" for setting in sorted(cpus)],
         config=_read(os.path.join(folder, "config.yml")))
 
 
@@ -79,15 +79,18 @@ def _is_whole(metrics: Any) -> bool:
 
 
 def _stage_records(folder: str) -> Records:
-    """The records of the stages that have come to their end, in order."""
+    """Read the records of the stages that have come to their end, in order.
+
+    Runs of old do not say how a stage was ``made``.
+    """
     records = {stage: read_json(os.path.join(folder, stage, "stage.json"))
                for stage in (*STAGES, SELF_TRAINING)}
-    return {stage: record for stage, record in records.items()
+    return {stage: {**record, "made": record.get("made") or {}} for stage, record in records.items()
             if isinstance(record, dict) and record.get("finished")}
 
 
 def _relations(folder: str) -> list[str]:
-    """Heat maps of stage 3 and, if drawn since, those of ``tools/visualize.py relations``."""
+    """Find the heat maps of stage 2 and, if drawn since, of ``tools/visualize.py relations``."""
     path = os.path.join(folder, "generator", "relations.png")
     if not os.path.isfile(path):
         return []
@@ -104,7 +107,7 @@ def _read_picture(path: str) -> Picture:
 
 
 def data_uri(image: np.ndarray) -> str:
-    """An image, uint8 BGR [H, W, 3], as a ``data:`` address: PNG, or JPEG where that is smaller."""
+    """Encode uint8 BGR [H, W, 3] as a ``data:`` address: PNG, or JPEG where that is smaller."""
     files = {"png": cv2.imencode(".png", image)[1],
              "jpeg": cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, 92])[1]}
     kind = min(files, key=lambda name: len(files[name]))
@@ -112,14 +115,14 @@ def data_uri(image: np.ndarray) -> str:
 
 
 def _curves(folder: str, records: Records) -> dict[str, list[str]]:
-    """Plots, as SVG, of every stage that has any."""
+    """Draw what every stage has recorded, as SVG; stages without any are left out."""
     curves = {stage: [plot for title, series in _series(read_scalars(os.path.join(folder, stage)))
                       if (plot := curve_plot(f"{stage}: {title}", series))] for stage in records}
     return {stage: plots for stage, plots in curves.items() if plots}
 
 
 def _series(scalars: dict[str, list[tuple[int, float]]]) -> list[tuple[str, dict[str, Series]]]:
-    """What to plot of a stage's record: titles with their series by name."""
+    """Choose what to plot of a stage's record: titles with their series by name."""
     losses = {tag[len("Train/"):]: points for tag, points in scalars.items()
               if tag.startswith("Train/") and tag not in _NO_LOSSES}
     if len(losses) == 2:  # the sum and its only term
@@ -131,15 +134,15 @@ def _series(scalars: dict[str, list[tuple[int, float]]]) -> list[tuple[str, dict
 
 
 def _stage_row(stage: str, record: dict[str, Any]) -> list[str]:
-    """Its name, seed, duration, end, device and number of processes; runs of old lack most."""
-    made = record.get("made") or {}
+    """Return its name, seed, duration, end, device and number of processes."""
+    made = record["made"]
     values = (record["inputs"].get("seed"), _duration(made.get("seconds")),
               *(made.get(key) for key in ("finished_at", "device", "processes")))
     return [stage, *("–" if value is None else str(value) for value in values)]
 
 
 def _duration(seconds: float | None) -> str | None:
-    """Such as 0:00:07 or 3:20:15."""
+    """Write a duration such as 0:00:07 or 3:20:15."""
     if seconds is None:
         return None
     minutes, seconds = divmod(round(seconds), 60)
@@ -147,10 +150,10 @@ def _duration(seconds: float | None) -> str | None:
 
 
 def _commands(records: Records) -> dict[str, list[str]]:
-    """The stages that each command has run."""
+    """Return the stages that each command has run."""
     commands: dict[str, list[str]] = {}
     for stage, record in records.items():
-        if command := (record.get("made") or {}).get("command"):
+        if command := record["made"].get("command"):
             commands.setdefault(command, []).append(stage)
     return commands
 
