@@ -31,6 +31,6 @@ if importlib.util.find_spec("paddle") and not _is_doctor():
     mended = compat.mend_paddleseg()
     compat.mend_data_loader()
 
-    from paddle_csrl import datasets, losses, metrics, models
+    from paddle_csrl import datasets, losses, metrics, models, stages
 
-    __all__ = ["compat", "datasets", "losses", "metrics", "models"]
+    __all__ = ["compat", "datasets", "losses", "metrics", "models", "stages"]

@@ -13,7 +13,8 @@ from paddleseg.cvlibs import manager
 
 import paddle_csrl  # noqa: F401  before paddle
 from helpers import tiny_runs
-from paddle_csrl.config import KNOWN_KEYS, ZeroShotConfig, load_yaml
+from paddle_csrl.config import ZeroShotConfig, load_yaml
+from paddle_csrl.config.schema import SECTIONS, Settings, ZeroShot, markdown_table
 
 DOCUMENTS = ["README.md", "README_cn.md", "CONTRIBUTING.md", "CHANGELOG.md", *sorted(
     os.path.relpath(path, tiny_runs.ROOT)
@@ -25,45 +26,23 @@ def read(*names: str) -> str:
         return file.read()
 
 
-#: The headings in docs/configs.md under which the keys of a section stand.
-HEADINGS = {"": "## Top level", "zero_shot": "## `zero_shot`", "generator": "## `generator`",
-            "classifier": "## `classifier`", "self_training": "## `self_training`",
-            "projection": "## `projection`"}
-
-
-def tables(heading):
-    """First and second cells of the rows of the tables under a heading of docs/configs.md."""
+def table(heading, first="key"):
+    """The table of docs/configs.md under a heading whose first column is ``first``."""
     text = read("docs", "configs.md")
     part = text[text.index(heading):]
-    return re.findall(r"^\| (`.+?) \| (.+?) \|", part[:part.find("\n## ", 1)], re.MULTILINE)
+    return re.search(rf"^\| {first} \|.*?\n(?=\n)", part, re.MULTILINE | re.DOTALL)[0].strip()
 
 
-@pytest.mark.parametrize("section", KNOWN_KEYS)
-def test_every_config_key_has_a_row_with_its_default(section):
-    place, _, subsection = section.partition(".")
-    if place == "test_config":
-        place, subsection = "", place
-    rows = tables(HEADINGS[place])
-    named = {key for keys, default in rows for key in re.findall(r"`([\w.]+)`", keys)}
-    sections = {key for key in KNOWN_KEYS if key}
-    prefix = f"{subsection}." if subsection else ""
-    wanted = {f"{prefix}{key}" for key in KNOWN_KEYS[section]
-              if key not in sections and f"{place}.{key}" not in sections}
-    assert wanted - named == set()
-
-
-@pytest.mark.parametrize("section", ["generator", "classifier"])
-def test_values_said_to_be_in_the_base_are_there(section):
-    base = load_yaml(os.path.join(tiny_runs.ROOT, "configs", "_base_", "csrl.yml"))[section]
-    said = {key: value.strip("`") for keys, default in tables(HEADINGS[section])
-            for value in re.findall(r"\((.+?) in `_base_/csrl.yml`\)", default)
-            for key in re.findall(r"`(\w+)`", keys)}
-    assert len(said) >= 3
-    assert {key: str(base[key]) for key in said} == said
+@pytest.mark.parametrize("heading, kind", [
+    ("## Top level", Settings), ("## `zero_shot`", ZeroShot),
+    *((f"## `{name}`", kind) for name, kind in SECTIONS.items())])
+def test_the_tables_of_the_keys_are_those_of_the_schema(heading, kind):
+    base = load_yaml(os.path.join(tiny_runs.ROOT, "configs", "_base_", "csrl.yml"))
+    assert table(heading) == markdown_table(kind, base.get(kind.name))
 
 
 def test_arguments_of_components_have_the_defaults_of_the_code():
-    rows = [(name, text) for name, text in tables(HEADINGS["generator"]) if name[1].isupper()]
+    rows = re.findall(r"^\| (`.+?) \| (.+?) \|", table("## `generator`", "component"), re.MULTILINE)
     assert len(rows) == 7
     for name, text in rows:
         found = {**manager.LOSSES.components_dict, **manager.MODELS.components_dict}

@@ -3,14 +3,26 @@
 import os
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import paddle
 from paddleseg.utils import logger, utils
+from pydantic import Field
 
 from paddle_csrl import parallel
 from paddle_csrl.config import StageConfig
+from paddle_csrl.config.components import try_losses
+from paddle_csrl.config.schema import (
+    AUTO,
+    Component,
+    Count,
+    Loss,
+    Settings,
+    StageSection,
+    key,
+    section,
+)
 from paddle_csrl.evaluation.evaluate import evaluate
 from paddle_csrl.evaluation.pictures import PictureBook
 from paddle_csrl.metrics import ZeroShotEvaluator
@@ -27,6 +39,43 @@ from paddle_csrl.stages.generator import load_bank, load_generator
 from paddle_csrl.stages.legacy import label_counts, legacy_batches
 from paddle_csrl.stages.segmentor import load_segmentor
 from paddle_csrl.utils.visualdl import StageLogWriter
+
+@section("classifier")
+class ClassifierSection(StageSection):
+    """Stage 3."""
+
+    required = True
+
+    iters: Count = key(..., "iterations; a layer that stops early leans less on seen classes")
+    optimizer: Component = key(..., "as at the top level")
+    lr_scheduler: Component = key(..., "as at the top level")
+    loss: Loss = key(..., "as at the top level; a `weight` of `CrossEntropyLoss` has one number "
+                          "per class")
+    mode: Literal["clean", "legacy"] = key(
+        "clean", "`clean`: generated features of unseen classes, as many as `unseen_share` says. "
+        "`legacy`: the sampler of ZS3Net's published code, which **leaks**, see below")
+    batch_size: Count = key(..., "features per iteration")
+    unseen_share: Literal["auto"] | Annotated[float, Field(ge=0, lt=1)] = key(
+        AUTO, "expected share of generated features, 0 to 1; `auto` gives every class the same "
+        "share")
+    class_balance: Literal["balanced", "sqrt", "frequency"] = key(
+        "balanced", "real features per seen class: `balanced`, `sqrt` (of the pixel count) or "
+        "`frequency`")
+    num_generated: Count = key(4096, "generated features per unseen class")
+    calibration: float | Literal["auto"] = key(
+        0.0, "taken off the logits of seen classes (calibrated stacking): a number in logit units; "
+        "or `auto`, which takes what costs them `seen_cost`. The value found is in "
+        "`calibration.json`")
+    seen_cost: Annotated[float, Field(gt=0, lt=1)] = key(
+        0.1, "with `calibration: auto`: the share of the features of seen classes, 0 to 1 and "
+        "neither, that may go to an unseen class; the mean over the seen classes of the feature "
+        "bank. It does not depend on the scale of the logits, so that methods compared at one cost "
+        "pay the same")
+
+    def check(self, settings: Settings) -> None:
+        """Make the losses once."""
+        try_losses(self.loss, "classifier.loss")
+
 
 DEFAULT_NUM_GENERATED = 4096
 

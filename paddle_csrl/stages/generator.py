@@ -1,14 +1,26 @@
 """Stage 2: the generator learns to make visual features from class embeddings."""
 
 import os
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import paddle
 from paddleseg.utils import utils
+from pydantic import Field
 
 from paddle_csrl import parallel, visualize
 from paddle_csrl.config import StageConfig
+from paddle_csrl.config.components import try_losses, try_out
+from paddle_csrl.config.schema import (
+    Component,
+    Count,
+    Loss,
+    Settings,
+    StageSection,
+    Whole,
+    key,
+    section,
+)
 from paddle_csrl.errors import UserError
 from paddle_csrl.models.generator_task import GeneratorTask
 from paddle_csrl.parallel import Share
@@ -17,6 +29,42 @@ from paddle_csrl.stages.batches import GeneratorBatches
 from paddle_csrl.stages.feature_bank import FeatureBank, Scale
 from paddle_csrl.stages.fit import Fit, StageBuilder, load_weights, save_state, train_stage
 from paddle_csrl.utils.visualdl import StageLogWriter
+
+
+@section("generator")
+class GeneratorSection(StageSection):
+    """Stage 2."""
+
+    required = True
+
+    model: Component = key(
+        ..., "`StructuralGenerator` (CSRL) or `MLPGenerator` (ZS3Net) with the arguments below")
+    iters: Count = key(..., "iterations; one is one update over all classes at once")
+    optimizer: Component = key(..., "as at the top level")
+    lr_scheduler: Component = key(..., "as at the top level")
+    loss: Loss = key(..., "as at the top level")
+    num_samples: Count = key(..., "generated and real features per class and iteration")
+    relation: Literal["edges", "prototypes"] = key(
+        "prototypes", "`edges`: the learned relations e^L against e⁰, as printed in the paper. "
+        "`prototypes`: centred cosines between generated unseen and real seen prototypes against "
+        "those of the embeddings, rows z-scored; the only one for `MLPGenerator`")
+    relation_warmup: Whole = key(
+        0, "iterations over which the losses on unseen classes grow to full weight")
+    unseen_prototypes: Literal["free", "hull"] = key(
+        "free", "`hull`: the features generated for an unseen class are moved, all by one vector, "
+        "so that their mean lies at the convex hull of the seen prototypes (`docs/results.md` says "
+        "why); `free`: they stay")
+    outside_hull: Annotated[float, Field(ge=0, le=1)] = key(
+        0.0, "with `hull`: the share, 0 to 1, of its distance to the hull that the mean keeps; "
+        "0.0 puts it into the hull")
+
+    def check(self, settings: Settings) -> None:
+        """Make generator and losses once."""
+        generator = try_out(self.model, "generator.model", embed_dim=1, feature_dim=1)
+        if self.relation == "edges" and not getattr(generator, "learns_relations", True):
+            raise UserError(f"`generator.relation: edges` compares relations that "
+                            f"{type(generator).__name__} does not learn; take prototypes")
+        try_losses(self.loss, "generator.loss")
 
 
 def load_bank(run: Run) -> tuple[FeatureBank, Scale]:

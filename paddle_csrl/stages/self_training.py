@@ -6,13 +6,16 @@ much the setting grants; with ``policy: ignore`` they are those with unlabelled 
 """
 
 from functools import partial
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import paddle
 import paddle.nn.functional as F
 from paddleseg.utils import logger
+from pydantic import Field
 
+from paddle_csrl.config.schema import Count, Settings, StageSection, key, section
+from paddle_csrl.errors import UserError
 from paddle_csrl.evaluation.evaluate import shard
 from paddle_csrl.models.pixel_classifier import PixelClassifier
 from paddle_csrl.run import SELF_TRAINING, Run
@@ -23,6 +26,30 @@ from paddle_csrl.stages.features import offer
 from paddle_csrl.stages.fit import load_weights
 from paddle_csrl.stages.generator import load_bank
 from paddle_csrl.utils import progress
+
+@section("self_training")
+class SelfTrainingSection(StageSection):
+    """The optional last stage."""
+
+    share: Annotated[float, Field(gt=0, le=1)] = key(
+        0.25, "of the pixels predicted as an unseen class, the most confident ones that are taken, "
+        "above 0 and up to 1")
+    pseudo_share: Annotated[float, Field(gt=0, le=1)] = key(
+        0.5, "expected share of them, in place of generated ones, among what the layer learns an "
+        "unseen class from")
+    rounds: Count = key(
+        1, "how often images are labelled and the layer trained anew; each round labels with the "
+        "layer of the one before")
+    samples_per_class: Count = key(
+        8192, "bound of the uniform sample of predicted pixels, per class, from which `share` is "
+        "taken")
+
+    def check(self, settings: Settings) -> None:
+        """Insist on the clean mode."""
+        if settings.section("classifier").mode != "clean":
+            raise UserError("`self_training` needs `classifier.mode: clean`, for legacy draws by "
+                            "labels, of which its images have none; leave one of the two out")
+
 
 DEFAULTS = {"share": 0.25, "rounds": 1, "pseudo_share": 0.5, "samples_per_class": 8192}
 _NO_LABEL = -1

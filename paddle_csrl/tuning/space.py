@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from paddle_csrl.config import check_keys, load_yaml, merge, set_key
+from paddle_csrl.config import load_yaml, merge, read_settings, set_key
 from paddle_csrl.errors import UserError
 from paddle_csrl.stages.calibration import Calibration
 
@@ -98,8 +98,7 @@ class Space:
         for item in overrides:
             for key, value in item.items():
                 set_key(dic, key, copy.deepcopy(value))
-        check_keys(dic, self.path)
-        mode = dic["classifier"].get("mode", "clean")
+        mode = read_settings(dic, self.path).section("classifier").mode
         if mode != "clean":
             raise UserError(f"{self.path}: `classifier.mode: {mode}` reads labels of unseen "
                             f"classes, which tuning keeps away from; set it to clean")

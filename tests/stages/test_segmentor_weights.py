@@ -128,5 +128,5 @@ def test_resuming_stage_1_contradicts_it(source, weights, tmp_path):
 
 @pytest.mark.parametrize("value", ["5", "['a.pdparams']", "True"])
 def test_it_must_be_a_path(source, value):
-    with pytest.raises(UserError, match="`segmentor_weights: .*` must be the path"):
+    with pytest.raises(UserError, match="`segmentor_weights: .*` must be a path"):
         ZeroShotConfig(source.recipe.config, [*source.recipe.opts, f"segmentor_weights={value}"])

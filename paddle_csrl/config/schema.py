@@ -1,0 +1,284 @@
+"""Every key of a config, once: its type and range, default, unit and meaning.
+
+The sections of stages stand in the files of their stages, under ``@section``. The tables of
+``docs/configs.md`` and the help of the tools come out of these classes, and the sentences about
+wrong values out of the types (``wording``).
+"""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, model_validator
+from pydantic.fields import FieldInfo
+
+from paddle_csrl.errors import UserError
+
+#: Largest whole number: that of NumPy's seeds.
+MOST = 2 ** 32 - 1
+#: In place of a number: found from the data.
+AUTO = "auto"
+
+
+class Wanted(str):
+    """What a value must be, where the type does not say it well."""
+
+
+
+
+def _check_loss(content: dict[str, Any]) -> dict[str, Any]:
+    types, coef = content.get("types"), content.get("coef")
+    if not (isinstance(types, list) and isinstance(coef, list) and types
+            and len(types) in (1, len(coef))):
+        raise ValueError(f"must hold two lists of one length, `types` and `coef`, got {types} and "
+                         f"{coef}")
+    if not all(type(value) in (int, float) and math.isfinite(value) for value in coef):
+        raise ValueError(f"must hold numbers as `coef`, got {coef}")
+    return content
+
+
+Count = Annotated[int, Field(ge=1, le=MOST)]
+Whole = Annotated[int, Field(ge=0, le=MOST)]
+PositiveFloat = Annotated[float, Field(gt=0)]
+Path = Annotated[str, Wanted("a path, in quotes where it looks like a number")]
+Component = Annotated[dict[str, Any], Wanted("`key: value` pairs")]
+Loss = Annotated[Component, AfterValidator(_check_loss)]
+Names = Annotated[str | Sequence[str],
+                  Wanted("a list of names, in quotes where they look like something else, or text")]
+Size = Annotated[Sequence[Count], Field(min_length=2, max_length=2),
+                 Wanted("two whole numbers above 0, width and height")]
+_MAY_BE_NULL = BeforeValidator(lambda value: {} if value is None else value)
+
+
+def key(default: Any, meaning: str, shown: str = "") -> Any:
+    """Describe a key.
+
+    Args:
+        default: its value where the config says none; ``...`` for a key that has to be there.
+        meaning: one line in Markdown.
+        shown: the default as the documents show it, where that is not its value.
+    """
+    return Field(default, description=meaning, json_schema_extra={"shown": shown})
+
+
+class Section(BaseModel):
+    """A section of the YAML file; values are of exactly the type that the key has."""
+
+    model_config = ConfigDict(strict=True, frozen=True, extra="forbid", allow_inf_nan=False)
+
+    #: Its key in the config.
+    name: ClassVar[str] = ""
+    #: Whether a config without the section is none.
+    required: ClassVar[bool] = False
+    #: The sections that need not be there, and need not be whole, beside this one.
+    replaces: ClassVar[tuple[str, ...]] = ()
+
+    def check(self, settings: "Settings") -> None:
+        """Raise ``UserError`` for what does not go with the rest of the config."""
+
+
+class StageSection(Section):
+    """What the sections of stages share: without a value, that of the top level."""
+
+    seed: Whole = key(..., "0 to 4294967295", "top level's")
+    save_interval: Count = key(..., "iterations between checkpoints", "top level's")
+    log_iters: Count = key(..., "iterations between lines of the log", "top level's")
+
+
+SECTIONS: dict[str, type[Section]] = {}
+AnySection = TypeVar("AnySection", bound=type[Section])
+
+
+def section(name: str) -> Callable[[AnySection], AnySection]:
+    """Register the class of the section ``name``."""
+
+    def add(kind: AnySection) -> AnySection:
+        if name in SECTIONS:
+            raise KeyError(f"the section {name} is already registered")
+        kind.name = name
+        SECTIONS[name] = kind
+        return kind
+
+    return add
+
+
+class Embeddings(Section):
+    """``zero_shot.embeddings``."""
+
+    path: Path | None = key(
+        None, "a word-vector file: GloVe text (or `.gz`), word2vec text or `.bin`, fastText "
+        "`.vec`, or `.npz` with `names` and `vectors`; `attributes`: the data set's own attribute "
+        "vectors (AttributeShapes has some); null: the GloVe-100 vectors that come with the project")
+    normalize: bool = key(True, "scale embeddings to length 1")
+    words: Annotated[dict[Any, Any], _MAY_BE_NULL, Wanted("`class: word` pairs")] = key(
+        {}, "class name → word to look up instead, such as `{sign: signboard}`; several, with "
+        "commas, are tried in turn")
+
+
+class Features(Section):
+    """``zero_shot.features``."""
+
+    samples_per_class: Count = key(
+        8192, "bound of the feature bank; 1 KiB per sample at 256 channels")
+    dtype: Literal["float32", "float16"] = key(
+        "float32", "`float16` halves the bank in memory and on disk; stages 2 and 3 compute in "
+        "float32 all the same")
+    normalize: bool = key(
+        True, "stages 2 and 3 work on features standardized over the bank; the final layer has "
+        "this folded into its weights")
+    transforms: list[Component] | None = key(
+        None, "transforms for the pass that fills the bank", "validation's")
+
+
+class ZeroShot(Section):
+    """``zero_shot``."""
+
+    unseen: Names = key(..., "names of the unseen classes, a list or a text with commas")
+    policy: Literal["drop", "ignore"] = key(
+        "drop", "`drop`: training images with an unseen pixel are left out. `ignore`: they stay "
+        "and their unseen pixels become 255; the network still sees the pixels, never the labels")
+    class_names: Names | None = key(
+        None, "names by id: `voc`, `context`, `cityscapes`, `ade20k`, `coco_stuff`, "
+        "`context_zs3`, a text file with one name a line, or a list", "by data set")
+    label_names: Names | None = key(
+        None, "names by label id of the label files, in the forms of `class_names`, where the "
+        "labels are not the ids of the classes: a label counts as the class of its name, one whose "
+        "name no class has becomes 255, and a class need not have a label. `num_classes` is then "
+        "the number of classes everywhere. `tools/add_class.py` writes it "
+        "([add_class.md](add_class.md))", "as `class_names`")
+    embeddings: Annotated[Embeddings, _MAY_BE_NULL] = Embeddings()
+    features: Annotated[Features, _MAY_BE_NULL] = Features()
+    classifier_layer: str | None = key(
+        None, "dotted name of the segmentor's last layer, such as `decode_head.conv_seg`: the 1×1 "
+        "convolution whose inputs are the features and which stage 3 replaces. It is found by its "
+        "effect on the logits, so that auxiliary heads are not mistaken for it", "found")
+    cache_dir: Path | None = key(
+        None, "folder where the scan of the labels is kept; the environment variable "
+        "`PADDLE_CSRL_CACHE` gives another default", "`.cache/paddle_csrl`")
+
+
+class TestConfig(Section):
+    """``test_config``: what PaddleSeg's inference takes for granted is checked here."""
+
+    __test__ = False  # no test of pytest
+
+    aug_eval: bool = key(
+        False, "average over scales and flips when scores are taken and images predicted")
+    scales: Annotated[PositiveFloat | Sequence[PositiveFloat], Wanted("numbers above 0")] = key(
+        1.0, "factors of the image's size, one or a list, with `aug_eval`")
+    flip_horizontal: bool = key(False, "also the mirrored image, with `aug_eval`")
+    flip_vertical: bool = key(False, "also the image upside down, with `aug_eval`")
+    is_slide: bool = key(False, "sliding windows")
+    crop_size: Size | None = key(
+        None, "size of the windows, [width, height] in pixels; needed with `is_slide`")
+    stride: Size | None = key(None, "step of the windows, as `crop_size`; needed with `is_slide`")
+
+    @model_validator(mode="after")
+    def _check_windows(self) -> "TestConfig":
+        if not self.is_slide:
+            return self
+        if not self.crop_size or not self.stride:
+            name = "stride" if self.crop_size else "crop_size"
+            raise UserError(f"--is_slide needs `test_config.{name}`; give --{name} W H")
+        if any(step > side for step, side in zip(self.stride, self.crop_size)):
+            raise UserError(f"`test_config.stride: {self.stride}` must not be larger than "
+                            f"`crop_size: {self.crop_size}`, or pixels are left out")
+        return self
+
+
+class Settings(Section):
+    """The keys of a config: the top level and, behind ``section``, those of the stages."""
+
+    iters: Count = key(..., "iterations of stage 1: one batch, one update each")
+    batch_size: Count = key(..., "images per iteration and device")
+    train_dataset: Component = key(
+        ..., "any data set of PaddleSeg, with its `transforms`; it is put into a "
+        "`ZeroShotDataset`, which may also be written out (`type: ZeroShotDataset` with a nested "
+        "`dataset`)")
+    val_dataset: Component = key(..., "as `train_dataset`")
+    model: Component = key(
+        ..., "any segmentor with a last 1×1 convolution; `pretrained` is the path or address of "
+        "weights")
+    optimizer: Component = key(
+        ..., "`type` is Adam, SGD and so on; `weight_decay`, `grad_clip_cfg` and other arguments")
+    lr_scheduler: Component = key(
+        ..., "`type` is a class of `paddle.optimizer.lr`; `learning_rate`, `end_lr`, `power`; "
+        "`warmup_iters` (iterations) with `warmup_start_lr`")
+    loss: Loss = key(..., "`types`, a list of losses, and `coef`, their weights")
+    zero_shot: ZeroShot
+    test_config: Annotated[TestConfig, _MAY_BE_NULL] = TestConfig()
+    to_static_training: bool = key(False, "stage 1 as a static graph, as in PaddleSeg")
+    save_dir: Path | None = key(None, "folder of all results", "`output/NAME`")
+    seed: Whole = key(0, "0 to 4294967295, of every stage; a stage's own `seed` overrides it")
+    do_eval: bool = key(
+        True, "evaluate during training: picks the best stage-1 checkpoint by seen classes alone, "
+        "and records GZS3 scores over time in stage 3")
+    use_vdl: bool = key(True, "record curves and pictures for VisualDL")
+    save_interval: Count = key(1000, "iterations between checkpoints (and evaluations)")
+    log_iters: Count = key(10, "iterations between lines of the log")
+    keep_checkpoint_max: Whole = key(3, "checkpoints kept per stage")
+    num_workers: Whole = key(0, "processes that read images; 0: the one that trains")
+    segmentor_weights: Path | None = key(
+        None, "a `.pdparams` file that fits `model` and takes the place of stage 1: nothing is "
+        "trained, the file becomes the stage's result and its checksum is kept in `stage.json`. "
+        "Whether it has seen the unseen classes cannot be told from it")
+    precision: Literal["fp32", "fp16"] = key(
+        "fp32", "as in PaddleSeg, for training the segmentor, taking its features and evaluating "
+        "it; stages 2 and 3 and all checkpoints are float32. A CPU has no fp16 and computes as "
+        "with fp32")
+    amp_level: Literal["O1", "O2"] = key("O1", "as in PaddleSeg, with fp16")
+
+    _sections: dict[str, Section] = PrivateAttr(default_factory=dict)
+
+    def check(self, settings: "Settings") -> None:
+        """Insist on cosines where a loss takes cosines."""
+        losses = [item.get("type") for item in self.loss["types"] if isinstance(item, dict)]
+        projection = self.section("projection")
+        if "CosineRegressionLoss" in losses and (
+                projection is None or projection.similarity != "cosine"):
+            raise UserError("`loss` names CosineRegressionLoss, which takes cosines; set "
+                            "`projection.similarity: cosine` or name another loss")
+
+    def add(self, section: Section) -> None:
+        """Add the section of a stage."""
+        self._sections[section.name] = section
+
+    def section(self, name: str) -> Any:
+        """The typed section of a stage, an instance of ``SECTIONS[name]``; None without one."""
+        return self._sections.get(name)
+
+
+def markdown_table(kind: type[Section], base: dict[str, Any] | None = None) -> str:
+    """The table of a section's keys in Markdown.
+
+    Args:
+        kind: the section; a section within it has its rows in the same table, but ``zero_shot``.
+        base: the section as ``configs/_base_/csrl.yml`` has it, whose values are told.
+    """
+    rows = [f"| `{name}` | {_default(field, (base or {}).get(name))} | {field.description} |"
+            for name, field in _keys(kind)]
+    return "\n".join(["| key | default | meaning |", "|---|---|---|", *rows])
+
+
+def _keys(kind: type[Section], prefix: str = "") -> Iterator[tuple[str, FieldInfo]]:
+    """Dotted names and fields of the keys of a section and of the sections within it."""
+    for name, field in kind.model_fields.items():
+        if not (isinstance(field.annotation, type) and issubclass(field.annotation, Section)):
+            yield prefix + name, field
+        elif field.annotation is not ZeroShot:
+            yield from _keys(field.annotation, f"{prefix}{name}.")
+
+
+def _default(field: FieldInfo, in_base: Any) -> str:
+    extra = field.json_schema_extra
+    shown = extra.get("shown") if isinstance(extra, dict) else None
+    shown = shown or ("–" if field.is_required() else _yaml(field.default))
+    told = in_base is not None and not isinstance(in_base, dict) and (
+        field.is_required() or in_base != field.default)
+    return f"{shown} ({_yaml(in_base)} in `_base_/csrl.yml`)" if told else str(shown)
+
+
+def _yaml(value: Any) -> str:
+    if isinstance(value, str):
+        return f"`{value}`"
+    return "null" if value is None else str(value).lower()

@@ -1,0 +1,117 @@
+"""What pydantic has against a config, as the one line that a user reads."""
+
+import difflib
+from collections.abc import Iterable, Mapping
+from types import UnionType
+from typing import Any, Literal, Union, get_args, get_origin
+
+from pydantic import ValidationError
+from pydantic.fields import FieldInfo
+
+from paddle_csrl.config.schema import MOST, SECTIONS, Section, Settings, Wanted
+from paddle_csrl.errors import UserError
+
+_PLAIN = {int: "an integer", float: "a number", bool: "true or false", str: "text"}
+_RANGES = {(): "", ("ge",): " of at least {}", ("gt",): " above {}",
+           ("ge", "le"): " from {} to {}", ("gt", "le"): " above {} and up to {}",
+           ("ge", "lt"): " from {} up to but without {}", ("gt", "lt"): " between {} and {}"}
+_PAIRS = Wanted("`key: value` pairs")
+
+
+def join(*parts: Any) -> str:
+    """The dotted key of its parts."""
+    return ".".join(str(part) for part in parts if part != "")
+
+
+def unknown_key(key: Any, known: Iterable[str], section: str, place: str) -> UserError:
+    """The error for a key that is none of ``known``, with the nearest of them."""
+    nearest = difflib.get_close_matches(str(key), list(known), n=1)
+    hint = f"did you mean `{nearest[0]}`?" if nearest else f"known: {', '.join(sorted(known))}"
+    return UserError(f"{place}: unknown key `{join(section, key)}`; {hint}")
+
+
+def user_error(error: ValidationError, kind: type[Section], section: str, place: str,
+               whole: bool = True) -> UserError | None:
+    """The first mistake in a section: an unknown key rather than a wrong value.
+
+    Args:
+        error: what pydantic found.
+        kind: the section's class.
+        section: its dotted name, "" for the top level.
+        place: the file.
+        whole: whether it is a mistake if a key is missing.
+    """
+    rank = {"extra_forbidden": 0, "invalid_key": 0, "missing": 2}
+    found = sorted((item for item in error.errors() if whole or item["type"] != "missing"),
+                   key=lambda item: rank.get(item["type"], 1))
+    return _sentence(found[0], kind, section, place) if found else None
+
+
+def _sentence(item: Mapping[str, Any], kind: type[Section], section: str,
+              place: str) -> UserError:
+    names, field = [], None
+    for part in item["loc"]:
+        if part not in kind.model_fields:
+            break
+        names.append(part)
+        field = kind.model_fields[part]
+        if not (isinstance(field.annotation, type) and issubclass(field.annotation, Section)):
+            break
+        kind = field.annotation
+    dotted = join(section, *names)
+    if item["type"] in ("extra_forbidden", "invalid_key"):
+        known = [*kind.model_fields, *(SECTIONS if kind is Settings else ())]
+        return unknown_key(item["loc"][-1], known, dotted, place)
+    if item["type"] == "missing":
+        return missing(dotted, place)
+    if item["type"] == "value_error":
+        cause = item["ctx"]["error"]
+        return UserError(f"{place}: " + (f"{cause}" if isinstance(cause, UserError)
+                                         else f"`{dotted}` {cause}"))
+    wanted = _PAIRS if item["type"] == "model_type" or field is None else describe(field)
+    if wanted.endswith("pairs"):
+        return no_pairs(item["input"], dotted, place)
+    if item["type"] == "less_than_equal" and item["loc"][-1] == names[-1]:
+        wanted = f"no more than {item['ctx']['le']}"
+    value = item["input"]
+    return UserError(f"{place}: `{dotted}: {value}` must be {wanted}")
+
+
+def missing(dotted: str, place: str) -> UserError:
+    """The error for a key that has to be there."""
+    return UserError(f"{place}: `{dotted}` is missing; set it or inherit it from a file under "
+                     f"configs/_base_/")
+
+
+def no_pairs(content: Any, dotted: str, place: str) -> UserError:
+    """The error for a value where a section or a component belongs."""
+    return UserError(f"{place}: `{dotted}` must hold `key: value` pairs, got {content!r}")
+
+
+def describe(field: FieldInfo) -> str:
+    """What the value of a key must be, such as "an integer of at least 1"."""
+    return _describe(field.annotation, field.metadata)
+
+
+def _describe(kind: Any, metadata: Iterable[Any] = ()) -> str:
+    for item in metadata:
+        if isinstance(item, Wanted):
+            return item
+    if hasattr(kind, "__metadata__"):  # Annotated
+        return _describe(get_args(kind)[0], kind.__metadata__)
+    choices = get_args(kind)
+    if get_origin(kind) is Literal:
+        return f"one of {', '.join(choices)}" if len(choices) > 1 else choices[0]
+    if get_origin(kind) in (Union, UnionType):
+        return " or ".join(_describe(part) for part in choices if part is not type(None))
+    return _PLAIN.get(kind, str(kind)) + _range(metadata)
+
+
+def _range(metadata: Iterable[Any]) -> str:
+    """Say the bounds, but not that of NumPy's seeds."""
+    bounds = {name: getattr(bound, name)
+              for item in metadata for bound in getattr(item, "metadata", [item])
+              for name in ("ge", "gt", "le", "lt") if hasattr(bound, name)}
+    if bounds.get("le") == MOST:
+        del bounds["le"]
+    return _RANGES[tuple(bounds)].format(*bounds.values())
