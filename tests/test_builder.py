@@ -138,9 +138,9 @@ def test_a_component_that_cannot_be_made_is_named_in_one_line(build, key, value,
 
 
 def test_a_users_mistake_inside_a_component_comes_through_as_it_was_said(build):
-    builder = build(generator__model__dropout=7)
+    builder = build()
     with pytest.raises(UserError, match="^StructuralGenerator: dropout must be in"):
-        builder.build_component({**builder.config.dic["generator"]["model"], "embed_dim": 3,
+        builder.build_component({"type": "StructuralGenerator", "dropout": 7, "embed_dim": 3,
                                  "feature_dim": 4})
 
 

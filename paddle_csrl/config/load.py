@@ -29,7 +29,7 @@ AnySection = TypeVar("AnySection", bound=Section)
 class _Loader(yaml.SafeLoader):
     """The safe loader, which refuses a key that stands twice: YAML's own takes the last one."""
 
-    def compose_mapping_node(self, anchor: str | None) -> yaml.MappingNode:
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
         node = super().compose_mapping_node(anchor)
         seen = set()
         for key, _ in node.value:

@@ -9,7 +9,15 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    model_validator,
+)
 from pydantic.fields import FieldInfo
 
 from paddle_csrl.errors import UserError
@@ -108,7 +116,8 @@ class Embeddings(Section):
     path: Path | None = key(
         None, "a word-vector file: GloVe text (or `.gz`), word2vec text or `.bin`, fastText "
         "`.vec`, or `.npz` with `names` and `vectors`; `attributes`: the data set's own attribute "
-        "vectors (AttributeShapes has some); null: the GloVe-100 vectors that come with the project")
+        "vectors (AttributeShapes has some); null: the GloVe-100 vectors that come with "
+        "the project")
     normalize: bool = key(True, "scale embeddings to length 1")
     words: Annotated[dict[Any, Any], _MAY_BE_NULL, Wanted("`class: word` pairs")] = key(
         {}, "class name → word to look up instead, such as `{sign: signboard}`; several, with "

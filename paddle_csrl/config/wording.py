@@ -71,8 +71,8 @@ def _sentence(item: Mapping[str, Any], kind: type[Section], section: str,
     wanted = _PAIRS if item["type"] == "model_type" or field is None else describe(field)
     if wanted.endswith("pairs"):
         return no_pairs(item["input"], dotted, place)
-    if item["type"] == "less_than_equal" and item["loc"][-1] == names[-1]:
-        wanted = f"no more than {item['ctx']['le']}"
+    if item.get("ctx") == {"le": MOST}:
+        wanted = f"no more than {MOST}"
     value = item["input"]
     return UserError(f"{place}: `{dotted}: {value}` must be {wanted}")
 

@@ -40,6 +40,7 @@ from paddle_csrl.stages.legacy import label_counts, legacy_batches
 from paddle_csrl.stages.segmentor import load_segmentor
 from paddle_csrl.utils.visualdl import StageLogWriter
 
+
 @section("classifier")
 class ClassifierSection(StageSection):
     """Stage 3."""

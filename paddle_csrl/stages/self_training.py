@@ -27,6 +27,7 @@ from paddle_csrl.stages.fit import load_weights
 from paddle_csrl.stages.generator import load_bank
 from paddle_csrl.utils import progress
 
+
 @section("self_training")
 class SelfTrainingSection(StageSection):
     """The optional last stage."""
