@@ -68,8 +68,8 @@ from paddleseg.models.losses import CrossEntropyLoss, OhemCrossEntropyLoss  # no
 from paddleseg.utils import logger, metrics  # noqa: E402
 
 # `paddleseg.core.train` is the function; the module of that name is only to be had from here.
-_TRAINER = sys.modules["paddleseg.core.train"]
-_STRATEGY = sys.modules[paddle.distributed.fleet.DistributedStrategy.__module__]
+_TRAINER: Any = sys.modules["paddleseg.core.train"]
+_STRATEGY: Any = sys.modules[paddle.distributed.fleet.DistributedStrategy.__module__]
 
 
 class Fault(NamedTuple):
@@ -228,7 +228,8 @@ def _unset_scores() -> list[str]:
         source = textwrap.dedent(inspect.getsource(_TRAINER.train))
     except OSError:  # installed without sources
         return []
-    guarded, free = set(), set()
+    guarded: set[tuple[str, str]] = set()
+    free: set[tuple[str, str]] = set()
     function = ast.parse(source).body[0]
     free.update(("set", argument.arg) for argument in ast.walk(function)
                 if isinstance(argument, ast.arg))
@@ -247,7 +248,7 @@ def _unset_scores() -> list[str]:
 
 def _mend_unset_scores() -> None:
     """Write ``train`` anew, with nan for these scores to begin with."""
-    function = ast.parse(textwrap.dedent(inspect.getsource(_TRAINER.train))).body[0]
+    function: Any = ast.parse(textwrap.dedent(inspect.getsource(_TRAINER.train))).body[0]
     function.body[:0] = ast.parse(f"{' = '.join(_unset_scores())} = float('nan')").body
     source, file = ast.unparse(function), f"<{_TRAINER.__name__}, mended>"
     linecache.cache[file] = len(source), None, source.splitlines(keepends=True), file
@@ -368,8 +369,9 @@ def mend_data_loader() -> None:
     is a fork, and its collector may destroy a reader that an earlier loader left in a cycle;
     the reader's threads do not exist in the fork, so that waits for ever.
     """
-    for iterator in (dataloader_iter._DataLoaderIterSingleProcess,
-                     dataloader_iter._DataLoaderIterMultiProcess):
+    iterators: list[Any] = [dataloader_iter._DataLoaderIterSingleProcess,
+                            dataloader_iter._DataLoaderIterMultiProcess]
+    for iterator in iterators:
         if not hasattr(iterator._thread_loop, "__wrapped__"):
             iterator._thread_loop = _keeping_error(iterator._thread_loop)
             iterator.__next__ = _raising_kept_error(iterator.__next__)

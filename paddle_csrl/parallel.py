@@ -99,7 +99,8 @@ def collect(array: np.ndarray) -> list[np.ndarray]:
         return [array]
     arrays = [array]
     for sender in np.flatnonzero(lengths[1:]) + 1:
-        received = paddle.zeros([int(lengths[sender]), *array.shape[1:]], str(array.dtype))
+        received = paddle.to_tensor(
+            np.zeros([int(lengths[sender]), *array.shape[1:]], array.dtype))
         paddle.distributed.recv(received, int(sender))
         arrays.append(received.numpy())
     return arrays

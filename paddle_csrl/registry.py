@@ -5,7 +5,7 @@ from typing import TypeVar
 
 from paddleseg.cvlibs import manager
 
-Component = TypeVar("Component")
+Component = TypeVar("Component", bound=type)
 
 #: Evaluators: `reset/update/merge/compute` over predictions and labels.
 EVALUATORS = manager.ComponentManager("evaluators")

@@ -72,8 +72,9 @@ def main(argv: list[str] | None = None) -> ClassChange:
 
 def _next_folder(run: str) -> str:
     """``run`` with the next version number that is free."""
-    stem, number = re.fullmatch(r"(.*?)(?:_v(\d+))?", os.path.normpath(run)).groups()
-    version = int(number or 1) + 1
+    path = os.path.normpath(run)
+    number = re.search(r"_v(\d+)\Z", path)
+    stem, version = (path[:number.start()], int(number[1]) + 1) if number else (path, 2)
     while os.path.exists(f"{stem}_v{version}"):
         version += 1
     return f"{stem}_v{version}"

@@ -72,7 +72,7 @@ examples:
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    layout = {"formatter_class": argparse.RawDescriptionHelpFormatter}
+    layout: dict[str, Any] = {"formatter_class": argparse.RawDescriptionHelpFormatter}
     parser = argparse.ArgumentParser(prog="visualize.py", description=__doc__, epilog=_EPILOG,
                                      **layout)
     figures = parser.add_subparsers(dest="figure", required=True, metavar="FIGURE")

@@ -233,7 +233,7 @@ def _mapped(pool: ThreadPoolExecutor, function: Callable, items: Sequence) -> It
         yield from pool.map(function, items[start:start + _IN_FLIGHT])
 
 
-def _require_same_size(image_path: str, label_path: str, shape: tuple[int, int]) -> None:
+def _require_same_size(image_path: str, label_path: str, shape: tuple[int, ...]) -> None:
     try:
         with Image.open(image_path) as image:
             if (image.height, image.width) == shape:

@@ -35,7 +35,7 @@ _COLORS: dict[str, tuple[int, int, int]] = {
 }
 
 # The second tone of every pattern; the same for all colours, so that it tells nothing of them.
-_INK = np.float32([250, 246, 236])
+_INK = np.array([250, 246, 236], np.float32)
 
 
 def _fraction(x: np.ndarray) -> np.ndarray:
@@ -60,13 +60,13 @@ _PATTERNS: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
 }
 
 # Muted pairs of tones between which the background's noise moves.
-_GROUNDS = np.float32([
+_GROUNDS = np.array([
     [[148, 140, 126], [196, 188, 170]],  # sand
     [[106, 112, 116], [160, 164, 164]],  # slate
     [[104, 110, 92], [152, 156, 132]],  # moss
     [[122, 112, 104], [172, 160, 148]],  # clay
     [[128, 134, 142], [186, 190, 194]],  # concrete
-])
+], np.float32)
 
 
 def _rounded_polygon(sides: int) -> np.ndarray:
@@ -202,7 +202,8 @@ def _paint(image: np.ndarray, label: np.ndarray, stamp: _Stamp, color: np.ndarra
     depth = 0.022 * size
     pad = int(np.ceil(4 * depth))
     padded = cv2.copyMakeBorder(stamp.coverage, pad, pad, pad, pad, cv2.BORDER_CONSTANT)
-    shift = np.float32([[1, 0, -1.2 * depth * light[0]], [0, 1, -1.2 * depth * light[1]]])
+    shift = np.array([[1, 0, -1.2 * depth * light[0]], [0, 1, -1.2 * depth * light[1]]],
+                     np.float32)
     shadow = cv2.GaussianBlur(cv2.warpAffine(padded, shift, padded.shape[::-1]), (0, 0), depth)
     window, part = _overlap(stamp.left - pad, stamp.top - pad, padded.shape, size)
     image[window] *= 1 - 0.5 * shadow[part][..., None]
@@ -218,7 +219,7 @@ def _paint(image: np.ndarray, label: np.ndarray, stamp: _Stamp, color: np.ndarra
     label[window][stamp.coverage[part] >= 0.5] = class_id
 
 
-def _overlap(left: int, top: int, shape: tuple[int, int],
+def _overlap(left: int, top: int, shape: tuple[int, ...],
              size: int) -> tuple[tuple[slice, slice], tuple[slice, slice]]:
     """Slices of a size × size image and of a box of ``shape`` placed at (left, top) on it."""
     height, width = shape
@@ -247,7 +248,7 @@ def _draw_scene(rng: np.random.Generator, size: int, colors: Sequence[str],
     number = rng.choice([2, 3, 4], p=[0.5, 0.3, 0.2])
     classes = [first_class, *rng.integers(1, 1 + len(colors) * len(patterns), number - 1)]
     direction = rng.uniform(0, 2 * np.pi)
-    light = np.float32([np.cos(direction), np.sin(direction)])
+    light = np.array([np.cos(direction), np.sin(direction)], np.float32)
 
     image = _ground(rng, size)
     label = np.zeros((size, size), np.uint8)
@@ -259,7 +260,8 @@ def _draw_scene(rng: np.random.Generator, size: int, colors: Sequence[str],
         placed.append((center, radius))
         stamp = _stamp(rng, patterns[pattern], center, radius,
                        wavelength=size * rng.uniform(0.08, 0.1))
-        tone = np.float32(_COLORS[colors[color]]) * rng.uniform(0.9, 1.08) + rng.uniform(-9, 9, 3)
+        tone = (np.array(_COLORS[colors[color]], np.float32) * rng.uniform(0.9, 1.08)
+                + rng.uniform(-9, 9, 3))
         _paint(image, label, stamp, tone.astype(np.float32), light, class_id)
     image *= _illumination(light, size)
     image += rng.normal(0, 3, image.shape).astype(np.float32)
@@ -440,7 +442,7 @@ def _attributes(num_colors: int, num_patterns: int) -> np.ndarray:
 
 
 def _label_palette(colors: Sequence[str], num_patterns: int) -> np.ndarray:
-    rgb = np.float32([[_COLORS[color] for color in colors]]) / 255
+    rgb = np.array([[_COLORS[color] for color in colors]], np.float32) / 255
     lab = np.repeat(cv2.cvtColor(rgb, cv2.COLOR_RGB2LAB), num_patterns, axis=1)
     lab[..., 0] = np.tile(np.linspace(42, 86, num_patterns), len(colors))
     shades = cv2.cvtColor(lab, cv2.COLOR_LAB2RGB)[0].clip(0, 1) * 255

@@ -89,5 +89,5 @@ def _resize_image(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """float32 [h, w, channels]; Pillow, unlike OpenCV, averages where it makes smaller."""
     channels = np.atleast_3d(image).astype(np.float32, copy=False)
     resized = [np.asarray(Image.fromarray(np.ascontiguousarray(channels[..., index])).resize(
-        size[::-1], Image.BILINEAR)) for index in range(channels.shape[2])]
+        size[::-1], Image.Resampling.BILINEAR)) for index in range(channels.shape[2])]
     return np.stack(resized, axis=-1)

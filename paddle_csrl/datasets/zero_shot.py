@@ -94,7 +94,7 @@ class ZeroShotDataset(paddle.io.Dataset):
         self.unseen_ids = np.sort(np.array(resolve_classes(self.class_names, unseen), np.int64))
         self.seen_ids = np.setdiff1d(np.arange(self.num_classes), self.unseen_ids)
         self.hides_unseen = hide_unseen or self.mode not in ("val", "test")
-        self._scan_options = {"cache_dir": cache_dir, "num_workers": num_workers}
+        self._scan_options: dict[str, Any] = {"cache_dir": cache_dir, "num_workers": num_workers}
         self._scan = self._scan_dataset() if self.hides_unseen else None
         self._sources = self._choose()
         self._relabel = _Relabel(self._class_of, self.unseen_ids if self._remaps else None,
@@ -141,7 +141,7 @@ class ZeroShotDataset(paddle.io.Dataset):
         if self._scan is None or not files or not all(map(_is_pair, files)):
             raise UserError(f"`self_training` needs a data set with a file_list of image and label "
                             f"paths, which {type(self.dataset).__name__} has not; leave it out")
-        hidden = self._has_unseen()
+        hidden = self._has_unseen(self._scan)
         if self.policy == "ignore":
             hidden |= self._scan.unlabelled > 0
         if not hidden.any():
@@ -212,9 +212,9 @@ class ZeroShotDataset(paddle.io.Dataset):
             self._scan = self._scan_dataset()
         return None if self._scan is None else self._scan.counts[self._sources].toarray()
 
-    def _has_unseen(self) -> np.ndarray:
+    def _has_unseen(self, scan: LabelScan) -> np.ndarray:
         """bool [N]: whether an image of the data set shows an unseen class."""
-        return np.diff(self._scan.counts[:, self.unseen_ids].indptr) > 0
+        return np.diff(scan.counts[:, self.unseen_ids].indptr) > 0
 
     def _scan_dataset(self) -> LabelScan | None:
         """Pixels per image and class; ``None`` if the data set offers no way to know."""
@@ -251,7 +251,7 @@ class ZeroShotDataset(paddle.io.Dataset):
                                 f"{type(self.dataset).__name__} show unseen classes, for it has "
                                 f"neither a file_list nor label_histogram(); use policy: ignore")
             return everything
-        unseen = self._has_unseen()
+        unseen = self._has_unseen(self._scan)
         chosen = everything[~unseen] if self.policy == "drop" else everything
         if len(chosen) == 0:
             names = ", ".join(self.class_names[class_id] for class_id in self.unseen_ids)
@@ -264,7 +264,7 @@ class ZeroShotDataset(paddle.io.Dataset):
 
     def _relabelling_copy(self) -> paddle.io.Dataset:
         """The data set with ``_Relabel`` ahead of its own transforms."""
-        inner = copy.copy(self.dataset)
+        inner: Any = copy.copy(self.dataset)
         if isinstance(getattr(self.transforms, "transforms", None), list):
             inner.transforms = copy.copy(self.transforms)
             inner.transforms.transforms = [self._relabel, *self.transforms.transforms]
@@ -364,13 +364,11 @@ def _by_class(scan: LabelScan, class_of: np.ndarray, num_classes: int) -> LabelS
     return LabelScan(counts, scan.unlabelled + scan.counts.sum(1) - counts.sum(1))
 
 
-def _class_names(dataset: paddle.io.Dataset, given: str | Sequence[str] | None,
+def _class_names(dataset: Any, given: str | Sequence[str] | None,
                  label_names: str | Sequence[str] | None) -> list[str]:
-    own = getattr(dataset, "class_names", None)
-    if given is None and own is None:
-        names = class_names_for(type(dataset).__name__)
-    else:
-        names = read_class_names(own if given is None else given)
+    source = getattr(dataset, "class_names", None) if given is None else given
+    names = (class_names_for(type(dataset).__name__) if source is None
+             else read_class_names(source))
     if label_names is None and len(names) != dataset.num_classes:
         raise UserError(f"`class_names` gives {len(names)} names for the {dataset.num_classes} "
                         f"classes of {type(dataset).__name__}")

@@ -43,7 +43,7 @@ def make_app(session: DemoSession, local: bool = True) -> Flask:
     """
     app = Flask(__name__, static_folder=_ASSETS, static_url_path="/static")
     app.config["MAX_CONTENT_LENGTH"] = MAX_UPLOAD * 2**20
-    app.json.sort_keys = False
+    app.json.sort_keys = False  # type: ignore[attr-defined]  # the default provider has it
 
     @app.before_request
     def refuse_other_sites() -> None:

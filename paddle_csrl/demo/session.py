@@ -230,18 +230,19 @@ class DemoSession:
                             f"seen ones")
         self._begin(f"removing {name}", remove=[name])
 
-    def _begin(self, text: str, **change: list[str]) -> None:
+    def _begin(self, text: str, **change: Any) -> None:
+        task = _Task(text)
         with self._lock:
             if self._task:
                 raise UserError(f"{self._task.text} is not done yet; wait until it is")
-            self._task, self._message = _Task(text), None
-        self._worker.submit(self._change, change)
+            self._task, self._message = task, None
+        self._worker.submit(self._change, task, change)
 
-    def _change(self, change: dict[str, list[str]]) -> None:
+    def _change(self, task: _Task, change: dict[str, Any]) -> None:
         folder = self._new_folder()
         try:
             result = change_classes(self._model.folder, folder, **change, opts=self.opts,
-                                    on_progress=self._task.note)
+                                    on_progress=task.note)
             model = Model(folder, self.opts)
         except Exception as error:
             shutil.rmtree(folder, ignore_errors=True)
@@ -286,7 +287,7 @@ def _summary(change: ClassChange) -> str:
     done = [*(f"{name} added" for name in change.added),
             *(f"{name} removed" for name in change.removed)]
     text = f"{', '.join(done)} in {change.seconds:.1f} s"
-    if not change.before:
+    if not change.before or not change.after:
         return text
     moved = {name: 100 * (change.after[name] - old) for name, old in change.before.items()}
     most = max(moved, key=lambda name: abs(moved[name]))

@@ -127,7 +127,7 @@ def export(builder: DeployBuilder, save_dir: str, target: str = "paddle",
     with tempfile.TemporaryDirectory(prefix=".export.", dir=save_dir) as aside:
         files = _save_paddle(model, shape, output_op, aside)
         if target == "onnx":
-            files = [_to_onnx(*files, opset, next(iter(images.values())).shape)]
+            files = [_to_onnx(files[0], files[1], opset, next(iter(images.values())).shape)]
         info = DeployInfo(files[0], files[1] if len(files) > 1 else None,
                           builder.config.val_dataset_cfg.get("transforms") or [],
                           builder.img_channels, shape, output_op, builder.classes)

@@ -61,18 +61,17 @@ class DeployInfo(NamedTuple):
         if missing:
             raise UserError(f"{path}: `Deploy.{missing[0]}` is missing; name a deploy.yaml that "
                             f"tools/export.py wrote")
-        files = {}
-        for key in ("model", "params"):
-            name = content.get(key)
-            files[key] = name and os.path.join(os.path.dirname(path), str(name))
-            if name and not os.path.isfile(files[key]):
-                raise UserError(f"{path}: `Deploy.{key}: {name}` is not beside it; export the "
-                                f"model again or copy all its files")
-        endings = {"model": _PROGRAMS}
-        if not str(files["model"]).endswith(".onnx"):
+        files = {key: os.path.join(os.path.dirname(path), str(content[key]))
+                 for key in ("model", "params") if content.get(key)}
+        for key, file in files.items():
+            if not os.path.isfile(file):
+                raise UserError(f"{path}: `Deploy.{key}: {content[key]}` is not beside it; export "
+                                f"the model again or copy all its files")
+        endings: dict[str, tuple[str, ...]] = {"model": _PROGRAMS}
+        if not files.get("model", "").endswith(".onnx"):
             endings["params"] = (_WEIGHTS,)
         for key, wanted in endings.items():
-            if not str(files[key]).endswith(wanted):
+            if not files.get(key, "").endswith(wanted):
                 raise UserError(f"{path}: `Deploy.{key}: {content.get(key)}` must end in "
                                 f"{' or '.join(wanted)}; export the model again")
         shape = content["input_shape"]
@@ -82,8 +81,8 @@ class DeployInfo(NamedTuple):
         if content["output_op"] not in list(OUTPUT_DTYPES):
             raise UserError(f"{path}: `Deploy.output_op: {content['output_op']}` must be one of "
                             f"{', '.join(OUTPUT_DTYPES)}")
-        return cls(files["model"], files["params"], content["transforms"] or [], shape[1], shape,
-                   content["output_op"], ClassTable.parse(content, path))
+        return cls(files["model"], files.get("params"), content["transforms"] or [], shape[1],
+                   shape, content["output_op"], ClassTable.parse(content, path))
 
     def describe(self) -> dict[str, Any]:
         """The content of the file: PaddleSeg's keys, then those of the classes."""
@@ -220,7 +219,7 @@ def load_backend(info: DeployInfo, device: str = "cpu", threads: int = 1,
             raise UserError(f"--enable_mkldnn is for Paddle Inference, but {info.model} is an "
                             f"ONNX model; leave it out")
         return OnnxBackend(info.model, device, threads)
-    backend = PaddleBackend(info.model, info.params, device, threads, onednn)
+    backend = PaddleBackend(info.model, info.params or "", device, threads, onednn)
     if onednn:
         _require_run(backend, info)
     return backend

@@ -139,7 +139,8 @@ class ImageReader:
         size = tuple(trans_info[0][1]) if trans_info else data["img"].shape[1:]
         if size != pixels.shape[:2]:  # a transform that notes nothing, such as ResizeShortSide
             trans_info.insert(0, ("resize", pixels.shape[:2]))
-        return Sample(cv2.cvtColor(pixels, to_rgb), np.float32(data["img"])[None], trans_info)
+        return Sample(cv2.cvtColor(pixels, to_rgb), np.asarray(data["img"], np.float32)[None],
+                      trans_info)
 
 
 def read_ahead(read: Callable[[Any], Any], items: Iterable[Any], threads: int) -> Iterator[Any]:

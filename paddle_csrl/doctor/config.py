@@ -56,12 +56,12 @@ def main(task: str) -> None:
         task: JSON with ``path`` of the file, ``config`` (or null), its overrides ``opts``, and
             ``terminal``, which shows the progress (or null).
     """
-    task = json.loads(task)
-    if task["terminal"]:
+    given = json.loads(task)
+    if given["terminal"]:
         warnings.simplefilter("ignore")
-        sys.stderr = open(task["terminal"], "w", encoding="utf-8")
-    with open(task["path"], "w", encoding="utf-8") as file:
-        for finding in examine(task["config"], task["opts"]):
+        sys.stderr = open(given["terminal"], "w", encoding="utf-8")
+    with open(given["path"], "w", encoding="utf-8") as file:
+        for finding in examine(given["config"], given["opts"]):
             print(json.dumps(finding), file=file, flush=True)
 
 
@@ -193,8 +193,10 @@ def _class_names(patient: Patient) -> list[str]:
     kind = patient.config.val_dataset_cfg["type"]
     if given:
         return read_class_names(given)
-    own = attempt("", lambda: list(patient.run.builder.class_names))
-    return class_names_for(kind) if own and isinstance(own[0], Finding) else own
+    try:
+        return list(patient.run.builder.class_names)
+    except Exception:  # told by the check of the data
+        return class_names_for(kind)
 
 
 def check_weights(patient: Patient) -> list[Finding]:

@@ -7,13 +7,14 @@ in messages. Memory therefore stays small however large the file is.
 
 import contextlib
 import gzip
+import io
 import itertools
 import os
 import re
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
-from typing import BinaryIO, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -21,6 +22,7 @@ from paddle_csrl.errors import UserError
 from paddle_csrl.utils import progress
 
 Row = tuple[str, bytes | np.ndarray, str]
+Stream = io.BufferedReader | gzip.GzipFile
 
 _FORMATS = ("GloVe or fastText text (.txt, .vec), word2vec text or binary (.bin), any of them "
             "gzipped (.gz), or .npz with `names` and `vectors`")
@@ -83,7 +85,7 @@ def iterate_rows(path: str) -> Iterator[Row]:
             yield from _iterate_stream(file, path)
 
 
-def _iterate_stream(file: BinaryIO, path: str) -> Iterator[Row]:
+def _iterate_stream(file: Stream, path: str) -> Iterator[Row]:
     first = file.readline(_CHUNK_BYTES)
     if not first.strip():
         raise UserError(f"{path} is empty or begins with an empty line; give {_FORMATS}")
@@ -110,7 +112,7 @@ def _iterate_stream(file: BinaryIO, path: str) -> Iterator[Row]:
                         f"file is cut short or the line is wrong, fetch it again")
 
 
-def _iterate_text(file: BinaryIO, path: str, dimension: int, first: bytes = b"") -> Iterator[Row]:
+def _iterate_text(file: Stream, path: str, dimension: int, first: bytes = b"") -> Iterator[Row]:
     """Rows of ``word value ... value``; ``first`` is a row already read, unless a header was."""
     if dimension < 1:
         raise UserError(f"{path}, line 1: `{_shorten(first)}` holds no `word value ... value`; "
@@ -139,7 +141,7 @@ def _split_row(line: bytes, dimension: int, place: str) -> tuple[str, bytes]:
         raise UserError(f"{place}: {word!r} is not UTF-8; convert the file to UTF-8") from None
 
 
-def _iterate_binary(file: BinaryIO, path: str, count: int, dimension: int) -> Iterator[Row]:
+def _iterate_binary(file: Stream, path: str, count: int, dimension: int) -> Iterator[Row]:
     """Rows of ``word``, a blank, little-endian float32 values and perhaps a newline.
 
     word2vec may cut a word within a character; such a word is kept readable, matching nothing.
@@ -187,17 +189,20 @@ def _whole_gzip(path: str) -> Iterator[None]:
 
 
 def _to_vector(values: bytes | np.ndarray, place: str) -> np.ndarray:
-    if isinstance(values, bytes):
-        values = values.split()
-        wrong = next(itertools.filterfalse(_is_number, values), None)
-        if wrong is not None:
-            raise UserError(f"{place}: `{_shorten(wrong)}` is no number; mend or remove the line")
-        values = list(map(float, values))
     with np.errstate(over="ignore"):
-        vector = np.asarray(values, np.float32)
+        vector = np.asarray(_numbers(values, place) if isinstance(values, bytes) else values,
+                            np.float32)
     if not np.isfinite(vector).all():
         raise UserError(f"{place}: the vector has a nan or infinite value; mend or remove the row")
     return vector.copy()
+
+
+def _numbers(text: bytes, place: str) -> list[float]:
+    fields = text.split()
+    wrong = next(itertools.filterfalse(_is_number, fields), None)
+    if wrong is not None:
+        raise UserError(f"{place}: `{_shorten(wrong)}` is no number; mend or remove the line")
+    return list(map(float, fields))
 
 
 def _is_number(text: bytes) -> bool:

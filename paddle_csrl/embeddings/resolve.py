@@ -134,10 +134,11 @@ def find_words(class_names: Sequence[str], path: str | None = None,
     wanted, best = spellings(names), {_synonyms(name)[0] for name in names}
     vocabulary = Vocabulary(read_vectors(path, lambda word: word.casefold() in wanted,
                                          lambda kept: best <= kept.keys()))
-    found = [_resolve(name, vocabulary) for name in names]
-    missing = [pair for pair, resolution in zip(zip(class_names, names), found)
-               if resolution is None]
-    if missing:
+    resolutions = [_resolve(name, vocabulary) for name in names]
+    found = list(filter(None, resolutions))
+    if len(found) < len(names):
+        missing = [pair for pair, resolution in zip(zip(class_names, names), resolutions)
+                   if resolution is None]
         _raise_missing(missing, path, vocabulary)
     return found, vocabulary
 
@@ -241,9 +242,10 @@ def _inflection(name: str, vocabulary: Vocabulary) -> list[str]:
 
 
 def _split(name: str, vocabulary: Vocabulary) -> list[str]:
-    pairs = [[vocabulary.find(name[:at]), vocabulary.find(name[at:])]
-             for at in range(_SHORTEST_PART, len(name) - _SHORTEST_PART + 1)]
-    return max(filter(all, pairs), key=vocabulary.frequency, default=[])
+    pairs = ((vocabulary.find(name[:at]), vocabulary.find(name[at:]))
+             for at in range(_SHORTEST_PART, len(name) - _SHORTEST_PART + 1))
+    return max(([first, second] for first, second in pairs if first and second),
+               key=vocabulary.frequency, default=[])
 
 
 _RULES = {"exact": _exact, "case-folded": _folded, "phrase": _phrase, "alias": _alias,

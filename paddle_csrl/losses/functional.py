@@ -42,7 +42,8 @@ def in_full_precision(forward: Callable[..., Tensor]) -> Callable[..., Tensor]:
 
 def check_positive(value: Any, place: str) -> float:
     """Return ``value`` as a float; UserError unless it is a finite number > 0."""
-    if isinstance(value, bool) or not isinstance(value, Real) or not 0 < value < np.inf:
+    if isinstance(value, bool) or not isinstance(value, Real) \
+            or not 0 < float(value) < np.inf:
         raise UserError(f"{place} must be a finite number > 0, got {value!r}; in YAML write "
                         "small numbers with a point, such as 1.0e-3")
     return float(value)

@@ -3,7 +3,7 @@
 Shape letters: C classes, N generated and M real samples a class, D feature dimensions.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import paddle
@@ -105,17 +105,17 @@ def _weigh_samples(generated: Tensor, real: Tensor, counts: Tensor | None,
     real = real.detach()
     if counts is None:
         return paddle.full([classes, most, 1], 1 / most, dtype=real.dtype), real
-    counts = np.asarray(counts)
-    if counts.shape != (classes,) or counts.dtype.kind not in "iu" \
-            or counts.min() < 0 or counts.max() > most:
+    valid_counts = np.asarray(counts)
+    if valid_counts.shape != (classes,) or valid_counts.dtype.kind not in "iu" \
+            or valid_counts.min() < 0 or valid_counts.max() > most:
         raise UserError(f"MMDLoss: counts must be {classes} integers in [0, {most}], "
-                        f"got {counts.tolist()}")
-    valid = np.arange(most) < counts[:, None]
-    weights = paddle.to_tensor(valid / counts.clip(min=1)[:, None], dtype=real.dtype)
+                        f"got {valid_counts.tolist()}")
+    valid = np.arange(most) < valid_counts[:, None]
+    weights = paddle.to_tensor(valid / valid_counts.clip(min=1)[:, None], dtype=real.dtype)
     if not valid.all():
         # A product would keep NaN and infinity in the padding.
-        valid = paddle.to_tensor(valid).unsqueeze(2).expand_as(real)
-        real = paddle.where(valid, real, paddle.zeros_like(real))
+        is_valid = paddle.to_tensor(valid).unsqueeze(2).expand_as(real)
+        real = paddle.where(is_valid, real, paddle.zeros_like(real))
     return weights.unsqueeze(2), real
 
 
@@ -151,10 +151,11 @@ def _mmd2_block(x: Tensor, y: Tensor, weights: Tensor,
     count = x.shape[1]
     norms_x, norms_y = _squared_norms(x), _squared_norms(y)
     farthest = 4 * max(float(norms_x.max()), float(norms_y.max()))  # ||a - b||^2 at the most
-    kernel_xx, slope_xx = _kernel(_squared_distances(x, x, norms_x, norms_x), bandwidths, farthest)
-    kernel_xy, slope_xy = _kernel(_squared_distances(x, y, norms_x, norms_y), bandwidths, farthest)
-    kernel_yy, _ = _kernel(_squared_distances(y, y, norms_y, norms_y), bandwidths, farthest,
-                           slope=False)
+    kernel_xx, slope_xx = _kernel_and_slope(
+        _squared_distances(x, x, norms_x, norms_x), bandwidths, farthest)
+    kernel_xy, slope_xy = _kernel_and_slope(
+        _squared_distances(x, y, norms_x, norms_y), bandwidths, farthest)
+    kernel_yy = _kernel(_squared_distances(y, y, norms_y, norms_y), bandwidths, farthest)
     value = (kernel_xx.mean(axis=[1, 2]) - 2 * (kernel_xy @ weights).mean(axis=[1, 2])
              + (weights * (kernel_yy @ weights)).sum(axis=[1, 2]))
     # d k(a, b) / da = -2 slope (a - b); x_i stands on both sides of k(x_i, x_j).
@@ -165,30 +166,44 @@ def _mmd2_block(x: Tensor, y: Tensor, weights: Tensor,
     return value, gradient.scale_(4 / count)
 
 
-def _kernel(distances: Tensor, bandwidths: Sequence[float], farthest: float,
-            slope: bool = True) -> tuple[Tensor, Tensor | None]:
-    """k = sum_v exp(-d2 / 2v) and -dk / d(d2) = sum_v exp(-d2 / 2v) / 2v, both [C, N, M].
+def _kernel(distances: Tensor, bandwidths: Sequence[float], farthest: float) -> Tensor:
+    """k = sum_v exp(-d2 / 2v), [C, N, M]."""
+    kernel = paddle.zeros_like(distances)
+    for _, term in _terms(distances, bandwidths, farthest):
+        kernel.add_(term)
+    return kernel
+
+
+def _kernel_and_slope(distances: Tensor, bandwidths: Sequence[float],
+                      farthest: float) -> tuple[Tensor, Tensor]:
+    """k and -dk / d(d2) = sum_v exp(-d2 / 2v) / 2v, both [C, N, M]."""
+    kernel, slope = paddle.zeros_like(distances), paddle.zeros_like(distances)
+    for bandwidth, term in _terms(distances, bandwidths, farthest):
+        kernel.add_(term)
+        slope.add_(term.scale(0.5 / bandwidth))
+    return kernel, slope
+
+
+def _terms(distances: Tensor, bandwidths: Sequence[float],
+           farthest: float) -> Iterator[tuple[float, Tensor]]:
+    """Each bandwidth v with exp(-d2 / 2v), which the next one overwrites.
 
     With the bandwidths from large to small, each that is half of the one before is its square;
     the relative error doubles each time, from one rounding. No distance is above ``farthest``.
     """
-    total, slopes = paddle.zeros_like(distances), paddle.zeros_like(distances) if slope else None
-    kernel, last = None, 0.0
+    term, last = distances, 0.0
     for bandwidth in bandwidths:
         # Values that add nothing are raised, those to be squared twice as much: exp and products
         # that end in denormal numbers take a CPU many times as long.
         depth = 40.0 if bandwidth / 2 in bandwidths else 80.0
         if bandwidth * 2 == last:
-            kernel.multiply_(kernel)
+            term.multiply_(term)
             if depth == 40.0 and farthest > 2 * depth * bandwidth:
-                kernel.clip_(min=float(np.exp(-depth)))
+                term.clip_(min=float(np.exp(-depth)))
         elif bandwidth != last:
-            kernel = distances.scale(-0.5 / bandwidth).clip_(min=-depth).exp_()
+            term = distances.scale(-0.5 / bandwidth).clip_(min=-depth).exp_()
         last = bandwidth
-        total.add_(kernel)
-        if slope:
-            slopes.add_(kernel.scale(0.5 / bandwidth))
-    return total, slopes
+        yield bandwidth, term
 
 
 def _squared_norms(samples: Tensor) -> Tensor:

@@ -1,6 +1,7 @@
 """Generalized zero-shot scores: seen, unseen and overall mIoU and their harmonic mean."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import paddle
@@ -97,7 +98,7 @@ class ZeroShotEvaluator:
                             f"classes, unseen {np.flatnonzero(other.unseen).tolist()}")
         self.confusion += other.confusion
 
-    def compute(self) -> dict[str, float | np.ndarray]:
+    def compute(self) -> dict[str, Any]:
         """The scores so far, as fractions in [0, 1].
 
         Returns:
@@ -157,11 +158,12 @@ def _unseen_ids(unseen: Sequence[int] | Sequence[str], num_classes: int,
     if any(isinstance(item, str) for item in unseen):
         if class_names is None:
             raise UserError(f"unseen {list(unseen)} are names; give class_names too, or ids")
-        return resolve_classes(list(class_names), unseen)
-    for item in unseen:
-        if not 0 <= item < num_classes:
-            raise UserError(f"unseen class {item} is outside 0..{num_classes - 1}")
-    return [int(item) for item in unseen]
+        return resolve_classes(list(class_names), list(map(str, unseen)))
+    ids = list(map(int, unseen))
+    for class_id in ids:
+        if not 0 <= class_id < num_classes:
+            raise UserError(f"unseen class {class_id} is outside 0..{num_classes - 1}")
+    return ids
 
 
 def _to_ids(values: Labels, what: str) -> np.ndarray:

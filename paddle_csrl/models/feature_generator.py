@@ -124,9 +124,9 @@ def mlp(in_dim: int, hidden_dim: int, out_dim: int, dropout: float) -> nn.Sequen
                          _linear(hidden_dim, out_dim))
 
 
-def apply_mlp(layers: nn.Sequential, rows: Tensor, share: Share | None = None) -> Tensor:
+def apply_mlp(layers: nn.Layer, rows: Tensor, share: Share | None = None) -> Tensor:
     """What ``mlp`` made, on all rows or on those of a share, under the same dropout."""
-    first, leaky_relu, dropout, second = layers
+    first, leaky_relu, dropout, second = layers.children()
     return second(dropout(leaky_relu(first(rows)), share))
 
 

@@ -1,6 +1,7 @@
 """A segmentor that scores classes by their embeddings, as SPNet and SegDeViSE do."""
 
 from collections.abc import Sequence
+from typing import cast
 
 import numpy as np
 import paddle
@@ -62,7 +63,7 @@ class ProjectionSegmentor(nn.Layer):
             embeddings = _directions(embeddings)
         self.segmentor, self.layer_name, self.seen_ids = segmentor, layer_name, list(seen_ids)
         self.similarity, self.num_classes = similarity, len(embeddings)
-        layer = _sublayer(segmentor, layer_name)
+        layer = cast(nn.Conv2D, _sublayer(segmentor, layer_name))
         _exchange(segmentor, layer_name, _Projection(layer, embeddings, similarity == "cosine"))
         hidden = np.full([1, len(embeddings), 1, 1], _HIDDEN, np.float32)
         hidden[:, self.seen_ids] = 0
@@ -71,7 +72,7 @@ class ProjectionSegmentor(nn.Layer):
     @property
     def layer(self) -> "_Projection":
         """What stands in the place of the classification layer."""
-        return _sublayer(self.segmentor, self.layer_name)
+        return cast(_Projection, _sublayer(self.segmentor, self.layer_name))
 
     def forward(self, images: paddle.Tensor) -> list[paddle.Tensor]:
         scores, *auxiliary = self.segmentor(images)

@@ -5,6 +5,8 @@ the unseen classes, need the plain one (He et al., CVPR 2016) with DeepLab's dil
 """
 
 from collections.abc import Sequence
+from functools import partial
+from typing import Literal
 
 import paddle.nn.functional as F
 from paddle import Tensor, nn
@@ -14,6 +16,8 @@ from paddleseg.models import layers
 from paddle_csrl.errors import UserError
 from paddle_csrl.models.pretrained import load_pretrained
 from paddle_csrl.registry import register
+
+DataFormat = Literal["NCHW", "NHWC"]
 
 #: Output stride to the (stride, dilation) of layers 1 to 4.
 _STAGES = {
@@ -34,21 +38,20 @@ class Bottleneck(nn.Layer):
     """
 
     def __init__(self, in_channels: int, width: int, stride: int = 1, dilation: int = 1,
-                 data_format: str = "NCHW"):
+                 data_format: DataFormat = "NCHW"):
         super().__init__()
         out_channels = width * _EXPANSION
-        options = {"bias_attr": False, "data_format": data_format}
-        self.conv1 = nn.Conv2D(in_channels, width, 1, **options)
+        conv = partial(nn.Conv2D, bias_attr=False, data_format=data_format)
+        self.conv1 = conv(in_channels, width, 1)
         self.bn1 = layers.SyncBatchNorm(width, data_format=data_format)
-        self.conv2 = nn.Conv2D(width, width, 3, stride=stride, padding=dilation,
-                               dilation=dilation, **options)
+        self.conv2 = conv(width, width, 3, stride=stride, padding=dilation, dilation=dilation)
         self.bn2 = layers.SyncBatchNorm(width, data_format=data_format)
-        self.conv3 = nn.Conv2D(width, out_channels, 1, **options)
+        self.conv3 = conv(width, out_channels, 1)
         self.bn3 = layers.SyncBatchNorm(out_channels, data_format=data_format)
         self.downsample = None
         if stride != 1 or in_channels != out_channels:
             self.downsample = nn.Sequential(
-                nn.Conv2D(in_channels, out_channels, 1, stride=stride, **options),
+                conv(in_channels, out_channels, 1, stride=stride),
                 layers.SyncBatchNorm(out_channels, data_format=data_format))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -89,7 +92,7 @@ class DilatedResNet(nn.Layer):
 
     def __init__(self, output_stride: int = 16, multi_grid: Sequence[int] = (1, 2, 4),
                  in_channels: int = 3, pretrained: str | None = None,
-                 data_format: str = "NCHW"):
+                 data_format: DataFormat = "NCHW"):
         super().__init__()
         name = type(self).__name__
         if output_stride not in _STAGES:

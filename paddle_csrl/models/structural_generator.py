@@ -16,7 +16,6 @@ from paddle_csrl.models.feature_generator import (
     LEAK,
     FeatureGenerator,
     GeneratorOutput,
-    HostDropout,
     apply_mlp,
     mlp,
     semantic_relations,
@@ -123,10 +122,10 @@ def _initial_nodes(embeddings: Tensor, noise: Tensor) -> _Nodes:
     return _Nodes(noise, select_noise, offset)
 
 
-def _aggregate_features(mlp: nn.Sequential, nodes: _Nodes, messages: Tensor,
+def _aggregate_features(mlp: nn.Layer, nodes: _Nodes, messages: Tensor,
                         share: Share) -> _Nodes:
     """Eq. 2 for the share's classes; ``messages`` [K, V] is its sum over the neighbours."""
-    first, _, dropout, second = mlp
+    first, _, dropout, second = mlp.children()
     of_node, of_messages = first.weight.chunk(2, axis=0)
     per_class = nodes.offset @ of_node + messages @ of_messages + first.bias
     hidden = _PerClassLinear.apply(nodes.base, nodes.weight @ of_node, per_class)
@@ -147,7 +146,8 @@ class _PerClassLinear(PyLayer):
         return result.add_(per_class.unsqueeze(1).expand_as(result))
 
     @staticmethod
-    def backward(ctx, gradient: Tensor) -> tuple[Tensor | None, Tensor, Tensor]:
+    def backward(ctx, gradient: Tensor) -> tuple[  # type: ignore[override]  # Paddle's are *args
+            Tensor | None, Tensor, Tensor]:
         base, weight = ctx.saved_tensor()
         of_base = None if base.stop_gradient else paddle.matmul(gradient, weight, transpose_y=True)
         of_weight = paddle.matmul(base.flatten(0, 1), gradient.flatten(0, 1), transpose_x=True)
@@ -156,29 +156,30 @@ class _PerClassLinear(PyLayer):
 
 
 @paddle.no_grad()
-def _activation_factor(hidden: Tensor, dropout: HostDropout, share: Share) -> Tensor:
-    """What LeakyReLU and dropout together multiply ``hidden`` by: one pass, also backwards."""
+def _activation_factor(hidden: Tensor, dropout: nn.Layer, share: Share) -> Tensor:
+    """What LeakyReLU and a ``HostDropout`` multiply ``hidden`` by: one pass, also backwards."""
     factor = (hidden > 0).astype(hidden.dtype).scale_(1 - LEAK, LEAK)
     mask = dropout.mask(hidden, share)
     return factor if mask is None else factor.multiply_(mask)
 
 
-def _pair_scores(mlp: nn.Sequential, prototypes: Tensor, share: Share) -> Tensor:
+def _pair_scores(mlp: nn.Layer, prototypes: Tensor, share: Share) -> Tensor:
     """f_e(|p_i - p_j|) of Eq. 3 for all pairs, [C, V] -> [C, C]; each i <= j is computed once.
 
     Where there are many pairs, they too are shared out among the processes.
     """
     classes, width = prototypes.shape
-    first, second = np.triu_indices(classes)
+    rows, columns = np.triu_indices(classes)
     position = np.empty([classes, classes], np.int64)
-    position[first, second] = position[second, first] = np.arange(len(first))
+    position[rows, columns] = position[columns, rows] = np.arange(len(rows))
 
     def scores(prototypes: Tensor, first: Tensor, second: Tensor, pairs: Share) -> Tensor:
         one, other = (paddle.gather(prototypes, pairs.take(ids)) for ids in (first, second))
         return apply_mlp(mlp, (one - other).abs(), pairs).squeeze(1)
 
-    first, second = paddle.to_tensor(first), paddle.to_tensor(second)
-    size = max(1, PAIR_BLOCK_SIZE // max(width, mlp[0].weight.shape[1]))
+    first, second = paddle.to_tensor(rows), paddle.to_tensor(columns)
+    first_layer, *_ = mlp.children()
+    size = max(1, PAIR_BLOCK_SIZE // max(width, first_layer.weight.shape[1]))
     if len(first) <= size:
         values = scores(prototypes, first, second, Share(len(first)))
     else:

@@ -9,6 +9,7 @@ import json
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,7 +17,13 @@ from paddleseg.utils import logger
 
 from paddle_csrl.datasets.class_names import CLASS_NAMES
 from paddle_csrl.errors import UserError
-from paddle_csrl.preparation.archives import copy_member, require_input, require_md5, walk
+from paddle_csrl.preparation.archives import (
+    Member,
+    copy_member,
+    require_input,
+    require_md5,
+    walk,
+)
 from paddle_csrl.preparation.labels import (
     is_whole_label,
     left_out,
@@ -124,11 +131,11 @@ def class_table(names: Mapping[int, str]) -> np.ndarray:
     for number, name in names.items():
         ids.setdefault(_fold(name), number)
     table = np.zeros(max(names) + 1, np.uint8)
-    missing = []
+    missing: list[str] = []
     for class_id, name in enumerate(CLASS_NAMES["context"]):
-        number = ids.get(name, ids.get(_OTHER_NAMES.get(name)))
-        if number is not None:
-            table[number] = class_id
+        found = ids.get(name, ids.get(_OTHER_NAMES.get(name)))
+        if found is not None:
+            table[found] = class_id
         elif class_id:
             missing.append(name)
     if missing:
@@ -193,12 +200,12 @@ def _read_mats(labels: str, table: np.ndarray) -> Iterator[_Label]:
     for member in walk(labels, "Context labels"):
         match = _MAT.fullmatch(member.name)
         if match:
-            yield _Label(match[1], lambda member=member: _map_classes(
-                member.read(), table, f"{labels}: {member.name}"))
+            yield _Label(match[1], partial(_map_classes, member, table, labels))
 
 
-def _map_classes(content: bytes, table: np.ndarray, place: str) -> np.ndarray:
-    label = read_mat_labels(content, place, "LabelMap")
+def _map_classes(member: Member, table: np.ndarray, labels: str) -> np.ndarray:
+    place = f"{labels}: {member.name}"
+    label = read_mat_labels(member.read(), place, "LabelMap")
     if label.min() < 0 or label.max() >= len(table):
         raise UserError(f"{place} holds the class {max(label.max(), -label.min())}, but labels.txt "
                         f"ends at {len(table) - 1}; take the labels.txt that belongs to it")
@@ -230,8 +237,7 @@ def _read_json(path: str) -> tuple[dict[str, list[str]], Iterator[_Label]]:
     def labels() -> Iterator[_Label]:
         for number, (name, phase, size) in progress(images.items(), "Context labels"):
             if phase in _EXPECTED:
-                yield _Label(name, lambda number=number, name=name, size=size: _paint(
-                    masks[number], size, table, f"{path}: {name}"))
+                yield _Label(name, partial(_paint, masks[number], size, table, f"{path}: {name}"))
 
     return lists, labels()
 

@@ -126,7 +126,8 @@ def convert(tensors: State, kind: str = "auto", num_classes: int | None = None) 
     tensors = {name: tensor for name, tensor in tensors.items() if name not in left_out}
     with paddle.LazyGuard():  # for names and shapes alone
         if kind == "backbone":
-            model, num_classes = CSRLResNet101(), None
+            num_classes = None
+            model: paddle.nn.Layer = CSRLResNet101()
             tensors = _without_prefix(tensors, "backbone.")
         else:
             num_classes = _num_classes(tensors, num_classes)

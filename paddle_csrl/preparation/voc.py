@@ -103,17 +103,17 @@ def _copy_voc(voc: str, base: str) -> dict[str, list[str]]:
             lists[split[1]] = parse_list(contents[split[1]], f"{voc}: {member.name}")
     images = stems(os.path.join(base, "JPEGImages"), ".jpg")
     labels = stems(os.path.join(base, "SegmentationClass"), ".png")
-    for split in ("train", "val"):
-        if split not in lists:
-            raise UserError(f"{voc} holds no VOC2012/ImageSets/Segmentation/{split}.txt; "
+    for part in ("train", "val"):
+        if part not in lists:
+            raise UserError(f"{voc} holds no VOC2012/ImageSets/Segmentation/{part}.txt; "
                             f"{VOC_ADVICE}")
-        missing = sorted(set(lists[split]) - (images & labels))
+        missing = sorted(set(lists[part]) - (images & labels))
         if missing:
             raise UserError(f"{voc} lacks the image or label of {len(missing)} images of its "
-                            f"{split}.txt, such as {missing[0]}; {VOC_ADVICE} again")
+                            f"{part}.txt, such as {missing[0]}; {VOC_ADVICE} again")
     lists.setdefault("trainval", lists["train"] + lists["val"])
-    for split, names in lists.items():
-        write_list(os.path.join(base, "ImageSets", "Segmentation", f"{split}.txt"), names)
+    for part, names in lists.items():
+        write_list(os.path.join(base, "ImageSets", "Segmentation", f"{part}.txt"), names)
     return lists
 
 
@@ -133,9 +133,9 @@ def _convert_sbd(sbd: str, base: str, known: set, overwrite: bool) -> tuple:
             if overwrite or not is_whole_label(path):
                 write_label(path, _read_sbd(member.read(), f"{sbd}: {member.name}"))
                 converted += 1
-    for split in ("train", "val"):
-        if split not in lists:
-            raise UserError(f"{sbd} holds no dataset/{split}.txt; {SBD_ADVICE}")
+    for part in ("train", "val"):
+        if part not in lists:
+            raise UserError(f"{sbd} holds no dataset/{part}.txt; {SBD_ADVICE}")
     return lists, converted
 
 

@@ -14,7 +14,8 @@ def autocast(precision: str, amp_level: str) -> AbstractContextManager:
 
     It does nothing with ``fp32``, and on devices for which Paddle has no half precision.
     """
-    return paddle.amp.auto_cast(enable=precision == "fp16", level=amp_level,
+    return paddle.amp.auto_cast(enable=precision == "fp16",
+                                level=amp_level,  # type: ignore[arg-type]  # a Literal there
                                 custom_black_list={"bilinear_interp_v2"})
 
 

@@ -3,7 +3,8 @@
 import os
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sized
+from typing import Any
 
 import paddle
 from paddleseg.utils import logger
@@ -29,9 +30,10 @@ def progress(iterable: Iterable, title: str, total: int | None = None) -> Iterab
         return iterable
     if sys.stderr.isatty():
         has_size = all(os.get_terminal_size(sys.stderr.fileno()))
-        shape = {"dynamic_ncols": True} if has_size else {"ncols": _COLUMNS, "nrows": _ROWS}
+        shape: dict[str, Any] = ({"dynamic_ncols": True} if has_size
+                                 else {"ncols": _COLUMNS, "nrows": _ROWS})
         return tqdm(iterable, desc=title, total=total, leave=False, file=sys.stderr, **shape)
-    if total is None and hasattr(iterable, "__len__"):
+    if total is None and isinstance(iterable, Sized):
         total = len(iterable)
     return _logged(iterable, title, total)
 

@@ -44,11 +44,12 @@ def _voc_palette(num_classes: int) -> np.ndarray:
     """Bit 3k + c of a class id becomes bit 7 - k of its channel c."""
     ids = np.arange(num_classes)[:, None]
     channel = np.arange(3)
-    return sum(((ids >> (3 * k + channel)) & 1) << (7 - k) for k in range(3)).astype(np.uint8)
+    bits = [((ids >> (3 * k + channel)) & 1) << (7 - k) for k in range(3)]
+    return np.sum(bits, axis=0).astype(np.uint8)
 
 
 def _spread_palette(num_classes: int) -> np.ndarray:
-    return extend_palette(np.uint8(_FIRST_COLORS[:num_classes]), num_classes)
+    return extend_palette(np.array(_FIRST_COLORS[:num_classes], np.uint8), num_classes)
 
 
 def extend_palette(colors: np.ndarray, num_classes: int) -> np.ndarray:
@@ -61,16 +62,16 @@ def extend_palette(colors: np.ndarray, num_classes: int) -> np.ndarray:
     lab = _lab(grid)
     chroma = np.hypot(lab[:, 1], lab[:, 2])
     grid = grid[(chroma > 22) & (chroma < 90) & (lab[:, 0] > 35) & (lab[:, 0] < 92)]
-    colors = list(np.float64(colors))
+    chosen = list(np.asarray(colors, np.float64))
     seen = _perceived(grid)
     distance = np.full(len(grid), np.inf)
-    for color in colors:
+    for color in chosen:
         distance = np.minimum(distance, _distance(seen, _perceived(color[None])))
-    while len(colors) < num_classes:
+    while len(chosen) < num_classes:
         best = distance.argmax()
-        colors.append(grid[best])
+        chosen.append(grid[best])
         distance = np.minimum(distance, _distance(seen, seen[best:best + 1]))
-    return np.array(colors).astype(np.uint8)
+    return np.array(chosen).astype(np.uint8)
 
 
 def colors_by_name(colors: np.ndarray, names: Sequence[str],

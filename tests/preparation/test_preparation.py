@@ -595,9 +595,11 @@ def plain_runs(mask):
 
 
 @pytest.mark.parametrize("size, counts", [
-    *(([3, 4], counts) for counts in ("", "é", "0P", "`", "zzz", "P" * 10**6 + "0", [1, 2], [-1, 13],
-                                      [2**62] * 4 + [12], [2**63 - 1, 2**63 - 1, 14], 5, None)),
-    ([10**9, 10**9], [10**18]), ([2**32 + 3, 4], [12]), ([-3, -4], [12]), ([3], [12]), (None, [12])])
+    *(([3, 4], counts) for counts in (
+        "", "é", "0P", "`", "zzz", "P" * 10**6 + "0", [1, 2], [-1, 13], [2**62] * 4 + [12],
+        [2**63 - 1, 2**63 - 1, 14], 5, None)),
+    ([10**9, 10**9], [10**18]), ([2**32 + 3, 4], [12]), ([-3, -4], [12]), ([3], [12]),
+    (None, [12])])
 def test_broken_masks_are_named(size, counts):
     with pytest.raises(UserError, match="^here.*get it again$"):
         decode_mask({"size": size, "counts": counts}, (3, 4), "here")
