@@ -102,7 +102,7 @@ def test_every_tool_is_a_program(package, monkeypatch):
         if name.endswith(".py"))
 
 
-@pytest.mark.parametrize("extra", [EXTRA, "demo", "context"])
+@pytest.mark.parametrize("extra", [EXTRA, "demo"])
 def test_what_the_extra_needs_is_installed_in_versions_that_agree(required, extra):
     """pip's resolution of the extra with the package's own requirements, checked as it stands."""
     wrong = [f"{requirement} but {metadata.version(requirement.name)} is here"
@@ -126,7 +126,7 @@ def test_the_page_needs_nothing_that_the_package_does_not_bring(required):
     assert "flask" in needed and needed <= brought
 
 
-@pytest.mark.parametrize("extra", ["", "onnx", "demo", "context"])
+@pytest.mark.parametrize("extra", ["", "onnx", "demo"])
 def test_the_pins_of_the_tests_fit_the_package(required, extra):
     pinned = pins()
     for requirement in required(extra):
@@ -141,15 +141,22 @@ def test_what_the_tests_run_with_is_what_is_pinned():
             assert specifier.contains(metadata.version(name)), name
 
 
-def test_the_doctor_looks_for_what_the_package_requires(package, required):
-    assert {name: SpecifierSet(text) for name, text in doctor.REQUIRED.items()} == {
-        item.name: item.specifier for item in required()}
-    extras = {item.name: item.specifier for extra in package.metadata.get_all("Provides-Extra")
-              for item in required(extra)}
-    for requirements, _ in doctor.OPTIONAL.values():
-        for name, text in requirements.items():
-            assert not text or SpecifierSet(text) == extras[name]
-            assert name in extras
+@pytest.mark.parametrize("extra", ["", "convert", "onnx", "onnx-paddle26"])
+def test_the_doctor_looks_for_what_the_package_requires(monkeypatch, package, required, extra):
+    """In a checkout, and where the package is installed."""
+    wanted = {item.name: item.specifier for item in required(extra)
+              if bool(item.marker) == bool(extra)}
+
+    def read():
+        return {item.name: item.specifier for item in map(Requirement, doctor.requirements(extra))}
+
+    assert read() == wanted
+    monkeypatch.setattr(doctor, "_PYPROJECT", "absent")
+    monkeypatch.setattr(doctor.metadata, "requires", {"paddle_csrl": package.requires}.get)
+    assert read() == wanted
+
+
+def test_the_doctor_knows_the_pythons(package):
     pythons = SpecifierSet(package.metadata["Requires-Python"])
     for version in ((3, 9), *doctor.PYTHONS, (3, 13)):
         assert (doctor.check_python(version).status == doctor.OK) == (

@@ -43,7 +43,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     """Run the command line ``argv``.
 
     Returns:
-        dict: ``findings`` (list of ``core.doctor.Finding``) and ``failed``, how many of them are
+        dict: ``findings`` (list of ``doctor.installation.Finding``) and ``failed``, how many of them are
         problems.
 
     Raises:

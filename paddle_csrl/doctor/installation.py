@@ -1,6 +1,6 @@
 """What of an installation, and of a config, is in the way of a training.
 
-Nothing of Paddle's is imported here: it may be what is missing or broken. `core.checkup`, which
+Nothing of Paddle's is imported here: it may be what is missing or broken. `doctor.config`, which
 needs it, runs in a process of its own, whose crash is a finding like another.
 """
 
@@ -21,21 +21,13 @@ from typing import NamedTuple, TextIO
 
 from paddle_csrl import mkl
 
+try:
+    from packaging.requirements import Requirement
+    from packaging.version import Version
+except ImportError:  # is a finding of `examine`
+    pass
+
 OK, WARNING, PROBLEM = "ok", "warning", "problem"
-
-#: What has to be there, as in pyproject.toml; Paddle itself is looked at by `paddle_build`.
-REQUIRED = {"paddleseg": "==2.8.0", "numpy": ">=1.24,<2", "opencv-python": "",
-            "Pillow": ">=10.1", "PyYAML": ">=6.0.1", "scipy": ">=1.10", "tqdm": "",
-            "visualdl": ">=2.5.3", "pydantic": ">=2.5", "matplotlib": ">=3.7", "Jinja2": ">=3.1",
-            "pandas": ">=2.0", "packaging": ">=22"}
-
-#: What a single tool needs: the tool, then requirements and how to get them.
-OPTIONAL = {
-    "tools/convert_zs3.py": ({"torch": ">=2.6"}, 'pip install "torch>=2.6"'),
-    "tools/export.py --format onnx": ({"paddle2onnx": "", "onnxruntime": ">=1.19,<2"},
-                                      "pip install '.[onnx]' for Paddle 3, '.[onnx-paddle26]' "
-                                      "for 2.6"),
-}
 
 PYTHONS = ((3, 10), (3, 12))
 TESTED_PADDLES = ("3.3.1", "2.6.2")
@@ -49,6 +41,7 @@ _FEW_BYTES = 2 << 30
 _PERIOD = 0.1  # seconds between two looks at what the check-up has found
 _PROGRAM = "import sys; from paddle_csrl.doctor.config import main; main(sys.argv[1])"
 _ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+_PYPROJECT = os.path.join(_ROOT, "pyproject.toml")  # of a checkout
 
 
 class Finding(NamedTuple):
@@ -78,11 +71,14 @@ def examine(config: str | None = None, opts: Sequence[str] = ()) -> Iterator[Fin
         opts: overrides of it, as for ``ZeroShotConfig``.
     """
     yield check_python()
-    yield from check_packages()
-    yield from check_paddle_build()
+    if installed("packaging"):
+        yield from check_packages()
+        yield from check_paddle_build()
+        yield from check_optional()
+    else:  # it compares versions
+        yield Finding(PROBLEM, "packaging", "is not installed", "pip install packaging")
     yield check_cpu()
     yield check_memory()
-    yield from check_optional()
     for finding in run_checkup(config, opts):
         yield finding
         yield from check_gpus(finding)
@@ -96,40 +92,56 @@ def check_python(version: tuple[int, int] = sys.version_info[:2]) -> Finding:
                    f"install Python {low} to {high}, for which Paddle has wheels")
 
 
+def requirements(extra: str = "") -> list[str]:
+    """Return what the package requires, such as ``numpy>=1.24,<2``, or what its ``extra`` adds.
+
+    A checkout goes by its own list, for another version may be installed beside it.
+    """
+    if os.path.isfile(_PYPROJECT):
+        with open(_PYPROJECT, encoding="utf-8") as file:
+            listed = re.search(rf"^{extra or 'dependencies'} = \[(.*?)\]", file.read(), re.M | re.S)
+        return re.findall('"(.+?)"', listed[1]) if listed else []
+    every = map(Requirement, metadata.requires("paddle_csrl") or [])
+    return [f"{item.name}{item.specifier}" for item in every
+            if (item.marker.evaluate({"extra": extra}) if item.marker else not extra)]
+
+
 def check_packages() -> list[Finding]:
-    """Whether what the package requires is there in a version that will do."""
-    return [_check_package(name, condition) for name, condition in REQUIRED.items()]
+    """Look for what the package requires, in a version that will do."""
+    return list(map(_check_package, requirements()))
 
 
-def _check_package(name: str, condition: str) -> Finding:
+def _check_package(requirement: str) -> Finding:
+    name, advice = Requirement(requirement).name, f'pip install "{requirement}"'
     version = next(filter(None, map(installed, _SAME_MODULE.get(name, (name,)))), None)
-    advice = f'pip install "{name}{condition}"'
     if version is None:
         return Finding(PROBLEM, name, "is not installed", advice)
-    if not satisfies(version, condition):
-        return Finding(PROBLEM, name, f"{version} does not do, {condition} is needed", advice)
+    if Version(version).is_devrelease:
+        return Finding(WARNING, name, f"{version}, on which the tests are not run",
+                       f"if something fails, {advice}")
+    if not satisfies(version, requirement):
+        return Finding(PROBLEM, name, f"{version} does not do, {requirement} is needed", advice)
     return Finding(OK, name, version)
 
 
 def check_paddle_build() -> list[Finding]:
-    """Which of Paddle's packages is installed."""
+    """Tell which of Paddle's packages is installed."""
     found = {name: version for name in _PADDLES if (version := installed(name))}
     if not found:
-        return [Finding(PROBLEM, "paddle", "is not installed",
-                        GET_PADDLE)]
+        return [Finding(PROBLEM, "paddle", "is not installed", GET_PADDLE)]
     if len(found) > 1:
         return [Finding(PROBLEM, "paddle", f"{' and '.join(found)} are both installed and "
                                            f"overwrite each other",
                         f"pip uninstall {' '.join(found)}, then install one")]
     (name, version), = found.items()
-    if version.split("+")[0].split(".post")[0] in TESTED_PADDLES:
+    if Version(version).base_version in TESTED_PADDLES:
         return [Finding(OK, "paddle", f"{name} {version}")]
     return [Finding(WARNING, "paddle", f"{name} {version}, on which the tests are not run",
                     f"if something fails, install {' or '.join(TESTED_PADDLES)}")]
 
 
 def check_cpu() -> Finding:
-    """The CPU and the setting of its MKL."""
+    """Name the CPU and the setting of its MKL."""
     name, setting = mkl.cpu_name() or platform.processor() or "unknown", mkl.setting()
     text = f"{name}, {os.cpu_count()} logical; {setting.text}"
     if "slower" not in setting.text:
@@ -150,7 +162,7 @@ def check_memory(meminfo: str = "/proc/meminfo") -> Finding:
 
 
 def available_memory(meminfo: str = "/proc/meminfo") -> int | None:
-    """Bytes of memory that can be had without swapping; None where the system does not say."""
+    """Return the bytes of memory that can be had without swapping; None where the system does not say."""
     try:
         with open(meminfo, encoding="ascii") as file:
             found = re.search(r"^MemAvailable:\s+(\d+) kB", file.read(), re.MULTILINE)
@@ -160,38 +172,31 @@ def available_memory(meminfo: str = "/proc/meminfo") -> int | None:
 
 
 def check_optional() -> list[Finding]:
-    """Whether the tools that need more than the others have it."""
-    findings = []
-    for tool, (requirements, advice) in OPTIONAL.items():
-        versions = {name: installed(name) for name in requirements}
-        missing = [name for name, version in versions.items() if version is None]
-        bad = [f"{name} {version}" for name, version in versions.items()
-               if version and not satisfies(version, requirements[name])]
-        if missing:
-            findings.append(Finding(OK, "optional", f"{', '.join(missing)} not installed; only "
-                                                    f"{tool} needs it: {advice}"))
-        elif bad:
-            findings.append(Finding(WARNING, "optional", f"{', '.join(bad)} does not do for {tool}",
-                                    advice))
-        else:
-            findings.append(Finding(OK, "optional", ", ".join(
-                f"{name} {version}" for name, version in versions.items()) + f", for {tool}"))
-    return findings + _check_onnx_pair()
+    """Look for what single tools need beyond the package's requirements."""
+    paddle = next(filter(None, map(installed, _PADDLES)), "")
+    return [_check_extra("tools/convert_zs3.py", "convert"),
+            _check_extra("tools/export.py --format onnx",
+                         "onnx-paddle26" if paddle.startswith("2.") else "onnx")]
 
 
-def _check_onnx_pair() -> list[Finding]:
-    """Each paddle2onnx reads the programs of one major version of Paddle."""
-    converter = installed("paddle2onnx")
-    paddle = next(filter(None, map(installed, _PADDLES)), None)
-    if not converter or not paddle or numbers(converter)[0] + 1 == numbers(paddle)[0]:
-        return []
-    fitting = "2.1.0" if numbers(paddle)[0] >= 3 else "1.3.1"
-    return [Finding(WARNING, "optional", f"paddle2onnx {converter} does not fit Paddle {paddle}",
-                    f"pip install paddle2onnx=={fitting}")]
+def _check_extra(tool: str, extra: str) -> Finding:
+    needed = requirements(extra)
+    versions = {name: installed(name) for name in (Requirement(text).name for text in needed)}
+    missing = [name for name, version in versions.items() if version is None]
+    bad = [f"{name} {version}" for (name, version), text in zip(versions.items(), needed)
+           if version and not satisfies(version, text)]
+    advice = " ".join(["pip install", *(f'"{text}"' for text in needed)])
+    if missing:
+        return Finding(OK, "optional", f"{', '.join(missing)} not installed; only {tool} needs it: "
+                                       f"{advice}")
+    if bad:
+        return Finding(WARNING, "optional", f"{', '.join(bad)} does not do for {tool}", advice)
+    there = ", ".join(f"{name} {version}" for name, version in versions.items())
+    return Finding(OK, "optional", f"{there}, for {tool}")
 
 
 def nvidia_gpus() -> list[str]:
-    """Names of the NVIDIA GPUs that the driver shows, whatever Paddle can do with them."""
+    """Return the names of the NVIDIA GPUs that the driver shows, of use to Paddle or not."""
     found = []
     for path in sorted(glob.glob("/proc/driver/nvidia/gpus/*/information")):
         with open(path, encoding="utf-8", errors="replace") as file:
@@ -201,7 +206,7 @@ def nvidia_gpus() -> list[str]:
 
 
 def check_gpus(device: Finding) -> list[Finding]:
-    """Whether the ``device`` that Paddle has found leaves a GPU idle."""
+    """Warn where the ``device`` that Paddle has found leaves a GPU idle."""
     gpus = nvidia_gpus()
     if not gpus or device.subject != "device" or not device.text.startswith("CPU"):
         return []
@@ -211,7 +216,7 @@ def check_gpus(device: Finding) -> list[Finding]:
 
 
 def run_checkup(config: str | None = None, opts: Sequence[str] = ()) -> Iterator[Finding]:
-    """What `core.checkup` finds, in a process of its own."""
+    """Yield what `doctor.config` finds, in a process of its own."""
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(
         filter(None, (_ROOT, os.environ.get("PYTHONPATH"))))}
     with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryFile(
@@ -233,7 +238,7 @@ def run_checkup(config: str | None = None, opts: Sequence[str] = ()) -> Iterator
 
 
 def _follow(process: subprocess.Popen, file: TextIO) -> Iterator[Finding]:
-    """The findings in ``file``, one a line, until the process that writes them has ended."""
+    """Yield the findings in ``file``, one a line, until the process that writes them has ended."""
     begun, has_ended = "", False
     while not has_ended:
         has_ended = process.poll() is not None  # before reading, so that nothing is missed
@@ -258,28 +263,20 @@ def _crash(status: int, stderr: str) -> Finding:
 
 
 def installed(name: str) -> str | None:
-    """The version of an installed distribution, or None."""
+    """Return the version of an installed distribution, or None."""
     try:
         return metadata.version(name)
     except metadata.PackageNotFoundError:
         return None
 
 
-def satisfies(version: str, condition: str) -> bool:
-    """Whether a version fulfils conditions such as ``>=1.24,<2``; of releases, by numbers."""
-    compare = {"==": lambda a, b: a[:len(b)] == b, ">=": lambda a, b: a >= b,
-               "<": lambda a, b: a < b}
-    return all(compare[sign](numbers(version), numbers(bound))
-               for sign, bound in re.findall(r"(==|>=|<)([\d.]+)", condition))
-
-
-def numbers(version: str) -> tuple[int, ...]:
-    """The numbers of a release: (2, 8, 0) of ``2.8.0.post1``."""
-    return tuple(map(int, re.match(r"\d+(?:\.\d+)*", version).group(0).split(".")))
+def satisfies(version: str, requirement: str) -> bool:
+    """Return whether ``version`` is one that a requirement such as ``numpy>=1.24,<2`` admits."""
+    return Requirement(requirement).specifier.contains(version, prereleases=True)
 
 
 def free_disk(folder: str) -> tuple[str, int]:
-    """The nearest folder above ``folder`` that is there, and the bytes free on its disk."""
+    """Return the nearest folder above ``folder`` that is there, and the bytes free on its disk."""
     place = os.path.abspath(folder)
     while not os.path.isdir(place):
         place = os.path.dirname(place)
@@ -287,7 +284,7 @@ def free_disk(folder: str) -> tuple[str, int]:
 
 
 def size(number: float) -> str:
-    """Bytes in words, such as 3.2 GB."""
+    """Write bytes in words, such as 3.2 GB."""
     for unit in ("B", "kB", "MB"):
         if number < 1000:
             return f"{number:.0f} {unit}"
@@ -296,6 +293,6 @@ def size(number: float) -> str:
 
 
 def count(findings: Iterable[Finding]) -> dict[str, int]:
-    """How many findings there are of each status."""
+    """Count the findings of each status."""
     statuses = [finding.status for finding in findings]
     return {status: statuses.count(status) for status in (OK, WARNING, PROBLEM)}

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import paddle
+from packaging.version import Version
 from paddle import nn
 
 from paddle_csrl.datasets.class_names import CLASS_NAMES
@@ -20,8 +21,8 @@ State = dict[str, np.ndarray]
 _RENAMED = {"running_mean": "_mean", "running_var": "_variance"}
 _CLASSIFIER = ("decoder.pred_conv.weight", "decoder.pred_conv.bias")
 # torch.load(weights_only=True) of earlier releases could be made to run code (CVE-2025-32434).
-_OLDEST_TORCH = (2, 6)
-_INSTALL = 'pip install "torch>=2.6"'
+_OLDEST_TORCH = "2.6"
+_INSTALL = f'pip install "torch>={_OLDEST_TORCH}"'
 
 
 class Converted(NamedTuple):
@@ -93,7 +94,7 @@ def _import_torch():
     except ImportError:
         raise UserError(f"reading PyTorch files needs PyTorch, which is not installed: "
                         f"{_INSTALL}") from None
-    if tuple(map(int, torch.__version__.split(".")[:2])) < _OLDEST_TORCH:
+    if Version(torch.__version__) < Version(_OLDEST_TORCH):
         raise UserError(f"PyTorch {torch.__version__} may run code that a file holds, even where "
                         f"it is told not to: {_INSTALL}")
     return torch
