@@ -43,8 +43,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     """Run the command line ``argv``.
 
     Returns:
-        dict: ``findings`` (list of ``doctor.installation.Finding``) and ``failed``, how many of them are
-        problems.
+        dict: ``findings`` (list of ``Finding``) and ``failed``, how many of them are problems.
 
     Raises:
         UserError: ``--opts`` without a config.

@@ -1,7 +1,7 @@
 """The part of the doctor that needs Paddle: does it compute, and is a config fit to be trained?
 
-Run by `doctor.installation` in a process of its own. A line of the file of findings is written as soon
-as it is known, for the process may not come to its end.
+Run by `doctor.installation` in a process of its own. A line of the file of findings is written as
+soon as it is known, for the process may not come to its end.
 """
 
 import json

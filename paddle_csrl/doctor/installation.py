@@ -162,7 +162,7 @@ def check_memory(meminfo: str = "/proc/meminfo") -> Finding:
 
 
 def available_memory(meminfo: str = "/proc/meminfo") -> int | None:
-    """Return the bytes of memory that can be had without swapping; None where the system does not say."""
+    """Return the bytes that can be had without swapping; None where the system does not say."""
     try:
         with open(meminfo, encoding="ascii") as file:
             found = re.search(r"^MemAvailable:\s+(\d+) kB", file.read(), re.MULTILINE)
