@@ -125,7 +125,7 @@ def _cross_entropy_fails() -> bool:
     return any(_fails(functools.partial(loss, logit, label)) for loss in losses)
 
 
-def _post_process_loss(self, logit: Tensor, label: Tensor, semantic_weights: Tensor | None,
+def _post_process_loss(self: Any, logit: Tensor, label: Tensor, semantic_weights: Tensor | None,
                        loss: Tensor) -> Tensor:
     """Average of the pixel losses (N, H, W), over all pixels or the hardest ones.
 
@@ -158,7 +158,7 @@ def _ohem_fails() -> bool:
     return _fails(lambda: OhemCrossEntropyLoss(min_kept=1)(logit, label))
 
 
-def _ohem_forward(self, logit: Tensor, label: Tensor) -> Tensor:
+def _ohem_forward(self: Any, logit: Tensor, label: Tensor) -> Tensor:
     """Cross entropy over the pixels whose true class has a probability below a threshold.
 
     Stands in for ``OhemCrossEntropyLoss.forward`` with the same definition: the threshold is
@@ -197,7 +197,7 @@ def _loss_terms_are_0d() -> bool:
 
 def _one_element_terms(loss_computation: Callable[..., list[Tensor]]) -> Callable:
     @functools.wraps(loss_computation)
-    def mended(*args, **kwargs) -> list[Tensor]:
+    def mended(*args: Any, **kwargs: Any) -> list[Tensor]:
         terms = loss_computation(*args, **kwargs)
         return [term.reshape([1]) if term.ndim == 0 else term for term in terms]
 
@@ -209,7 +209,7 @@ def _mend_loss_terms() -> None:
     train = _TRAINER.train
 
     @functools.wraps(train)
-    def mended(model: nn.Layer, *args, **kwargs) -> None:
+    def mended(model: nn.Layer, *args: Any, **kwargs: Any) -> None:
         if not hasattr(model, "loss_computation"):
             return train(model, *args, **kwargs)
         with _replaced(model, "loss_computation", _one_element_terms(model.loss_computation)):
@@ -381,7 +381,7 @@ def mend_data_loader() -> None:
 
 def _without_parents_garbage(worker_loop: Callable) -> Callable:
     @functools.wraps(worker_loop)
-    def mended(*args) -> None:
+    def mended(*args: Any) -> None:
         gc.freeze()
         worker_loop(*args)
 
@@ -390,7 +390,7 @@ def _without_parents_garbage(worker_loop: Callable) -> Callable:
 
 def _keeping_error(thread_loop: Callable) -> Callable:
     @functools.wraps(thread_loop)
-    def mended(self, *args) -> None:
+    def mended(self: Any, *args: Any) -> None:
         try:
             thread_loop(self, *args)
         except Exception as error:
@@ -402,7 +402,7 @@ def _keeping_error(thread_loop: Callable) -> Callable:
 
 def _raising_kept_error(read_next: Callable) -> Callable:
     @functools.wraps(read_next)
-    def mended(self) -> Any:
+    def mended(self: Any) -> Any:
         try:
             return read_next(self)
         except SystemError:

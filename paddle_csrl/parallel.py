@@ -8,6 +8,7 @@ import json
 import os
 import time
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
 import paddle
@@ -160,13 +161,13 @@ class _Sum(PyLayer):
     """The sum over the processes, whose gradient is the sum of the gradients."""
 
     @staticmethod
-    def forward(ctx, local: Tensor) -> Tensor:
+    def forward(ctx: Any, local: Tensor) -> Tensor:
         result = local.clone()
         paddle.distributed.all_reduce(result)
         return result
 
     @staticmethod
-    def backward(ctx, gradient: Tensor) -> Tensor:
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
         gradient = gradient.clone()
         paddle.distributed.all_reduce(gradient)
         return gradient

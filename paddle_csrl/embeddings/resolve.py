@@ -188,7 +188,7 @@ class Vocabulary:
 class _Recorder(Vocabulary):
     """A vocabulary of nothing that notes what it was asked for."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__({})
         self.asked: set[str] = set()
 

@@ -3,7 +3,7 @@
 Shape letters: C classes, N samples a class, W embedding, Z noise and D feature dimensions.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import paddle
@@ -140,14 +140,14 @@ class _PerClassLinear(PyLayer):
     """
 
     @staticmethod
-    def forward(ctx, base: Tensor, weight: Tensor, per_class: Tensor) -> Tensor:
+    def forward(ctx: Any, base: Tensor, weight: Tensor, per_class: Tensor) -> Tensor:
         ctx.save_for_backward(base, weight)
         result = paddle.matmul(base, weight)
         return result.add_(per_class.unsqueeze(1).expand_as(result))
 
     @staticmethod
-    def backward(ctx, gradient: Tensor) -> tuple[  # type: ignore[override]  # Paddle's are *args
-            Tensor | None, Tensor, Tensor]:
+    def backward(ctx: Any, gradient: Tensor,  # type: ignore[override]  # Paddle's are *args
+                 ) -> tuple[Tensor | None, Tensor, Tensor]:
         base, weight = ctx.saved_tensor()
         of_base = None if base.stop_gradient else paddle.matmul(gradient, weight, transpose_y=True)
         of_weight = paddle.matmul(base.flatten(0, 1), gradient.flatten(0, 1), transpose_x=True)

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Sequence
+from types import ModuleType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -88,7 +89,7 @@ def read_torch(path: str) -> State:
                         f"releases") from None
 
 
-def _import_torch():
+def _import_torch() -> ModuleType:
     try:
         import torch
     except ImportError:

@@ -8,6 +8,7 @@ import os
 import re
 from typing import Any
 
+import numpy as np
 from paddleseg.utils import logger
 
 from paddle_csrl.errors import UserError
@@ -139,7 +140,7 @@ def _convert_sbd(sbd: str, base: str, known: set, overwrite: bool) -> tuple:
     return lists, converted
 
 
-def _read_sbd(content: bytes, place: str):
+def _read_sbd(content: bytes, place: str) -> np.ndarray:
     label = read_mat_labels(content, place, "GTcls", "Segmentation")
     wrong = label[(label != 255) & ((label < 0) | (label >= _NUM_CLASSES))]
     if wrong.size:
