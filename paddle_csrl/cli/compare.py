@@ -60,7 +60,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     args = parse_args(argv)
     flags = {key: value for key, value in options.common_overrides(args).items()
              if value is not None}
-    plan = Plan(args.config, [*args.opts, *(f"{key}={value}" for key, value in flags.items())],
+    plan = Plan.read(args.config, [*args.opts, *(f"{key}={value}" for key, value in flags.items())],
                 args.save_dir)
     cells = plan.cells(args.methods, args.splits, args.stage1_seeds, args.seeds)
     plan.check()

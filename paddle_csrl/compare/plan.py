@@ -1,27 +1,27 @@
 """What a comparison runs: methods × splits × stage-1 seeds × seeds, read from one YAML file."""
 
-import difflib
 import hashlib
 import json
 import os
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
 
-import yaml
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    PlainValidator,
+    PrivateAttr,
+    model_validator,
+)
 
 from paddle_csrl.compare.curve import EXTREME
-from paddle_csrl.config import ZeroShotConfig, parse_opts
+from paddle_csrl.config import ZeroShotConfig, load_yaml, parse_opts
+from paddle_csrl.config.schema import MAY_BE_NULL, Keys, Wanted, key
+from paddle_csrl.config.wording import read_keys
 from paddle_csrl.errors import UserError
-
-#: Tables of the paper that ``paper`` may name (``assets/paper_tables.yml``).
-PAPER_TABLES = ("voc", "context", "ablation")
-
-_KEYS = {"config", "opts", "splits", "stage1_seeds", "seeds", "reference", "methods", "paper",
-         "calibrations", "save_dir"}
-_SPLIT_KEYS = {"unseen", "opts"}
-_METHOD_KEYS = {"config", "include", "opts"}
 
 # What the file says elsewhere, by the key that would say it in `opts`.
 _SAID_ELSEWHERE = {"seed": "stage1_seeds", "save_dir": "save_dir", "zero_shot.unseen": "splits",
@@ -43,23 +43,73 @@ _IRRELEVANT = {"": ("save_dir", "num_workers", "log_iters", "use_vdl", "keep_che
                                                 for stage in _LATER_STAGES}}
 
 
-@dataclass(frozen=True)
-class Split:
-    """Classes declared unseen, with settings of the split's own."""
+def _check_opts(opts: dict[str, Any]) -> dict[str, Any]:
+    for name in _SAID_ELSEWHERE:
+        if name in opts:
+            raise ValueError(f"sets {name}, which has no effect in a comparison; its key "
+                             f"`{_SAID_ELSEWHERE[name]}` says this")
+    return opts
 
-    name: str
-    unseen: tuple[str, ...]
-    opts: dict[str, Any] = field(default_factory=dict, hash=False)
+
+def _check_name(name: Any) -> str:
+    if not isinstance(name, str) or not _NAME.fullmatch(name):
+        raise ValueError("names a folder: use letters, digits and _ . + -, a letter or digit "
+                         "first, and no name that begins with stage1_seed")
+    return name
 
 
-@dataclass(frozen=True)
-class Method:
+def _check_seeds(seeds: Any) -> list[int]:
+    if not isinstance(seeds, list) or not seeds or len(set(map(str, seeds))) != len(seeds) \
+            or not all(type(seed) is int and 0 <= seed < _OWN_SEEDS for seed in seeds):
+        raise ValueError(f"must be a list of different whole numbers, 0 to {_OWN_SEEDS - 1}, got "
+                         f"{seeds}")
+    return seeds
+
+
+def _check_calibrations(values: Any) -> list[float]:
+    if not isinstance(values, list) or len(set(map(str, values))) != len(values) or not all(
+            type(item) in (int, float) and abs(item) < EXTREME for item in values):
+        raise ValueError(f"must be a list of different numbers between -{EXTREME:.0f} and "
+                         f"{EXTREME:.0f}, such as [0, 1, 2, 4], got {values}")
+    return values
+
+
+Name = Annotated[str, BeforeValidator(_check_name)]
+Seeds = Annotated[list[int], PlainValidator(_check_seeds)]
+Opts = Annotated[dict[str, Any], MAY_BE_NULL, AfterValidator(_check_opts),
+                 Wanted("dotted keys with values, such as generator.iters: 500")]
+_BY_NAME = Wanted("`name: ...` pairs, at least one")
+
+
+class Split(Keys):
+    """Classes declared unseen, with data settings of the split's own."""
+
+    unseen: Annotated[
+        list[Annotated[str, Field(min_length=1)]], Field(min_length=1),
+        BeforeValidator(lambda names: [name.strip() for name in names.split(",")]
+                        if isinstance(names, str) else names),
+        Wanted("a list of class names, the unseen ones")]
+    opts: Opts = {}
+
+    @model_validator(mode="before")
+    @classmethod
+    def _take_names_alone(cls, content: Any) -> Any:
+        return content if isinstance(content, dict) else {"unseen": content}
+
+
+class Method(Keys):
     """A method: another config, YAML files merged over it, dotted settings."""
 
-    name: str
     config: str | None = None
-    include: tuple[str, ...] = ()
-    opts: dict[str, Any] = field(default_factory=dict, hash=False)
+    include: Annotated[
+        list[str], BeforeValidator(lambda path: [path] if isinstance(path, str) else path),
+        Wanted("a list of YAML files")] = []
+    opts: Opts = {}
+
+    @model_validator(mode="before")
+    @classmethod
+    def _take_null(cls, content: Any) -> Any:
+        return {} if content is None else content
 
 
 @dataclass(frozen=True, order=True)
@@ -75,53 +125,85 @@ class Cell:
         return f"{self.split} {self.method} stage1_seed{self.stage1_seed}_seed{self.seed}"
 
 
-class Plan:
-    """A comparison as its YAML file describes it.
+class Plan(Keys, frozen=False):
+    """A comparison as its YAML file describes it; ``Plan.read`` reads one.
 
-    Args:
-        path (str): the file; paths in it are relative to its folder, and ``{split}`` in them
-            stands for the split's name.
-        opts (list[str]): ``key.subkey=value`` overrides for all cells, stronger than the file.
-        save_dir (str, optional): folder of everything, in place of the file's.
-
-    Raises:
-        UserError: a key or value that is none; the message names it.
+    Paths in the file are relative to its folder, and ``{split}`` in them stands for the split's
+    name.
     """
 
-    def __init__(self, path: str, opts: Sequence[str] = (), save_dir: str | None = None):
-        self.path = path
-        content = _read(path)
-        _check_keys(content, _KEYS, "", path)
-        for key in ("config", "splits", "methods"):
-            if key not in content:
-                raise UserError(f"{path}: `{key}` is missing")
-        self.opts = _pairs(content, "opts", path)
-        self.command_opts = parse_opts(opts)
-        _check_opts(self.command_opts, f"{path}: --opts ")
-        self.stage1_seeds = _seeds(content.get("stage1_seeds", [0]), "stage1_seeds", path)
-        self.seeds = _seeds(content.get("seeds", [0]), "seeds", path)
-        self.splits = {name: self._split(name, item)
-                       for name, item in _named(content, "splits", path).items()}
-        self.config = self._file(content["config"], "config")
-        self.methods = {name: self._method(name, item)
-                        for name, item in _named(content, "methods", path).items()}
-        self.reference = content.get("reference", next(iter(self.methods)))
-        if self.reference not in list(self.methods):  # which need not be hashable
-            raise UserError(f"{path}: `reference: {self.reference}` is none of the methods "
-                            f"{', '.join(self.methods)}")
-        self.paper = content.get("paper")
-        if self.paper is not None and self.paper not in PAPER_TABLES:
-            raise UserError(f"{path}: `paper: {self.paper}` must be one of "
-                            f"{', '.join(PAPER_TABLES)}")
-        self.calibrations = _calibrations(content.get("calibrations", []), path)
-        self.save_dir = save_dir or content.get("save_dir") or os.path.join("output", self.name)
-        if not isinstance(self.save_dir, str):
-            raise UserError(f"{path}: `save_dir: {self.save_dir}` must be a folder's name")
-        self._settings: dict[tuple[str, str], dict[str, Any]] = {}
+    config: str = key(..., "the config of all methods, and of the stages they share")
+    opts: Opts = key({}, "dotted settings for all, such as `generator.iters: 500`; `--opts` on the "
+                         "command line are stronger than all others")
+    splits: Annotated[dict[Name, Split], Field(min_length=1), _BY_NAME] = key(
+        ..., "name → unseen classes, or name → `{unseen: [...], opts: {...}}` with data settings "
+             "of its own")
+    stage1_seeds: Seeds = key([0], "seeds of the segmentor and the features")
+    seeds: Seeds = key([0], "seeds of the stages after them")
+    methods: Annotated[dict[Name, Method], Field(min_length=1), _BY_NAME] = key(
+        ..., "name → `{}` or any of `config`: another config; `include`: YAML files merged over "
+             "it; `opts`: dotted settings, applied after those of the split")
+    reference: str = key("", "paired differences are to this one", "the first method")
+    paper: Literal["voc", "context", "ablation"] | None = key(
+        None, "figures of the paper beside ours, by the names of splits and methods: `voc`, "
+              "`context` or `ablation` (`paddle_csrl/assets/paper_tables.yml`, with its misprints "
+              "noted)")
+    calibrations: Annotated[list[float], PlainValidator(_check_calibrations)] = key(
+        [], "calibrations δ at which every cell is scored as well, for the seen–unseen curve: "
+            "`[0, 0.5, 1, 2, 4]`; training does not repeat")
+    save_dir: Annotated[
+        str, BeforeValidator(lambda folder: folder or ""), Wanted("a folder's name")] = key(
+        "", "folder of everything", "`output/NAME`")
+
+    _path: str = PrivateAttr("")
+    _command_opts: dict[str, Any] = PrivateAttr(default_factory=dict)
+    _dics: dict[tuple[str, str], dict[str, Any]] = PrivateAttr(default_factory=dict)
+
+    @classmethod
+    def read(cls, path: str, opts: Sequence[str] = (), save_dir: str | None = None) -> "Plan":
+        """Read a comparison.
+
+        Args:
+            path: the file.
+            opts: ``key.subkey=value`` overrides for all cells, stronger than the file.
+            save_dir: folder of everything, in place of the file's.
+
+        Raises:
+            UserError: a key or value that is none; the message names it.
+        """
+        plan = read_keys(cls, load_yaml(path), path)
+        plan._path, plan._command_opts = path, parse_opts(opts)
+        try:
+            _check_opts(plan._command_opts)
+        except ValueError as error:
+            raise UserError(f"--opts {error}") from None
+        plan.save_dir = save_dir or plan.save_dir or os.path.join("output", plan.name)
+        plan.reference = plan.reference or next(iter(plan.methods))
+        if plan.reference not in plan.methods:
+            raise UserError(f"{path}: `reference: {plan.reference}` is none of the methods "
+                            f"{', '.join(plan.methods)}")
+        plan._check_files()
+        return plan
+
+    def _check_files(self) -> None:
+        named = [("config", self.config)]
+        for name, method in self.methods.items():
+            named += [(f"methods.{name}.config", method.config)] if method.config else []
+            named += [(f"methods.{name}.include", path) for path in method.include]
+        for place, path in named:
+            for split in self.splits:
+                if not os.path.isfile(self.file(path, split)):
+                    raise UserError(f"{self._path}: `{place}: {path}`: there is no file "
+                                    f"{self.file(path, split)}")
 
     @property
     def name(self) -> str:
-        return os.path.splitext(os.path.basename(self.path))[0]
+        return os.path.splitext(os.path.basename(self._path))[0]
+
+    def file(self, name: str, split: str) -> str:
+        """Path of a YAML file that the comparison names, for a split."""
+        return os.path.normpath(os.path.join(os.path.dirname(self._path),
+                                             name.replace("{split}", split)))
 
     def cells(self, methods: Iterable[str] | None = None,
               splits: Iterable[str] | None = None,
@@ -132,10 +214,10 @@ class Plan:
         Raises:
             UserError: something selected is not in the file.
         """
-        methods = _chosen(methods, list(self.methods), "methods", self.path)
-        splits = _chosen(splits, list(self.splits), "splits", self.path)
-        stage1_seeds = _chosen(stage1_seeds, self.stage1_seeds, "stage1_seeds", self.path)
-        seeds = _chosen(seeds, self.seeds, "seeds", self.path)
+        methods = _chosen(methods, list(self.methods), "methods", self._path)
+        splits = _chosen(splits, list(self.splits), "splits", self._path)
+        stage1_seeds = _chosen(stage1_seeds, self.stage1_seeds, "stage1_seeds", self._path)
+        seeds = _chosen(seeds, self.seeds, "seeds", self._path)
         return [Cell(split, stage1_seed, method, seed) for split in splits
                 for stage1_seed in stage1_seeds for seed in seeds for method in methods]
 
@@ -159,8 +241,8 @@ class Plan:
     def stage1_config(self, split: str, stage1_seed: int) -> ZeroShotConfig:
         """The config of the shared stages: the base with the split and the seed, no more."""
         return ZeroShotConfig(
-            self._for(split, self.config),
-            _merged(self.opts, self.splits[split].opts, self.command_opts, self._unseen(split)),
+            self.file(self.config, split),
+            _merged(self.opts, self.splits[split].opts, self._command_opts, self._unseen(split)),
             {"save_dir": self.stage1_dir(split, stage1_seed), "seed": stage1_seed,
              "use_vdl": False})
 
@@ -172,150 +254,46 @@ class Plan:
             own_stage1: whether the cell trains its own segmentor. Its seed is then one of the
                 cell's, so that cells with different seeds are different trainings.
         """
+        seed = _OWN_SEEDS * cell.stage1_seed + cell.seed if own_stage1 else cell.stage1_seed
+        return self._load(cell, seed=seed, **{
+            f"{stage}.{name}": value for stage in _later_stages(self._dic(cell))
+            for name, value in (("seed", cell.seed), ("save_interval", _NEVER))})
+
+    def _load(self, cell: Cell, **overrides: Any) -> ZeroShotConfig:
+        """The config of the cell's method on its split, but for the seeds."""
         method = self.methods[cell.method]
-        config = ZeroShotConfig(
-            self._for(cell.split, method.config or self.config),
-            _merged(self.opts, self.splits[cell.split].opts, method.opts, self.command_opts,
+        return ZeroShotConfig(
+            self.file(method.config or self.config, cell.split),
+            _merged(self.opts, self.splits[cell.split].opts, method.opts, self._command_opts,
                     self._unseen(cell.split)),
             {"save_dir": self.cell_dir(cell), "use_vdl": False, "keep_checkpoint_max": 1,
-             "seed": _OWN_SEEDS * cell.stage1_seed + cell.seed if own_stage1
-             else cell.stage1_seed},
-            includes=[self._for(cell.split, path) for path in method.include])
-        for stage in _LATER_STAGES:
-            if isinstance(config.dic.get(stage), dict):
-                config.dic[stage].update(seed=cell.seed, save_interval=_NEVER)
-        return config
+             **overrides},
+            includes=[self.file(path, cell.split) for path in method.include])
 
-    def digest(self, cell: Cell) -> str:
-        """A checksum over all settings that the cell's score depends on."""
-        key = (cell.split, cell.method)
-        if key not in self._settings:
-            dic = self.cell_config(cell).dic
+    def _dic(self, cell: Cell) -> dict[str, Any]:
+        """What the scores of all cells of the method on the split depend on, but for the seeds."""
+        place = (cell.split, cell.method)
+        if place not in self._dics:
+            self._dics[place] = dic = self._load(cell).dic
             for section, names in _IRRELEVANT.items():
                 content = dic.get(section) if section else dic
                 for name in names if isinstance(content, dict) else ():
                     content.pop(name, None)
-            self._settings[key] = dic
-        dic = {**self._settings[key], "seed": cell.stage1_seed}
-        for stage in _LATER_STAGES:
-            if isinstance(dic.get(stage), dict):
-                dic[stage] = {**dic[stage], "seed": cell.seed}
+        return self._dics[place]
+
+    def digest(self, cell: Cell) -> str:
+        """A checksum over all settings that the cell's score depends on."""
+        dic = {**self._dic(cell), "seed": cell.stage1_seed}
+        dic.update({stage: {**dic[stage], "seed": cell.seed} for stage in _later_stages(dic)})
         text = json.dumps(dic, sort_keys=True, default=str)
         return hashlib.sha256(text.encode()).hexdigest()
 
     def _unseen(self, split: str) -> dict[str, Any]:
         return {"zero_shot.unseen": list(self.splits[split].unseen)}
 
-    def _for(self, split: str, path: str) -> str:
-        return path.replace("{split}", split)
 
-    def _file(self, name: Any, key: str) -> str:
-        """Path of the YAML file that ``key`` names for every split."""
-        if not isinstance(name, str):
-            raise UserError(f"{self.path}: `{key}: {name}` must be the name of a YAML file")
-        path = os.path.normpath(os.path.join(os.path.dirname(self.path), name))
-        for split in self.splits:
-            if not os.path.isfile(self._for(split, path)):
-                raise UserError(f"{self.path}: `{key}: {name}`: there is no file "
-                                f"{self._for(split, path)}")
-        return path
-
-    def _split(self, name: str, item: Any) -> Split:
-        place = f"splits.{name}"
-        content = item if isinstance(item, dict) else {"unseen": item}
-        _check_keys(content, _SPLIT_KEYS, place, self.path)
-        unseen = content.get("unseen")
-        if isinstance(unseen, str):
-            unseen = [part.strip() for part in unseen.split(",")]
-        if not isinstance(unseen, list) or not unseen or not all(
-                isinstance(part, str) and part for part in unseen):
-            raise UserError(f"{self.path}: `{place}: {item}` must be a list of class names, the "
-                            f"unseen ones")
-        return Split(name, tuple(unseen), _pairs(content, "opts", self.path, place))
-
-    def _method(self, name: str, item: Any) -> Method:
-        place = f"methods.{name}"
-        content = {} if item is None else item
-        _check_keys(content, _METHOD_KEYS, place, self.path)
-        include = content.get("include", [])
-        include = [include] if isinstance(include, str) else include
-        if not isinstance(include, list):
-            raise UserError(f"{self.path}: `{place}.include: {include}` must be a list of YAML "
-                            f"files")
-        paths = tuple(self._file(path, f"{place}.include") for path in include)
-        config = content.get("config")
-        return Method(name, config and self._file(config, f"{place}.config"), paths,
-                      _pairs(content, "opts", self.path, place))
-
-
-def _read(path: str) -> dict[str, Any]:
-    try:
-        with open(path, encoding="utf-8") as file:
-            content = yaml.safe_load(file)
-    except OSError as error:
-        raise UserError(f"no comparison at {path} ({error.strerror}); give a YAML file with "
-                        f"-c/--config") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is not well-formed YAML: {' '.join(str(error).split())}") from None
-    return content
-
-
-def _check_keys(content: Any, known: Iterable[str], place: str, path: str) -> None:
-    if not isinstance(content, dict):
-        raise UserError(f"{path}: {f'`{place}`' if place else 'a comparison'} must hold "
-                        f"`key: value` pairs, got {content!r}")
-    for key in content:
-        if key not in known:
-            nearest = difflib.get_close_matches(str(key), list(known), n=1)
-            hint = (f"did you mean `{nearest[0]}`?" if nearest
-                    else f"known: {', '.join(sorted(known))}")
-            raise UserError(f"{path}: unknown key `{f'{place}.' if place else ''}{key}`; {hint}")
-
-
-def _pairs(content: dict[str, Any], key: str, path: str, place: str = "") -> dict[str, Any]:
-    value = content.get(key)
-    if value is None:
-        return {}
-    if not isinstance(value, dict) or not all(isinstance(name, str) for name in value):
-        raise UserError(f"{path}: `{f'{place}.' if place else ''}{key}: {value}` must hold dotted "
-                        f"keys with values, such as generator.iters: 500")
-    _check_opts(value, f"{path}: {f'{place}.' if place else ''}{key}.")
-    return value
-
-
-def _check_opts(opts: dict[str, Any], place: str) -> None:
-    for key in opts:
-        if key in _SAID_ELSEWHERE:
-            raise UserError(f"{place}{key} has no effect in a comparison; its key "
-                            f"`{_SAID_ELSEWHERE[key]}` says this")
-
-
-def _named(content: dict[str, Any], key: str, path: str) -> dict[str, Any]:
-    value = content[key]
-    if not isinstance(value, dict) or not value:
-        raise UserError(f"{path}: `{key}: {value}` must hold one `name: ...` for each of them")
-    for name in value:
-        if not isinstance(name, str) or not _NAME.fullmatch(name):
-            raise UserError(f"{path}: `{key}.{name}` names a folder: use letters, digits and "
-                            f"_ . + -, a letter or digit first, and no name that begins with "
-                            f"stage1_seed")
-    return value
-
-
-def _seeds(value: Any, key: str, path: str) -> list[int]:
-    if not isinstance(value, list) or not value or len(set(map(str, value))) != len(value) \
-            or not all(type(seed) is int and 0 <= seed < _OWN_SEEDS for seed in value):
-        raise UserError(f"{path}: `{key}: {value}` must be a list of different whole numbers, "
-                        f"0 to {_OWN_SEEDS - 1}")
-    return value
-
-
-def _calibrations(value: Any, path: str) -> list[float]:
-    if not isinstance(value, list) or len(set(map(str, value))) != len(value) or not all(
-            type(item) in (int, float) and abs(item) < EXTREME for item in value):
-        raise UserError(f"{path}: `calibrations: {value}` must be a list of different numbers "
-                        f"between -{EXTREME:.0f} and {EXTREME:.0f}, such as [0, 1, 2, 4]")
-    return value
+def _later_stages(dic: dict[str, Any]) -> list[str]:
+    return [stage for stage in _LATER_STAGES if isinstance(dic.get(stage), dict)]
 
 
 def _chosen(selected: Iterable | None, known: list, key: str, path: str) -> list:
@@ -332,7 +310,7 @@ def _merged(*layers: dict[str, Any]) -> dict[str, Any]:
     """Settings of all ``layers`` in the order they are to be applied, later ones last."""
     merged: dict[str, Any] = {}
     for layer in layers:
-        for key, value in layer.items():
-            merged.pop(key, None)
-            merged[key] = value
+        for name, value in layer.items():
+            merged.pop(name, None)
+            merged[name] = value
     return merged

@@ -55,7 +55,7 @@ Names = Annotated[str | Sequence[str],
                   Wanted("a list of names, in quotes where they look like something else, or text")]
 Size = Annotated[Sequence[Count], Field(min_length=2, max_length=2),
                  Wanted("two whole numbers above 0, width and height")]
-_MAY_BE_NULL = BeforeValidator(lambda value: {} if value is None else value)
+MAY_BE_NULL = BeforeValidator(lambda value: {} if value is None else value)
 
 
 def key(default: Any, meaning: str, shown: str = "") -> Any:
@@ -69,10 +69,14 @@ def key(default: Any, meaning: str, shown: str = "") -> Any:
     return Field(default, description=meaning, json_schema_extra={"shown": shown})
 
 
-class Section(BaseModel):
-    """A section of the YAML file; values are of exactly the type that the key has."""
+class Keys(BaseModel):
+    """Keys of a YAML file; values are of exactly the type that the key has."""
 
     model_config = ConfigDict(strict=True, frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class Section(Keys):
+    """A section of a config."""
 
     #: Its key in the config.
     name: ClassVar[str] = ""
@@ -119,7 +123,7 @@ class Embeddings(Section):
         "vectors (AttributeShapes has some); null: the GloVe-100 vectors that come with "
         "the project")
     normalize: bool = key(True, "scale embeddings to length 1")
-    words: Annotated[dict[Any, Any], _MAY_BE_NULL, Wanted("`class: word` pairs")] = key(
+    words: Annotated[dict[Any, Any], MAY_BE_NULL, Wanted("`class: word` pairs")] = key(
         {}, "class name → word to look up instead, such as `{sign: signboard}`; several, with "
         "commas, are tried in turn")
 
@@ -155,8 +159,8 @@ class ZeroShot(Section):
         "name no class has becomes 255, and a class need not have a label. `num_classes` is then "
         "the number of classes everywhere. `tools/add_class.py` writes it "
         "([add_class.md](add_class.md))", "as `class_names`")
-    embeddings: Annotated[Embeddings, _MAY_BE_NULL] = Embeddings()
-    features: Annotated[Features, _MAY_BE_NULL] = Features()
+    embeddings: Annotated[Embeddings, MAY_BE_NULL] = Embeddings()
+    features: Annotated[Features, MAY_BE_NULL] = Features()
     classifier_layer: str | None = key(
         None, "dotted name of the segmentor's last layer, such as `decode_head.conv_seg`: the 1×1 "
         "convolution whose inputs are the features and which stage 3 replaces. It is found by its "
@@ -215,7 +219,7 @@ class Settings(Section):
         "`warmup_iters` (iterations) with `warmup_start_lr`")
     loss: Loss = key(..., "`types`, a list of losses, and `coef`, their weights")
     zero_shot: ZeroShot
-    test_config: Annotated[TestConfig, _MAY_BE_NULL] = TestConfig()
+    test_config: Annotated[TestConfig, MAY_BE_NULL] = TestConfig()
     to_static_training: bool = key(False, "stage 1 as a static graph, as in PaddleSeg")
     save_dir: Path | None = key(None, "folder of all results", "`output/NAME`")
     seed: Whole = key(0, "0 to 4294967295, of every stage; a stage's own `seed` overrides it")

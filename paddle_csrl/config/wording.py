@@ -1,15 +1,18 @@
 """What pydantic has against a config, as the one line that a user reads."""
 
 import difflib
+import itertools
 from collections.abc import Iterable, Mapping
 from types import UnionType
-from typing import Any, Literal, Union, get_args, get_origin
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 
 from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
-from paddle_csrl.config.schema import MOST, SECTIONS, Section, Settings, Wanted
+from paddle_csrl.config.schema import MOST, SECTIONS, Keys, Section, Settings, Wanted
 from paddle_csrl.errors import UserError
+
+AnyKeys = TypeVar("AnyKeys", bound=Keys)
 
 _PLAIN = {int: "an integer", float: "a number", bool: "true or false", str: "text"}
 _RANGES = {(): "", ("ge",): " of at least {}", ("gt",): " above {}",
@@ -30,7 +33,19 @@ def unknown_key(key: Any, known: Iterable[str], section: str, place: str) -> Use
     return UserError(f"{place}: unknown key `{join(section, key)}`; {hint}")
 
 
-def user_error(error: ValidationError, kind: type[Section], section: str, place: str,
+def read_keys(kind: type[AnyKeys], content: Any, place: str) -> AnyKeys:
+    """The content of a YAML file of a kind of its own, checked.
+
+    Raises:
+        UserError: the first mistake in it.
+    """
+    try:
+        return kind.model_validate(content)
+    except ValidationError as error:
+        raise user_error(error, kind, "", place) or error from None
+
+
+def user_error(error: ValidationError, kind: type[Keys], section: str, place: str,
                whole: bool = True) -> UserError | None:
     """The first mistake in a section: an unknown key rather than a wrong value.
 
@@ -47,23 +62,27 @@ def user_error(error: ValidationError, kind: type[Section], section: str, place:
     return _sentence(found[0], kind, section, place) if found else None
 
 
-def _sentence(item: Mapping[str, Any], kind: type[Section], section: str,
+def _sentence(item: Mapping[str, Any], kind: type[Keys], section: str,
               place: str) -> UserError:
-    names, field = [], None
-    for part in item["loc"]:
+    names, field, parts = [], None, iter(item["loc"])
+    for part in parts:
         if part not in kind.model_fields:
             break
         names.append(part)
         field = kind.model_fields[part]
-        if not (isinstance(field.annotation, type) and issubclass(field.annotation, Section)):
+        by_name = get_origin(field.annotation) is dict
+        inner = get_args(field.annotation)[1] if by_name else field.annotation
+        if not (isinstance(inner, type) and issubclass(inner, Keys)):
             break
-        kind = field.annotation
+        names += itertools.islice(parts, by_name)
+        kind = inner
     dotted = join(section, *names)
     if item["type"] in ("extra_forbidden", "invalid_key"):
         known = [*kind.model_fields, *(SECTIONS if kind is Settings else ())]
         return unknown_key(item["loc"][-1], known, dotted, place)
     if item["type"] == "missing":
-        return missing(dotted, place)
+        return (missing(dotted, place) if issubclass(kind, Section)
+                else UserError(f"{place}: `{dotted}` is missing"))
     if item["type"] == "value_error":
         cause = item["ctx"]["error"]
         return UserError(f"{place}: " + (f"{cause}" if isinstance(cause, UserError)

@@ -17,7 +17,8 @@ from paddle_csrl.cli import compare, train
 from paddle_csrl.compare import cells as cells_module
 from paddle_csrl.compare.plan import Cell, Plan
 from paddle_csrl.compare.results import paper_table
-from paddle_csrl.config import ZeroShotConfig
+from paddle_csrl.config import ZeroShotConfig, load_yaml
+from paddle_csrl.config.schema import markdown_table
 from paddle_csrl.errors import UserError
 from paddle_csrl.evaluation import layers as scoring
 from paddle_csrl.evaluation.evaluate import evaluate
@@ -63,8 +64,8 @@ class Comparison:
     def run(self, *flags: str) -> dict:
         return compare.main(self.argv(*flags))
 
-    def plan(self) -> Plan:
-        return Plan(f"{self.root}/compare.yml")
+    def plan(self, *opts: str) -> Plan:
+        return Plan.read(f"{self.root}/compare.yml", opts)
 
     def cell(self, method: str, seed: int = 0, split: str = "one") -> str:
         return self.path(split, method, f"stage1_seed0_seed{seed}")
@@ -196,6 +197,8 @@ def test_seeds_go_to_the_stages_after_the_first(done):
     config = plan.cell_config(Cell("one", 0, "pair", 1))
     assert (config.seed, config.dic["generator"]["seed"], config.dic["classifier"]["seed"]) == (
         0, 1, 1)
+    kept = load_yaml(os.path.join(done.cell("pair", 1), "config.yml"))
+    assert (kept["seed"], kept["generator"]["seed"], kept["classifier"]["seed"]) == (0, 1, 1)
     assert config.dic["generator"]["loss"] == PAIR
     assert plan.cell_config(Cell("one", 0, "point", 1)).dic["generator"]["loss"]["types"] == [
         {"type": "MMDLoss"}]
@@ -307,11 +310,9 @@ def test_the_backbone_sees_every_image_once_for_all_cells(done, tmp_path, monkey
 @pytest.mark.parametrize("resized", [False, True])
 def test_layers_scored_together_count_as_one_by_one(done, monkeypatch, test_config, resized):
     """Whatever follows the layer: sliding windows, augmentation, images of another size."""
-    plan = done.plan()
-    plan.command_opts["test_config"] = test_config
-    if resized:
-        plan.command_opts["val_dataset.transforms"] = [
-            {"type": "Resize", "target_size": [48, 40]}, {"type": "Normalize"}]
+    resize = [{"type": "Resize", "target_size": [48, 40]}, {"type": "Normalize"}]
+    plan = done.plan(f"test_config={test_config}",
+                     *([f"val_dataset.transforms={resize}"] if resized else []))
     run = Run(plan.cell_config(Cell("one", 0, "point", 0)),
               shared_dir=plan.stage1_dir("one", 0))
     layers = [load_layer(os.path.join(done.cell(method, seed), "layer.npz"))
@@ -412,7 +413,7 @@ def test_settings_are_applied_from_the_general_to_the_particular(tmp_path):
                                                    "classifier.iters": 5}
     comparison.content["methods"]["pair"]["opts"]["classifier.iters"] = 6
     comparison.write()
-    plan = Plan(f"{tmp_path}/compare.yml", ["generator.loss.coef=[1.0, 0.5]"])
+    plan = Plan.read(f"{tmp_path}/compare.yml", ["generator.loss.coef=[1.0, 0.5]"])
     for split, method, samples, iters in (("one", "pair", 7, 6), ("two", "pair", 8, 6)):
         dic = plan.cell_config(Cell(split, 0, method, 0)).dic
         assert (dic["generator"]["num_samples"], dic["classifier"]["iters"]) == (samples, iters)
@@ -530,29 +531,29 @@ def test_two_calls_on_different_splits_end_with_one_table(done, tmp_path):
     ({"config": None}, r"`config` is missing"),
     ({"config": "none.yml"}, r"`config: none.yml`: there is no file .*none.yml"),
     ({"seed": [0]}, r"unknown key `seed`; did you mean `seeds`\?"),
-    ({"splits": {}}, r"`splits: \{\}` must hold one `name: ...`"),
-    ({"splits": {"one": []}}, r"`splits.one: \[\]` must be a list of class names"),
+    ({"splits": {}}, r"`splits: \{\}` must be `name: ...` pairs"),
+    ({"splits": {"one": []}}, r"`splits.one.unseen: \[\]` must be a list of class names"),
     ({"splits": {"one": {"unseen": ["cow"], "opt": {}}}}, r"unknown key `splits.one.opt`; did"),
     ({"splits": {"a/b": ["cow"]}}, r"`splits.a/b` names a folder"),
     ({"methods": {"stage1_seed0": None}}, r"`methods.stage1_seed0` names a folder"),
-    ({"methods": {"point": {"opts": ["iters"]}}}, r"`methods.point.opts: \['iters'\]` must hold"),
+    ({"methods": {"point": {"opts": ["iters"]}}}, r"`methods.point.opts: \['iters'\]` must be d"),
     ({"methods": {"point": {"include": 3}}}, r"`methods.point.include: 3` must be a list"),
     ({"methods": {"point": ["x"]}}, r"`methods.point` must hold `key: value` pairs"),
     ({"methods": {"point": {"config": "gone.yml"}}}, r"methods.point.config: gone.yml"),
     ({"methods": {"point": {"opts": {"generator.seed": 3}}}, "reference": "point"},
-     r"methods.point.opts.generator.seed has no effect in a comparison; its key `seeds` says"),
+     r"`methods.point.opts` sets generator.seed, which has no effect .*; its key `seeds` says"),
     ({"splits": {"one": {"unseen": ["cow"], "opts": {"zero_shot.unseen": ["cat"]}}}},
-     r"splits.one.opts.zero_shot.unseen has no effect in a comparison; its key `splits` says"),
-    ({"opts": {"seed": 3}}, r"opts.seed has no effect in a comparison; its key `stage1_seeds`"),
-    ({"reference": ["point"]}, r"`reference: \['point'\]` is none of the methods point, pair"),
+     r"`splits.one.opts` sets zero_shot.unseen, which has no effect .*; its key `splits` says"),
+    ({"opts": {"seed": 3}}, r"`opts` sets seed, which has no effect .*; its key `stage1_seeds`"),
+    ({"reference": ["point"]}, r"`reference: \['point'\]` must be text"),
     ({"reference": "best"}, r"`reference: best` is none of the methods point, pair"),
-    ({"calibrations": [1, 1.0e4]}, r"`calibrations: \[1, 10000.0\]` must be a list of different"),
-    ({"calibrations": "1, 2"}, r"`calibrations: 1, 2` must be a list"),
-    ({"calibrations": [1, 1]}, r"`calibrations: \[1, 1\]` must be a list"),
-    ({"seeds": []}, r"`seeds: \[\]` must be a list of different whole numbers"),
-    ({"seeds": [0, 0]}, r"`seeds: \[0, 0\]` must be"),
-    ({"seeds": [True]}, r"`seeds: \[True\]` must be"),
-    ({"stage1_seeds": [1000]}, r"`stage1_seeds: \[1000\]` must be"),
+    ({"calibrations": [1, 1.0e4]}, r"`calibrations` must be a list .*, got \[1, 10000.0\]"),
+    ({"calibrations": "1, 2"}, r"`calibrations` must be a list .*, got 1, 2"),
+    ({"calibrations": [1, 1]}, r"`calibrations` must be a list .*, got \[1, 1\]"),
+    ({"seeds": []}, r"`seeds` must be a list of different whole numbers, 0 to 999, got \[\]"),
+    ({"seeds": [0, 0]}, r"`seeds` must be .*, got \[0, 0\]"),
+    ({"seeds": [True]}, r"`seeds` must be .*, got \[True\]"),
+    ({"stage1_seeds": [1000]}, r"`stage1_seeds` must be .*, got \[1000\]"),
     ({"paper": "coco"}, r"`paper: coco` must be one of voc, context, ablation"),
     ({"save_dir": ["x"]}, r"`save_dir: \['x'\]` must be a folder's name"),
     ({"methods": {"point": {"opts": {"generator.iterations": 3}}}, "reference": "point"},
@@ -568,8 +569,13 @@ def test_mistakes_in_the_file_are_named(done, tmp_path, change, message):
     assert "\n" not in str(error.value)
 
 
+def test_the_document_has_every_key_with_its_default():
+    with open(os.path.join(tiny_runs.ROOT, "docs", "compare.md"), encoding="utf-8") as file:
+        assert markdown_table(Plan) + "\n\n" in file.read()
+
+
 def test_unseen_classes_on_the_command_line_are_not_passed_over(done):
-    with pytest.raises(UserError, match="--opts zero_shot.unseen has no effect"):
+    with pytest.raises(UserError, match="--opts sets zero_shot.unseen, which has no effect"):
         done.run("--tables_only", "--opts", "zero_shot.unseen=cat")
 
 
@@ -589,14 +595,14 @@ def test_progress_counts_the_cells_that_are_to_run(done, tmp_path, monkeypatch):
 
 
 def test_a_file_that_cannot_be_read_is_named(tmp_path):
-    with pytest.raises(UserError, match="no comparison at .*none.yml"):
-        Plan(f"{tmp_path}/none.yml")
+    with pytest.raises(UserError, match="no config at .*none.yml"):
+        Plan.read(f"{tmp_path}/none.yml")
     (tmp_path / "torn.yml").write_text("splits: [")
     with pytest.raises(UserError, match="torn.yml is not well-formed YAML"):
-        Plan(f"{tmp_path}/torn.yml")
+        Plan.read(f"{tmp_path}/torn.yml")
     (tmp_path / "empty.yml").write_text("")
-    with pytest.raises(UserError, match="a comparison must hold"):
-        Plan(f"{tmp_path}/empty.yml")
+    with pytest.raises(UserError, match="holds no `key: value` pairs"):
+        Plan.read(f"{tmp_path}/empty.yml")
 
 
 @pytest.mark.parametrize("name", ["shapes", "shapes_selftraining", "shapes_sizes",
@@ -604,10 +610,10 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path):
                                   "ablation_voc"])
 def test_the_comparisons_of_the_project_fit_their_configs(name):
     folder = os.path.join(tiny_runs.ROOT, "configs")
-    plan = Plan(os.path.join(folder, f"compare_{name}.yml"))
+    plan = Plan.read(os.path.join(folder, f"compare_{name}.yml"))
     plan.check()
     for split in plan.splits if "{split}" in plan.config or "ablation" in name else ():
-        own = ZeroShotConfig(plan.config.replace("{split}", split)).zero_shot["unseen"]
+        own = ZeroShotConfig(plan.file(plan.config, split)).zero_shot["unseen"]
         assert sorted(plan.splits[split].unseen) == sorted(own)
     terms = {"point": 1, "point_pair": 2, "point_list": 2, "csrl": 3}
     for method in set(terms) & set(plan.methods):
