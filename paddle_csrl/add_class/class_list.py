@@ -7,11 +7,10 @@ from typing import Any, NamedTuple
 from paddle_csrl.datasets.class_names import find_class, fold_name
 from paddle_csrl.errors import UserError
 from paddle_csrl.utils import read_json
+from paddle_csrl.visualize import MAX_CLASSES
 
 #: The file in the folder of a run whose classes were changed.
 FILE_NAME = "vocabulary.json"
-#: Ids are stored in labels of 8 bits, of which 255 means no class.
-MAX_CLASSES = 255
 
 
 class NamedClass(NamedTuple):

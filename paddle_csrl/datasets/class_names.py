@@ -16,7 +16,7 @@ _BY_DATASET_TYPE = {"PascalVOC": "voc", "PascalContext": "context", "Cityscapes"
                     "ADE20K": "ade20k", "CocoStuff": "coco_stuff"}
 
 #: Different words for one class. A member finds any other where a data set has just one of them.
-ALIASES = (("aeroplane", "airplane"), ("motorbike", "motorcycle"), ("sofa", "couch"),
+SYNONYMS = (("aeroplane", "airplane"), ("motorbike", "motorcycle"), ("sofa", "couch"),
            ("tvmonitor", "tv", "television"))
 
 
@@ -66,7 +66,7 @@ def resolve_classes(names: Sequence[str], wanted: str | Sequence[str]) -> list[i
     """Ids of the unseen classes.
 
     Upper and lower case are alike, and blanks, ``_`` and ``-`` do not count: ``Potted-Plant``
-    finds ``pottedplant``. ``ALIASES`` are tried next.
+    finds ``pottedplant``. ``SYNONYMS`` are tried next.
 
     Args:
         names (list[str]): name of every class, by id.
@@ -124,7 +124,7 @@ def find_class(names: Sequence[str], wanted: str, place: str = "`unseen`",
     folded, key = [fold_name(name) for name in names], fold_name(wanted)
     if key in folded:
         return folded.index(key)
-    others = {other for group in ALIASES if key in group for other in group}
+    others = {other for group in SYNONYMS if key in group for other in group}
     found = [class_id for class_id, name in enumerate(folded) if name in others]
     if len(found) == 1:
         return found[0]

@@ -7,11 +7,9 @@ import numpy as np
 import paddle
 import paddle.nn.functional as F
 from paddle import nn
-from paddleseg.cvlibs import manager
 
 from paddle_csrl.errors import UserError
 from paddle_csrl.losses.functional import in_full_precision
-from paddle_csrl.registry import register
 
 SIMILARITIES = ("dot", "cosine")
 
@@ -19,7 +17,6 @@ SIMILARITIES = ("dot", "cosine")
 _HIDDEN = -1.0e4
 
 
-@register(manager.MODELS)
 class ProjectionSegmentor(nn.Layer):
     """A segmentor whose classification layer is a projection onto fixed class embeddings.
 

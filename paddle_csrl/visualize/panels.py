@@ -27,10 +27,10 @@ from paddle_csrl.visualize.drawing import (
     text_width,
 )
 
-#: Least width of a mask with a legend, in pixels.
 #: Classes that pictures and 8-bit labels can tell: the id after them, 255, means none.
 MAX_CLASSES = 255
 
+#: Least width of a mask with a legend, in pixels.
 _MASK_WIDTH = 288
 
 
