@@ -44,7 +44,7 @@ def parse_args(argv=None) -> argparse.Namespace:
     parser.add_argument("--variant", action="append", required=True, metavar="NAME=OPT;OPT",
                         help="a name and config overrides of stages 2 and 3, with semicolons")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0], help="seeds of stages 2 and 3")
-    parser.add_argument("--opts", nargs="+", default=[], help="overrides for all")
+    parser.add_argument("--opts", nargs="+", action="extend", default=[], help="overrides for all")
     parser.add_argument("--out", default="output/held_out", help="folder of all runs and results")
     return parser.parse_args(argv)
 

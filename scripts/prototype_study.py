@@ -40,7 +40,7 @@ def parse_args(argv=None) -> argparse.Namespace:
     parser.add_argument("-c", "--config", required=True, help="the config to look at")
     parser.add_argument("--fold", action="append", required=True, metavar="NAMES",
                         help="seen classes to hold out, by name, with commas; may be repeated")
-    parser.add_argument("--opts", nargs="+", default=[], help="overrides for all")
+    parser.add_argument("--opts", nargs="+", action="extend", default=[], help="overrides for all")
     parser.add_argument("--out", default="output/held_out", help="folder of all runs and results")
     return parser.parse_args(argv)
 

@@ -36,7 +36,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--run", required=True, metavar="DIR",
                         help="folder of a finished run, such as output/demo")
-    parser.add_argument("--opts", nargs="+", default=[], metavar="KEY=VALUE",
+    parser.add_argument("--opts", nargs="+", action="extend", default=[], metavar="KEY=VALUE",
                         help="override keys of the run's config, such as where the images are")
     parser.add_argument("--save_dir", metavar="DIR",
                         help="keep a run folder per change of the classes there, for "

@@ -33,7 +33,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("-c", "--config", metavar="FILE",
                         help="a YAML config to look at, such as configs/csrl_shapes.yml")
-    parser.add_argument("--opts", nargs="+", default=[], metavar="KEY=VALUE",
+    parser.add_argument("--opts", nargs="+", action="extend", default=[], metavar="KEY=VALUE",
                         help="override any key of the config, as for tools/train.py")
     parser.add_argument("--json", action="store_true", help="print the findings as JSON")
     return parser.parse_args(argv)

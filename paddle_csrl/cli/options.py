@@ -2,8 +2,10 @@
 
 import argparse
 import os
+from collections.abc import Sequence
 from typing import Any
 
+from paddle_csrl.config.schema import SECTIONS, Section, Settings, TestConfig, help_line
 from paddle_csrl.errors import UserError
 from paddle_csrl.run import SELF_TRAINING, STAGES
 
@@ -17,7 +19,7 @@ def add_config(parser: argparse.ArgumentParser, required: bool = True) -> None:
 
 def add_opts(parser: argparse.ArgumentParser) -> None:
     """What overrides the config."""
-    parser.add_argument("--opts", nargs="+", default=[], metavar="KEY=VALUE",
+    parser.add_argument("--opts", nargs="+", action="extend", default=[], metavar="KEY=VALUE",
                         help="override any key of the config, such as "
                              "zero_shot.unseen=\"['cow','motorbike']\" generator.iters=500")
 
@@ -27,12 +29,16 @@ def add_computing(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", default="gpu", choices=["cpu", "gpu", "xpu", "npu", "mlu"],
                         help="where to compute; falls back to cpu where there is none "
                              "(default: gpu)")
-    parser.add_argument("--num_workers", type=int, metavar="N",
-                        help="processes that read and transform images (default: 0)")
-    parser.add_argument("--precision", choices=["fp32", "fp16"],
-                        help="fp16 switches automatic mixed precision on")
-    parser.add_argument("--amp_level", choices=["O1", "O2"],
-                        help="level of mixed precision (default: O1)")
+    _add_keys(parser, Settings, ("num_workers",), type=int, metavar="N")
+    _add_keys(parser, Settings, ("precision",), choices=["fp32", "fp16"])
+    _add_keys(parser, Settings, ("amp_level",), choices=["O1", "O2"])
+
+
+def _add_keys(parser: argparse.ArgumentParser, kind: type[Section], keys: Sequence[str],
+              **options: Any) -> None:
+    """Add flags that override keys of the config, which say what they mean."""
+    for key in keys:
+        parser.add_argument(f"--{key}", help=help_line(kind, key), default=None, **options)
 
 
 def add_common(parser: argparse.ArgumentParser) -> None:
@@ -90,19 +96,11 @@ def add_test(parser: argparse.ArgumentParser, augment: str = "--aug_eval") -> No
         augment (str): the name of the switch, which PaddleSeg's tools do not agree on.
     """
     parser.add_argument(augment, dest="aug_eval", action="store_true", default=None,
-                        help="average over --scales and flips")
-    parser.add_argument("--scales", nargs="+", type=float, metavar="S",
-                        help=f"image scales for {augment} (default: 1.0)")
-    parser.add_argument("--flip_horizontal", action="store_true", default=None,
-                        help=f"also the mirrored image, with {augment}")
-    parser.add_argument("--flip_vertical", action="store_true", default=None,
-                        help=f"also the image upside down, with {augment}")
-    parser.add_argument("--is_slide", action="store_true", default=None,
-                        help="predict in sliding windows of --crop_size")
-    parser.add_argument("--crop_size", nargs=2, type=int, metavar=("W", "H"),
-                        help="sliding window size in pixels")
-    parser.add_argument("--stride", nargs=2, type=int, metavar=("W", "H"),
-                        help="sliding window step in pixels")
+                        help=help_line(TestConfig, "aug_eval"))
+    _add_keys(parser, TestConfig, ("scales",), nargs="+", type=float, metavar="S")
+    _add_keys(parser, TestConfig, ("flip_horizontal", "flip_vertical", "is_slide"),
+              action="store_true")
+    _add_keys(parser, TestConfig, ("crop_size", "stride"), nargs=2, type=int, metavar=("W", "H"))
 
 
 def common_overrides(args: argparse.Namespace) -> dict[str, Any]:
@@ -120,7 +118,7 @@ def test_overrides(args: argparse.Namespace) -> dict[str, Any]:
 
 def stage_overrides(args: argparse.Namespace, stage: str | None) -> dict[str, Any]:
     """Config overrides of the training flags, which mean the stage that ``--stage`` names."""
-    section = f"{stage}." if stage in ("generator", "classifier") else ""
+    section = f"{stage}." if stage in SECTIONS else ""
     keys = {"iters": "iters", "batch_size": "batch_size",
             "learning_rate": "lr_scheduler.learning_rate",
             "save_interval": "save_interval", "log_iters": "log_iters"}
@@ -140,18 +138,9 @@ def add_training(parser: argparse.ArgumentParser) -> None:
                         help="samples per iteration and device, of the stage as above")
     parser.add_argument("--learning_rate", type=float, metavar="LR",
                         help="initial learning rate of the stage as above")
-    parser.add_argument("--seed", type=int, metavar="N", help="random seed (default: 0)")
-    parser.add_argument("--do_eval", action=argparse.BooleanOptionalAction, default=None,
-                        help="evaluate while training and keep the best stage-1 checkpoint, "
-                             "chosen without unseen pixels (default: as the config says)")
-    parser.add_argument("--use_vdl", action=argparse.BooleanOptionalAction, default=None,
-                        help="record curves and pictures for VisualDL (default: yes)")
-    parser.add_argument("--log_iters", type=int, metavar="N",
-                        help="iterations between two lines of the log (default: 10)")
-    parser.add_argument("--save_interval", type=int, metavar="N",
-                        help="iterations between two checkpoints (default: 1000)")
-    parser.add_argument("--keep_checkpoint_max", type=int, metavar="N",
-                        help="checkpoints kept per stage (default: 3)")
+    _add_keys(parser, Settings, ("seed", "log_iters", "save_interval", "keep_checkpoint_max"),
+              type=int, metavar="N")
+    _add_keys(parser, Settings, ("do_eval", "use_vdl"), action=argparse.BooleanOptionalAction)
     parser.add_argument("--resume_model", metavar="DIR",
                         help="checkpoint folder to go on from, such as "
                              "output/NAME/segmentor/iter_1000")

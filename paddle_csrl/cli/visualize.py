@@ -112,7 +112,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         figure.add_argument("--device", default="gpu", choices=["cpu", "gpu", "xpu", "npu", "mlu"],
                             help="where to compute; falls back to cpu where there is none "
                                  "(default: gpu)")
-        figure.add_argument("--opts", nargs="+", default=[], metavar="KEY=VALUE",
+        figure.add_argument("--opts", nargs="+", action="extend", default=[], metavar="KEY=VALUE",
                             help="override any key of every run's config, such as "
                                  "val_dataset.dataset_root=DIR")
     return parser.parse_args(argv)

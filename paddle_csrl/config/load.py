@@ -101,7 +101,7 @@ class ZeroShotConfig(Config):
             ``--opts``, or dotted key to value.
         includes (sequence of str): YAML files merged over the file, the last one strongest.
         overrides (dict, optional): dotted key to value, applied last (command-line flags).
-            A value of ``None`` leaves the key as it is.
+            A value of ``None`` leaves the key as it is, and no stage is added to the config.
 
     Attributes:
         given (dict): all of the above in one. PaddleSeg's builder adds to ``dic`` as it builds;
@@ -115,9 +115,8 @@ class ZeroShotConfig(Config):
     def __init__(self, path: str, opts: Iterable[str] | Mapping[str, Any] | None = None,
                  overrides: dict[str, Any] | None = None, includes: Sequence[str] = ()):
         self.path, self.includes = path, includes
-        self._changes = {**(opts if isinstance(opts, Mapping) else parse_opts(opts or [])),
-                         **{key: value for key, value in (overrides or {}).items()
-                            if value is not None}}
+        self._opts = opts if isinstance(opts, Mapping) else parse_opts(opts or [])
+        self._overrides = overrides or {}
         _check_path(path)
         try:
             super().__init__(path)
@@ -135,8 +134,12 @@ class ZeroShotConfig(Config):
         for include in self.includes:
             dic = merge(load_yaml(include), dic)
         dic = _unshared(dic)
-        for dotted, value in self._changes.items():
+        for dotted, value in self._opts.items():
             set_key(dic, dotted, _unshared(value))
+        for dotted, value in self._overrides.items():
+            stage = dotted.partition(".")[0]
+            if value is not None and (stage not in SECTIONS or dic.get(stage) is not None):
+                set_key(dic, dotted, _unshared(value))
         _unwrap_zero_shot_datasets(dic)
         self.settings = read_settings(dic, self.path)
         return dic

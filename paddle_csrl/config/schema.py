@@ -176,15 +176,16 @@ class TestConfig(Section):
     __test__ = False  # no test of pytest
 
     aug_eval: bool = key(
-        False, "average over scales and flips when scores are taken and images predicted")
+        False, "test-time augmentation: average over scales and flips when scores are taken and "
+        "images predicted")
     scales: Annotated[PositiveFloat | Sequence[PositiveFloat], Wanted("numbers above 0")] = key(
-        1.0, "factors of the image's size, one or a list, with `aug_eval`")
-    flip_horizontal: bool = key(False, "also the mirrored image, with `aug_eval`")
-    flip_vertical: bool = key(False, "also the image upside down, with `aug_eval`")
+        1.0, "factors of the image's size to average over, one or a list")
+    flip_horizontal: bool = key(False, "average over the mirrored image, too")
+    flip_vertical: bool = key(False, "average over the image upside down, too")
     is_slide: bool = key(False, "sliding windows")
     crop_size: Size | None = key(
-        None, "size of the windows, [width, height] in pixels; needed with `is_slide`")
-    stride: Size | None = key(None, "step of the windows, as `crop_size`; needed with `is_slide`")
+        None, "width and height of the windows in pixels; needed with `is_slide`")
+    stride: Size | None = key(None, "step of the windows in pixels, as `crop_size`")
 
     @model_validator(mode="after")
     def _check_windows(self) -> "TestConfig":
@@ -230,16 +231,17 @@ class Settings(Section):
     save_interval: Count = key(1000, "iterations between checkpoints (and evaluations)")
     log_iters: Count = key(10, "iterations between lines of the log")
     keep_checkpoint_max: Whole = key(3, "checkpoints kept per stage")
-    num_workers: Whole = key(0, "processes that read images; 0: the one that trains")
+    num_workers: Whole = key(0, "processes that read and transform images; 0: the one that trains")
     segmentor_weights: Path | None = key(
         None, "a `.pdparams` file that fits `model` and takes the place of stage 1: nothing is "
         "trained, the file becomes the stage's result and its checksum is kept in `stage.json`. "
         "Whether it has seen the unseen classes cannot be told from it")
     precision: Literal["fp32", "fp16"] = key(
-        "fp32", "as in PaddleSeg, for training the segmentor, taking its features and evaluating "
-        "it; stages 2 and 3 and all checkpoints are float32. A CPU has no fp16 and computes as "
-        "with fp32")
-    amp_level: Literal["O1", "O2"] = key("O1", "as in PaddleSeg, with fp16")
+        "fp32", "`fp16`: automatic mixed precision for training the segmentor, taking its features "
+        "and evaluating it; stages 2 and 3 and all checkpoints are float32. A CPU has no fp16 and "
+        "computes as with fp32")
+    amp_level: Literal["O1", "O2"] = key(
+        "O1", "level of mixed precision, as in PaddleSeg, with `fp16`")
 
     _sections: dict[str, Section] = PrivateAttr(default_factory=dict)
 
@@ -259,6 +261,14 @@ class Settings(Section):
     def section(self, name: str) -> Any:
         """The typed section of a stage, an instance of ``SECTIONS[name]``; None without one."""
         return self._sections.get(name)
+
+
+def help_line(kind: type[Section], name: str) -> str:
+    """What a key means and its default, as plain text."""
+    field = kind.model_fields[name]
+    default = _default(field)
+    told = "" if default in ("false", "null") else f" (default: {default})"
+    return f"{field.description}{told}".replace("`", "")
 
 
 def markdown_table(kind: type[Section], base: dict[str, Any] | None = None) -> str:
@@ -282,7 +292,7 @@ def _keys(kind: type[Section], prefix: str = "") -> Iterator[tuple[str, FieldInf
             yield from _keys(field.annotation, f"{prefix}{name}.")
 
 
-def _default(field: FieldInfo, in_base: Any) -> str:
+def _default(field: FieldInfo, in_base: Any = None) -> str:
     extra = field.json_schema_extra
     shown = extra.get("shown") if isinstance(extra, dict) else None
     shown = shown or ("–" if field.is_required() else _yaml(field.default))

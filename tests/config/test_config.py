@@ -4,12 +4,14 @@ import copy
 import glob
 import os
 
+import paddle
 import pytest
+from pydantic import ValidationError
 
 import paddle_csrl  # noqa: F401  (first: it orders the imports of cv2 and paddle)
 from helpers.tiny_config import tiny_content, write_config
 from helpers.tiny_runs import ROOT
-from paddle_csrl.config import StageConfig, ZeroShotConfig, load_yaml
+from paddle_csrl.config import StageConfig, ZeroShotConfig, load_yaml, schema
 from paddle_csrl.errors import UserError
 
 CONFIGS = os.path.join(ROOT, "configs")
@@ -126,12 +128,96 @@ def test_without_save_dir_the_results_are_named_after_the_config(load):
     assert load({"save_dir": ...}).save_dir == os.path.join("output", "tiny")
 
 
-def test_a_stage_option_comes_from_the_stage_then_the_top_then_the_default(load):
-    config = load({"log_iters": 7, "generator.log_iters": 3})
-    assert config.option("log_iters", 10, "generator") == 3
-    assert config.option("log_iters", 10, "classifier") == 7
-    assert config.option("log_iters", 10) == 7
-    assert config.option("save_interval", 1000, "generator") == 1000
+def test_a_stages_value_is_its_own_then_the_tops_then_the_default(load):
+    config = load({"log_iters": 7, "generator.log_iters": 3, "seed": 5, "classifier.seed": 0})
+    values = {name: config.section(name) for name in ("generator", "classifier")}
+    assert [section.log_iters for section in values.values()] == [3, 7]
+    assert [section.seed for section in values.values()] == [5, 0]
+    assert {section.save_interval for section in values.values()} == {1000}
+    assert (config.settings.log_iters, config.settings.save_interval) == (7, 1000)
+
+
+def test_values_have_the_types_and_defaults_of_the_schema(load):
+    config = load({"classifier.calibration": 2, "zero_shot.embeddings": None})
+    assert config.section("classifier").calibration == 2.0
+    assert config.section("classifier").unseen_share == "auto"
+    assert config.settings.zero_shot.embeddings.words == {}
+    assert config.settings.zero_shot.features.samples_per_class == 16
+    assert config.section("self_training") is None
+    with pytest.raises(ValidationError, match="frozen"):
+        config.settings.seed = 3
+
+
+def test_a_flag_does_not_add_a_stage(load):
+    overrides = {"self_training.save_interval": 5, "classifier.save_interval": 5}
+    config = load(overrides=overrides)
+    assert config.section("self_training") is None
+    assert config.section("classifier").save_interval == 5
+    assert load({"self_training": {}}, overrides=overrides).section("self_training") \
+        .save_interval == 5
+
+
+def test_a_section_has_one_class():
+    with pytest.raises(KeyError, match="generator is already registered"):
+        schema.section("generator")(schema.Section)
+
+
+@pytest.mark.parametrize("key, value, message", [
+    ("zero_shot.policy", "foo", "`zero_shot.policy: foo` must be one of drop, ignore"),
+    ("zero_shot.policy", ["drop"], "must be one of drop, ignore"),
+    ("zero_shot.features.dtype", "float8", "dtype: float8` must be one of float32, float16"),
+    ("zero_shot.unseen", 5, "`zero_shot.unseen: 5` must be a list of names"),
+    ("zero_shot.class_names", {"a": 1}, "`zero_shot.class_names: .*` must be a list of names"),
+    ("zero_shot.embeddings.words", ["a"], "`zero_shot.embeddings.words` must hold `key: value`"),
+    ("generator.relation", "foo", "`generator.relation: foo` must be one of edges, prototypes"),
+    ("generator.unseen_prototypes", "foo", "unseen_prototypes: foo` must be one of free, hull"),
+    ("generator.outside_hull", 2, "`generator.outside_hull: 2` must be a number from 0 to 1"),
+    ("generator.model", {"type": "StructuralGenerator", "num_layers": 0},
+     "`generator.model`: StructuralGenerator: num_layers must be an integer >= 1, got 0"),
+    ("generator.model", {"type": "StructuralGenerator", "dropout": "half"},
+     "`generator.model`: StructuralGenerator: dropout must be in"),
+    ("generator.loss", {"types": [{"type": "MMDLoss", "bandwidths": []}], "coef": [1]},
+     r"`generator.loss.types\[0\]`: MMDLoss: bandwidths must be"),
+    ("generator.loss", {"types": [{"type": "MMDLoss"}, {"type": "PairwiseRelationLoss",
+                                                        "gamma": -1}], "coef": [1, 1]},
+     r"`generator.loss.types\[1\]`: PairwiseRelationLoss: gamma must be a finite number > 0"),
+    ("generator.loss", {"types": [{"type": "MMDLoss"}], "coef": ["a"]},
+     "`generator.loss` must hold numbers as `coef`"),
+    ("classifier.loss", {"types": [{"type": "CrossEntropyLoss", "weight": "heavy"}], "coef": [1]},
+     r"`classifier.loss.types\[0\]`: could not make CrossEntropyLoss"),
+    ("classifier.unseen_share", 7, "unseen_share: 7` must be auto or a number from 0 up to but"),
+    ("classifier.unseen_share", True, "`classifier.unseen_share: True` must be auto or a number"),
+    ("classifier.class_balance", "foo", "must be one of balanced, sqrt, frequency"),
+    ("classifier.calibration", True, "`classifier.calibration: True` must be a number or auto"),
+    ("classifier.calibration", float("nan"), "calibration: nan` must be a number or auto"),
+    ("classifier.num_generated", "64", "num_generated: 64` must be an integer of at least 1"),
+    ("test_config", {"crop_size": [32]}, "`test_config.crop_size: .*` must be two whole numbers"),
+    ("test_config", {"is_slide": True, "crop_size": [8, 8], "stride": [8, 9]},
+     "`test_config.stride: .*` must not be larger than"),
+    ("segmentor_weights", 5, "`segmentor_weights: 5` must be a path"),
+])
+def test_what_no_stage_could_use_is_refused_when_it_is_read(load, key, value, message):
+    refuses(load, f"tiny.yml: .*{message}", changes={key: value})
+
+
+def test_relations_that_no_generator_learns_are_refused(load):
+    refuses(load, "`generator.relation: edges` compares relations that MLPGenerator does not",
+            changes={"generator.model": {"type": "MLPGenerator"}, "generator.relation": "edges"})
+
+
+def test_a_misspelt_key_is_told_rather_than_what_it_leaves_missing(load):
+    refuses(load, "unknown key `itres`; did you mean `iters`", changes={"iters": ..., "itres": 4})
+
+
+def test_reading_a_config_leaves_paddles_state_alone(load):
+    paddle.seed(3)
+    expected = paddle.rand([2]).numpy()
+    name = paddle.nn.Linear(1, 1).weight.name
+    paddle.seed(3)
+    load()
+    assert (paddle.rand([2]).numpy() == expected).all()
+    number = int(name.split("_")[1].split(".")[0])
+    assert paddle.nn.Linear(1, 1).weight.name == f"linear_{number + 1}.w_0"
 
 
 @pytest.mark.parametrize("key, nearest", [
