@@ -17,7 +17,7 @@ mkl.apply()  # before paddle is imported
 
 
 def _is_doctor() -> bool:
-    """Whether tools/doctor.py runs, which looks at installations that cannot do what follows."""
+    """Return whether the doctor runs, which looks at installations unfit for what follows."""
     program = getattr(sys, "argv", [""])[0]
     tools = os.path.join(os.path.dirname(os.path.dirname(os.path.realpath(__file__))), "tools")
     return (os.path.splitext(os.path.basename(program))[0] == "csrl-doctor"

@@ -26,7 +26,7 @@ _OFF = ("off", "0", "no", "false")
 
 
 class Setting(NamedTuple):
-    """What is done about ``VARIABLE``, and a line that says so.
+    """A decision about ``VARIABLE``, and a line that says so.
 
     Attributes:
         value (str or None): what it is to be set to; None to leave it as it is.
@@ -54,12 +54,12 @@ def apply() -> None:
 
 
 def setting() -> Setting:
-    """What ``apply`` has done in this process, or else what it would do."""
+    """Return what ``apply`` has done in this process, or else what it would do."""
     return _applied or decide()
 
 
 def decide(environ: Mapping[str, str] = os.environ, cpuinfo: str = _CPUINFO) -> Setting:
-    """What is to be done about ``VARIABLE``.
+    """Decide what is to be done about ``VARIABLE``.
 
     Args:
         environ: the environment.
@@ -81,12 +81,12 @@ def decide(environ: Mapping[str, str] = os.environ, cpuinfo: str = _CPUINFO) -> 
 
 
 def vendor(cpuinfo: str = _CPUINFO) -> str | None:
-    """Who made the CPU, such as ``AuthenticAMD``; None where the system does not say."""
+    """Return the CPU's maker, such as ``AuthenticAMD``; None where the system does not say."""
     return _field("vendor_id", cpuinfo)
 
 
 def cpu_name(cpuinfo: str = _CPUINFO) -> str | None:
-    """The CPU's name; None where the system does not say."""
+    """Return the CPU's name; None where the system does not say."""
     return _field("model name", cpuinfo)
 
 

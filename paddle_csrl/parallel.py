@@ -36,7 +36,7 @@ def rank() -> int:
 
 
 def is_first() -> bool:
-    """Whether this is the process that writes and reports."""
+    """Return whether this is the process that writes and reports."""
     return rank() == 0
 
 
@@ -69,14 +69,14 @@ def barrier() -> None:
 
 
 def total(array: np.ndarray) -> np.ndarray:
-    """The sum of the processes' arrays, of one shape and dtype, on each of them."""
+    """Return the sum of the processes' arrays, of one shape and dtype, on each of them."""
     if world_size() > 1:
         _meet()
     return _total_at_once(array)
 
 
 def _total_at_once(array: np.ndarray) -> np.ndarray:
-    """``total`` where all processes come at about the same time, as within an iteration."""
+    """Do as ``total`` where all processes come at about the same time, as within an iteration."""
     if world_size() == 1:
         return array
     tensor = paddle.to_tensor(array)
@@ -85,14 +85,14 @@ def _total_at_once(array: np.ndarray) -> np.ndarray:
 
 
 def collect_everywhere(number: int) -> np.ndarray:
-    """int64 [R]: each process's number."""
+    """Return each process's number, int64 [R]."""
     numbers = np.zeros(world_size(), np.int64)
     numbers[rank()] = number
     return total(numbers)
 
 
 def collect(array: np.ndarray) -> list[np.ndarray]:
-    """All processes' arrays [K_r, ...] on the first one, which alone gets them; else its own."""
+    """Return all processes' arrays [K_r, ...] on the first one, on others their own alone."""
     lengths = collect_everywhere(len(array))
     if not is_first():
         if len(array):
@@ -108,7 +108,7 @@ def collect(array: np.ndarray) -> list[np.ndarray]:
 
 
 def collect_texts(texts: dict[str, str]) -> dict[str, str]:
-    """All processes' texts by their keys on the first one, which alone gets them; else its own."""
+    """Return all processes' texts by their keys on the first one, on others their own alone."""
     if world_size() == 1:
         return texts
     parts = collect(np.frombuffer(json.dumps(texts).encode(), np.uint8))
@@ -116,7 +116,7 @@ def collect_texts(texts: dict[str, str]) -> dict[str, str]:
 
 
 def from_first(array: np.ndarray) -> np.ndarray:
-    """The first process's array [K_0, ...] on each; the others' differ from it in K at most."""
+    """Return the first process's array [K_0, ...] on each; others may differ from it in K."""
     if world_size() == 1:
         return array
     length = int(collect_everywhere(len(array))[0])
@@ -198,15 +198,15 @@ class Share:
         return cls(count, rank(), world_size())
 
     def like(self, count: int) -> "Share":
-        """This process's share of ``count`` other things, among the same processes."""
+        """Return this process's share of ``count`` other things, among the same processes."""
         return Share(count, self.rank, self.ranks)
 
     def take(self, whole: Tensor) -> Tensor:
-        """[C, ...] -> [K, ...]."""
+        """Cut the share [K, ...] out of [C, ...]."""
         return whole if self.ranks == 1 else whole.gather(paddle.to_tensor(self.rows))
 
     def complete(self, local: Tensor) -> Tensor:
-        """[K, ...] of every process -> [C, ...] on each, differentiable."""
+        """Put the shares [K, ...] of all processes together, [C, ...] on each; differentiable."""
         if self.ranks == 1:
             return local
         if self.is_empty:
@@ -216,12 +216,12 @@ class Share:
             whole, paddle.to_tensor(self.rows[:, None]), local))
 
     def before(self, stop: int) -> np.ndarray:
-        """int64: the rows of the share below ``stop``, which come first; [-1] for none."""
+        """Return the rows of the share below ``stop``, which come first, int64; [-1] for none."""
         rows = self.rows[self.rows < stop]
         return np.array([-1]) if self.is_empty or not len(rows) else rows
 
     def reported(self, terms: list[Tensor]) -> list[Tensor]:
-        """The terms [] with their gradients as they are and the sum over processes as value."""
+        """Give the scalar terms the sum over processes as value; their gradients stay."""
         if self.ranks == 1:
             return terms
         sums = _total_at_once(np.array([float(term) for term in terms], np.float32))

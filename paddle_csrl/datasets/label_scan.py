@@ -31,7 +31,7 @@ _CACHE_ERRORS = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zl
 
 
 class LabelScan(NamedTuple):
-    """What the labels hold. An image has few of many classes, so that the counts are sparse.
+    """Pixels by class in every label; sparse, for an image has few of many classes.
 
     Attributes:
         counts (csr_array): int64 [N, C], pixels of every class in every label.
@@ -271,7 +271,7 @@ def _status(path: str, kind: str) -> os.stat_result:
 
 
 def _load(path: str, num_images: int, num_classes: int) -> _Columns | None:
-    """What is kept at ``path``; ``None`` if there is nothing or it is damaged."""
+    """Load the scan kept at ``path``; ``None`` if there is none or it is damaged."""
     try:
         with np.load(path, allow_pickle=False) as file:
             columns = _Columns(*(file[name].astype(dtype, casting="safe")

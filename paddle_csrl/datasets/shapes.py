@@ -358,7 +358,7 @@ class AttributeShapes(Dataset):
 
     @property
     def attribute_names(self) -> list[str]:
-        """What the A columns of ``attributes`` stand for."""
+        """Names of the A columns of ``attributes``."""
         return ["background", *self.colors, *self.patterns]
 
     @property

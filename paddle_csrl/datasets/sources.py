@@ -1,23 +1,29 @@
-"""Where the data sets come from: what to say when one is not there."""
+"""Sources of the data sets: the advice to give where one is not there."""
 
 import os
 from typing import Any
 
 from paddle_csrl.errors import UserError
 
+# Official downloads, by what to say of them.
+VOC2012 = ("VOCtrainval_11-May-2012.tar (2 GB) from "
+           "http://host.robots.ox.ac.uk/pascal/VOC/voc2012/VOCtrainval_11-May-2012.tar")
+SBD = ("benchmark.tgz (1.4 GB) from https://www2.eecs.berkeley.edu/Research/Projects/CS/vision/"
+       "grouping/semantic_contours/benchmark.tgz")
+VOC2010 = ("VOCtrainval_03-May-2010.tar (1.3 GB) from "
+           "http://host.robots.ox.ac.uk/pascal/VOC/voc2010/VOCtrainval_03-May-2010.tar")
+CONTEXT = "trainval.tar.gz and labels.txt from https://cs.stanford.edu/~roozbeh/pascal-context/"
+
 # Data set type -> (path below dataset_root that must exist, what to do if it does not).
 _SOURCES = {
     "PascalVOC": (
         os.path.join("VOC2012", "ImageSets", "Segmentation", "val.txt"),
-        "download VOCtrainval_11-May-2012.tar from http://host.robots.ox.ac.uk/pascal/VOC/voc2012/ "
-        "and benchmark.tgz of SBD from https://www2.eecs.berkeley.edu/Research/Projects/CS/vision/"
-        "grouping/semantic_contours/, then run tools/prepare_voc.py --voc FILE --sbd FILE "
+        f"download {VOC2012} and {SBD}, then run tools/prepare_voc.py --voc FILE --sbd FILE "
         "--dataset_root {root}"),
     "PascalContext": (
         os.path.join("ImageSets", "Segmentation", "val_context.txt"),
-        "download VOCtrainval_03-May-2010.tar from http://host.robots.ox.ac.uk/pascal/VOC/voc2010/ "
-        "and trainval.tar.gz and labels.txt from https://cs.stanford.edu/~roozbeh/pascal-context/, "
-        "then run tools/prepare_context.py --voc FILE --labels FILE --dataset_root {root}"),
+        f"download {VOC2010} and {CONTEXT}, then run tools/prepare_context.py --voc FILE "
+        "--labels FILE --dataset_root {root}"),
     "Cityscapes": (
         "leftImg8bit",
         "download leftImg8bit_trainvaltest.zip and gtFine_trainvaltest.zip from "
@@ -25,10 +31,8 @@ _SOURCES = {
 }
 
 _AUGMENTED = (os.path.join("VOC2012", "ImageSets", "Segmentation", "aug.txt"),
-              "add the SBD masks: download benchmark.tgz from https://www2.eecs.berkeley.edu/"
-              "Research/Projects/CS/vision/grouping/semantic_contours/ and run "
-              "tools/prepare_voc.py --voc {root} --sbd FILE --dataset_root {root}, or set "
-              "train_dataset.mode=train")
+              f"add the SBD masks: download {SBD} and run tools/prepare_voc.py "
+              "--voc {root} --sbd FILE --dataset_root {root}, or set train_dataset.mode=train")
 
 
 def require_data(cfg: dict[str, Any]) -> None:

@@ -81,6 +81,7 @@ class ZeroShotDataset(paddle.io.Dataset):
         if policy not in ("drop", "ignore"):
             raise UserError(f"`policy: {policy}` is unknown; choose drop or ignore")
         self.dataset = dataset
+        self._files = _file_pairs(dataset)
         self.policy = policy
         self.mode = str(mode or getattr(dataset, "mode", "train")).lower()
         self.ignore_index = getattr(dataset, "ignore_index", 255)
@@ -110,7 +111,7 @@ class ZeroShotDataset(paddle.io.Dataset):
 
     @property
     def _relabels_first(self) -> bool:
-        """Whether labels have to change before the transforms, which look at them in training."""
+        """True where labels must change before the transforms, which look at them in training."""
         return self._remaps or self.hides_unseen and self._class_of is not None
 
     @property
@@ -137,8 +138,7 @@ class ZeroShotDataset(paddle.io.Dataset):
         Raises:
             UserError: there is none, or the data set offers no way to know.
         """
-        files = getattr(self.dataset, "file_list", None)
-        if self._scan is None or not files or not all(map(_is_pair, files)):
+        if self._scan is None or self._files is None:
             raise UserError(f"`self_training` needs a data set with a file_list of image and label "
                             f"paths, which {type(self.dataset).__name__} has not; leave it out")
         hidden = self._has_unseen(self._scan)
@@ -147,7 +147,7 @@ class ZeroShotDataset(paddle.io.Dataset):
         if not hidden.any():
             raise UserError("`self_training` has nothing to learn from: no training image shows "
                             "an unseen class; leave it out")
-        return [files[source][0] for source in np.flatnonzero(hidden)]
+        return [self._files[source][0] for source in np.flatnonzero(hidden)]
 
     def __len__(self) -> int:
         return len(self._sources)
@@ -167,7 +167,7 @@ class ZeroShotDataset(paddle.io.Dataset):
         return data
 
     def audit(self) -> dict[str, Any]:
-        """What of the data is used, from the label scan.
+        """Count what of the data is used, by the label scan.
 
         Returns:
             dict: ``policy`` (``none`` in validation), ``images_total``, ``images_used``,
@@ -178,15 +178,14 @@ class ZeroShotDataset(paddle.io.Dataset):
         result = {"policy": self.policy if self.hides_unseen else "none",
                   "images_total": len(self.dataset), "images_used": len(self),
                   "images_dropped": len(self.dataset) - len(self)}
-        if self._scan is None:
-            self._scan = self._scan_dataset()
-        if self._scan is None:
+        scan = self._late_scan()
+        if scan is None:
             return result
-        pixels = self._scan.counts[self._sources].sum(0)
+        pixels = scan.counts[self._sources].sum(0)
         unseen = int(pixels[self.unseen_ids].sum())
         return {**result,
                 "pixels_seen": int(pixels[self.seen_ids].sum()),
-                "pixels_unlabelled": int(self._scan.unlabelled[self._sources].sum()),
+                "pixels_unlabelled": int(scan.unlabelled[self._sources].sum()),
                 "pixels_ignored_unseen": unseen if self._remaps else 0,
                 "pixels_unseen_used": 0 if self._remaps else unseen,
                 "seen_classes_absent": [self.class_names[class_id] for class_id in self.seen_ids
@@ -195,7 +194,7 @@ class ZeroShotDataset(paddle.io.Dataset):
     def leaked_label_counts(self) -> np.ndarray:
         """int64 [N, C]: pixels of every class in every image, also in those left out.
 
-        The policy is there to keep these from training; see ``core.legacy``, the only user.
+        The policy is there to keep these from training; see ``stages.legacy``, the only user.
 
         Raises:
             UserError: the labels cannot be scanned.
@@ -208,9 +207,14 @@ class ZeroShotDataset(paddle.io.Dataset):
 
     def class_pixels(self) -> np.ndarray | None:
         """int64 [N, C]: pixels of every class in every sample; None where labels have no files."""
+        scan = self._late_scan()
+        return None if scan is None else scan.counts[self._sources].toarray()
+
+    def _late_scan(self) -> LabelScan | None:
+        """The label scan, also where the policy did not ask for one."""
         if self._scan is None:
             self._scan = self._scan_dataset()
-        return None if self._scan is None else self._scan.counts[self._sources].toarray()
+        return self._scan
 
     def _has_unseen(self, scan: LabelScan) -> np.ndarray:
         """bool [N]: whether an image of the data set shows an unseen class."""
@@ -223,7 +227,7 @@ class ZeroShotDataset(paddle.io.Dataset):
             scan, self._class_of, self.num_classes)
 
     def _scan_files(self) -> LabelScan | None:
-        """As ``_scan_dataset``, by the labels of the files."""
+        """Pixels per image and label id of the files; ``None`` as for ``_scan_dataset``."""
         num_labels = self.num_classes if self._class_of is None else len(self._class_of)
         if hasattr(self.dataset, "label_histogram"):
             counts = np.asarray(self.dataset.label_histogram(), np.int64)
@@ -232,10 +236,9 @@ class ZeroShotDataset(paddle.io.Dataset):
                                 f"{list(counts.shape)}; it must be {len(self.dataset)} images by "
                                 f"{num_labels} classes")
             return LabelScan.of_dense(counts)
-        files = getattr(self.dataset, "file_list", None)
-        if not files or not all(map(_is_pair, files)):
+        if self._files is None:
             return None
-        return scan_labels(files, num_labels, self.ignore_index,
+        return scan_labels(self._files, num_labels, self.ignore_index,
                            title=f"checking labels ({self.mode})",
                            zero_is_unlabelled=isinstance(self.dataset, ADE20K),
                            **self._scan_options)
@@ -272,17 +275,15 @@ class ZeroShotDataset(paddle.io.Dataset):
 
     def _read(self, source: int) -> dict[str, Any]:
         """The data set's sample; what goes wrong for a broken file becomes a ``UserError``."""
-        files = getattr(self.dataset, "file_list", None)
-        pair = files[source] if files and _is_pair(files[source]) else None
-        if pair:
-            require_whole_image(pair[0])
+        if self._files:
+            require_whole_image(self._files[source][0])
         try:
             data = self._inner[source]
         except UserError:
             raise
         except Exception:
-            if pair:
-                require_readable(*pair)
+            if self._files:
+                require_readable(*self._files[source])
             raise
         if not isinstance(data, dict):
             raise UserError(f"{type(self.dataset).__name__} gives samples of type "
@@ -302,8 +303,7 @@ class ZeroShotDataset(paddle.io.Dataset):
 
     def _name(self, source: int) -> str:
         """The label file of a sample, or its number."""
-        files = getattr(self.dataset, "file_list", None)
-        return files[source][-1] if files and _is_pair(files[source]) else f"sample {source}"
+        return self._files[source][1] if self._files else f"sample {source}"
 
 
 class _Relabel:
@@ -375,6 +375,9 @@ def _class_names(dataset: Any, given: str | Sequence[str] | None,
     return names
 
 
-def _is_pair(item: Any) -> bool:
-    return (isinstance(item, (list, tuple)) and len(item) == 2
-            and all(isinstance(path, str) for path in item))
+def _file_pairs(dataset: paddle.io.Dataset) -> list[Sequence[str]] | None:
+    """Paths of the image and the label of every sample; ``None`` where there are no such files."""
+    files = getattr(dataset, "file_list", None)
+    are_pairs = files and all(
+        isinstance(item, (list, tuple)) and list(map(type, item)) == [str, str] for item in files)
+    return files if are_pairs else None

@@ -1,1 +1,1 @@
-"""What of an installation, or of a config, is in the way of a training."""
+"""The doctor: what, in an installation or a config, is in the way of a training."""

@@ -43,7 +43,7 @@ _CHECKPOINT = 3
 
 
 class Patient(NamedTuple):
-    """What is looked at."""
+    """The config that is looked at, and its run."""
 
     config: ZeroShotConfig
     run: Run
@@ -84,7 +84,7 @@ def examine(config: str, opts: Sequence[str]) -> Iterator[Finding]:
 
 
 def attempt(subject: str, check: Callable[[], list[Finding]]) -> list[Finding]:
-    """What ``check`` finds; what it raises is a problem."""
+    """Return what ``check`` finds; what it raises is a problem."""
     try:
         return check()
     except Exception as error:
@@ -98,7 +98,7 @@ def attempt(subject: str, check: Callable[[], list[Finding]]) -> list[Finding]:
 
 
 def check_mending() -> list[Finding]:
-    """Whether the faults of PaddleSeg with this Paddle are mended."""
+    """Check that the faults of PaddleSeg with this Paddle are mended."""
     left = [fault.name for fault in compat.FAULTS if fault.is_present()]
     if left:
         return [Finding(PROBLEM, "PaddleSeg", f"cannot be mended: {', '.join(left)}",
@@ -108,7 +108,7 @@ def check_mending() -> list[Finding]:
 
 
 def check_device() -> list[Finding]:
-    """Where Paddle computes, and whether it computes what NumPy does."""
+    """Tell where Paddle computes, and check that it computes what NumPy does."""
     gpus = paddle.device.cuda.device_count() if paddle.is_compiled_with_cuda() else 0
     if gpus:
         paddle.set_device("gpu")
@@ -167,7 +167,7 @@ def check_data(patient: Patient) -> list[Finding]:
 
 
 def check_words(patient: Patient) -> list[Finding]:
-    """Whether every class has an embedding of its own, and by which word."""
+    """Check that every class has an embedding of its own, and tell by which word."""
     section = dict(patient.config.zero_shot.get("embeddings") or {})
     if section.get("path") == "attributes":
         vectors = patient.run.builder.embeddings

@@ -1,4 +1,4 @@
-"""What of an installation, and of a config, is in the way of a training.
+"""Look for what, in an installation and a config, is in the way of a training.
 
 Nothing of Paddle's is imported here: it may be what is missing or broken. `doctor.config`, which
 needs it, runs in a process of its own, whose crash is a finding like another.

@@ -19,9 +19,7 @@ import itertools
 import os
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import (
-    NamedTuple,
-)
+from typing import NamedTuple
 
 import numpy as np
 from paddleseg.utils import logger
@@ -109,7 +107,7 @@ def load_class_embeddings(class_names: Sequence[str], path: str | None = None,
 def resolve_class_embeddings(class_names: Sequence[str], path: str | None = None,
                              normalize: bool = True, words: Mapping[str, str] | None = None
                              ) -> tuple[np.ndarray, list[str]]:
-    """As ``load_class_embeddings``, and how each class was found.
+    """Find the embeddings as ``load_class_embeddings`` does, and tell how each was found.
 
     Returns:
         float32 array [C, d_w] and C texts, ``"rule: word + word"``.

@@ -1,4 +1,4 @@
-"""What the losses share: precision, checks, and the functions that make relations.
+"""Shared by the losses: precision, checks, and the functions that make relations.
 
 Shape letters: U unseen classes, S seen classes, D feature dimensions.
 """

@@ -10,7 +10,7 @@ from paddle_csrl.registry import register
 
 @register(manager.LOSSES)
 class PrototypeNormLoss(nn.Layer):
-    """Keeps unseen prototypes as near to the centre of the seen ones as these are on average.
+    """Hinge that keeps unseen prototypes as near to the seen ones' centre as these are on average.
 
     mean_u max(0, ||p_u - g|| / mean_s ||p_s - g|| - 1)^2 with g the mean of the real
     prototypes. Not in the CSRL paper: a cosine does not change with the length of a prototype,

@@ -1,12 +1,11 @@
-"""Where a class that a network never saw lies among those it did."""
-
+"""The place of a class that a network never saw among those it did."""
 
 import numpy as np
 from scipy.optimize import nnls
 
 
 def project_to_hull(points: np.ndarray, vertices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The nearest points of the convex hull of ``vertices``.
+    """Return the nearest points of the convex hull of ``vertices``.
 
     The nearest point to p is p + Σ w_s (v_s − p), the point of least norm in the hull of the
     v_s − p. Its weights are, up to their sum, those w ≥ 0 that minimise

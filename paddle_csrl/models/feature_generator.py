@@ -1,4 +1,4 @@
-"""What the feature generators share: their contract, their MLP, noise and dropout.
+"""Shared by the feature generators: their contract, their MLP, noise and dropout.
 
 Shape letters: C classes, N samples a class, W embedding, Z noise and D feature dimensions.
 """
@@ -18,7 +18,7 @@ LEAK = 0.2
 
 
 class GeneratorOutput(NamedTuple):
-    """What the generator returns."""
+    """Output of a generator."""
 
     features: Tensor  # [C, N, D], of the classes in the share
     relations: list[Tensor]  # e^0 (semantic) to e^L (visual), each [C, C]
@@ -125,7 +125,7 @@ def mlp(in_dim: int, hidden_dim: int, out_dim: int, dropout: float) -> nn.Sequen
 
 
 def apply_mlp(layers: nn.Layer, rows: Tensor, share: Share | None = None) -> Tensor:
-    """What ``mlp`` made, on all rows or on those of a share, under the same dropout."""
+    """Apply an ``mlp`` to all rows, or to those of a share under the same dropout."""
     first, leaky_relu, dropout, second = layers.children()
     return second(dropout(leaky_relu(first(rows)), share))
 
@@ -174,7 +174,7 @@ class HostDropout(nn.Dropout):
 
     @paddle.no_grad()
     def mask(self, like: Tensor, share: Share | None = None) -> Tensor | None:
-        """What to multiply ``like`` by: 0 or 1 / (1 - rate); None for nothing.
+        """Draw the factors of ``like``, 0 or 1 / (1 - rate); None where there is no dropout.
 
         With a ``share``, ``like`` holds its rows, and the mask those rows of the whole mask.
         """

@@ -56,7 +56,7 @@ class MLPGenerator(FeatureGenerator):
         self.mlp = mlp(embed_dim + noise_dim, hidden_dim, feature_dim, dropout)
 
     def generate(self, embeddings: Tensor, noise: Tensor, share: Share) -> GeneratorOutput:
-        """As ``forward``; the relations are e^0 alone."""
+        """Generate features; the relations are e^0 alone."""
         own = share.take(embeddings)
         expanded = own.unsqueeze(1).expand([len(own), noise.shape[1], self.embed_dim])
         nodes = paddle.concat([expanded, share.take(noise)], axis=2)

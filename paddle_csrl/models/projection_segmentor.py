@@ -68,7 +68,7 @@ class ProjectionSegmentor(nn.Layer):
 
     @property
     def layer(self) -> "_Projection":
-        """What stands in the place of the classification layer."""
+        """The projection that stands in the place of the classification layer."""
         return cast(_Projection, _sublayer(self.segmentor, self.layer_name))
 
     def forward(self, images: paddle.Tensor) -> list[paddle.Tensor]:

@@ -73,7 +73,7 @@ class StructuralGenerator(FeatureGenerator):
             [mlp(width, hidden_dim, 1, dropout) for width in widths[1:]])
 
     def generate(self, embeddings: Tensor, noise: Tensor, share: Share) -> GeneratorOutput:
-        """As ``forward``; with C = 1 there are no neighbours and their sum in (2) is 0.
+        """Generate features and edges; with C = 1 there are no neighbours, their sum in (2) is 0.
 
         Nodes are those of the share, prototypes and edges those of all classes.
         """
@@ -157,7 +157,7 @@ class _PerClassLinear(PyLayer):
 
 @paddle.no_grad()
 def _activation_factor(hidden: Tensor, dropout: nn.Layer, share: Share) -> Tensor:
-    """What LeakyReLU and a ``HostDropout`` multiply ``hidden`` by: one pass, also backwards."""
+    """Return the factor of LeakyReLU and dropout together: one pass, also backwards."""
     factor = (hidden > 0).astype(hidden.dtype).scale_(1 - LEAK, LEAK)
     mask = dropout.mask(hidden, share)
     return factor if mask is None else factor.multiply_(mask)

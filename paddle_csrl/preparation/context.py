@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from paddleseg.utils import logger
 
+from paddle_csrl.datasets import sources
 from paddle_csrl.datasets.class_names import CLASS_NAMES
 from paddle_csrl.errors import UserError
 from paddle_csrl.preparation.archives import (
@@ -36,10 +37,8 @@ from paddle_csrl.preparation.labels import (
 from paddle_csrl.preparation.rle import decode_mask
 from paddle_csrl.utils import make_folder, progress
 
-VOC_ADVICE = ("download VOCtrainval_03-May-2010.tar (1.3 GB) from "
-              "http://host.robots.ox.ac.uk/pascal/VOC/voc2010/VOCtrainval_03-May-2010.tar")
-LABELS_ADVICE = ("download trainval.tar.gz and labels.txt from "
-                 "https://cs.stanford.edu/~roozbeh/pascal-context/, or trainval_merged.json from "
+VOC_ADVICE = f"download {sources.VOC2010}"
+LABELS_ADVICE = (f"download {sources.CONTEXT}, or trainval_merged.json from "
                  "https://codalabuser.blob.core.windows.net/public/trainval_merged.json")
 _VOC_MD5 = "da459979d0c395079b5c75ee67908abb"
 _JSON_MD5 = "3c2d0c0656b7be9eb61928ffe885d8ce"

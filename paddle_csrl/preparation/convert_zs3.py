@@ -27,7 +27,7 @@ _INSTALL = f'pip install "torch>={_OLDEST_TORCH}"'
 
 
 class Converted(NamedTuple):
-    """What a checkpoint was made into.
+    """A converted checkpoint.
 
     Attributes:
         kind (str): ``backbone`` or ``deeplab``.

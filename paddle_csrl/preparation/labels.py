@@ -54,7 +54,7 @@ def write_label(path: str, label: np.ndarray) -> None:
 
 
 def is_whole_label(path: str) -> bool:
-    """Whether there is a label image that decodes to its end."""
+    """Return whether there is a label image that decodes to its end."""
     try:
         with Image.open(path) as picture:
             picture.load()

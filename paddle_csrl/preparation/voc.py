@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from paddleseg.utils import logger
 
+from paddle_csrl.datasets import sources
 from paddle_csrl.errors import UserError
 from paddle_csrl.preparation.archives import copy_member, require_input, require_md5, walk
 from paddle_csrl.preparation.labels import (
@@ -24,10 +25,7 @@ from paddle_csrl.preparation.labels import (
 )
 from paddle_csrl.utils import make_folder
 
-VOC_ADVICE = ("download VOCtrainval_11-May-2012.tar (2 GB) from "
-              "http://host.robots.ox.ac.uk/pascal/VOC/voc2012/VOCtrainval_11-May-2012.tar")
-SBD_ADVICE = ("download benchmark.tgz (1.4 GB) from https://www2.eecs.berkeley.edu/Research/"
-              "Projects/CS/vision/grouping/semantic_contours/benchmark.tgz")
+VOC_ADVICE, SBD_ADVICE = f"download {sources.VOC2012}", f"download {sources.SBD}"
 _VOC_MD5 = "6cd6e144f989b92b3379bac3b3de84fd"
 _SBD_MD5 = "82b4d87ceb2ed10f6038a1cba92111cb"
 
@@ -151,7 +149,7 @@ def _read_sbd(content: bytes, place: str) -> np.ndarray:
 
 def _differences(counts: dict[str, int], wanted: list[str], labels: set,
                  images: set) -> list[str]:
-    """What makes the training list another than that of the literature."""
+    """Say why the training list is another than that of the literature."""
     reasons = [f"{key} lists {counts[key]} images instead of {number}"
                for key, number in _EXPECTED.items() if counts[key] != number]
     for present, what in ((labels, "label"), (images, "JPEG in VOC")):

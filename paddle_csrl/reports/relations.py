@@ -13,13 +13,13 @@ import paddle
 
 from paddle_csrl import visualize
 from paddle_csrl.datasets.class_names import find_class
+from paddle_csrl.datasets.transforms import labels_at
 from paddle_csrl.errors import UserError
 from paddle_csrl.losses import prototype_relations, standardize_rows
 from paddle_csrl.models.last_layer import FeatureExtractor
 from paddle_csrl.run import Run
 from paddle_csrl.stages.classifier import generate
 from paddle_csrl.stages.feature_bank import FeatureBank, Scale
-from paddle_csrl.stages.features import labels_at
 from paddle_csrl.stages.generator import load_bank, load_generator, seen_in
 from paddle_csrl.stages.segmentor import load_segmentor
 from paddle_csrl.utils import progress, write_json

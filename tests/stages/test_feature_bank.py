@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 import paddle_csrl  # noqa: F401  (first: it orders the imports of cv2 and paddle)
+from paddle_csrl.datasets.transforms import labels_at
 from paddle_csrl.errors import UserError
 from paddle_csrl.stages.feature_bank import BottomKSampler, FeatureBank, Scale
-from paddle_csrl.stages.features import labels_at
 
 
 def offer(sampler, labels, seed, offset=0):
