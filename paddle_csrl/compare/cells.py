@@ -5,7 +5,7 @@ import os
 import shutil
 import time
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -32,7 +32,7 @@ _SHARED = ("segmentor", "features")
 
 
 def run_cells(plan: Plan, cells: Sequence[Cell], retry_failed: bool = False,
-              on_scored: Callable[[], None] | None = None) -> None:
+              on_scored: Callable[[], object] | None = None) -> None:
     """Train and score ``cells``, except those that are finished with the same settings.
 
     A cell that fails leaves its reason in ``failure.json`` and the others go on.
@@ -97,7 +97,7 @@ class _Group:
         self.stage1_error: Exception | None = None
         self.stage1_is_made = False
 
-    def run(self, cells: Sequence[Cell], retry_failed: bool) -> None:
+    def run(self, cells: Iterable[Cell], retry_failed: bool) -> None:
         shared: list[tuple[Cell, Run]] = []
         for cell in cells:
             if "error" in read_scores(self.plan, cell) and not retry_failed:
@@ -202,8 +202,9 @@ class _Group:
 
     def _score_inputs(self, run: Run) -> dict[str, Any]:
         """What the scores of a trained cell depend on, besides its config."""
-        inputs = {"model": checksum(run.result), "segmentor": checksum(run.output("segmentor")),
-                  "images": fingerprint(run.builder.val_dataset.file_list)}
+        inputs: dict[str, Any] = {
+            "model": checksum(run.result), "segmentor": checksum(run.output("segmentor")),
+            "images": fingerprint(run.builder.val_dataset.file_list)}
         if self.plan.calibrations:
             inputs["calibrations"] = sorted(map(float, self.plan.calibrations))
         return inputs

@@ -106,11 +106,6 @@ class Method(Keys):
         Wanted("a list of YAML files")] = []
     opts: Opts = {}
 
-    @model_validator(mode="before")
-    @classmethod
-    def _take_null(cls, content: Any) -> Any:
-        return {} if content is None else content
-
 
 @dataclass(frozen=True, order=True)
 class Cell:
@@ -140,7 +135,8 @@ class Plan(Keys, frozen=False):
              "of its own")
     stage1_seeds: Seeds = key([0], "seeds of the segmentor and the features")
     seeds: Seeds = key([0], "seeds of the stages after them")
-    methods: Annotated[dict[Name, Method], Field(min_length=1), _BY_NAME] = key(
+    methods: Annotated[
+        dict[Name, Annotated[Method, MAY_BE_NULL]], Field(min_length=1), _BY_NAME] = key(
         ..., "name → `{}` or any of `config`: another config; `include`: YAML files merged over "
              "it; `opts`: dotted settings, applied after those of the split")
     reference: str = key("", "paired differences are to this one", "the first method")

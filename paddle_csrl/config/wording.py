@@ -72,6 +72,7 @@ def _sentence(item: Mapping[str, Any], kind: type[Keys], section: str,
         field = kind.model_fields[part]
         by_name = get_origin(field.annotation) is dict
         inner = get_args(field.annotation)[1] if by_name else field.annotation
+        inner = getattr(inner, "__origin__", inner)  # of an Annotated
         if not (isinstance(inner, type) and issubclass(inner, Keys)):
             break
         names += itertools.islice(parts, by_name)

@@ -1,8 +1,10 @@
 """The search: every draw on every fold and seed, the best of them, and the file that says so."""
 
 import hashlib
+import itertools
 import json
 from collections.abc import Sequence
+from operator import itemgetter
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -180,13 +182,14 @@ class Search:
         total = len(self.held_out) * len(trials) * len(seeds)
         if len(missing) < total:
             logger.info(f"[tune] {total - len(missing)} of {total} trainings are in {self.record}")
-        number, data = None, None
-        for fold, trial, seed in progress(missing, f"tune {self.space.method}"):
-            if fold != number:  # one fold's data at a time, for they may fill the memory
-                number, data = fold, make_fold(self.seen, self.held_out[fold], self.seed)
-            scores = bank_trial(data, *self._sections[trial], self.calibrations, seed)
-            self._known[self._key(trial, fold, seed)] = scores.tolist()
-            write_json(self.record, {"scores": self._known})
+        waiting = progress(missing, f"tune {self.space.method}")
+        for fold, group in itertools.groupby(waiting, itemgetter(0)):
+            data = make_fold(self.seen, self.held_out[fold], self.seed)  # one's at a time: memory
+            for _, trial, seed in group:
+                generator, classifiers = self._sections[trial]
+                scores = bank_trial(data, generator, classifiers, self.calibrations, seed)
+                self._known[self._key(trial, fold, seed)] = scores.tolist()
+                write_json(self.record, {"scores": self._known})
 
     def _key(self, trial: int, fold: int, seed: int) -> str:
         """Hash of all that one training's scores depend on."""

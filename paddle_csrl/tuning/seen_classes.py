@@ -38,7 +38,7 @@ class SeenClasses:
             f"{self.num_unseen} {self.normalizes} {self.has_bias}".encode())
         for array in (self.embeddings, self.bank.features, self.bank.counts,
                       self.bank.pixel_counts):
-            digest.update(np.ascontiguousarray(array))
+            digest.update(np.ascontiguousarray(array).data)
         return digest.hexdigest()
 
     @classmethod

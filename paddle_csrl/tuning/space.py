@@ -3,17 +3,34 @@
 import copy
 import math
 import os
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 
 from paddle_csrl.config import load_yaml, merge, read_settings, set_key
+from paddle_csrl.config.schema import MAY_BE_NULL, Component, Keys
+from paddle_csrl.config.wording import read_keys, unknown_key
 from paddle_csrl.errors import UserError
 from paddle_csrl.stages.calibration import Calibration
 
 #: Keys that are tried on every trained layer.
 _CALIBRATIONS = ("classifier.calibration", "classifier.seen_cost")
 Overrides = dict[str, Any]
+
+
+class MethodSpace(Keys):
+    """What the file says of one method."""
+
+    base: str | None = None
+    fixed: Annotated[Component, MAY_BE_NULL] = {}
+    search: Annotated[Component, MAY_BE_NULL] = {}
+
+
+class SpaceFile(Keys):
+    """The content of the file."""
+
+    common: Annotated[Component, MAY_BE_NULL] = {}
+    methods: Annotated[dict[str, Annotated[MethodSpace, MAY_BE_NULL]], MAY_BE_NULL] = {}
 
 
 class Axis(NamedTuple):
@@ -55,36 +72,35 @@ class Space:
     """
 
     def __init__(self, path: str, method: str):
-        content = load_yaml(path)
+        content = read_keys(SpaceFile, load_yaml(path), path)
         self.path, self.method = path, method
-        _check_names(content, ("common", "methods"), path)
-        methods = _pairs(content, "methods", path)
-        if method not in methods:
+        if method not in content.methods:
             raise UserError(f"{path}: no method `{method}` under `methods`; it has "
-                            f"{', '.join(map(str, methods)) or 'none'}")
-        place = f"methods.{method}"
-        section = _pairs(methods, method, path, place)
-        _check_names(section, ("base", "fixed", "search"), path, place)
-        self.fixed = _pairs(section, "fixed", path, f"{place}.fixed")
+                            f"{', '.join(content.methods) or 'none'}")
+        section = content.methods[method]
+        self.fixed = section.fixed
         for key in self.fixed:
             _check_key(key, path)
-        self.base = self._load_base(section.get("base"))
-        common = _pairs(content, "common", path)
-        self.calibrations = _calibrations(common, path)
-        self.axes = [_axis(name, values, path) for name, values in common.items()
-                     if name not in _CALIBRATIONS]
-        for name, values in _pairs(section, "search", path, f"{place}.search").items():
-            axis = _axis(name, values, path)
-            if axis.stage == "classifier":
-                raise UserError(f"{path}: `{place}.search.{name}` belongs under `common`, so "
-                                f"that every method gets the same number of classifiers")
-            self.axes = [other for other in self.axes if other.name != name] + [axis]
+        self.base = self._load_base(section.base)
+        self.calibrations = _calibrations(content.common, path)
+        axes = {name: _axis(name, values, path) for name, values in content.common.items()
+                if name not in _CALIBRATIONS}
+        for name, values in section.search.items():
+            axes.pop(name, None)  # so that the method's own comes last
+            axes[name] = _axis(name, values, path)
+            if axes[name].stage == "classifier":
+                raise UserError(f"{path}: `methods.{method}.search.{name}` belongs under `common`, "
+                                f"so that every method gets the same number of classifiers")
+        self.axes = list(axes.values())
 
     def _load_base(self, name: str | None) -> dict[str, Any]:
         if name is None:
             return {}
-        base = load_yaml(os.path.join(os.path.dirname(self.path), str(name)), (self.path,))
-        _check_names(base, ("generator", "classifier"), f"{self.path}: base {name}")
+        base = load_yaml(os.path.join(os.path.dirname(self.path), name), (self.path,))
+        known = ("generator", "classifier")
+        for key in base:
+            if key not in known:
+                raise unknown_key(key, known, "", f"{self.path}: base {name}")
         return base
 
     def start(self, dic: dict[str, Any]) -> dict[str, Any]:
@@ -126,9 +142,10 @@ class Space:
                   seed: Any) -> list[Overrides]:
         """At most ``number`` different combinations, the first of which changes nothing."""
         rng = np.random.default_rng(seed)
-        sizes = [len(axis.candidates) for axis in self.axes if axis.stage == stage]
         axes = [axis for axis in self.axes if axis.stage == stage]
-        found, tried = [{}], set()
+        sizes = [len(axis.candidates) for axis in axes]
+        found: list[Overrides] = [{}]
+        tried: set[tuple[int, ...]] = set()
         while len(found) < number and len(tried) < math.prod(sizes):
             picks = tuple(rng.integers(sizes).tolist())
             overrides = {key: value for axis, pick in zip(axes, picks)
@@ -171,13 +188,13 @@ def _outside_lists(dic: dict[str, Any], dotted: str) -> tuple[str, Any]:
 def _axis(name: str, values: Any, path: str) -> Axis:
     if not isinstance(values, list) or not values:
         raise UserError(f"{path}: `{name}: {values}` must be a list of candidates")
-    if "." in str(name):
+    if "." in name:
         axis = Axis(name, [{name: value} for value in values])
     else:
         if not all(isinstance(value, dict) and value for value in values):
             raise UserError(f"{path}: `{name}` has no dot, so each of its candidates must hold "
                             f"dotted keys with values, such as {{generator.relation: edges}}")
-        axis = Axis(str(name), values)
+        axis = Axis(name, values)
     for key in axis.keys:
         _check_key(key, path)
     if len({key.split(".")[0] for key in axis.keys}) > 1:
@@ -206,19 +223,3 @@ def _calibrations(common: dict[str, Any], path: str) -> list[Calibration]:
                             + (" between 0 and 1" if is_cost else ""))
         found += [Calibration(float(value), is_cost) for value in values]
     return found
-
-
-def _pairs(content: dict[str, Any], key: str, path: str, place: str = "") -> dict[str, Any]:
-    value = content.get(key)
-    value = {} if value is None else value
-    if not isinstance(value, dict):
-        raise UserError(f"{path}: `{place or key}` must hold `key: value` pairs, got {value!r}")
-    return value
-
-
-def _check_names(content: dict[str, Any], known: tuple[str, ...], path: str,
-                 place: str = "") -> None:
-    for key in content:
-        if key not in known:
-            raise UserError(f"{path}: unknown key `{f'{place}.{key}' if place else key}`; "
-                            f"known: {', '.join(known)}")

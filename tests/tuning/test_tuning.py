@@ -337,7 +337,7 @@ def test_a_value_that_replaces_a_section_says_so(tmp_path, dic):
 @pytest.mark.parametrize("text, message", [
     ("common: {}", "no method `m` under `methods`; it has none"),
     ("methods: {n: {}}", "no method `m` under `methods`; it has n"),
-    ("commen: {}\nmethods: {m: {}}", "unknown key `commen`; known: common, methods"),
+    ("commen: {}\nmethods: {m: {}}", "unknown key `commen`; did you mean `common`"),
     ("methods: {m: {serch: {}}}", "unknown key `methods.m.serch`"),
     ("methods: {m: 3}", "`methods.m` must hold `key: value` pairs"),
     ("common: {generator.iters: 3}\nmethods: {m: {}}", "must be a list of candidates"),
