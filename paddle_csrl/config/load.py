@@ -101,7 +101,7 @@ class ZeroShotConfig(Config):
             ``--opts``, or dotted key to value.
         includes (sequence of str): YAML files merged over the file, the last one strongest.
         overrides (dict, optional): dotted key to value, applied last (command-line flags).
-            A value of ``None`` leaves the key as it is, and no stage is added to the config.
+            A value of ``None`` leaves the key as it is, and no optional stage is added.
 
     Attributes:
         given (dict): all of the above in one. PaddleSeg's builder adds to ``dic`` as it builds;
@@ -137,8 +137,9 @@ class ZeroShotConfig(Config):
         for dotted, value in self._opts.items():
             set_key(dic, dotted, _unshared(value))
         for dotted, value in self._overrides.items():
-            stage = dotted.partition(".")[0]
-            if value is not None and (stage not in SECTIONS or dic.get(stage) is not None):
+            kind = SECTIONS.get(dotted.partition(".")[0])
+            if value is not None and (
+                    kind is None or kind.required or dic.get(kind.name) is not None):
                 set_key(dic, dotted, _unshared(value))
         _unwrap_zero_shot_datasets(dic)
         self.settings = read_settings(dic, self.path)
@@ -234,10 +235,13 @@ def _parse_opt(item: str) -> tuple:
 
 
 def _unshared(value: Any) -> Any:
-    """A deep copy without shared parts, for a YAML anchor makes one object of many places."""
+    """Return a deep copy without shared parts: a YAML anchor makes one object of many places.
+
+    A tuple, which ``--opts`` can give, becomes the list that YAML can hold.
+    """
     if isinstance(value, dict):
         return {key: _unshared(item) for key, item in value.items()}
-    return [_unshared(item) for item in value] if isinstance(value, list) else value
+    return [_unshared(item) for item in value] if isinstance(value, (list, tuple)) else value
 
 
 def set_key(dic: dict[str, Any], dotted: str, value: Any) -> None:
@@ -278,19 +282,20 @@ def read_settings(dic: dict[str, Any], place: str) -> Settings:
         UserError: a missing, misspelt or ill-typed key or value, or parts that do not go together.
     """
     check_components(dic, place)
+    dic = _unshared(dic)  # PaddleSeg adds to the content as it builds
     settings = _typed(Settings, {key: value for key, value in dic.items() if key not in SECTIONS},
                       "", place)
-    given = [name for name in SECTIONS if dic.get(name) is not None]
+    given = {name for name in SECTIONS if dic.get(name) is not None}
     replaced = {other for name in given for other in SECTIONS[name].replaces}
-    for name, kind in SECTIONS.items():
-        if name in given and name in replaced:
-            settings.add(_typed(kind, dic[name], name, place, settings, whole=False))
-        elif name in given or (name in dic and kind.required and name not in replaced):
-            settings.add(_typed(kind, dic[name], name, place, settings))
-        elif kind.required and name not in replaced:
+    needed = {name for name, kind in SECTIONS.items() if kind.required} - replaced
+    parts = [name for name in SECTIONS if name in given | needed]
+    for name in parts:
+        if name not in dic:
             raise missing(name, place)
+        settings.add(_typed(SECTIONS[name], dic[name], name, place, settings,
+                            whole=name not in replaced))
     try:
-        for item in [settings, *(settings.section(name) for name in given if name not in replaced)]:
+        for item in [settings, *(settings.section(name) for name in parts if name not in replaced)]:
             item.check(settings)
     except UserError as error:
         raise UserError(f"{place}: {error}") from None

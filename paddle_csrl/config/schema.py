@@ -139,7 +139,7 @@ class Features(Section):
     normalize: bool = key(
         True, "stages 2 and 3 work on features standardized over the bank; the final layer has "
         "this folded into its weights")
-    transforms: list[Component] | None = key(
+    transforms: Annotated[list[Component], Wanted("a list of transforms")] | None = key(
         None, "transforms for the pass that fills the bank", "validation's")
 
 

@@ -16,6 +16,7 @@ AnyKeys = TypeVar("AnyKeys", bound=Keys)
 
 _PLAIN = {int: "an integer", float: "a number", bool: "true or false", str: "text"}
 _RANGES = {(): "", ("ge",): " of at least {}", ("gt",): " above {}",
+           ("le",): " of at most {}", ("lt",): " below {}",
            ("ge", "le"): " from {} to {}", ("gt", "le"): " above {} and up to {}",
            ("ge", "lt"): " from {} up to but without {}", ("gt", "lt"): " between {} and {}"}
 _PAIRS = Wanted("`key: value` pairs")
@@ -129,9 +130,9 @@ def _describe(kind: Any, metadata: Iterable[Any] = ()) -> str:
 
 def _range(metadata: Iterable[Any]) -> str:
     """Say the bounds, but not that of NumPy's seeds."""
-    bounds = {name: getattr(bound, name)
-              for item in metadata for bound in getattr(item, "metadata", [item])
-              for name in ("ge", "gt", "le", "lt") if hasattr(bound, name)}
+    found = [bound for item in metadata for bound in getattr(item, "metadata", [item])]
+    bounds = {name: getattr(bound, name) for name in ("ge", "gt", "le", "lt") for bound in found
+              if hasattr(bound, name)}
     if bounds.get("le") == MOST:
         del bounds["le"]
     return _RANGES[tuple(bounds)].format(*bounds.values())

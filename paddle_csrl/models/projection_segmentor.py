@@ -11,8 +11,6 @@ from paddle import nn
 from paddle_csrl.errors import UserError
 from paddle_csrl.losses.functional import in_full_precision
 
-SIMILARITIES = ("dot", "cosine")
-
 #: Added to the logits of unseen classes in training: exp of it is 0, and half precision holds it.
 _HIDDEN = -1.0e4
 
@@ -41,21 +39,18 @@ class ProjectionSegmentor(nn.Layer):
         layer_name (str): dotted name of its classification layer.
         embeddings (float32 array [C, d_w]): the class embeddings.
         seen_ids (int sequence [S]): ids of the seen classes.
-        similarity (str): ``dot`` or ``cosine``.
+        similarity (str): ``dot`` or ``cosine``, as above.
 
     Shape: images float32 [B, 3, H, W] -> list of logits float32 [B, C, H, W], the segmentor's
     own outputs, of which the first is the projection's.
 
     Raises:
-        UserError: an unknown ``similarity``, or an embedding of length 0 without a direction.
+        UserError: an embedding of length 0 without a direction.
     """
 
     def __init__(self, segmentor: nn.Layer, layer_name: str, embeddings: np.ndarray,
                  seen_ids: Sequence[int], similarity: str = "dot"):
         super().__init__()
-        if similarity not in SIMILARITIES:
-            raise UserError(f"`projection.similarity: {similarity}` must be one of "
-                            f"{', '.join(SIMILARITIES)}")
         if similarity == "cosine":
             embeddings = _directions(embeddings)
         self.segmentor, self.layer_name, self.seen_ids = segmentor, layer_name, list(seen_ids)

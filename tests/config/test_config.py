@@ -148,7 +148,7 @@ def test_values_have_the_types_and_defaults_of_the_schema(load):
         config.settings.seed = 3
 
 
-def test_a_flag_does_not_add_a_stage(load):
+def test_a_flag_does_not_switch_a_stage_on(load):
     overrides = {"self_training.save_interval": 5, "classifier.save_interval": 5}
     config = load(overrides=overrides)
     assert config.section("self_training") is None
@@ -166,6 +166,7 @@ def test_a_section_has_one_class():
     ("zero_shot.policy", "foo", "`zero_shot.policy: foo` must be one of drop, ignore"),
     ("zero_shot.policy", ["drop"], "must be one of drop, ignore"),
     ("zero_shot.features.dtype", "float8", "dtype: float8` must be one of float32, float16"),
+    ("zero_shot.features.transforms", ["Normalize"], "Normalize` must be a list of transforms"),
     ("zero_shot.unseen", 5, "`zero_shot.unseen: 5` must be a list of names"),
     ("zero_shot.class_names", {"a": 1}, "`zero_shot.class_names: .*` must be a list of names"),
     ("zero_shot.embeddings.words", ["a"], "`zero_shot.embeddings.words` must hold `key: value`"),
@@ -360,6 +361,7 @@ def test_opts_that_fit_nowhere_are_refused(load, item, match):
     ("zero_shot.features.normalize=false", "zero_shot.features.normalize", False),
     ("zero_shot.features.normalize=True", "zero_shot.features.normalize", True),
     ("zero_shot.class_names=null", "zero_shot.class_names", None),
+    ("test_config.scales=(0.5, 1.0)", "test_config.scales", [0.5, 1.0]),  # as YAML can hold it
 ])
 def test_opts_set_values(load, item, key, value):
     found = load(opts=[item]).dic

@@ -276,11 +276,6 @@ def test_the_embeddings_are_no_weights():
 
 # Mistakes.
 
-def test_an_unknown_similarity_is_refused():
-    with pytest.raises(UserError, match="`projection.similarity: euclid` must be one of dot, cos"):
-        build("euclid")
-
-
 def test_an_embedding_without_direction_is_refused():
     rows = embeddings()
     rows[3] = 0
