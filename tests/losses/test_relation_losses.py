@@ -10,6 +10,7 @@ import pytest
 from paddleseg.cvlibs import manager
 from paddleseg.cvlibs.builder import Builder
 
+from helpers.losses import central_differences, evaluate, gradient
 from paddle_csrl.errors import UserError
 from paddle_csrl.losses.functional import log_softmax, prototype_relations, standardize_rows
 from paddle_csrl.losses.listwise_relation_loss import ListwiseRelationLoss
@@ -45,25 +46,6 @@ def listwise_by_orders(generated, semantic, gamma):
             p, q = plackett_luce(a, order), plackett_luce(x, order)
             total += p * math.log(p / q)
     return total / len(generated)
-
-
-def evaluate(loss, *arrays):
-    return float(loss(*map(paddle.to_tensor, arrays)))
-
-
-def gradient(loss, first, *others):
-    tensor = paddle.to_tensor(first, stop_gradient=False)
-    loss(tensor, *map(paddle.to_tensor, others)).backward()
-    return tensor.grad.numpy()
-
-
-def central_differences(function, x, step=1e-5):
-    result = np.zeros_like(x)
-    for index in np.ndindex(*x.shape):
-        shift = np.zeros_like(x)
-        shift[index] = step
-        result[index] = (function(x + shift) - function(x - shift)) / (2 * step)
-    return result
 
 
 @pytest.mark.parametrize("gamma", [0.1, 1.0, 3.0])
