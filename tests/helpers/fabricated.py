@@ -89,6 +89,15 @@ def draw_sample(classes: Sequence[int], num_classes: int, size: tuple[int, int],
     return np.clip(image, 0, 255).astype(np.uint8), label
 
 
+def damage(path: str | os.PathLike, content: bytes | None = None) -> None:
+    """Cut a file short, or write another ``content``."""
+    with open(path, "r+b") as file:
+        whole = file.read()
+        file.seek(0)
+        file.truncate()
+        file.write(whole[:int(len(whole) * 0.6)] if content is None else content)
+
+
 def write_label(path: str, label: np.ndarray, palette: bool = True) -> None:
     """Write class ids as a PNG, with a palette as VOC's, or as grey values."""
     picture = Image.fromarray(label)

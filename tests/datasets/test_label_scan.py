@@ -1,0 +1,192 @@
+"""The label scan: pixels by class, what is broken, and what is kept of it."""
+
+import os
+
+import cv2
+import numpy as np
+import pytest
+from paddleseg.datasets import PascalContext, PascalVOC
+from PIL import Image
+
+from helpers.fabricated import damage, make_context, make_dataset, make_voc, write_label
+from paddle_csrl.datasets import label_scan
+from paddle_csrl.datasets.label_scan import fingerprint, scan_labels
+from paddle_csrl.errors import UserError
+
+
+@pytest.fixture
+def files(tmp_path, monkeypatch):
+    """Six pairs of an image and its label of five classes; with a cache of their own."""
+    monkeypatch.setenv("PADDLE_CSRL_CACHE", str(tmp_path / "cache"))
+    root = make_dataset(str(tmp_path))
+    return [(f"{root}/images/train_{index:04d}.jpg", f"{root}/labels/train_{index:04d}.png")
+            for index in range(6)]
+
+
+@pytest.fixture
+def decodes(monkeypatch):
+    """The paths of the labels decoded, as they are."""
+    paths, read = [], label_scan.read_label
+
+    def counting(path, *args):
+        paths.append(path)
+        return read(path, *args)
+
+    monkeypatch.setattr(label_scan, "read_label", counting)
+    return paths
+
+
+def read(path):
+    return np.array(Image.open(path))
+
+
+def test_counts_against_numpy(files):
+    scan = scan_labels(files, 5)
+    counts = scan.counts.toarray()
+    for index, (_, path) in enumerate(files):
+        label = read(path)
+        assert counts[index].tolist() == [(label == value).sum() for value in range(5)]
+        assert scan.unlabelled[index] == (label == 255).sum()
+    assert scan.counts.dtype == np.int64 and scan.counts.shape == (6, 5)
+
+
+# What is kept.
+
+def test_second_scan_decodes_nothing(files, decodes):
+    first = scan_labels(files, 5)
+    assert sorted(decodes) == sorted(path for _, path in files)
+    second = scan_labels(files, 5)
+    assert len(decodes) == 6
+    np.testing.assert_array_equal(first.counts.toarray(), second.counts.toarray())
+    np.testing.assert_array_equal(first.unlabelled, second.unlabelled)
+
+
+def test_scan_is_done_again_when_a_file_changes(files, decodes):
+    scan_labels(files, 5)
+    label = read(files[2][1])
+    label[5, 5] = 255 if label[5, 5] != 255 else 0
+    write_label(files[2][1], label)
+    assert scan_labels(files, 5).unlabelled[2] == (label == 255).sum()
+    assert len(decodes) == 12
+
+
+def test_scans_with_other_options_are_kept_apart(files, decodes):
+    scan_labels(files, 5)
+    with pytest.raises(UserError, match="holds 255, but with 5 classes"):
+        scan_labels(files, 5, ignore_index=254)
+    assert scan_labels(files, 6).counts.shape == (6, 6)
+    decodes.clear()
+    assert scan_labels(files, 5).counts.shape == (6, 5) and decodes == []
+
+
+@pytest.mark.parametrize("content", [b"", b"nonsense", None])
+def test_damaged_cache_is_done_again(files, tmp_path, decodes, content):
+    first = scan_labels(files, 5)
+    [path] = (tmp_path / "cache").glob("labels_*.npz")
+    damage(path, content)
+    again = scan_labels(files, 5).counts
+    np.testing.assert_array_equal(again.toarray(), first.counts.toarray())
+    assert len(decodes) == 12
+    scan_labels(files, 5)
+    assert len(decodes) == 12
+
+
+def test_cache_that_cannot_be_written_is_no_obstacle(files, tmp_path):
+    (tmp_path / "file").write_text("")
+    scan = scan_labels(files, 5, cache_dir=str(tmp_path / "file" / "below"))
+    assert scan.counts.sum() > 0
+
+
+def test_cache_dir_goes_before_the_environment(files, tmp_path):
+    scan_labels(files, 5, cache_dir=str(tmp_path / "mine"))
+    assert len(list((tmp_path / "mine").glob("*.npz"))) == 1 and not (tmp_path / "cache").exists()
+
+
+def test_default_cache_is_below_the_current_folder(files, tmp_path, monkeypatch):
+    monkeypatch.delenv("PADDLE_CSRL_CACHE")
+    monkeypatch.chdir(tmp_path)
+    scan_labels(files, 5)
+    assert len(list((tmp_path / ".cache" / "paddle_csrl").glob("*.npz"))) == 1
+
+
+def test_fingerprint(files, tmp_path):
+    first = fingerprint(files)
+    assert first == fingerprint(files) and len(first) == 64
+    assert fingerprint(files[1:]) != first and fingerprint(files[::-1]) != first
+    root, moved = os.path.dirname(os.path.dirname(files[0][0])), str(tmp_path / "moved")
+    os.rename(root, moved)
+    files = [[path.replace(root, moved) for path in pair] for pair in files]
+    assert fingerprint(files) == first
+    status = os.stat(files[0][0])
+    os.utime(files[0][0], ns=(status.st_atime_ns, status.st_mtime_ns + 1))
+    assert fingerprint(files) != first
+    assert fingerprint([]) == fingerprint([])
+
+
+# What is broken.
+
+def repaint(path, value):
+    label = read(path)
+    label[9, 9] = value
+    write_label(path, label)
+
+
+@pytest.mark.parametrize("spoil, match", [
+    (lambda image, label: os.remove(image), "no image at .*train_0001.jpg.*dataset_root"),
+    (lambda image, label: os.remove(label), "no label at .*train_0001.png"),
+    (lambda image, label: damage(image), "image .*train_0001.jpg cannot be read.*truncated"),
+    (lambda image, label: damage(label), "label .*train_0001.png cannot be read"),
+    (lambda image, label: damage(image, b""), "image .*train_0001.jpg cannot be read"),
+    (lambda image, label: damage(image, b"no picture"), "image .*train_0001.jpg cannot be read"),
+    (lambda image, label: repaint(label, 17),
+     "train_0001.png holds 17, but with 5 classes.*`num_class"),
+    (lambda image, label: cv2.imwrite(label, np.full((9, 9), 1000, np.uint16)) and
+     cv2.imwrite(image, np.zeros((9, 9, 3))), "train_0001.png holds 1000"),
+    (lambda image, label: Image.new("RGB", (9, 9)).save(label),
+     r"train_0001.png is uint8 \[9, 9, 3\].*single-channel"),
+    (lambda image, label: write_label(label, np.zeros((9, 8), np.uint8)),
+     r"train_0001.png is 9 x 8 .*train_0001.jpg is \d+ x \d+;")])
+def test_a_broken_file_is_named(files, spoil, match):
+    spoil(*files[1])
+    with pytest.raises(UserError, match=match) as error:
+        scan_labels(files, 5)
+    assert "\n" not in str(error.value)
+
+
+def test_jpeg_with_a_long_appendix_is_whole(files):
+    with open(files[0][0], "ab") as file:
+        file.write(b"\0" * 10000)
+    assert scan_labels(files, 5).counts.shape == (6, 5)
+
+
+def test_labels_of_16_bits_are_taken(files):
+    label = read(files[2][1]).astype(np.uint16)
+    cv2.imwrite(files[2][1], label)
+    assert scan_labels(files, 5).counts[2, 0] == (label == 0).sum()
+
+
+def test_size_counts_after_the_exif_orientation(files):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned by 90 degrees, as OpenCV does
+    Image.new("RGB", (30, 20)).save(files[0][0], exif=exif)
+    write_label(files[0][1], np.zeros((30, 20), np.uint8))
+    assert scan_labels(files, 5).counts.toarray()[0].tolist() == [600, 0, 0, 0, 0]
+
+
+# The fabricated data sets themselves.
+
+def test_fabricated_data_hold_every_class_in_every_split(tmp_path):
+    voc, context = make_voc(str(tmp_path)), make_context(str(tmp_path))
+    for mode in ("train", "val"):
+        for data, classes in ((PascalVOC([], voc, mode), 21),
+                              (PascalContext([], context, mode), 60)):
+            counts = scan_labels(data.file_list, classes, cache_dir=str(tmp_path / "cache")).counts
+            assert (counts.sum(0) > 0).all()
+
+
+def test_fabricated_data_are_a_function_of_the_seed(tmp_path):
+    def contents(name, seed):
+        make_dataset(str(tmp_path / name), seed=seed)
+        return [path.read_bytes() for path in sorted((tmp_path / name).rglob("*.*"))]
+
+    assert contents("b", 0) == contents("a", 0) != contents("c", 1)
