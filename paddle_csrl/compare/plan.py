@@ -8,14 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from pydantic import (
-    AfterValidator,
-    BeforeValidator,
-    Field,
-    PlainValidator,
-    PrivateAttr,
-    model_validator,
-)
+from pydantic import AfterValidator, BeforeValidator, Field, PrivateAttr, model_validator
 
 from paddle_csrl.compare.curve import EXTREME
 from paddle_csrl.config import ZeroShotConfig, load_yaml, parse_opts
@@ -58,24 +51,19 @@ def _check_name(name: Any) -> str:
     return name
 
 
-def _check_seeds(seeds: Any) -> list[int]:
-    if not isinstance(seeds, list) or not seeds or len(set(map(str, seeds))) != len(seeds) \
-            or not all(type(seed) is int and 0 <= seed < _OWN_SEEDS for seed in seeds):
-        raise ValueError(f"must be a list of different whole numbers, 0 to {_OWN_SEEDS - 1}, got "
-                         f"{seeds}")
-    return seeds
-
-
-def _check_calibrations(values: Any) -> list[float]:
-    if not isinstance(values, list) or len(set(map(str, values))) != len(values) or not all(
-            type(item) in (int, float) and abs(item) < EXTREME for item in values):
-        raise ValueError(f"must be a list of different numbers between -{EXTREME:.0f} and "
-                         f"{EXTREME:.0f}, such as [0, 1, 2, 4], got {values}")
+def _check_different(values: list[float]) -> list[float]:
+    if len(set(values)) != len(values):
+        raise ValueError(f"must hold no number twice, got {values}")
     return values
 
 
 Name = Annotated[str, BeforeValidator(_check_name)]
-Seeds = Annotated[list[int], PlainValidator(_check_seeds)]
+Seeds = Annotated[
+    list[Annotated[int, Field(ge=0, lt=_OWN_SEEDS)]], Field(min_length=1),
+    AfterValidator(_check_different), Wanted(f"a list of whole numbers from 0 to {_OWN_SEEDS - 1}")]
+Calibrations = Annotated[
+    list[Annotated[float, Field(gt=-EXTREME, lt=EXTREME)]], AfterValidator(_check_different),
+    Wanted(f"a list of numbers between -{EXTREME:.0f} and {EXTREME:.0f}, such as [0, 1, 2, 4]")]
 Opts = Annotated[dict[str, Any], MAY_BE_NULL, AfterValidator(_check_opts),
                  Wanted("dotted keys with values, such as generator.iters: 500")]
 _BY_NAME = Wanted("`name: ...` pairs, at least one")
@@ -144,7 +132,7 @@ class Plan(Keys, frozen=False):
         None, "figures of the paper beside ours, by the names of splits and methods: `voc`, "
               "`context` or `ablation` (`paddle_csrl/assets/paper_tables.yml`, with its misprints "
               "noted)")
-    calibrations: Annotated[list[float], PlainValidator(_check_calibrations)] = key(
+    calibrations: Calibrations = key(
         [], "calibrations δ at which every cell is scored as well, for the seen–unseen curve: "
             "`[0, 0.5, 1, 2, 4]`; training does not repeat")
     save_dir: Annotated[
