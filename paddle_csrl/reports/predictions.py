@@ -103,9 +103,9 @@ def compare_methods(methods: Sequence[Method], folder: str, images: Sequence[int
     chosen = list(dict.fromkeys(images)) or choose_images(dataset, num)
     labels: list[dict[str, np.ndarray]] = [{} for _ in chosen]
     for method in methods:
-        for scene, (prediction, truth) in zip(labels, _predict(method, chosen)):
-            scene.setdefault("Ground truth", truth)
-            scene[method.name] = prediction
+        for of_image, (prediction, truth) in zip(labels, _predict(method, chosen)):
+            of_image.setdefault("Ground truth", truth)
+            of_image[method.name] = prediction
     scenes = [_scene(dataset, index, scene) for index, scene in zip(chosen, labels)]
     options = (builder.class_names, builder.unseen_ids, builder.palette)
     paths = []

@@ -123,13 +123,15 @@ def _curves(folder: str, records: Records) -> dict[str, list[str]]:
 
 def _series(scalars: dict[str, list[tuple[int, float]]]) -> list[tuple[str, dict[str, Series]]]:
     """Choose what to plot of a stage's record: titles with their series by name."""
-    losses = {tag[len("Train/"):]: points for tag, points in scalars.items()
-              if tag.startswith("Train/") and tag not in _NO_LOSSES}
+    losses: dict[str, Series] = {
+        tag[len("Train/"):]: points for tag, points in scalars.items()
+        if tag.startswith("Train/") and tag not in _NO_LOSSES}
     if len(losses) == 2:  # the sum and its only term
         losses.pop("loss", None)
-    scores = {name: [(iteration, 100 * value) for iteration, value in scalars[f"Evaluate/{key}"]]
-              for key, name in {**_SCORES, "selection_miou": "selection score"}.items()
-              if f"Evaluate/{key}" in scalars}
+    scores: dict[str, Series] = {
+        name: [(iteration, 100 * value) for iteration, value in scalars[f"Evaluate/{key}"]]
+        for key, name in {**_SCORES, "selection_miou": "selection score"}.items()
+        if f"Evaluate/{key}" in scalars}
     return [*((name, {name: points}) for name, points in losses.items()), ("scores, %", scores)]
 
 
