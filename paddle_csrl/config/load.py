@@ -18,7 +18,7 @@ from paddleseg.cvlibs import Config
 from paddleseg.cvlibs.config_checker import DefaultLossRule
 from pydantic import ValidationError
 
-from paddle_csrl.config.components import check_components
+from paddle_csrl.config.components import check_components, try_losses
 from paddle_csrl.config.schema import SECTIONS, Section, Settings, StageSection
 from paddle_csrl.config.wording import missing, user_error
 from paddle_csrl.errors import UserError
@@ -295,6 +295,7 @@ def read_settings(dic: dict[str, Any], place: str) -> Settings:
         settings.add(_typed(SECTIONS[name], dic[name], name, place, settings,
                             whole=name not in replaced))
     try:
+        try_losses(settings.loss, "loss")
         for item in [settings, *(settings.section(name) for name in parts if name not in replaced)]:
             item.check(settings)
     except UserError as error:

@@ -163,6 +163,8 @@ def test_a_section_has_one_class():
 
 
 @pytest.mark.parametrize("key, value, message", [
+    ("loss", {"types": [{"type": "CrossEntropyLoss", "weight": "heavy"}], "coef": [1]},
+     r"`loss.types\[0\]`: could not make CrossEntropyLoss"),
     ("zero_shot.policy", "foo", "`zero_shot.policy: foo` must be one of drop, ignore"),
     ("zero_shot.policy", ["drop"], "must be one of drop, ignore"),
     ("zero_shot.features.dtype", "float8", "dtype: float8` must be one of float32, float16"),
