@@ -2,6 +2,7 @@
 
 import difflib
 import inspect
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -10,11 +11,17 @@ import paddle
 from paddle.optimizer import lr
 from paddleseg.cvlibs import SegBuilder, manager
 
-from paddle_csrl.config.wording import join, unknown_key
+from paddle_csrl.config.wording import join, no_pairs, unknown_key
 from paddle_csrl.errors import UserError
 
-_REGISTRIES = (manager.MODELS, manager.BACKBONES, manager.DATASETS, manager.TRANSFORMS,
-               manager.LOSSES, manager.OPTIMIZERS)
+#: What components are called, and where they are registered, in the order of PaddleSeg's search.
+_REGISTRIES = {"model": manager.MODELS, "backbone": manager.BACKBONES,
+               "data set": manager.DATASETS, "transform": manager.TRANSFORMS,
+               "loss": manager.LOSSES, "optimizer": manager.OPTIMIZERS}
+#: Where nothing but such a component may stand: ends of dotted keys, as regular expressions.
+_NOUNS = {"model": "model", "backbone": "backbone", "dataset": "data set",
+          r"transforms\[\d+\]": "transform", r"loss\.types\[\d+\]": "loss",
+          "optimizer": "optimizer", "lr_scheduler": "schedule"}
 
 
 def build(content: dict[str, Any]) -> Any:
@@ -56,10 +63,18 @@ def try_out(content: dict[str, Any], dotted: str, **more: Any) -> Any:
             raise UserError(f"`{dotted}`: {error}") from None
 
 
-def try_losses(loss: dict[str, Any], dotted: str) -> None:
-    """As ``try_out``, for every loss of a section ``loss``."""
+def try_losses(loss: dict[str, Any], dotted: str, of_generator: bool = False) -> None:
+    """As ``try_out``, for every loss of a section ``loss``.
+
+    Raises:
+        UserError: one cannot be made, or is for logits where ``of_generator``, or the reverse.
+    """
     for number, content in enumerate(loss["types"]):
-        try_out(content, f"{dotted}.types[{number}]")
+        place = f"{dotted}.types[{number}]"
+        if hasattr(try_out(content, place), "consumes") != of_generator:
+            wrong, right = ("logits", "what the generator makes")[::1 if of_generator else -1]
+            raise UserError(f"`{place}`: {content['type']} is a loss on {wrong}; name one on "
+                            f"{right}")
 
 
 @contextmanager
@@ -82,11 +97,10 @@ def check_components(value: Any, place: str, dotted: str = "") -> None:
     Raises:
         UserError: naming the value, its place and the nearest that there is.
     """
+    noun = next((noun for end, noun in _NOUNS.items() if re.search(f"(^|[._]){end}$", dotted)), "")
+    if noun or isinstance(value, dict) and "type" in value:
+        _check_component(value, noun or "component", dotted, place)
     if isinstance(value, dict):
-        if dotted.rsplit(".", 1)[-1] == "lr_scheduler":
-            _check_scheduler(value, dotted, place)
-        elif "type" in value:
-            _check_component(value, dotted, place)
         for key, item in value.items():
             check_components(item, place, join(dotted, key))
     elif isinstance(value, list):
@@ -105,36 +119,35 @@ def _is_exponent_number(text: str) -> bool:
     return "e" in text.lower() and any(character.isdigit() for character in text)
 
 
-def _check_component(content: dict[str, Any], dotted: str, place: str) -> None:
+def _check_component(content: Any, noun: str, dotted: str, place: str) -> None:
+    if not isinstance(content, dict):
+        raise no_pairs(content, dotted, place)
+    if "type" not in content:
+        raise UserError(f"{place}: `{dotted}` has no `type`, the name of the {noun}")
+    known = _known(noun)
     name = _component_name(content)
-    known = {key: component for registry in reversed(_REGISTRIES)
-             for key, component in registry.components_dict.items()}
     if name not in known:
         nearest = difflib.get_close_matches(name, known, n=1)
         hint = f"; did you mean {nearest[0]}?" if nearest else ""
-        raise UserError(f"{place}: `{dotted}.type: {name}` is no registered component{hint}")
+        raise UserError(f"{place}: `{dotted}.type: {name}` is no registered {noun}{hint}")
     target = known[name].__init__ if inspect.isclass(known[name]) else known[name]
     parameters = inspect.signature(target).parameters.values()
     if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
         return
-    _check_arguments(content, {parameter.name for parameter in parameters}, dotted, place)
-
-
-def _check_scheduler(content: dict[str, Any], dotted: str, place: str) -> None:
-    """A schedule is a class of ``paddle.optimizer.lr``, with PaddleSeg's warm-up around it."""
-    name, known = content.get("type"), lr.__all__
-    if name not in known:
-        nearest = difflib.get_close_matches(str(name), known, n=1)
-        hint = f"did you mean {nearest[0]}?" if nearest else f"known: {', '.join(known)}"
-        raise UserError(f"{place}: `{dotted}.type: {name}` is no schedule; {hint}")
-    parameters = set(inspect.signature(getattr(lr, name).__init__).parameters)
-    _check_arguments(content, parameters | {"warmup_iters", "warmup_start_lr"}, dotted, place)
-
-
-def _check_arguments(content: dict[str, Any], known: set[str], dotted: str, place: str) -> None:
+    names = {parameter.name for parameter in parameters} - {"self"} | (
+        {"warmup_iters", "warmup_start_lr"} if noun == "schedule" else set())  # PaddleSeg's
     for key in content:
-        if key not in (known - {"self"}) | {"type", "_inherited_"}:
-            raise unknown_key(key, known - {"self"}, dotted, place)
+        if key not in names | {"type", "_inherited_"}:
+            raise unknown_key(key, names, dotted, place)
+
+
+def _known(noun: str) -> dict[str, Any]:
+    """All components of a kind by name."""
+    if noun == "schedule":
+        return {name: getattr(lr, name) for name in lr.__all__}
+    registries = [_REGISTRIES[noun]] if noun in _REGISTRIES else reversed(_REGISTRIES.values())
+    return {name: component for registry in registries
+            for name, component in registry.components_dict.items()}
 
 
 def _component_name(content: dict[str, Any]) -> str:

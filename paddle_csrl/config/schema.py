@@ -178,7 +178,8 @@ class TestConfig(Section):
     aug_eval: bool = key(
         False, "test-time augmentation: average over scales and flips when scores are taken and "
         "images predicted")
-    scales: Annotated[PositiveFloat | Sequence[PositiveFloat], Wanted("numbers above 0")] = key(
+    scales: Annotated[PositiveFloat | Annotated[Sequence[PositiveFloat], Field(min_length=1)],
+                      Wanted("numbers above 0")] = key(
         1.0, "factors of the image's size to average over, one or a list")
     flip_horizontal: bool = key(False, "average over the mirrored image, too")
     flip_vertical: bool = key(False, "average over the image upside down, too")

@@ -64,7 +64,7 @@ class GeneratorSection(StageSection):
         if self.relation == "edges" and not getattr(generator, "learns_relations", True):
             raise UserError(f"`generator.relation: edges` compares relations that "
                             f"{type(generator).__name__} does not learn; take prototypes")
-        try_losses(self.loss, "generator.loss")
+        try_losses(self.loss, "generator.loss", of_generator=True)
 
 
 def load_bank(run: Run) -> tuple[FeatureBank, Scale]:
