@@ -126,10 +126,10 @@ class ZeroShotConfig(Config):
         self.given = copy.deepcopy(self.dic)
 
     @classmethod
-    def _parse_from_yaml(cls, path: str, *args, **kwargs) -> dict[str, Any]:
+    def _parse_from_yaml(cls, path: str, *args: Any, **kwargs: Any) -> dict[str, Any]:
         return load_yaml(path)
 
-    def update_config_dict(self, dic: dict, *args, **kwargs) -> dict:
+    def update_config_dict(self, dic: dict[str, Any], *args: Any, **kwargs: Any) -> dict[str, Any]:
         """Apply ``opts`` and the overrides, then check every key."""
         for include in self.includes:
             dic = merge(load_yaml(include), dic)
