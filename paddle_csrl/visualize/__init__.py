@@ -1,11 +1,11 @@
 """Pictures of predictions and of class relations, as uint8 RGB arrays [H, W, 3].
 
 The arrays go as they are into VisualDL (``add_image``) or through ``save_png`` into a file. Of
-the other modules, ``svg`` draws plots and ``curves`` those of a training.
+the other modules, ``drawing`` holds what they share and ``curves`` draws plots of a training.
 """
 
 from paddle_csrl.visualize.colors import colors_by_name, palette
-from paddle_csrl.visualize.drawing import Canvas, save_png, write_png
+from paddle_csrl.visualize.drawing import Picture, save_png, write_png
 from paddle_csrl.visualize.panels import (
     MAX_CLASSES,
     Scene,
@@ -16,6 +16,6 @@ from paddle_csrl.visualize.panels import (
 )
 from paddle_csrl.visualize.relations import relation_figure, relation_heatmap, relation_panel
 
-__all__ = ["Canvas", "MAX_CLASSES", "Scene", "colors_by_name", "comparison_panel",
+__all__ = ["Picture", "MAX_CLASSES", "Scene", "colors_by_name", "comparison_panel",
            "labelled_mask", "overlay", "palette", "prediction_panel", "relation_figure",
            "relation_heatmap", "relation_panel", "save_png", "write_png"]

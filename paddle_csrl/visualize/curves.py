@@ -4,22 +4,8 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from paddle_csrl.visualize.svg import (
-    BOTTOM,
-    FAINT,
-    LEFT,
-    RIGHT,
-    TOP,
-    Drawing,
-    Scale,
-    horizontal_grid,
-    legend,
-    legend_width,
-    number,
-    padded,
-)
+from paddle_csrl.visualize.drawing import Picture, legend_above, line, new_axes, style
 
-_WIDTH, _HEIGHT = 540, 280
 #: How many points a curve has at most.
 MAX_POINTS = 240
 
@@ -27,6 +13,7 @@ MAX_POINTS = 240
 Series = Sequence[tuple[int, float]]
 
 
+@style()
 def curve_plot(title: str, series: Mapping[str, Series]) -> str:
     """The ``series`` by name over the iterations; empty where none has two finite values.
 
@@ -36,22 +23,14 @@ def curve_plot(title: str, series: Mapping[str, Series]) -> str:
     curves = {name: points for name, points in curves.items() if len(points) > 1}
     if not curves:
         return ""
-    together = np.concatenate(list(curves.values()))
-    width = max(_WIDTH, legend_width(list(curves)))
-    drawing = Drawing(width, _HEIGHT, title)
-    across = Scale(together[:, 0].min(), together[:, 0].max(), LEFT, width - RIGHT - 10)
-    up = Scale(*padded(together[:, 1].min(), together[:, 1].max()), _HEIGHT - BOTTOM - 8, TOP)
-    legend(drawing, list(curves), range(len(curves)))
-    horizontal_grid(drawing, up, title, width)
-    for tick in across.ticks():
-        if float(tick).is_integer():
-            drawing.text(across(tick), _HEIGHT - 26, number(int(tick)), "middle", FAINT)
-    drawing.text((LEFT + width - RIGHT) / 2, _HEIGHT - 8, "iteration", "middle", FAINT)
+    axes = new_axes(470, 190, title)
     for index, points in enumerate(curves.values()):
-        places = [(across(iteration), up(value)) for iteration, value in points]
-        drawing.path(index, places)
-        drawing.marker(index, *places[-1])
-    return drawing.render()
+        axes.plot(*points.T, **line(index))
+    axes.set_xlabel("iteration")
+    axes.locator_params(axis="x", integer=True, nbins=6)
+    axes.xaxis.set_major_formatter("{x:.0f}")
+    legend_above(axes, list(curves), range(len(curves)))
+    return Picture(axes, title).svg
 
 
 def thinned(points: Series) -> np.ndarray:

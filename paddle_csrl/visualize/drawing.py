@@ -1,198 +1,199 @@
-"""What all pictures are made of: text, hatching, and a canvas that becomes pixels or SVG."""
+"""What all pictures are made of: one style of matplotlib, and figures as pixels, PNG and SVG.
 
-import base64
+matplotlib is imported where something is drawn, for everything else starts sooner without. There
+is no pyplot, and no setting outlives a drawing.
+"""
+
+import contextlib
 import functools
 import io
-from collections.abc import Sequence
-from xml.sax.saxutils import escape
+import logging
+import re
+import threading
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, cast
 
-import cv2
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
 
 from paddle_csrl.errors import UserError
-from paddle_csrl.utils import atomic_path
+from paddle_csrl.utils import atomic_path, write_text
 
-INK, FAINT, PAPER = (32, 33, 36), (110, 113, 118), (255, 255, 255)
-UNSEEN = (178, 64, 0)
-MARGIN, GAP = 16, 12
-FONT_SIZE, TITLE_SIZE = 15, 17
+if TYPE_CHECKING:
+    from matplotlib.artist import Artist
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from matplotlib.legend import Legend
+    from matplotlib.transforms import Bbox
 
-_SVG_FONTS = "Aileron, Helvetica, Arial, sans-serif"
-_SVG_ANCHORS = {"l": "start", "m": "middle", "r": "end"}
+INK, FAINT, GRID, HATCH, UNSEEN = "#202124", "#6e7176", "#e3e4e6", "#b0b0b0", "#b24000"
+#: Pixels per inch; matplotlib takes sizes of fonts and lines in points, 72 per inch.
+DPI = 96
+MARGIN = 16
+
+# The colour-blind-safe colours of Okabe & Ito (2008), without the yellow that white hides; each
+# has a shape of its own as well.
+_COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
+_SHAPES = ("o", "s", "^", "D", "P")
+_DASHES = ("-", "--", ":", "-.", (0, (3, 2)))
+
+_STYLE: dict[str, Any] = {
+    "font.size": 10, "font.sans-serif": ["DejaVu Sans", "Helvetica", "Arial"],
+    "text.color": INK, "text.parse_math": False, "svg.fonttype": "none",
+    "axes.titlesize": "medium", "axes.titlecolor": FAINT, "axes.labelcolor": FAINT,
+    "axes.spines.top": False, "axes.spines.right": False, "axes.edgecolor": GRID,
+    "axes.grid": True, "axes.grid.axis": "y", "axes.axisbelow": True, "grid.color": GRID,
+    "xtick.color": GRID, "ytick.color": GRID, "xtick.labelcolor": FAINT, "ytick.labelcolor": FAINT,
+    "lines.linewidth": 1.4, "lines.markersize": 6, "lines.markeredgewidth": 0,
+    "hatch.linewidth": 1.5, "legend.frameon": False, "legend.borderpad": 0,
+    "legend.borderaxespad": 0, "legend.columnspacing": 1.5, "legend.handlelength": 1.2,
+    "legend.handleheight": 1, "legend.handletextpad": 0.6}
+# Fonts for what DejaVu Sans, which matplotlib brings, lacks; the first that is installed.
+_CHINESE_FONTS = ("Noto Sans CJK SC", "Noto Sans SC", "Source Han Sans SC", "Noto Sans CJK JP",
+                  "WenQuanYi Zen Hei", "WenQuanYi Micro Hei", "Microsoft YaHei", "SimHei",
+                  "PingFang SC", "Hiragino Sans GB", "Arial Unicode MS", "Droid Sans Fallback")
+_LOCK = threading.RLock()  # matplotlib's settings are those of the process
+
+
+@contextlib.contextmanager
+def style(**settings: object) -> Iterator[None]:
+    """Draw as all pictures are drawn, whatever the user has set for matplotlib."""
+    import matplotlib.style
+    with _LOCK, warnings.catch_warnings(), matplotlib.style.context(
+            {**_STYLE, "font.family": _fonts(), **settings}, after_reset=True):
+        warnings.filterwarnings("ignore", "Glyph .* missing from")  # it shows as a box
+        yield
 
 
 @functools.cache
-def font(size: int) -> ImageFont.FreeTypeFont:
-    """Pillow's own font, which covers ASCII; other letters show as boxes."""
-    return ImageFont.load_default(size)
+def _fonts() -> list[str]:
+    logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)  # it tells what it finds
+    from matplotlib.font_manager import fontManager
+    installed = {font.name for font in fontManager.ttflist}
+    return ["sans-serif", *[name for name in _CHINESE_FONTS if name in installed][:1]]
 
 
-def text_width(text: str, size: int) -> float:
-    return font(size).getlength(text)
+def new_figure(width: float, height: float) -> "Figure":
+    """An empty figure of this many pixels."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+    figure = Figure((width / DPI, height / DPI), dpi=DPI)
+    FigureCanvasAgg(figure)
+    return figure
 
 
-def shorten(text: str, size: int, room: float) -> str:
-    """``text``, cut with dots where it is wider than ``room`` pixels."""
-    if text_width(text, size) <= room:
-        return text
-    while text and text_width(text + "...", size) > room:
-        text = text[:-1]
-    return text + "..."
-
-
-def wrap(text: str, size: int, room: float) -> list[str]:
-    """``text`` in lines of at most ``room`` pixels, broken at blanks where possible."""
-    lines = [""]
-    for word in text.split():
-        longer = f"{lines[-1]} {word}".strip()
-        if not lines[-1] or text_width(longer, size) <= room:
-            lines[-1] = longer
-        else:
-            lines.append(word)
-    return lines
-
-
-def star(size: int) -> np.ndarray:
-    """uint8 [size, size]: the mask of a five-pointed star, 255 inside."""
-    angle = np.pi * np.arange(10) / 5
-    radius = np.where(np.arange(10) % 2, 0.21, 0.5) * 4 * size
-    corners = np.stack([radius * np.sin(angle), -radius * np.cos(angle)], 1) + 2 * size
-    large = np.zeros((4 * size, 4 * size), np.uint8)
-    cv2.fillPoly(large, [np.round(corners).astype(np.int32)], 255)
-    return cv2.resize(large, (size, size), interpolation=cv2.INTER_AREA)
-
-
-def hatching(height: int, width: int) -> np.ndarray:
-    """uint8 [height, width, 3]: grey diagonal lines on white."""
-    lines = (np.arange(height)[:, None] + np.arange(width)) % 8 < 2
-    return np.where(lines[..., None], np.uint8(176), np.uint8(255)).repeat(3, axis=2)
-
-
-def embolden(draw: ImageDraw.ImageDraw, position: tuple[float, float], text: str,
-             color: tuple[int, int, int], size: int, anchor: str) -> None:
-    """Write bold text: Pillow's own font has one weight, so it is written twice."""
-    for shift in (0, 0.7):
-        draw.text((position[0] + shift, position[1]), text, color, font(size), anchor=anchor)
-
-
-class Canvas:
-    """A picture that is drawn once and comes out both as pixels and as SVG with real text.
+class Picture:
+    """A figure that comes out as pixels and as SVG, as large as what is on it, with a margin.
 
     Args:
-        width (int): in pixels.
-        height (int): in pixels.
+        drawn (Axes or Figure): the figure, or its axes, made within ``style``; what lies outside
+            of the figure is shown as well.
+        title (str): what an SVG says it is.
     """
 
-    def __init__(self, width: int, height: int):
-        self._image = Image.new("RGB", (width, height), PAPER)
-        self._draw = ImageDraw.Draw(self._image)
-        self._elements: list[str] = []
+    def __init__(self, drawn: "Axes | Figure", title: str):
+        self.drawn, self._title = cast("Figure", drawn.figure), title
 
     @property
     def pixels(self) -> np.ndarray:
-        """uint8 [height, width, 3]."""
-        return np.array(self._image)
+        """uint8 [H, W, 3]."""
+        png = self._saved("png", pil_kwargs={"compress_level": 1})
+        return np.array(Image.open(io.BytesIO(png)).convert("RGB"))
 
-    def text(self, position: tuple[float, float], text: str,
-             color: tuple[int, int, int] = INK, size: int = FONT_SIZE, anchor: str = "lm",
-             bold: bool = False) -> None:
-        """Write a line; ``anchor`` is Pillow's: l, m or r, then a (top) or m (middle)."""
-        if bold:
-            embolden(self._draw, position, text, color, size, anchor)
-        else:
-            self._draw.text(position, text, color, font(size), anchor=anchor)
-        x, y = position
-        self._svg_text(text, color, size, anchor, bold, f'x="{x:g}" y="{y:g}"')
-
-    def upright_text(self, position: tuple[int, int], text: str,
-                     color: tuple[int, int, int] = INK, size: int = FONT_SIZE) -> None:
-        """Write a line that reads from bottom to top, starting above ``position``."""
-        length = max(1, int(np.ceil(text_width(text, size))))
-        line = Image.new("RGB", (length, size + 4), PAPER)
-        ImageDraw.Draw(line).text((0, line.height / 2), text, color, font(size), anchor="lm")
-        line = line.transpose(Image.Transpose.ROTATE_90)
-        x, y = position
-        self._image.paste(line, (x - line.width // 2, y - line.height))
-        self._svg_text(text, color, size, "lm", False,
-                       f'transform="translate({x} {y}) rotate(-90)"')
-
-    def cells(self, corner: tuple[int, int], colors: np.ndarray, cell: int,
-              hatched: np.ndarray) -> None:
-        """Draw squares with thin white lines between.
-
-        Args:
-            corner: left and top of the first.
-            colors: uint8 [R, K, 3].
-            cell: side of a square with its line, in pixels.
-            hatched: bool [R, K], which of them are hatched instead.
-        """
-        picture = _spread(colors, cell)
-        picture = np.where(_spread(hatched, cell)[..., None], hatching(*picture.shape[:2]),
-                           picture)
-        picture[cell - 1::cell] = picture[:, cell - 1::cell] = 255
-        self._image.paste(Image.fromarray(picture), corner)
-        for (row, column), is_hatched in np.ndenumerate(hatched):
-            fill = "url(#hatching)" if is_hatched else _hex(colors[row, column])
-            self._elements.append(
-                f'<rect x="{corner[0] + column * cell}" y="{corner[1] + row * cell}" '
-                f'width="{cell - 1}" height="{cell - 1}" fill="{fill}"/>')
-
-    def ramp(self, corner: tuple[int, int], width: int, colors: np.ndarray) -> None:
-        """Draw an outlined column of ``colors``, uint8 [height, 3], from top to bottom."""
-        left, top = corner
-        self._image.paste(Image.fromarray(colors[:, None].repeat(width, axis=1)), corner)
-        self._draw.rectangle((left, top, left + width - 1, top + len(colors) - 1), outline=FAINT)
-        stops = "".join(f'<stop offset="{share:.4f}" stop-color="{_hex(colors[row])}"/>'
-                        for share in np.linspace(0, 1, 33)
-                        for row in [round(share * (len(colors) - 1))])
-        self._elements.append(
-            f'<linearGradient id="ramp" x2="0" y2="1">{stops}</linearGradient>'
-            f'<rect x="{left}" y="{top}" width="{width}" height="{len(colors)}" '
-            f'fill="url(#ramp)" stroke="{_hex(FAINT)}"/>')
-
+    @property
     def svg(self) -> str:
-        """The picture as an SVG document, its text as text."""
-        width, height = self._image.size
-        tile = io.BytesIO()
-        Image.fromarray(hatching(8, 8)).save(tile, "PNG")
-        data = base64.b64encode(tile.getvalue()).decode()
-        return "\n".join([
-            f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" '
-            f'viewBox="0 0 {width} {height}" font-family="{_SVG_FONTS}">',
-            f'<pattern id="hatching" width="8" height="8" patternUnits="userSpaceOnUse"><image '
-            f'width="8" height="8" href="data:image/png;base64,{data}"/></pattern>',
-            f'<rect width="100%" height="100%" fill="{_hex(PAPER)}"/>',
-            *self._elements, "</svg>", ""])
+        """An SVG element with text as text, for a file of its own or within HTML."""
+        text = self._saved("svg", metadata={"Title": self._title}).decode()
+        # Without when and by what it was made, and without names of groups, which several
+        # plots on a page would share.
+        return re.sub('<metadata>.*?</metadata>|(?<=<g) id="[^"]*"', "",
+                      text[text.index("<svg"):], flags=re.DOTALL)
 
     def save(self, stem: str) -> list[str]:
         """Write ``stem``.png and ``stem``.svg, atomically, and return their paths."""
         save_png(f"{stem}.png", self.pixels)
-        with atomic_path(f"{stem}.svg") as temporary:
-            with open(temporary, "w", encoding="utf-8") as file:
-                file.write(self.svg())
+        write_text(f"{stem}.svg", self.svg)
         return [f"{stem}.png", f"{stem}.svg"]
 
-    def _svg_text(self, text: str, color: Sequence[int], size: int, anchor: str, bold: bool,
-                  place: str) -> None:
-        if not text:
-            return
-        # The viewer's font may be another one; the length keeps the layout.
-        shift = {"a": 0.8, "m": 0.35}[anchor[1]]
-        weight = ' font-weight="bold"' if bold else ""
-        self._elements.append(
-            f'<text {place} dy="{shift}em" text-anchor="{_SVG_ANCHORS[anchor[0]]}" '
-            f'font-size="{size}" fill="{_hex(color)}"{weight} '
-            f'textLength="{text_width(text, size):.1f}" lengthAdjust="spacingAndGlyphs">'
-            f'{escape(text)}</text>')
+    def _saved(self, kind: str, **options: Any) -> bytes:
+        from matplotlib.transforms import Bbox
+        buffer = io.BytesIO()
+        with style(**{"svg.hashsalt": self._title}):  # the same names in every SVG of this title
+            box = self.drawn.get_tightbbox().padded(MARGIN / DPI)
+            whole = Bbox(np.round(box.get_points() * DPI) / DPI)
+            self.drawn.savefig(buffer, format=kind, bbox_inches=whole, **options)
+        return buffer.getvalue()
 
 
-def _spread(values: np.ndarray, cell: int) -> np.ndarray:
-    return values.repeat(cell, axis=0).repeat(cell, axis=1)
+def new_axes(width: float, height: float, title: str) -> "Axes":
+    """Axes of this many pixels, without their labels, as the whole of a new figure."""
+    axes = new_figure(width, height).add_axes((0, 0, 1, 1))
+    axes.set_title(title, loc="left")
+    axes.yaxis.set_major_formatter("{x:g}")
+    return axes
 
 
-def _hex(color: Sequence[int]) -> str:
-    return "#" + "".join(f"{int(part):02x}" for part in color)
+def mark(index: int) -> dict[str, Any]:
+    """Colour and shape of the marks of series ``index``."""
+    return {"color": _COLORS[index % len(_COLORS)], "marker": _SHAPES[index % len(_SHAPES)],
+            "linestyle": "none"}
+
+
+def line(index: int) -> dict[str, Any]:
+    """Colour and dashes of the line of series ``index``, with its mark at the last point."""
+    return mark(index) | {"linestyle": _DASHES[index % len(_DASHES)], "markevery": [-1]}
+
+
+def legend_above(axes: "Axes", names: Sequence[str], indices: Sequence[int],
+                 room: float = 0) -> None:
+    """Name the series over the title, in lines as wide as the axes or, if given, ``room``."""
+    from matplotlib.lines import Line2D
+    width, height = axes.bbox.size
+    add_legend(axes, [Line2D([], [], **mark(index)) for index in indices], names,
+               room=room or width, loc="lower left", bbox_to_anchor=(0, 1 + 28 / height))
+
+
+def add_legend(owner: "Axes | Figure", handles: "Sequence[Artist]", names: Sequence[str],
+               looks: Sequence[Mapping[str, Any]] = (), *, room: float, **place: Any) -> "Legend":
+    """Add a legend in as many columns as fit into ``room`` pixels.
+
+    ``looks`` are properties of the texts, such as weight and colour.
+    """
+    gap, *chip = (_STYLE["font.size"] * DPI / 72 * _STYLE[f"legend.{part}"]
+                  for part in ("columnspacing", "handlelength", "handletextpad"))
+    column = gap + sum(chip) + max(text_width(name, "bold") for name in names)
+    legend = owner.legend(handles, names, ncols=max(1, int((room + gap) // column)), **place)
+    for text, look in zip(legend.get_texts(), looks):
+        text.set(**look)
+    return legend
+
+
+def write(owner: "Axes | Figure", x: float, y: float, text: str, **look: Any) -> "Bbox":
+    """Write at so many pixels to the right of and below the upper left corner of ``owner``."""
+    from matplotlib.figure import Figure
+    from matplotlib.transforms import Affine2D, ScaledTranslation
+    inches = Affine2D().scale(1 / DPI, -1 / DPI) + cast("Figure", owner.figure).dpi_scale_trans
+    box = owner.transFigure if isinstance(owner, Figure) else owner.transAxes
+    corner = ScaledTranslation(0, 1, cast("Affine2D", box))
+    return owner.text(x, y, text, transform=inches + corner, **look).get_window_extent()
+
+
+@functools.lru_cache(maxsize=4096)
+def text_width(text: str, weight: str = "normal") -> float:
+    """In pixels, of one line, within ``style``."""
+    from matplotlib.font_manager import FontProperties
+    from matplotlib.textpath import text_to_path
+    font = FontProperties(weight=weight)
+    return text_to_path.get_text_width_height_descent(text, font, ismath=False)[0] * DPI / 72
+
+
+def shorten(text: str, room: float, weight: str = "normal") -> str:
+    """``text`` in one line, cut with dots where it is wider than ``room`` pixels."""
+    text, end = " ".join(text.split()), ""
+    while text and text_width(text + end, weight) > room:
+        text, end = text[:-1], "…"
+    return text + end
 
 
 def check_image(image: np.ndarray) -> None:

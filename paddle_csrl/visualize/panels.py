@@ -1,37 +1,36 @@
 """Pictures of predictions: overlays, and panels with a legend."""
 
+import math
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import cv2
 import numpy as np
-from PIL import Image, ImageDraw
 
 from paddle_csrl.errors import UserError
 from paddle_csrl.visualize.colors import palette as class_palette
 from paddle_csrl.visualize.drawing import (
+    DPI,
     FAINT,
-    FONT_SIZE,
-    GAP,
-    INK,
     MARGIN,
-    PAPER,
-    TITLE_SIZE,
     UNSEEN,
+    add_legend,
     check_image,
-    embolden,
-    font,
-    hatching,
+    new_figure,
     shorten,
-    star,
-    text_width,
+    style,
+    write,
 )
+
+if TYPE_CHECKING:
+    from matplotlib.artist import Artist
+    from matplotlib.figure import Figure
 
 #: Classes that pictures and 8-bit labels can tell: the id after them, 255, means none.
 MAX_CLASSES = 255
 
-#: Least width of a mask with a legend, in pixels.
-_MASK_WIDTH = 288
+#: Pixels: between pictures, of a line of text, of a small label.
+_GAP, _LINE, _LEAST_WIDTH = 12, 26, 288
 
 
 class Scene(NamedTuple):
@@ -98,6 +97,7 @@ def prediction_panel(image: np.ndarray, truth: np.ndarray | None,
     return comparison_panel([Scene(image, labels)], class_names, unseen_ids, palette)
 
 
+@style()
 def comparison_panel(scenes: Sequence[Scene], class_names: Sequence[str],
                      unseen_ids: Sequence[int] = (), palette: np.ndarray | None = None,
                      largest: int = 640) -> np.ndarray:
@@ -120,33 +120,25 @@ def comparison_panel(scenes: Sequence[Scene], class_names: Sequence[str],
         palette = class_palette(len(class_names))
     rows = [_paint_row(scene, palette, len(class_names), largest) for scene in scenes]
     width = max(picture.shape[1] for row in rows for picture in row.values())
-    inner = len(rows[0]) * (width + GAP) - GAP
-    present = np.unique(np.concatenate([label.ravel() for scene in scenes
-                                        for label in scene.labels.values()]))
-    legend = _legend(present, class_names, set(map(int, unseen_ids)), palette, inner)
-    names = [shorten(scene.name, FONT_SIZE, inner) for scene in scenes]
-    heights = [row["Image"].shape[0] + GAP + (FONT_SIZE + 8 if name else 0)
-               for row, name in zip(rows, names)]
-    top = MARGIN + TITLE_SIZE + 9
-    canvas = Image.new("RGB", (inner + 2 * MARGIN, top + sum(heights) + legend.height + MARGIN),
-                       PAPER)
-    draw = ImageDraw.Draw(canvas)
-    for number, title in enumerate(rows[0]):
-        center = MARGIN + number * (width + GAP) + width / 2
-        draw.text((center, MARGIN + TITLE_SIZE / 2), shorten(title, TITLE_SIZE, width), INK,
-                  font(TITLE_SIZE), anchor="mm")
-    for row, name, height in zip(rows, names, heights):
-        for number, picture in enumerate(row.values()):
-            left = MARGIN + number * (width + GAP) + (width - picture.shape[1]) // 2
-            canvas.paste(Image.fromarray(picture), (left, top))
-        if name:
-            below = top + row["Image"].shape[0] + 4
-            draw.text((MARGIN, below), name, FAINT, font(FONT_SIZE), anchor="la")
-        top += height
-    canvas.paste(legend, (MARGIN, top))
-    return np.array(canvas)
+    inner = len(rows[0]) * (width + _GAP) - _GAP
+    figure, pictures, top = new_figure(inner + 2 * MARGIN, 1), [], MARGIN + _LINE
+    lefts = [MARGIN + number * (width + _GAP) for number in range(len(rows[0]))]
+    for left, title in zip(lefts, rows[0]):
+        write(figure, left + width / 2, MARGIN + 14, shorten(title, width), ha="center")
+    for scene, row in zip(scenes, rows):
+        for left, picture in zip(lefts, row.values()):
+            pictures.append((left + (width - picture.shape[1]) // 2, top, picture))
+        top += len(row["Image"])
+        if scene.name:
+            write(figure, MARGIN, top + 16, shorten(scene.name, inner), color=FAINT)
+            top += _LINE
+        top += _GAP
+    labels = [label for scene in scenes for label in scene.labels.values()]
+    legend = _legend_entries(labels, class_names, unseen_ids, palette, room=inner)
+    return _finished(figure, pictures, legend, margin=MARGIN, legend_top=top)
 
 
+@style()
 def labelled_mask(label: np.ndarray, class_names: Sequence[str],
                   unseen_ids: Sequence[int] = (),
                   palette: np.ndarray | None = None) -> np.ndarray:
@@ -167,14 +159,11 @@ def labelled_mask(label: np.ndarray, class_names: Sequence[str],
     if palette is None:
         palette = class_palette(len(class_names))
     _check_label("the label", label, label.shape, min(len(palette), len(class_names)))
-    mask = _paint_label(label, palette, largest=max(*label.shape, 2 * _MASK_WIDTH))
-    height, width = mask.shape[:2]
-    legend = _legend(np.unique(label), class_names, set(map(int, unseen_ids)), palette,
-                     max(width, _MASK_WIDTH))
-    canvas = Image.new("RGB", (legend.width, height + GAP + legend.height), PAPER)
-    canvas.paste(Image.fromarray(mask), (0, 0))
-    canvas.paste(legend, (0, height + GAP))
-    return np.array(canvas)
+    mask = _paint_label(label, palette, largest=max(*label.shape, 2 * _LEAST_WIDTH))
+    width = max(mask.shape[1], _LEAST_WIDTH)
+    legend = _legend_entries([label], class_names, unseen_ids, palette, room=width)
+    return _finished(new_figure(width, 1), [(0, 0, mask)], legend, margin=0,
+                     legend_top=len(mask) + _GAP)
 
 
 def _paint_row(scene: Scene, palette: np.ndarray, num_classes: int,
@@ -188,7 +177,7 @@ def _paint_row(scene: Scene, palette: np.ndarray, num_classes: int,
     return pictures
 
 
-def _check_label(title: str, label: np.ndarray, shape: tuple[int, int],
+def _check_label(title: str, label: np.ndarray, shape: tuple[int, ...],
                  num_classes: int) -> None:
     if label.shape != shape or label.dtype.kind not in "iu":
         raise UserError(f"{title} is {label.dtype} {list(label.shape)}; for this image it must be "
@@ -206,7 +195,7 @@ def _fit(picture: np.ndarray, largest: int, is_label: bool = False) -> np.ndarra
         height, width = (max(1, round(largest * length / side)) for length in picture.shape[:2])
         interpolation = cv2.INTER_NEAREST if is_label else cv2.INTER_AREA
     else:
-        factor = max(1, min(-(-288 // side), largest // side))
+        factor = max(1, min(-(-_LEAST_WIDTH // side), largest // side))
         height, width = (length * factor for length in picture.shape[:2])
         interpolation = cv2.INTER_NEAREST if is_label else cv2.INTER_CUBIC
     return cv2.resize(picture, (width, height), interpolation=interpolation)
@@ -217,39 +206,52 @@ def _paint_label(label: np.ndarray, palette: np.ndarray, largest: int) -> np.nda
     label = _fit(label.astype(np.uint8), largest, is_label=True)
     ignored = label == 255
     colors = palette[np.where(ignored, 0, label)]
-    return np.where(ignored[..., None], hatching(*label.shape), colors)
+    return np.where(ignored[..., None], _hatching(*label.shape), colors)
 
 
-def _legend(present: np.ndarray, class_names: Sequence[str], unseen: set, palette: np.ndarray,
-            width: int) -> Image.Image:
-    """Chips and names of the classes ``present``, in columns of equal width."""
-    chip, row_height, star_width = 16, 25, 20
-    entries = [(palette[c], class_names[c], int(c) in unseen) for c in present if c != 255]
+def _hatching(height: int, width: int) -> np.ndarray:
+    """uint8 [height, width, 3]: grey diagonal lines on white."""
+    lines = (np.arange(height)[:, None] + np.arange(width)) % 8 < 2
+    return np.where(lines[..., None], np.uint8(176), np.uint8(255)).repeat(3, axis=2)
+
+
+def _legend_entries(labels: Sequence[np.ndarray], class_names: Sequence[str],
+                    unseen_ids: Sequence[int], palette: np.ndarray, *,
+                    room: int) -> tuple[list, list, list]:
+    """Chips, names and their looks of the classes that occur in ``labels``."""
+    from matplotlib.lines import Line2D
+    from matplotlib.patches import Patch
+    present = sorted({int(c) for label in labels for c in np.unique(label)})
+    unseen = set(map(int, unseen_ids)) & set(present)
+    starred = {"color": UNSEEN, "weight": "bold"}
+    names = [f"★ {class_names[c]}" if c in unseen else class_names[c] for c in present if c < 255]
+    chips: list[Artist] = [Patch(facecolor=palette[c] / 255) for c in present if c < 255]
+    looks = [starred if c in unseen else {} for c in present]
     if 255 in present:
-        entries.append((hatching(chip, chip), "ignored", False))
-    if any(unseen for _, _, unseen in entries):
-        entries.append((None, "= unseen class", True))
-    widest = max((text_width(name, FONT_SIZE) for _, name, _ in entries), default=0)
-    columns = max(1, width // int(chip + star_width + 8 + widest + GAP))
-    column_width = width // columns
-    rows = -(-len(entries) // columns)
-    canvas = Image.new("RGB", (width, rows * row_height), PAPER)
-    draw = ImageDraw.Draw(canvas)
-    for number, (color, name, is_unseen) in enumerate(entries):
-        left = number % columns * column_width
-        middle = number // columns * row_height + row_height // 2
-        if color is not None:
-            tile = np.broadcast_to(color, (chip, chip, 3)).copy()
-            cv2.rectangle(tile, (0, 0), (chip - 1, chip - 1), FAINT)
-            canvas.paste(Image.fromarray(tile), (left, middle - chip // 2))
-            left += chip + 8
-        if is_unseen:
-            canvas.paste(UNSEEN, (left, middle - 8), Image.fromarray(star(chip)))
-            left += star_width
-        room = number % columns * column_width + column_width - left - GAP // 2
-        name = shorten(name, FONT_SIZE, room)
-        if is_unseen:
-            embolden(draw, (left, middle), name, UNSEEN, FONT_SIZE, "lm")
-        else:
-            draw.text((left, middle), name, INK, font(FONT_SIZE), anchor="lm")
-    return canvas
+        names.append("ignored")
+        chips.append(Patch(facecolor="white", hatch="/" * 6))
+    for chip in chips:
+        chip.set(edgecolor=FAINT, linewidth=72 / DPI)
+    if unseen:
+        names.append("= unseen class")
+        chips.append(Line2D([], [], color=UNSEEN, marker="*", markersize=10, linestyle="none"))
+        looks.append(starred)
+    return chips, [shorten(name, room - 40, "bold") for name in names], looks
+
+
+def _finished(figure: "Figure", pictures: Sequence[tuple[int, int, np.ndarray]],
+              legend: tuple[list, list, list], *, margin: int, legend_top: int) -> np.ndarray:
+    """The figure with its legend and, from left and top, ``pictures``, whose pixels stay."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.transforms import IdentityTransform
+    width = round(figure.bbox.width)
+    box = add_legend(figure, *legend, room=width - 2 * margin, loc="lower left",
+                     bbox_to_anchor=(margin, max(margin, 4)), bbox_transform=IdentityTransform())
+    height = legend_top + math.ceil(box.get_window_extent().y1)
+    figure.set_size_inches(width / DPI, height / DPI)
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    pixels = np.array(canvas.buffer_rgba())[..., :3].copy()
+    for left, top, picture in pictures:
+        pixels[top:, left:][:picture.shape[0], :picture.shape[1]] = picture
+    return pixels

@@ -21,7 +21,6 @@ from paddle_csrl.compare.plots import all_plots
 from paddle_csrl.compare.results import Results, paper_table
 from paddle_csrl.compare.statistics import PAIR, paired_difference, summarize, t_interval
 from paddle_csrl.utils import write_json
-from paddle_csrl.visualize.svg import Scale
 
 NAN, SVG = math.nan, "{http://www.w3.org/2000/svg}"
 
@@ -231,43 +230,67 @@ def test_what_finishes_while_tables_are_written_is_in_them(made_up, monkeypatch)
     assert len(calls) == 2
 
 
+# Colours: of the first two series, of intervals, of the grid.
+FIRST, SECOND, FAINT, GRID = "#0072b2", "#d55e00", "#6e7176", "#e3e4e6"
+
+
+def texts(plot) -> list[str]:
+    return [item.text for item in ElementTree.fromstring(plot).iter(f"{SVG}text")]
+
+
+def marks(plot, color) -> list[tuple[float, float]]:
+    """Where marks filled with the colour are, the one of the legend last."""
+    return [(float(item.get("x")), float(item.get("y")))
+            for item in ElementTree.fromstring(plot).iter(f"{SVG}use")
+            if f"fill: {color}" in item.get("style")]
+
+
+def lines(plot, color) -> list[np.ndarray]:
+    """The points [K, 2] of every line of the colour within the axes."""
+    return [np.array(re.findall(r"[ML] (\S+) (\S+)", item.get("d")), float)
+            for item in ElementTree.fromstring(plot).iter(f"{SVG}path")
+            if f"stroke: {color}" in item.get("style", "") and item.get("clip-path")]
+
+
 def test_plots_show_every_cell_and_interval(made_up):
-    plots = {name: ElementTree.fromstring(text)
-             for name, text in all_plots(Results.read(made_up(SCORES))).items()}
+    plots = all_plots(Results.read(made_up(SCORES)))
     assert set(plots) == {"hiou.svg", "hiou_differences.svg"}
-    # 5 scores of point (the first series, circles), 3 of csrl (squares), one more in the legend.
-    assert len(plots["hiou.svg"].findall(f".//{SVG}circle")) == 4 + 1
-    assert len(plots["hiou.svg"].findall(f".//{SVG}polygon")) == 3 + 1
-    texts = [item.text for item in plots["hiou_differences.svg"].iter(f"{SVG}text")]
-    assert {"unseen2", "other", "over splits", "n = 1", "n = 2"} < set(texts)
+    # 4 scores of point and 3 of csrl, one more each in the legend.
+    assert len(marks(plots["hiou.svg"], FIRST)) == 4 + 1
+    assert len(marks(plots["hiou.svg"], SECOND)) == 3 + 1
+    shown = texts(plots["hiou_differences.svg"])
+    assert {"unseen2", "other", "over splits", "n = 1", "n = 2"} < set(shown)
+    assert len(marks(plots["hiou_differences.svg"], SECOND)) == 3
 
 
 def test_points_stand_at_their_values_on_the_axis(made_up):
-    plot = ElementTree.fromstring(all_plots(Results.read(made_up(SCORES)))["hiou.svg"])
-    labels = {float(item.text): float(item.get("y")) - 4 for item in plot.iter(f"{SVG}text")
-              if item.text.isdigit()}
-    (first, top), (second, bottom) = sorted(labels.items())[:2]
-    per_pixel = (second - first) / (bottom - top)
-    shown = [first + (float(item.get("cy")) - top) * per_pixel
-             for item in plot.findall(f".//{SVG}circle")[1:]]
-    assert sorted(shown) == pytest.approx([10.0, 10.0, 15.0, 20.0], abs=0.05)
+    plot = all_plots(Results.read(made_up(SCORES)))["hiou.svg"]
+    labels = sorted(float(text) for text in texts(plot) if re.fullmatch(r"[\d.]+", text))
+    heights = sorted((points[0, 1] for points in lines(plot, GRID)
+                      if points[0, 1] == points[1, 1]), reverse=True)
+    assert len(labels) == len(heights) > 3
+    per_pixel = (labels[-1] - labels[0]) / (heights[-1] - heights[0])
+    shown = [labels[0] + (y - heights[0]) * per_pixel for _, y in marks(plot, FIRST)[:-1]]
+    assert sorted(shown) == pytest.approx([10.0, 10.0, 15.0, 20.0], abs=0.01)
+
+
+@pytest.mark.parametrize("unseen, is_cut", [((0.2, 0.44), True), ((0.31, 0.3102), False)])
+def test_intervals_that_dwarf_the_means_end_pointed(made_up, unseen, is_cut):
+    """Differences of -5 and 7 points, and of 0.5 and 0.51; t(1) is 12.7."""
+    scores = {("unseen2", "point", seed): 0.3 for seed in (0, 1)}
+    scores |= {("unseen2", "csrl", seed): value for seed, value in enumerate(unseen)}
+    plot = all_plots(Results.read(made_up(scores)))["hiou_differences.svg"]
+    left, right = (item.get("{http://www.w3.org/1999/xlink}href")
+                   for item in ElementTree.fromstring(plot).iter(f"{SVG}use")
+                   if f"fill: {FAINT}" in item.get("style"))
+    assert (left != right) == is_cut
 
 
 def test_gains_are_drawn_against_the_number_of_seen_classes_where_it_differs(made_up):
     fewer = {"unseen": 0.3, "classes": [{"name": "a", "iou": 0.5, "seen": True},
                                         {"name": "cat", "iou": 0.3, "seen": False}]}
-    plot = all_plots(Results.read(made_up({**SCORES, ("other", "point", 0): fewer})))
-    texts = [item.text for item in ElementTree.fromstring(
-        plot["hiou_by_seen_classes.svg"]).iter(f"{SVG}text")]
-    assert {"1", "2", "number of seen classes"} < set(texts)
-
-
-@pytest.mark.parametrize("low, high, expected", [
-    (0.0, 10.0, [0, 2, 4, 6, 8, 10]), (-0.7, 0.7, [-0.6, -0.4, -0.2, 0, 0.2, 0.4, 0.6]),
-    (31.2, 58.9, [35, 40, 45, 50, 55])])
-def test_ticks_are_round_numbers_within_the_axis(low, high, expected):
-    assert Scale(low, high, 0, 100).ticks() == pytest.approx(expected)
-    assert Scale(low, high, 0, 100)(low + 0.25 * (high - low)) == pytest.approx(25)
+    plots = all_plots(Results.read(made_up({**SCORES, ("other", "point", 0): fewer})))
+    assert {"1", "2", "number of seen classes"} < set(texts(plots["hiou_by_seen_classes.svg"]))
 
 
 def test_the_page_needs_no_other_file_and_escapes_names(made_up):
@@ -275,7 +298,8 @@ def test_the_page_needs_no_other_file_and_escapes_names(made_up):
     write_results(plan)
     with open(os.path.join(plan.save_dir, "results.html"), encoding="utf-8") as file:
         text = file.read()
-    assert "<script" not in text and "src=" not in text and "href=" not in text
+    assert "<script" not in text and "src=" not in text
+    assert text.count("href=") == text.count('href="#')  # marks of the plots, drawn several times
     assert "a&lt;b" in text and "<td>a<b" not in text
     assert text.count("<svg") == 2 and "no | memory" in text
     page = ElementTree.fromstring(re.sub(r"<!DOCTYPE html>|<meta[^>]*>", "", text))
@@ -357,9 +381,7 @@ def test_the_curve_plot_goes_through_the_means(made_up):
     scores = {("unseen2", "csrl", 0): with_curve(0.2, 0.1),
               ("unseen2", "csrl", 1): with_curve(0.4, 0.1)}
     plots = all_plots(Results.read(made_up(scores, calibrations=[0])))
-    line, = ElementTree.fromstring(plots["seen_unseen.svg"]).findall(f"{SVG}polyline")
-    (x0, y0), (x1, y1), (x2, y2) = (map(float, point.split(","))
-                                    for point in line.attrib["points"].split())
+    (x0, y0), (x1, y1), (x2, y2) = lines(plots["seen_unseen.svg"], SECOND)[0]
     assert x2 < x1 < x0 and (x1 - x2) / (x0 - x2) == pytest.approx(0.6 / 0.8, abs=5e-3)
     assert y1 == pytest.approx(y2, abs=0.1) and y1 < y0  # 30 % is the mean of 20 and 40
     assert "seen_unseen.svg" not in all_plots(Results.read(made_up(SCORES)))

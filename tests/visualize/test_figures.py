@@ -4,8 +4,11 @@ import glob
 import json
 import os
 import shlex
+import subprocess
+import sys
 import xml.etree.ElementTree as ET
 
+import matplotlib
 import numpy as np
 import paddle
 import pytest
@@ -32,7 +35,7 @@ from paddle_csrl.run import open_run
 from paddle_csrl.stages.feature_bank import FeatureBank
 from paddle_csrl.stages.generator import load_bank, load_generator
 from paddle_csrl.stages.segmentor import load_segmentor
-from paddle_csrl.visualize import Canvas, Scene, comparison_panel, relation_figure
+from paddle_csrl.visualize import Scene, comparison_panel, relation_figure
 
 
 def relations(folder, *argv):
@@ -412,15 +415,15 @@ def test_figure_refuses_what_it_cannot_draw():
         relation_figure({"t": np.zeros((1, 1))}, ["a", "b"], ["c"], {})
 
 
-def test_the_colour_bar_covers_no_text():
-    title, caption = "A title that is wider than its map", "a caption " * 5
-    svg = ET.fromstring(relation_figure({title: np.zeros((1, 1))}, ["a"], ["b"],
-                                        {title: caption}).svg())
-    bar = next(float(node.get("x")) for node in svg.iter() if node.get("fill") == "url(#ramp)")
-    texts = [node for node in svg.iter() if node.text in (title, caption)]
-    assert len(texts) == 2
-    for node in texts:
-        assert float(node.get("x")) + float(node.get("textLength")) < bar
+@pytest.mark.parametrize("rows, caption", [(1, "a caption " * 5), (1, ""), (3, "a caption " * 5)])
+def test_the_colour_bar_covers_no_text(rows, caption):
+    title = "A title that is wider than its map"
+    figure = relation_figure({title: np.zeros((rows, 1))}, ["a"] * rows, ["b"], {title: caption})
+    axes, = figure.drawn.axes
+    bar = axes.child_axes[0].get_tightbbox()
+    assert len(axes.texts) > 3 and bar.height > 30
+    assert not any(text.get_window_extent().overlaps(bar) for text in axes.texts
+                   if text.get_text())
 
 
 @pytest.mark.parametrize("columns", [1, 2, 60])
@@ -434,22 +437,55 @@ def test_nothing_is_clipped(columns):
     assert (figure[:8] == 255).all() and (figure[:, :8] == 255).all()
 
 
-def test_svg_holds_the_text_as_text(tmp_path):
-    canvas = Canvas(200, 80)
-    canvas.text((10, 10), "a <b> & \"c\"", anchor="la", bold=True)
-    canvas.upright_text((100, 70), "up")
-    canvas.cells((120, 10), np.array([[[1, 2, 3], [4, 5, 6]]], np.uint8), 20,
-                 np.array([[False, True]]))
-    canvas.ramp((180, 10), 8, np.zeros((40, 3), np.uint8))
-    paths = canvas.save(str(tmp_path / "figure"))
+@pytest.fixture
+def saved(tmp_path):
+    """The picture of texts that mean something to SVG or to TeX, and its SVG's elements."""
+    cells = np.array([[0.5, np.nan], [0.25, -1.0]])
+    figure = relation_figure({"a <b> & \"c\"": cells}, ["_first", "$x_1$"], ["one", "名前"],
+                             {"a <b> & \"c\"": "below"}, ["a note"])
+    paths = figure.save(str(tmp_path / "figure"))
     assert sorted(os.listdir(tmp_path)) == ["figure.png", "figure.svg"]
-    nodes = list(ET.parse(paths[1]).iter())
-    texts = [node for node in nodes if node.tag.endswith("}text")]
-    assert [node.text for node in texts] == ["a <b> & \"c\"", "up"]
-    assert texts[0].get("font-weight") == "bold"
-    assert "rotate(-90)" in texts[1].get("transform")
-    fills = [node.get("fill") for node in nodes if node.tag.endswith("}rect")]
-    assert fills == ["#ffffff", "#010203", "url(#hatching)", "url(#ramp)"]
-    pixels = np.array(Image.open(paths[0]))
-    assert (pixels[12:28, 121:138] == (1, 2, 3)).all()
-    assert set(np.unique(pixels[12:28, 141:158])) <= {176, 255}
+    np.testing.assert_array_equal(np.array(Image.open(paths[0])), figure.pixels)
+    return figure, list(ET.parse(paths[1]).iter())
+
+
+def test_svg_holds_the_text_as_text(saved):
+    texts = {node.text: node.get("style") + node.get("transform", "") for node in saved[1]
+             if node.tag.endswith("}text")}
+    assert set(texts) == {"a <b> & \"c\"", "_first", "$x_1$", "one", "名前", "below", "a note",
+                          ".50", ".25", "-1.00", "1", "0", "−1"}
+    assert "weight: 700" in texts["a <b> & \"c\""] and "rotate(-90" in texts["one"]
+    assert all("sans-serif" in look for look in texts.values())
+
+
+def test_svg_says_nothing_of_its_making(saved):
+    figure, nodes = saved
+    assert figure.svg == figure.svg and "matplotlib" not in figure.svg.lower()
+    ids = [node.get("id") for node in nodes if node.get("id")]
+    assert len(ids) == len(set(ids))
+    for node in nodes:
+        assert all(value.startswith(("#", "data:")) for name, value in node.items()
+                   if name.endswith("href"))
+
+
+def test_drawing_leaves_the_settings_of_matplotlib_alone():
+    matplotlib.rcParams["font.size"] = 31
+    before = dict(matplotlib.rcParams)
+    try:
+        first = relation_figure({"t": np.eye(2)}, ["a", "b"], ["c", "d"], {}).pixels
+        assert dict(matplotlib.rcParams) == before
+    finally:
+        matplotlib.rcdefaults()
+    second = relation_figure({"t": np.eye(2)}, ["a", "b"], ["c", "d"], {}).pixels
+    np.testing.assert_array_equal(first, second)
+
+
+def test_matplotlib_is_imported_by_the_first_picture_alone():
+    code = """if True:
+        import sys
+        from paddle_csrl import cli, core, visualize
+        assert "matplotlib" not in sys.modules
+        visualize.relation_heatmap([[1.0]], ["a"], ["b"])
+        assert "matplotlib" in sys.modules and "matplotlib.pyplot" not in sys.modules
+    """
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=tiny_runs.ROOT)

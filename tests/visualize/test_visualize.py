@@ -126,7 +126,7 @@ def test_panel_marks_unseen_classes_only_in_the_legend(scene):
     legend = 42 + 288
     np.testing.assert_array_equal(marked[:legend], plain[:legend])
     np.testing.assert_array_equal(absent, plain)
-    unseen = visualize.drawing.UNSEEN
+    unseen = (178, 64, 0)
     assert count(plain, unseen) == 0
     assert count(marked[legend:], unseen) > 60
 
@@ -210,11 +210,11 @@ def test_heatmap_colours_are_the_values():
 
 
 def test_heatmap_of_positive_range_runs_from_dark_to_light():
-    picture = relation_heatmap(np.linspace(0, 1, 30)[None], ["a"], ["c"] * 30, vmin=0, vmax=1)
-    row = picture[-137]  # above the row's name: 20 below the bar of 120, 3 into the cell
-    luminance = row @ np.array([0.299, 0.587, 0.114])
-    start = int(np.argmax(luminance < 60))
-    steps = luminance[start + 8:start + 8 + 900:30]
+    picture = relation_heatmap(np.linspace(0, 1, 30)[None], [""], ["c"] * 30, vmin=0, vmax=1)
+    inside = (picture < 255).any(-1).sum(1).argmax()
+    row = picture[inside] @ np.array([0.299, 0.587, 0.114])
+    start = int(np.argmax(row < 60))
+    steps = row[start + 8:start + 8 + 900:30]
     assert len(steps) == 30 and (np.diff(steps) > 0).all()
 
 
@@ -277,18 +277,22 @@ def test_heatmap_refuses_an_empty_range():
 
 @pytest.mark.parametrize("columns, axis", [(4, 1), (5, 0)])
 def test_relation_panel_goes_beside_or_below(columns, axis):
-    matrix, names = np.zeros((2, columns)), ["c"] * columns
-    one = relation_heatmap(matrix, ["a", "b"], names, "Same")
-    two = relation_panel(matrix, matrix, ["a", "b"], names, ("Same", "Same"))
-    expected = list(one.shape)
-    expected[axis] *= 2
-    assert list(two.shape) == expected
-    np.testing.assert_array_equal(two, np.concatenate([one, one], axis))
+    """Names and bar that both maps share stand once."""
+    names = ["a", "b"], ["c"] * columns
+    low, high = np.full((2, columns), -1.0), np.full((2, columns), 1.0)
+    one = relation_heatmap(low, *names, "Same")
+    two = relation_panel(low, high, *names, ("Same", "Same"))
+    assert two.shape[1 - axis] == one.shape[1 - axis]
+    assert 44 * (2, columns)[axis] < two.shape[axis] - one.shape[axis] < one.shape[axis]
+    places = [np.argwhere((two == color).all(-1)).mean(0) for color in (LOW, HIGH)]
+    apart = places[1] - places[0]
+    assert apart[axis] > 44 * (2, columns)[axis] > 8 > abs(apart[1 - axis])
 
 
-def test_relation_panel_pads_titles_of_unequal_length():
-    panel = relation_panel(np.eye(2), -np.eye(2), ["a", "b"], ["c", "d"], ("S", "G" * 60))
-    assert is_picture(panel)
+def test_titles_of_maps_beside_each_other_do_not_meet():
+    short, long = (relation_panel(np.eye(2), -np.eye(2), ["a", "b"], ["c", "d"], (title, "G"))
+                   for title in ("S", "S" * 60))
+    assert is_picture(long) and long.shape[1] > short.shape[1] + 300
 
 
 # --- files ---------------------------------------------------------------------------------
