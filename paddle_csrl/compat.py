@@ -9,6 +9,7 @@ zlib and Paddle are loaded; `mend_paddleseg` does the rest.
 
 # The order of these imports is a mending of its own: see `check_zlib`.
 import ast
+import collections
 import contextlib
 import functools
 import gc
@@ -23,7 +24,7 @@ import time
 import zlib  # noqa: F401
 from collections.abc import Callable, Iterator
 from types import SimpleNamespace
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import cv2  # noqa: F401
 import PIL.Image  # noqa: F401
@@ -220,35 +221,37 @@ def _mend_loss_terms() -> None:
 
 
 def _unset_scores() -> list[str]:
-    """Variables that ``train`` sets if there is a ``val_dataset`` and reads in any case.
+    """Variables that ``train`` reads in any case, but sets only if there is a ``val_dataset``.
 
     PaddleSeg 2.9.1 saves the scores beside every checkpoint, also where none were computed.
     """
+    names: dict[tuple[str, bool], set[str]] = collections.defaultdict(set)
+
+    def visit(node: ast.AST, validates: bool) -> None:
+        if isinstance(node, ast.arg):
+            names["set", validates].add(node.arg)
+        elif isinstance(node, ast.Name):
+            names["read" if isinstance(node.ctx, ast.Load) else "set", validates].add(node.id)
+        elif isinstance(node, ast.If) and "val_dataset is not None" in ast.unparse(node.test):
+            validates = True
+        for child in ast.iter_child_nodes(node):
+            visit(child, validates)
+
     try:
-        source = textwrap.dedent(inspect.getsource(_TRAINER.train))
+        visit(_train_function(), False)
     except OSError:  # installed without sources
         return []
-    guarded: set[tuple[str, str]] = set()
-    free: set[tuple[str, str]] = set()
-    function = ast.parse(source).body[0]
-    free.update(("set", argument.arg) for argument in ast.walk(function)
-                if isinstance(argument, ast.arg))
+    return sorted((names["set", True] - names["set", False]) & names["read", False])
 
-    def visit(node: ast.AST, uses: set[tuple[str, str]]) -> None:
-        if isinstance(node, ast.Name):
-            uses.add(("read" if isinstance(node.ctx, ast.Load) else "set", node.id))
-        if isinstance(node, ast.If) and "val_dataset is not None" in ast.unparse(node.test):
-            uses = guarded
-        for child in ast.iter_child_nodes(node):
-            visit(child, uses)
 
-    visit(function, free)
-    return sorted(name for use, name in guarded - free if use == "set" and ("read", name) in free)
+def _train_function() -> ast.FunctionDef:
+    module = ast.parse(textwrap.dedent(inspect.getsource(_TRAINER.train)))
+    return cast(ast.FunctionDef, module.body[0])
 
 
 def _mend_unset_scores() -> None:
     """Write ``train`` anew, with nan for these scores to begin with."""
-    function: Any = ast.parse(textwrap.dedent(inspect.getsource(_TRAINER.train))).body[0]
+    function = _train_function()
     function.body[:0] = ast.parse(f"{' = '.join(_unset_scores())} = float('nan')").body
     source, file = ast.unparse(function), f"<{_TRAINER.__name__}, mended>"
     linecache.cache[file] = len(source), None, source.splitlines(keepends=True), file

@@ -1,3 +1,5 @@
+"""Data sets, their class names and transforms; importing one registers it with PaddleSeg."""
+
 from paddle_csrl.datasets.class_names import (
     CLASS_NAMES,
     class_names_for,

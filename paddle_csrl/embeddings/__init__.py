@@ -1,3 +1,5 @@
+"""Class embeddings: word vectors by class name, or attributes."""
+
 from paddle_csrl.embeddings.attributes import attribute_vectors
 from paddle_csrl.embeddings.readers import read_vectors
 from paddle_csrl.embeddings.resolve import load_class_embeddings, resolve_class_embeddings
