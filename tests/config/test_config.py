@@ -11,7 +11,14 @@ from pydantic import ValidationError
 import paddle_csrl  # noqa: F401  (first: it orders the imports of cv2 and paddle)
 from helpers.tiny_config import tiny_content, write_config
 from helpers.tiny_runs import ROOT
-from paddle_csrl.config import StageConfig, ZeroShotConfig, load_yaml, schema
+from paddle_csrl.config import (
+    StageConfig,
+    ZeroShotConfig,
+    load_yaml,
+    read_settings,
+    schema,
+    set_key,
+)
 from paddle_csrl.errors import UserError
 
 CONFIGS = os.path.join(ROOT, "configs")
@@ -206,6 +213,34 @@ def test_a_section_has_one_class():
 ])
 def test_what_no_stage_could_use_is_refused_when_it_is_read(load, key, value, message):
     refuses(load, f"tiny.yml: .*{message}", changes={key: value})
+
+
+def dotted_keys(kind, prefix):
+    """All keys of the schema below a section, sections themselves included."""
+    for name, field in kind.model_fields.items():
+        yield f"{prefix}{name}"
+        if isinstance(field.annotation, type) and issubclass(field.annotation, schema.Section):
+            yield from dotted_keys(field.annotation, f"{prefix}{name}.")
+
+
+KEYS = [*dotted_keys(schema.Settings, ""), *schema.SECTIONS, *(
+    key for name, kind in schema.SECTIONS.items() for key in dotted_keys(kind, f"{name}."))]
+
+
+@pytest.mark.parametrize("value", [
+    None, True, -1, 2.5, float("nan"), 10**30, "x", "1e-3", [], [None], {}, {1: 2}, {"type": 5}],
+    ids=str)
+def test_whatever_stands_at_whatever_key_is_read_or_refused_by_its_name(content, value):
+    refused = 0
+    for key in KEYS:
+        whole = copy.deepcopy(content)
+        set_key(whole, key, value)
+        try:
+            read_settings(whole, "tiny.yml")
+        except UserError as error:
+            refused += 1
+            assert str(error).startswith("tiny.yml: ") and key.split(".")[-1] in str(error)
+    assert len(KEYS) > 70 and refused > 20
 
 
 def test_relations_that_no_generator_learns_are_refused(load):
