@@ -160,8 +160,9 @@ def test_the_page_needs_nothing_from_elsewhere(finished, name):
     text = read(finished(name).path("report.html"))
     shown = Page(text)
     assert "script" not in shown.tags and "link" not in shown.tags and "iframe" not in shown.tags
-    assert shown.images and all(place.startswith(("data:image/", "#"))
-                                    for place in shown.places)  # marks of a plot: #
+    assert shown.images and all(place.startswith(("data:image/", "#")) for place in shown.places)
+    names = re.findall(r'\bid="([^"]+)"', text)  # by which each plot refers to its own marks
+    assert len(names) == len(set(names))
     style = text[text.index("<style>"):text.index("</style>")]
     assert "url(" not in style and "@import" not in style and "@font-face" not in style
     assert not re.search(r"\son\w+=", re.sub(r"<pre>.*?</pre>", "", text, flags=re.DOTALL))
