@@ -1,16 +1,10 @@
 """Data sets, their class names and transforms; importing one registers it with PaddleSeg."""
 
-from paddle_csrl.datasets.class_names import (
-    CLASS_NAMES,
-    class_names_for,
-    read_class_names,
-    resolve_classes,
-)
-from paddle_csrl.datasets.label_scan import LabelScan, fingerprint, scan_labels
+from paddle_csrl.datasets.class_names import CLASS_NAMES
+from paddle_csrl.datasets.label_scan import LabelScan, scan_labels
 from paddle_csrl.datasets.shapes import AttributeShapes
 from paddle_csrl.datasets.transforms import RandomGaussianBlur, ResizeShortSide
 from paddle_csrl.datasets.zero_shot import ZeroShotDataset
 
 __all__ = ["CLASS_NAMES", "AttributeShapes", "LabelScan", "RandomGaussianBlur", "ResizeShortSide",
-           "ZeroShotDataset", "class_names_for", "fingerprint", "read_class_names",
-           "resolve_classes", "scan_labels"]
+           "ZeroShotDataset", "scan_labels"]

@@ -1,4 +1,4 @@
-"""Resizing image and label together, and the blur."""
+"""Resizing image and label together, the blur, and labels on a grid."""
 
 import random
 
@@ -8,7 +8,7 @@ from paddleseg.cvlibs import manager
 from PIL import Image
 
 import paddle_csrl  # noqa: F401  (first: it orders the imports of cv2 and paddle)
-from paddle_csrl.datasets import RandomGaussianBlur, ResizeShortSide
+from paddle_csrl.datasets.transforms import RandomGaussianBlur, ResizeShortSide, labels_at
 from paddle_csrl.errors import UserError
 
 RNG = np.random.default_rng(0)
@@ -115,3 +115,11 @@ def test_blur_touches_its_share_of_the_images():
 def test_bad_numbers_are_refused(prob, sigma):
     with pytest.raises(UserError, match="RandomGaussianBlur: `prob"):
         RandomGaussianBlur(prob, sigma)
+
+
+def test_labels_are_read_at_cell_centres():
+    labels = np.arange(64).reshape(8, 8)
+    # Cells of 4x4 pixels have their centre between pixels 1 and 2: the latter is taken.
+    assert labels_at(labels, (2, 2)).tolist() == [[18, 22], [50, 54]]
+    assert np.array_equal(labels_at(labels, (8, 8)), labels)
+    assert labels_at(np.arange(10)[None].repeat(6, 0), (3, 4)).tolist() == [[1, 3, 6, 8]] * 3

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 import paddle_csrl  # noqa: F401  (first: it orders the imports of cv2 and paddle)
-from paddle_csrl.datasets.transforms import labels_at
 from paddle_csrl.errors import UserError
 from paddle_csrl.stages.feature_bank import BottomKSampler, FeatureBank, Scale
 
@@ -179,14 +178,6 @@ def test_an_empty_stream_is_refused():
 def test_a_bad_bound_is_refused(bound):
     with pytest.raises(UserError, match="samples_per_class"):
         BottomKSampler(3, bound)
-
-
-def test_labels_are_read_at_cell_centres():
-    labels = np.arange(64).reshape(8, 8)
-    # Cells of 4x4 pixels have their centre between pixels 1 and 2: the latter is taken.
-    assert labels_at(labels, (2, 2)).tolist() == [[18, 22], [50, 54]]
-    assert np.array_equal(labels_at(labels, (8, 8)), labels)
-    assert labels_at(np.arange(10)[None].repeat(6, 0), (3, 4)).tolist() == [[1, 3, 6, 8]] * 3
 
 
 def test_scale_weighs_present_classes_alike():
