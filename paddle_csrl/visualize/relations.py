@@ -113,15 +113,8 @@ def _maps(maps: Sequence[tuple[str, np.ndarray, str]], row_names: Sequence[str],
     for number, ((title, _, caption), matrix) in enumerate(zip(maps, matrices)):
         axes = figure.add_axes((left / width, -top / height, 1, 1))
         mesh = _draw_cells(axes, matrix, vmin, vmax, has_values=cell >= _CELL_WITH_VALUE)
-        above = 8.0
-        if number == 0 or not beside:
-            for row, name in enumerate(row_names):
-                write(axes, -8, (row + 0.5) * cell, shorten(name, _NAME_ROOM), ha="right",
-                      va="center")
-        if number == 0 or beside:
-            above += 8 + max(write(axes, (column + 0.5) * cell, -8, shorten(name, _NAME_ROOM),
-                                   ha="center", rotation=90).height
-                             for column, name in enumerate(col_names))
+        above = _write_names(axes, row_names if number == 0 or not beside else (),
+                             col_names if number == 0 or beside else (), cell)
         title_width = write(axes, 0, -above, title, weight="bold").width
         write(axes, 0, height + 10, caption, va="top", color=FAINT)
         if number == (len(maps) - 1 if beside else 0):
@@ -154,6 +147,16 @@ def _draw_cells(axes: "Axes", matrix: np.ndarray, vmin: float, vmax: float,
             axes.text(column + 0.5, row + 0.5, _cell_text(value), ha="center", va="center", size=9,
                       in_layout=False, color=INK if luminance[row, column] > 0.55 else "white")
     return mesh
+
+
+def _write_names(axes: "Axes", row_names: Sequence[str], col_names: Sequence[str],
+                 cell: int) -> float:
+    """Write names beside and above a map; return the pixels to what stands above them."""
+    for row, name in enumerate(row_names):
+        write(axes, -8, (row + 0.5) * cell, shorten(name, _NAME_ROOM), ha="right", va="center")
+    boxes = [write(axes, (column + 0.5) * cell, -8, shorten(name, _NAME_ROOM), ha="center",
+                   rotation=90) for column, name in enumerate(col_names)]
+    return 8 + max((box.height + 8 for box in boxes), default=0)
 
 
 def _checked(matrix: np.ndarray, row_names: Sequence[str], col_names: Sequence[str],
