@@ -18,10 +18,10 @@ from paddleseg.deploy.export import WrappedModel
 
 import paddle_csrl  # noqa: F401  first: it orders the imports of cv2 and paddle
 from paddle_csrl.config import ZeroShotConfig
-from paddle_csrl.deploy.export import export
+from paddle_csrl.deploy.export import export_model
 from paddle_csrl.deploy.exported import DeployInfo, PaddleBackend
 from paddle_csrl.deploy.model import DeployBuilder
-from paddle_csrl.stages.fit import save_state
+from paddle_csrl.utils.weights import save_state
 
 
 def seconds(backend: PaddleBackend, pixels: np.ndarray) -> float:
@@ -64,9 +64,9 @@ def main() -> None:
     config = ZeroShotConfig(args.config)
     with tempfile.TemporaryDirectory() as folder:
         weights = os.path.join(folder, "model.pdparams")
-        save_state(DeployBuilder(config, weights).model.state_dict(), weights)
+        save_state(DeployBuilder(config, weights).new_segmentor().state_dict(), weights)
         builder = DeployBuilder(config, weights)
-        ours = DeployInfo.read(export(builder, os.path.join(folder, "ours"))["config"]).model
+        ours = DeployInfo.read(export_model(builder, os.path.join(folder, "ours"))["config"]).model
         theirs = stock_export(builder.trained_model, os.path.join(folder, "stock"))
         names = operators(ours)
         backends = [PaddleBackend(path, f"{os.path.splitext(path)[0]}.pdiparams",

@@ -30,10 +30,12 @@ from paddleseg.models import DeepLabV3P, ResNet50_vd  # noqa: E402
 from paddleseg.transforms import Normalize  # noqa: E402
 
 import paddle_csrl  # noqa: E402, F401  (first: it orders the imports of cv2 and paddle)
+from paddle_csrl.config.schema import Features  # noqa: E402
 from paddle_csrl.models.last_layer import FeatureExtractor  # noqa: E402
 from paddle_csrl.stages.feature_bank import BottomKSampler, FeatureBank  # noqa: E402
-from paddle_csrl.stages.features import DEFAULT_SAMPLES_PER_CLASS, fill  # noqa: E402
+from paddle_csrl.stages.features import fill  # noqa: E402
 
+SAMPLES_PER_CLASS = Features().samples_per_class
 CLASSES, FEATURE, TARGET_RATIO, MAX_GIB = 21, 256, 0.85, 1.0
 
 
@@ -70,7 +72,7 @@ def make_dataset(root: str, count: int, size: int) -> Dataset:
 def compare_speed(model: paddle.nn.Layer, dataset: Dataset) -> float:
     """Print the time of extraction and of the bare forward pass; return bare / extraction."""
     extractor = FeatureExtractor(model, CLASSES)
-    sampler = BottomKSampler(CLASSES, DEFAULT_SAMPLES_PER_CLASS, dataset.ignore_index)
+    sampler = BottomKSampler(CLASSES, SAMPLES_PER_CLASS, dataset.ignore_index)
     bare: list[float] = []
     extraction: list[float] = []
     for index in range(-1, len(dataset)):  # the first turn warms up
@@ -139,12 +141,12 @@ def compare_memory(dataset: Dataset, count: int) -> bool:
 
 def voc_size(root: str) -> float:
     """Save a bank of Pascal VOC's size; print and return the GiB of its file."""
-    counts = np.full(CLASSES, DEFAULT_SAMPLES_PER_CLASS)
+    counts = np.full(CLASSES, SAMPLES_PER_CLASS)
     path = os.path.join(root, "bank.npz")
     features = np.zeros((counts.sum(), FEATURE), np.float32)
     FeatureBank(features, counts, counts).save(path)
     size = os.path.getsize(path) / 2**30
-    print(f"bank of {CLASSES} classes x {DEFAULT_SAMPLES_PER_CLASS} x {FEATURE}: {size:.3f} GiB "
+    print(f"bank of {CLASSES} classes x {SAMPLES_PER_CLASS} x {FEATURE}: {size:.3f} GiB "
           f"(target <= {MAX_GIB:g})")
     return size
 

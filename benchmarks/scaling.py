@@ -21,9 +21,8 @@ import paddle  # noqa: E402
 import paddle_csrl  # noqa: E402, F401  (first: it orders the imports of cv2 and paddle)
 from paddle_csrl.builder import UserErrorBuilder  # noqa: E402
 from paddle_csrl.config import load_yaml  # noqa: E402
+from paddle_csrl.config.schema import SECTIONS, Features  # noqa: E402
 from paddle_csrl.models.structural_generator import PAIR_BLOCK_SIZE  # noqa: E402
-from paddle_csrl.stages.classifier import DEFAULT_NUM_GENERATED  # noqa: E402
-from paddle_csrl.stages.features import DEFAULT_SAMPLES_PER_CLASS  # noqa: E402
 
 CONFIG = "configs/_base_/voc.yml"
 FLOAT, INT, LONG = 4, 4, 8  # bytes of float32, int32, and of int64 or float64
@@ -178,7 +177,8 @@ def generator_rows(case: Case, section: dict[str, Any], samples: int,
 
 
 def classifier_rows(case: Case, section: dict[str, Any], samples: int) -> Iterator[Row]:
-    generated = case.unseen * section.get("num_generated", DEFAULT_NUM_GENERATED)
+    generated = case.unseen * section.get(
+        "num_generated", SECTIONS["classifier"].model_fields["num_generated"].default)
     layer = case.classes * (case.feature_dim + 1) * FLOAT
     own = share(section["batch_size"], case.processes)
     yield Row("classifier", "bank, as stored and standardized, and generated features", HOST,
@@ -214,7 +214,7 @@ def rows(case: Case) -> list[Row]:
         {**config["model"], "num_classes": case.classes})
     generator = make_generator(case, config["generator"])
     features = config["zero_shot"].get("features") or {}
-    samples = features.get("samples_per_class", DEFAULT_SAMPLES_PER_CLASS)
+    samples = features.get("samples_per_class", Features().samples_per_class)
     return [*start_rows(case), *segmentor_rows(case, config, count_parameters(model)),
             *features_rows(case, samples),
             *generator_rows(case, config["generator"], samples, count_parameters(generator)),

@@ -1,13 +1,16 @@
 """CSRL: generalized zero-shot semantic segmentation as a PaddleSeg extension.
 
-Importing the package mends what the installed PaddleSeg needs mended (see ``compat``) and
-registers the components, so that PaddleSeg's YAML files can name them. Where Paddle is not
-installed there is ``__version__`` alone; the tools then say what to install.
+``Run``, ``train``, ``evaluate``, ``predict``, ``add_classes`` and ``export`` do what the tools do
+(docs/api.md). Importing the package mends what the installed PaddleSeg needs mended (see
+``compat``) and registers the components, so that PaddleSeg's YAML files can name them. Where
+Paddle is not installed there is ``__version__`` alone; the tools then say what to install.
 """
 
+import importlib
 import importlib.util
 import os
 import sys
+from typing import Any
 
 __version__ = "0.1.0"
 
@@ -31,6 +34,16 @@ if importlib.util.find_spec("paddle") and not _is_doctor():
     mended = compat.mend_paddleseg()
     compat.mend_data_loader()
 
-    from paddle_csrl import datasets, losses, metrics, models, stages
+    from paddle_csrl import datasets, losses, metrics, models, stages  # noqa: F401  to register
 
-    __all__ = ["compat", "datasets", "losses", "metrics", "models", "stages"]
+#: The Python API, by the module of each name; imported when it is first asked for.
+_API = {"Run": "run", "train": "core.train", "evaluate": "core.evaluate",
+        "predict": "core.predict", "add_classes": "add_class.change", "export": "core.export"}
+
+__all__ = ["Run", "add_classes", "evaluate", "export", "predict", "train"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _API:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_API[name]}"), name)

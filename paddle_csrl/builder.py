@@ -1,32 +1,46 @@
-"""Building the data sets, names and embeddings of a zero-shot config."""
+"""Building the data sets and models of a config."""
 
 import copy
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import paddle
 from paddleseg.cvlibs import SegBuilder
+from paddleseg.transforms import Compose
 from paddleseg.utils.utils import CachedProperty as cached_property
 
 from paddle_csrl import visualize
+from paddle_csrl.classes import CLASSES_FILE, ClassTable, read_classes_beside
 from paddle_csrl.config import ZeroShotConfig
 from paddle_csrl.datasets.class_names import class_names_for, read_class_names, resolve_classes
 from paddle_csrl.datasets.label_scan import fingerprint
 from paddle_csrl.datasets.sources import require_data
 from paddle_csrl.datasets.unlabelled import UnlabelledImages
 from paddle_csrl.datasets.zero_shot import ZeroShotDataset
-from paddle_csrl.embeddings import attribute_vectors, load_class_embeddings
+from paddle_csrl.embeddings import embed_classes
 from paddle_csrl.errors import UserError
 from paddle_csrl.models.last_layer import FeatureExtractor, find_classification_layer
 from paddle_csrl.models.projection_segmentor import ProjectionSegmentor
+from paddle_csrl.utils.weights import load_weights
 
 
 class UserErrorBuilder(SegBuilder):
-    """PaddleSeg's ``SegBuilder`` whose errors are for users."""
+    """PaddleSeg's ``SegBuilder`` whose errors are for users.
+
+    Attributes:
+        is_silent (bool): do not show the section of what is made, as PaddleSeg does.
+    """
+
+    is_silent = True
+
+    def show_msg(self, *args: Any) -> None:
+        if not self.is_silent:
+            super().show_msg(*args)
 
     def build_component(self, cfg: dict[str, Any]) -> Any:
-        """As PaddleSeg's, but a mistake a user can mend surfaces as it was raised."""
+        """Build as PaddleSeg does, but let a mistake a user can mend surface as it was raised."""
         try:
             return super().build_component(cfg)
         except RuntimeError as error:
@@ -45,47 +59,137 @@ class UserErrorBuilder(SegBuilder):
 
 
 class ZeroShotBuilder(UserErrorBuilder):
-    """PaddleSeg's ``SegBuilder`` with the data sets wrapped in ``ZeroShotDataset``.
+    """Builds segmentors, and data sets wrapped in ``ZeroShotDataset``, each when it is asked for.
 
     Args:
-        config (ZeroShotConfig): the config.
+        config (ZeroShotConfig): the config. It is copied, for PaddleSeg adds to it as it builds.
+        classes (ClassTable, optional): its classes, where they are known. Then segmentors are
+            built without a look at the data. By default the config and its data tell them.
     """
 
     config: ZeroShotConfig
 
+    def __init__(self, config: ZeroShotConfig, classes: ClassTable | None = None):
+        super().__init__(copy.deepcopy(config))
+        self._classes = classes
+
+    @cached_property
+    def classes(self) -> ClassTable:
+        """Names, unseen classes and colours."""
+        return self._classes or classes_of(self.config, self._labelled_images)
+
+    @cached_property
+    def embeddings(self) -> np.ndarray:
+        """float32 [C, d_w]: one embedding per class."""
+        section = self.config.settings.zero_shot.embeddings
+        return embed_classes(self.classes.names, self.classes.label_names,
+                             lambda: self._labelled_images, path=section.path,
+                             normalize=section.normalize, words=section.words)
+
+    # Models.
+
+    @property
+    def img_channels(self) -> int:
+        return self._of_dataset("img_channels", 3)
+
     @property
     def train_dataset_class(self) -> SimpleNamespace:
-        """What PaddleSeg reads off a data set's class, taken from the data set itself.
+        """What PaddleSeg reads off a data set's class when it builds a model or a loss.
 
-        A data set may have another number of classes than its class says (``Dataset`` says
-        none at all), so the built object is the authority.
+        A data set may have another number of classes than its class says (``Dataset`` says none
+        at all), so the classes are the authority.
         """
-        dataset = self.train_dataset
-        return SimpleNamespace(NUM_CLASSES=dataset.num_classes,
-                               IGNORE_INDEX=dataset.ignore_index,
-                               IMG_CHANNELS=getattr(dataset, "img_channels", 3))
+        return SimpleNamespace(NUM_CLASSES=len(self.classes), IMG_CHANNELS=self.img_channels,
+                               IGNORE_INDEX=self._of_dataset("ignore_index", 255))
+
+    def _of_dataset(self, key: str, default: int) -> int:
+        """An argument of the training set: of the config, else of its class."""
+        cfg = self.config.train_dataset_cfg
+        kind = self.load_component_class(cfg["type"])
+        return cfg.get(key, getattr(kind, key.upper(), default))
+
+    def new_segmentor(self, pretrained: bool = True) -> paddle.nn.Layer:
+        """Build an untrained segmentor, another one with every call.
+
+        Args:
+            pretrained: load, or download, what ``pretrained`` in the config names.
+        """
+        if pretrained:
+            return SegBuilder.model.func(self)
+        builder = ZeroShotBuilder(self.config, self.classes)
+        builder.config.dic["model"] = without_pretrained(builder.config.dic["model"])
+        return builder.new_segmentor()
+
+    def trained_segmentor(self, path: str) -> paddle.nn.Layer:
+        """Build a segmentor with the weights at ``path``, in eval mode.
+
+        Its parameters do not count among those that Paddle numbers.
+
+        Raises:
+            UserError: the weights are missing or do not fit the config.
+        """
+        with paddle.utils.unique_name.guard():
+            model = self.new_segmentor(pretrained=False)
+        load_weights(model, path)
+        model.eval()
+        return model
+
+    def new_projection(self, pretrained: bool = True) -> ProjectionSegmentor:
+        """Build an untrained segmentor that ends in the projection of the config.
+
+        What ``pretrained`` names is loaded before the last layer is exchanged.
+        """
+        segmentor = self.new_segmentor(pretrained)
+        layer_name, _ = self.classification_layer(segmentor)
+        return ProjectionSegmentor(segmentor, layer_name, self.embeddings, self.classes.seen_ids,
+                                   self.config.projection.similarity)
+
+    def classification_layer(self, model: paddle.nn.Layer) -> tuple[str, paddle.nn.Conv2D]:
+        """Find the layer of a segmentor that stage 3 replaces, with its dotted name.
+
+        Raises:
+            UserError: it has none, or not the one that ``zero_shot.classifier_layer`` names.
+        """
+        return find_classification_layer(model, len(self.classes),
+                                         self.config.settings.zero_shot.classifier_layer)
+
+    def feature_extractor(self, model: paddle.nn.Layer) -> FeatureExtractor:
+        """Make what takes features off a segmentor, in the config's precision.
+
+        Raises:
+            UserError: as ``classification_layer``.
+        """
+        settings = self.config.settings
+        return FeatureExtractor(model, len(self.classes), settings.zero_shot.classifier_layer,
+                                settings.precision, settings.amp_level)
+
+    @cached_property
+    def transforms(self) -> Compose:
+        """The validation transforms, for images without a data set."""
+        return Compose(self.val_transforms, img_channels=self.img_channels)
+
+    # Data sets.
 
     @cached_property
     def train_dataset(self) -> ZeroShotDataset:
         """The training set of stage 1: unseen classes cannot get past it."""
-        return self._wrap(self._inner_train)
+        return self._wrap(self._training_images)
 
     @cached_property
     def val_dataset(self) -> ZeroShotDataset:
         """The validation set with every class, for the final scores."""
-        return self._wrap(self._inner_val, mode="val")
+        return self._wrap(self._labelled_images, mode="val")
 
     @cached_property
     def selection_dataset(self) -> ZeroShotDataset:
         """The validation set under the training policy, for choosing checkpoints."""
-        return self._wrap(copy.copy(self._inner_val), mode="val", hide_unseen=True)
+        return self._wrap(copy.copy(self._labelled_images), mode="val", hide_unseen=True)
 
     @cached_property
     def feature_dataset(self) -> ZeroShotDataset:
         """The training set under the validation transforms, for the feature bank."""
-        cfg = copy.deepcopy(self.config.train_dataset_cfg)
-        cfg["transforms"] = self._feature_transforms
-        return self._wrap(self.build_component(cfg))
+        return self._wrap(self._build_dataset(
+            {**self.config.train_dataset_cfg, "transforms": self.feature_transforms}))
 
     @cached_property
     def unlabelled_dataset(self) -> UnlabelledImages:
@@ -100,166 +204,109 @@ class ZeroShotBuilder(UserErrorBuilder):
         Images and labels are under the transforms of the feature bank. Nothing may be learned or
         chosen from it.
         """
-        cfg = copy.deepcopy(self.config.val_dataset_cfg)
-        require_data(cfg)
-        cfg["transforms"] = self._feature_transforms
-        dataset = self.build_component(cfg)
+        dataset = self._build_dataset(
+            {**self.config.val_dataset_cfg, "transforms": self.feature_transforms})
         dataset.mode = "train"  # in validation PaddleSeg leaves the label as it is in its file
         return self._wrap(dataset, mode="val")
 
     @property
-    def _feature_transforms(self) -> list[dict[str, Any]]:
-        transforms = (self.config.zero_shot.get("features") or {}).get("transforms")
-        return copy.deepcopy(transforms or self.config.val_dataset_cfg.get("transforms", []))
+    def feature_transforms(self) -> list[dict[str, Any]]:
+        """The transforms of images whose features are taken."""
+        return (self.config.settings.zero_shot.features.transforms
+                or self.config.val_dataset_cfg.get("transforms", []))
 
     @cached_property
-    def _inner_train(self) -> paddle.io.Dataset:
-        require_data(self.config.train_dataset_cfg)
-        return self.build_component(self.config.train_dataset_cfg)
+    def _training_images(self) -> paddle.io.Dataset:
+        return self._build_dataset(self.config.train_dataset_cfg)
 
     @cached_property
-    def _inner_val(self) -> paddle.io.Dataset:
-        require_data(self.config.val_dataset_cfg)
-        return self.build_component(self.config.val_dataset_cfg)
+    def _labelled_images(self) -> paddle.io.Dataset:
+        return self._build_dataset(self.config.val_dataset_cfg)
 
-    def _wrap(self, dataset: paddle.io.Dataset, **kwargs) -> ZeroShotDataset:
-        zero_shot = self.config.zero_shot
-        return ZeroShotDataset(dataset, unseen=zero_shot["unseen"],
-                               policy=zero_shot.get("policy", "drop"),
-                               class_names=self.class_names,
-                               label_names=self.label_names,
-                               cache_dir=zero_shot.get("cache_dir"), **kwargs)
+    def _build_dataset(self, cfg: dict[str, Any]) -> paddle.io.Dataset:
+        require_data(cfg)
+        return self.build_component(cfg)
 
-    @cached_property
-    def class_names(self) -> list[str]:
-        """Name of every class, by id."""
-        given = self.config.zero_shot.get("class_names")
-        if given:
-            names = read_class_names(given)
-        else:
-            own = getattr(self._inner_val, "class_names", None)
-            names = list(own or class_names_for(self.config.val_dataset_cfg["type"]))
-        if self.label_names is None and len(names) != self._inner_val.num_classes:
-            raise UserError(f"`zero_shot.class_names` gives {len(names)} names for the "
-                            f"{self._inner_val.num_classes} classes of the data set")
-        return names
+    def _wrap(self, dataset: paddle.io.Dataset, **kwargs: Any) -> ZeroShotDataset:
+        zero_shot, classes = self.config.settings.zero_shot, self.classes
+        return ZeroShotDataset(dataset, unseen=classes.unseen_names, policy=zero_shot.policy,
+                               class_names=classes.names, label_names=classes.label_names,
+                               cache_dir=zero_shot.cache_dir, **kwargs)
 
-    @cached_property
-    def label_names(self) -> list[str] | None:
-        """Name of every label id of the data set, where these are not the classes."""
-        given = self.config.zero_shot.get("label_names")
-        return None if given is None else read_class_names(given)
+    def fingerprint(self, use: str = "seen") -> str:
+        """Hash the names, sizes and times of training files.
 
-    @cached_property
-    def unseen_ids(self) -> np.ndarray:
-        """int64 [U]: ids of the unseen classes, ascending."""
-        return np.array(sorted(resolve_classes(
-            self.class_names, self.config.zero_shot["unseen"])), np.int64)
-
-    @cached_property
-    def seen_ids(self) -> np.ndarray:
-        """int64 [S]: ids of the seen classes, ascending."""
-        return np.setdiff1d(np.arange(len(self.class_names)), self.unseen_ids)
-
-    def classification_layer(self, model: paddle.nn.Layer) -> tuple[str, paddle.nn.Conv2D]:
-        """The layer of a segmentor of this config that stage 3 replaces, with its dotted name.
-
-        Raises:
-            UserError: it has none, or not the one that ``zero_shot.classifier_layer`` names.
+        Args:
+            use: ``seen``, those that the policy lets through; ``unlabelled``, the images of
+                ``unlabelled_dataset``; ``all``, also those that the policy takes out.
         """
-        return find_classification_layer(model, len(self.class_names),
-                                         self.config.zero_shot.get("classifier_layer"))
-
-    def feature_extractor(self, model: paddle.nn.Layer) -> FeatureExtractor:
-        """What takes features off a segmentor of this config, in the config's precision.
-
-        Raises:
-            UserError: as ``classification_layer``.
-        """
-        return FeatureExtractor(model, len(self.class_names),
-                                self.config.zero_shot.get("classifier_layer"),
-                                self.config.option("precision", "fp32"),
-                                self.config.option("amp_level", "O1"))
-
-    def throwaway_model(self) -> paddle.nn.Layer:
-        """An untrained segmentor of this config that leaves the config and ``model`` alone."""
-        builder = copy.copy(self)
-        builder.__dict__.pop("model", None)
-        builder.config = copy.deepcopy(self.config)
-        with paddle.utils.unique_name.guard():
-            return builder.model
-
-    @cached_property
-    def embeddings(self) -> np.ndarray:
-        """float32 [C, d_w]: one embedding per class."""
-        section = dict(self.config.zero_shot.get("embeddings") or {})
-        if section.get("path") != "attributes":
-            return load_class_embeddings(self.class_names, **section)
-        attributes = getattr(self._inner_val, "attributes", None)
-        if attributes is None:
-            raise UserError(f"`zero_shot.embeddings.path: attributes`: "
-                            f"{self.config.val_dataset_cfg['type']} has no attributes; name a "
-                            f"word-vector file, or null for the vectors that come with the project")
-        if self.label_names is not None:
-            attributes = attribute_vectors(self.class_names, attributes,
-                                           *self._names_of_attributes(), section.get("words"))
-        norms = np.linalg.norm(attributes, axis=1, keepdims=True)
-        return attributes / norms if section.get("normalize", True) else attributes
-
-    def _names_of_attributes(self) -> tuple[list[str], list[str]]:
-        """Of the rows and of the columns of the data set's attributes."""
-        dataset = self._inner_val
-        return (list(getattr(dataset, "class_names", self.label_names)),
-                list(getattr(dataset, "attribute_names", [])))
-
-    def projecting(self) -> "ZeroShotBuilder":
-        """A builder over the same data whose ``model`` is new and ends in the projection.
-
-        The model of this one stays the stock segmentor that ``ProjectionSegmentor.fold`` leads
-        back to. A ``pretrained`` of the model is loaded before its last layer is exchanged.
-        """
-        builder = copy.copy(self)
-        for made in ("model", "optimizer", "lr_scheduler"):
-            builder.__dict__.pop(made, None)
-        builder.config = copy.deepcopy(self.config)
-        segmentor = builder.model
-        layer_name, _ = self.classification_layer(segmentor)
-        builder.model = ProjectionSegmentor(segmentor, layer_name, self.embeddings, self.seen_ids,
-                                            **self.config.projection)
-        return builder
-
-    @cached_property
-    def palette(self) -> np.ndarray:
-        """uint8 RGB [C, 3]: the data set's own colours, where it has some that people know."""
-        own = getattr(self._inner_val, "palette", None)
-        name = "voc" if self.config.val_dataset_cfg["type"] == "PascalVOC" else None
-        labels = self.class_names if self.label_names is None else self.label_names
-        colors = visualize.palette(len(labels), name) if own is None else own
-        return colors if self.label_names is None else visualize.colors_by_name(
-            colors, labels, self.class_names)
-
-    @property
-    def normalizes_features(self) -> bool:
-        """Whether stages 2 and 3 work on standardized features."""
-        return (self.config.zero_shot.get("features") or {}).get("normalize", True)
-
-    @property
-    def whole_fingerprint(self) -> str:
-        """As ``fingerprint``, over all training files, also those the policy takes out."""
-        return fingerprint(getattr(self._inner_train, "file_list", None) or [])
-
-    @property
-    def unlabelled_fingerprint(self) -> str:
-        """As ``fingerprint``, over the images of ``unlabelled_dataset``."""
-        return fingerprint([[path] for path in self.unlabelled_dataset.paths])
-
-    @cached_property
-    def fingerprint(self) -> str:
-        """Hash over the names, sizes and times of all training files the policy lets through."""
+        if use == "unlabelled":
+            return fingerprint([[path] for path in self.unlabelled_dataset.paths])
+        if use == "all":
+            return fingerprint(getattr(self._training_images, "file_list", None) or [])
         return fingerprint(self.train_dataset.file_list)
 
 
-def _user_error_behind(error: BaseException) -> UserError:
+def classes_of(config: ZeroShotConfig, dataset: paddle.io.Dataset | None = None) -> ClassTable:
+    """Find out the classes of a config.
+
+    Args:
+        config: it may name them in ``zero_shot.class_names``.
+        dataset: its validation set, which may name and colour them, and knows their number.
+            Without it, names that are built in for its type and the number in ``model`` do.
+
+    Raises:
+        UserError: nothing names them, or their number is not that of the data set.
+    """
+    zero_shot, data_type = config.settings.zero_shot, config.val_dataset_cfg["type"]
+    labels = zero_shot.label_names and read_class_names(zero_shot.label_names)
+    own = getattr(dataset, "class_names", None)
+    names = (read_class_names(zero_shot.class_names) if zero_shot.class_names
+             else list(own or class_names_for(data_type)))
+    number = dataset.num_classes if dataset else config.model_cfg.get("num_classes")
+    if labels is None and len(names) != number:
+        raise UserError(f"`zero_shot.class_names` gives {len(names)} names for the {number} "
+                        f"classes of the data set")
+    unseen_ids = np.array(sorted(resolve_classes(names, zero_shot.unseen)), np.int64)
+    palette = getattr(dataset, "palette", None)
+    if palette is None:
+        palette = visualize.palette(len(labels or names),
+                                    "voc" if data_type == "PascalVOC" else None)
+    if labels is not None:
+        palette = visualize.colors_by_name(palette, labels, names)
+    return ClassTable(names, unseen_ids, np.asarray(palette), labels)
+
+
+def classes_beside(config: ZeroShotConfig, model_path: str) -> ClassTable | None:
+    """Read the classes of trained weights from the file that every run writes beside them.
+
+    Returns:
+        The classes; None where there is no such file.
+
+    Raises:
+        UserError: their number is not the model's.
+    """
+    classes = read_classes_beside(model_path)
+    if classes is None:
+        return None
+    expected = config.model_cfg.get("num_classes", len(classes))
+    if len(classes) != expected:
+        raise UserError(f"{CLASSES_FILE} beside {model_path} names {len(classes)} "
+                        f"classes, but `model.num_classes: {expected}`; use the config that "
+                        f"the model was trained with")
+    labels = config.settings.zero_shot.label_names
+    return replace(classes, label_names=labels and read_class_names(labels))
+
+
+def without_pretrained(content: Any) -> Any:
+    """Return a section ``model`` without the weights that it starts from."""
+    if isinstance(content, dict):
+        return {key: without_pretrained(value) for key, value in content.items()
+                if key != "pretrained"}
+    return content
+
+
+def _user_error_behind(error: BaseException | None) -> UserError | None:
     """The ``UserError`` that led to ``error``, if one did."""
     while error is not None:
         if isinstance(error, UserError):

@@ -1,41 +1,70 @@
-"""What pictures of predictions need to know of the classes, kept beside a trained model."""
+"""The classes of a model: what they are called, which of them are unseen, their colours.
+
+This is the one place that says what *seen* and *unseen* mean. A class is unseen if
+``zero_shot.unseen`` names it; every other one is seen. A seen class of which training met no
+labelled pixel is *absent*: there is nothing real to learn it from.
+"""
 
 import os
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
-from paddle_csrl.builder import ZeroShotBuilder
 from paddle_csrl.datasets.class_names import read_class_names, resolve_classes
 from paddle_csrl.errors import UserError
 from paddle_csrl.utils import read_json
 
 #: The file in a run's folder.
-FILE_NAME = "classes.json"
+CLASSES_FILE = "classes.json"
 
 
-class ClassTable(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class ClassTable:
     """Names, unseen classes and colours.
 
     Attributes:
         names (list[str]): name of every class, by id.
         unseen_ids (np.ndarray): int64 [U], ascending.
         palette (np.ndarray): uint8 RGB [C, 3].
+        label_names (list[str], optional): name of every id in the data set's labels, where these
+            are not the classes.
     """
 
     names: list[str]
     unseen_ids: np.ndarray
     palette: np.ndarray
+    label_names: list[str] | None = None
 
-    @classmethod
-    def of(cls, builder: ZeroShotBuilder) -> "ClassTable":
-        """The classes of a config."""
-        return cls(list(builder.class_names), builder.unseen_ids, np.asarray(builder.palette))
+    def __len__(self) -> int:
+        return len(self.names)
+
+    @property
+    def seen_ids(self) -> np.ndarray:
+        """int64 [S], ascending."""
+        return np.flatnonzero(~self.is_unseen)
+
+    @property
+    def is_unseen(self) -> np.ndarray:
+        """bool [C]."""
+        return np.isin(np.arange(len(self)), self.unseen_ids)
+
+    @property
+    def unseen_names(self) -> list[str]:
+        return [self.names[class_id] for class_id in self.unseen_ids]
+
+    @property
+    def seen_names(self) -> list[str]:
+        return [self.names[class_id] for class_id in self.seen_ids]
+
+    def absent(self, counts: np.ndarray) -> list[str]:
+        """Names of the seen classes without a pixel, by the pixel counts int [C] of training."""
+        return [self.names[class_id] for class_id in self.seen_ids if not counts[class_id]]
 
     @classmethod
     def parse(cls, content: Any, place: str) -> "ClassTable":
-        """The classes that ``content`` describes as ``describe`` does.
+        """Read what ``describe`` returned.
 
         Raises:
             UserError: a part is missing or wrong; the message names ``place``.
@@ -52,13 +81,12 @@ class ClassTable(NamedTuple):
         return cls(names, unseen_ids, _read_palette(content["palette"], len(names), place))
 
     def describe(self) -> dict[str, Any]:
-        """The classes as values for JSON and YAML."""
-        return {"class_names": self.names,
-                "unseen": [self.names[class_id] for class_id in self.unseen_ids],
+        """Return the classes as values for JSON and YAML."""
+        return {"class_names": self.names, "unseen": self.unseen_names,
                 "palette": self.palette.tolist()}
 
     def recolored(self, values: Sequence[int] | None) -> "ClassTable":
-        """The same with other colours for the first classes.
+        """Return the same classes with other colours for the first ones.
 
         Args:
             values (list[int], optional): red, green, blue of class 0, of class 1 and so on,
@@ -69,13 +97,13 @@ class ClassTable(NamedTuple):
         """
         if not values:
             return self
-        if len(values) % 3 or len(values) > 3 * len(self.names) \
+        if len(values) % 3 or len(values) > 3 * len(self) \
                 or not all(0 <= value <= 255 for value in values):
             raise UserError(f"--custom_color has {len(values)} values; give three from 0 to 255 "
-                            f"for each colour, of at most {len(self.names)} classes")
+                            f"for each colour, of at most {len(self)} classes")
         palette = self.palette.copy()
         palette[:len(values) // 3] = np.reshape(values, (-1, 3))
-        return self._replace(palette=palette)
+        return replace(self, palette=palette)
 
 
 def _read_palette(colors: Any, num_classes: int, place: str) -> np.ndarray:
@@ -91,11 +119,11 @@ def _read_palette(colors: Any, num_classes: int, place: str) -> np.ndarray:
     return palette.astype(np.uint8)
 
 
-def read_beside(model_path: str) -> ClassTable | None:
-    """The classes in the file beside a run's weights; None where there is no such file.
+def read_classes_beside(model_path: str) -> ClassTable | None:
+    """Read the classes from the file beside a run's weights; None where there is no such file.
 
     Raises:
         UserError: the file is broken.
     """
-    path = os.path.join(os.path.dirname(model_path), FILE_NAME)
+    path = os.path.join(os.path.dirname(model_path), CLASSES_FILE)
     return ClassTable.parse(read_json(path), path) if os.path.isfile(path) else None

@@ -26,7 +26,6 @@ from paddle_csrl.errors import UserError
 from paddle_csrl.evaluation.evaluate import evaluate
 from paddle_csrl.metrics import ZeroShotEvaluator
 from paddle_csrl.run import Run
-from paddle_csrl.stages.fit import load_weights
 from paddle_csrl.utils import write_json
 
 SCORES = ("seen_miou", "unseen_miou", "hiou")
@@ -52,10 +51,11 @@ def parse_args(argv=None) -> argparse.Namespace:
 def held_out_config(args: argparse.Namespace, fold: str, opts=(), overrides=None) -> ZeroShotConfig:
     """The config with ``fold`` unseen as well; its own unseen classes stay so."""
     config = ZeroShotConfig(args.config, opts=args.opts)
-    if config.segmentor_weights:
-        raise UserError(f"`segmentor_weights: {config.segmentor_weights}` may know the classes "
+    weights = config.settings.segmentor_weights
+    if weights:
+        raise UserError(f"`segmentor_weights: {weights}` may know the classes "
                         f"held out; set it to null, so that stage 1 is trained without them")
-    own = config.zero_shot["unseen"]
+    own = config.settings.zero_shot.unseen
     own = own.split(",") if isinstance(own, str) else list(own)
     return ZeroShotConfig(args.config, opts=[*args.opts, *opts], overrides={
         "zero_shot.unseen": own + fold.split(","), "use_vdl": False, "do_eval": False,
@@ -64,19 +64,16 @@ def held_out_config(args: argparse.Namespace, fold: str, opts=(), overrides=None
 
 def fold_scores(args: argparse.Namespace, run: Run, fold: str) -> dict:
     """Scores on the seen and the held-out classes over images without true unseen ones."""
-    zero_shot = ZeroShotConfig(args.config, opts=args.opts).zero_shot
-    builder = run.builder
-    dataset = ZeroShotDataset(builder.val_dataset.dataset, zero_shot["unseen"], mode="val",
-                              policy=zero_shot.get("policy", "drop"), hide_unseen=True,
-                              class_names=builder.class_names)
+    zero_shot = ZeroShotConfig(args.config, opts=args.opts).settings.zero_shot
+    dataset = ZeroShotDataset(run.builder.val_dataset.dataset, zero_shot.unseen, mode="val",
+                              policy=zero_shot.policy, hide_unseen=True,
+                              class_names=run.classes.names)
     evaluator = ZeroShotEvaluator(dataset.num_classes, fold.split(","),
-                                  class_names=builder.class_names)
-    model = builder.model
-    load_weights(model, run.final_model)
-    evaluate(model, dataset, evaluator)
+                                  class_names=run.classes.names)
+    evaluate(run.builder.trained_segmentor(run.final_model), dataset, evaluator)
     iou = evaluator.compute()["class_iou"]
     held_out = evaluator.unseen
-    seen = np.isin(np.arange(len(iou)), builder.seen_ids)
+    seen = np.isin(np.arange(len(iou)), run.classes.seen_ids)
     s, u = iou[seen].mean(), iou[held_out].mean()
     return {"seen_miou": s, "unseen_miou": u, "hiou": 2 * s * u / (s + u) if s + u else 0.0}
 

@@ -24,11 +24,9 @@ from paddle_csrl.config import ZeroShotConfig
 from paddle_csrl.core.train import run_stages
 from paddle_csrl.datasets import ZeroShotDataset
 from paddle_csrl.models.convex_hull import project_to_hull
-from paddle_csrl.models.last_layer import FeatureExtractor
 from paddle_csrl.run import Run
 from paddle_csrl.stages.feature_bank import BottomKSampler, FeatureBank
 from paddle_csrl.stages.features import fill
-from paddle_csrl.stages.segmentor import load_segmentor
 from paddle_csrl.utils import write_json
 
 SAMPLES_PER_CLASS = 4096
@@ -47,12 +45,11 @@ def parse_args(argv=None) -> argparse.Namespace:
 
 def held_out_bank(args: argparse.Namespace, run: Run) -> FeatureBank:
     """Real features of the seen and the held-out classes, none of a true unseen one."""
-    builder, zero_shot = run.builder, ZeroShotConfig(args.config, opts=args.opts).zero_shot
-    dataset = ZeroShotDataset(builder.feature_dataset.dataset, zero_shot["unseen"], mode="val",
-                              policy=zero_shot.get("policy", "drop"), hide_unseen=True,
-                              class_names=builder.class_names)
-    extractor = FeatureExtractor(load_segmentor(run), dataset.num_classes,
-                                 zero_shot.get("classifier_layer"))
+    zero_shot = ZeroShotConfig(args.config, opts=args.opts).settings.zero_shot
+    dataset = ZeroShotDataset(run.builder.feature_dataset.dataset, zero_shot.unseen, mode="val",
+                              policy=zero_shot.policy, hide_unseen=True,
+                              class_names=run.classes.names)
+    extractor = run.builder.feature_extractor(run.context.segmentor)
     sampler = BottomKSampler(dataset.num_classes, SAMPLES_PER_CLASS, dataset.ignore_index)
     fill(sampler, extractor, dataset, run.seed("features"))
     return sampler.bank()
@@ -68,19 +65,19 @@ def cosines(vectors: np.ndarray, seen: np.ndarray) -> np.ndarray:
 
 def study(args: argparse.Namespace, run: Run) -> list:
     """One row for each held-out class."""
-    builder = run.builder
+    names, embeddings = run.classes.names, run.context.embeddings
     bank = FeatureBank.load(run.output("features"))
-    scale, seen = bank.scale(), np.flatnonzero(bank.counts)
+    scale, seen = bank.scale(), bank.present_ids
     everything = held_out_bank(args, run).scaled(scale)
-    held = np.setdiff1d(np.flatnonzero(everything.counts), seen)
+    held = np.setdiff1d(everything.present_ids, seen)
     prototypes, real = bank.scaled(scale).prototypes(seen), everything.prototypes(held)
     nearest, weights = project_to_hull(real, prototypes)
     outside = (np.linalg.norm(real - nearest, axis=1)
                / np.linalg.norm(real - prototypes.mean(0), axis=1))
-    semantic = cosines(builder.embeddings[held], builder.embeddings[seen])
+    semantic = cosines(embeddings[held], embeddings[seen])
     visual = cosines(real, prototypes)
-    return [{"class": builder.class_names[class_id], "distance_to_hull": float(distance),
-             "mixture": {builder.class_names[seen[s]]: float(row[s])
+    return [{"class": names[class_id], "distance_to_hull": float(distance),
+             "mixture": {names[seen[s]]: float(row[s])
                          for s in np.argsort(-row)[:3] if row[s] > 0},
              "semantic_correlation": float(np.corrcoef(a, b)[0, 1])}
             for class_id, distance, row, a, b in zip(held, outside, weights, semantic, visual)]

@@ -33,15 +33,16 @@ def classes_in(dataset):
 
 def test_ids_names_and_model_follow_the_config(build):
     builder = build()
-    assert builder.class_names == list(CLASS_NAMES)
-    assert builder.unseen_ids.tolist() == [COW] and builder.seen_ids.tolist() == [0, 1, 2, 4]
-    assert builder.unseen_ids.dtype == builder.seen_ids.dtype == np.int64
-    assert builder.model.head.decoder.conv.weight.shape[0] == 5
+    assert builder.classes.names == list(CLASS_NAMES)
+    unseen, seen = builder.classes.unseen_ids, builder.classes.seen_ids
+    assert unseen.tolist() == [COW] and seen.tolist() == [0, 1, 2, 4]
+    assert unseen.dtype == seen.dtype == np.int64
+    assert builder.new_segmentor().head.decoder.conv.weight.shape[0] == 5
 
 
 def test_the_order_of_unseen_names_does_not_matter(build):
     builders = [build(zero_shot__unseen=names) for names in (["car", "cat"], "cat,car")]
-    assert [builder.unseen_ids.tolist() for builder in builders] == [[1, 4]] * 2
+    assert [builder.classes.unseen_ids.tolist() for builder in builders] == [[1, 4]] * 2
 
 
 @pytest.mark.parametrize("policy", ["ignore", "drop"])
@@ -98,31 +99,27 @@ def test_embeddings_come_from_the_file_of_the_config(build, tmp_path):
     np.testing.assert_allclose(builder.embeddings, rows, atol=1e-5)
 
 
-def test_normalizing_features_is_the_default(build):
-    assert build().normalizes_features is True
-    assert build(zero_shot__features__normalize=False).normalizes_features is False
-
-
 def test_colours_are_one_for_every_class(build):
-    palette = np.asarray(build().palette)
+    palette = build().classes.palette
     assert palette.shape == (5, 3) and palette.dtype == np.uint8
     assert len(np.unique(palette, axis=0)) == 5
 
 
 def test_the_fingerprint_follows_the_training_files(build, content):
-    assert build().fingerprint == build(iters=9).fingerprint
-    assert build().fingerprint != build(zero_shot__policy="drop").fingerprint
+    assert build().fingerprint() == build(iters=9).fingerprint()
+    dropped = build(zero_shot__policy="drop")
+    assert build().fingerprint() == dropped.fingerprint("all") != dropped.fingerprint()
 
 
 def test_too_few_names_are_refused(build, tmp_path):
     (tmp_path / "names.txt").write_text("background\ncat\ncow\n")
     with pytest.raises(UserError, match="`zero_shot.class_names` gives 3 names for the 5 classes"):
-        build(zero_shot__class_names=str(tmp_path / "names.txt")).class_names
+        build(zero_shot__class_names=str(tmp_path / "names.txt")).classes
 
 
 def test_an_unknown_unseen_class_is_refused(build):
     with pytest.raises(UserError, match="cowz"):
-        build(zero_shot__unseen=["cowz"]).unseen_ids
+        build(zero_shot__unseen=["cowz"]).classes
 
 
 @pytest.mark.parametrize("key, value, match", [
@@ -133,7 +130,7 @@ def test_an_unknown_unseen_class_is_refused(build):
 def test_a_component_that_cannot_be_made_is_named_in_one_line(build, key, value, match):
     builder = build(**{key: value})
     with pytest.raises(UserError, match=match) as caught:
-        builder.model, builder.val_dataset
+        builder.new_segmentor(), builder.val_dataset
     assert "\n" not in str(caught.value)
 
 

@@ -11,7 +11,7 @@ import paddle_csrl  # noqa: F401  before paddle: see paddle_csrl.compat.check_zl
 from helpers import tiny_runs
 from paddle_csrl import cli, mkl
 from paddle_csrl.doctor import installation as doctor
-from paddle_csrl.provenance import how_made
+from paddle_csrl.utils.provenance import how_made
 
 AMD = "processor\t: 0\nvendor_id\t: AuthenticAMD\nmodel name\t: AMD EPYC 7B13 \n\nprocessor\t: 1\n"
 INTEL = AMD.replace("AuthenticAMD", "GenuineIntel")

@@ -18,7 +18,7 @@ BUILT = {"backbone": nn.Layer, "dataset": io.Dataset}
 COMPONENTS = [component for registry in REGISTRIES
               for component in registry.components_dict.values()
               if component.__module__.startswith("paddle_csrl.")
-              and component.__name__ != "GeneratorTask"]
+             ]
 
 
 @pytest.mark.parametrize("component", COMPONENTS, ids=lambda component: component.__name__)

@@ -9,7 +9,11 @@ import paddle_csrl  # noqa: F401  (first: it orders the imports of cv2 and paddl
 from helpers.tiny_config import tiny_content, write_config
 from paddle_csrl.config import ZeroShotConfig
 from paddle_csrl.errors import UserError
-from paddle_csrl.run import STAGES, Run, checksum
+from paddle_csrl.run import Run
+from paddle_csrl.stages import folder as folder_module
+from paddle_csrl.stages.folder import checksum
+
+STAGES = ("segmentor", "features", "generator", "classifier")
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +38,7 @@ def finish(run, stages=STAGES):
         run.begin(stage)
         with open(run.output(stage), "w", encoding="utf-8") as file:
             file.write(f"output of {stage}")
-        run.finish(stage, run.inputs(stage))
+        run.finish(stage, format=1, inputs=run.inputs(stage), made={"seconds": 1.0})
 
 
 def changed(run):
@@ -58,7 +62,7 @@ def test_an_input_reads_the_same_after_building(make_run):
     run = make_run()
     before = run.inputs("segmentor")
     finish(run, ["segmentor"])
-    run.builder.model, run.builder.loss, run.builder.optimizer
+    run.builder.new_segmentor(), run.builder.loss
     run.builder.train_dataset[0]
     assert run.changes("segmentor") == [] and make_run().inputs("segmentor") == before
 
@@ -83,14 +87,16 @@ ALL = {stage: ["seed"] for stage in STAGES}
     ({"zero_shot.embeddings.normalize": False},
      {"generator": ["embeddings"], "classifier": ["embeddings"]}),
     ({"generator.num_samples": 5}, {"generator": ["generator"]}),
-    ({"generator.seed": 5}, {"generator": ["generator", "seed"]}),
+    ({"generator.seed": 5}, {"generator": ["seed"]}),
     ({"generator.lr_scheduler.learning_rate": 0.5}, {"generator": ["generator"]}),
     ({"classifier.calibration": 1.0}, {"classifier": ["classifier"]}),
     ({"classifier.unseen_share": 0.5}, {"classifier": ["classifier"]}),
-    ({"log_iters": 3}, {}),
+    ({"log_iters": 3, "save_interval": 7}, {}),
+    ({"generator.relation": "prototypes", "classifier.seen_cost": 0.1}, {}),  # the defaults
     ({"generator.log_iters": 3, "classifier.save_interval": 3}, {}),
     ({"keep_checkpoint_max": 1, "use_vdl": False}, {}),
-    ({"test_config": {}}, {"segmentor": ["test_config"]}),
+    ({"test_config": {}}, {}),
+    ({"test_config": {"flip_vertical": True}}, {"segmentor": ["test_config"]}),
 ])
 def test_a_change_touches_the_stages_that_depend_on_it(make_run, changes, expected):
     finish(make_run())
@@ -196,23 +202,88 @@ def test_an_empty_folder_is_taken(make_run):
     assert os.listdir(run.folder("segmentor")) == ["stage.json"]
 
 
+@pytest.mark.parametrize("record, is_kept", [
+    ({"finished": True, "made": {"seconds": 61}}, True),
+    ({"finished": True, "made": {"seconds": 59}}, False),
+    ({"finished": True}, True),  # of a time when nobody wrote down how long it took
+])
+def test_what_took_longer_than_a_minute_is_kept_aside(make_run, record, is_kept):
+    run = make_run()
+    finish(run)
+    with open(os.path.join(run.folder("segmentor"), "stage.json"), "w", encoding="utf-8") as file:
+        json.dump(record, file)
+    run.begin("segmentor")
+    kept = [name for name in os.listdir(run.save_dir) if name.startswith("segmentor_")]
+    assert len(kept) == is_kept
+    if is_kept:
+        with open(os.path.join(run.save_dir, kept[0], "model.pdparams"), encoding="utf-8") as file:
+            assert file.read() == "output of segmentor"
+    assert os.listdir(run.folder("segmentor")) == ["stage.json"]
+
+
+def test_an_unfinished_stage_is_kept_by_the_times_of_its_files(make_run):
+    for late, expected in ((30, 0), (300, 1)):
+        run = make_run()
+        run.begin("segmentor")
+        path = make_checkpoint(os.path.join(run.folder("segmentor"), "iter_5"))
+        began = os.path.getmtime(os.path.join(run.folder("segmentor"), "stage.json"))
+        os.utime(os.path.join(path, "model.pdopt"), (began + late, began + late))
+        run.begin("segmentor")
+        assert len(os.listdir(run.save_dir)) == 1 + expected
+
+
+def test_a_restart_deletes(make_run, monkeypatch):
+    monkeypatch.setattr(folder_module, "KEPT_SECONDS", 0.5)
+    run = make_run()
+    finish(run)
+    run.restart = True
+    run.begin("segmentor")
+    assert sorted(os.listdir(run.save_dir)) == sorted(STAGES)
+
+
+def test_another_format_is_a_change(make_run, monkeypatch):
+    finish(make_run())
+    monkeypatch.setattr(type(make_run().stage("features")), "format", 2)
+    assert changed(make_run()) == {"features": ["format"]}
+
+
+def test_records_of_0_1_0_are_read_as_they_were_meant(make_run, content):
+    """They hold the version and ``save_interval``, sections as given, and no format."""
+    run = make_run()
+    finish(run)
+    given = {key: content[key] for key in ("generator", "classifier")}
+    for stage, others in {"segmentor": {"save_interval": 500, "test_config": None,
+                                        "precision": None, "do_eval": None},
+                          "features": {"features": content["zero_shot"]["features"]},
+                          "generator": {"generator": given["generator"]},
+                          "classifier": {"classifier": given["classifier"]}}.items():
+        path = os.path.join(run.folder(stage), "stage.json")
+        with open(path, encoding="utf-8") as file:
+            inputs = json.load(file)["inputs"]
+        with open(path, "w", encoding="utf-8") as file:
+            json.dump({"finished": True,
+                       "inputs": {**inputs, **others, "paddle_csrl": "0.1.0"}}, file)
+    assert changed(make_run()) == {}
+    assert changed(make_run({"generator.relation_warmup": 1})) == {"generator": ["generator"]}
+
+
 def test_an_unfinished_stage_is_asked_for(make_run):
     with pytest.raises(UserError, match="stage segmentor has not finished in .*segmentor; run "
                                         "--stage segmentor first, or leave --stage out"):
-        make_run().require("segmentor")
+        make_run().require_current("segmentor")
 
 
 def test_an_outdated_stage_is_asked_for_by_what_changed(make_run):
     finish(make_run())
     with pytest.raises(UserError, match="segmentor was made with another batch_size, iters; "
                                         "run --stage segmentor again"):
-        make_run({"iters": 3, "batch_size": 1}).require("segmentor")
+        make_run({"iters": 3, "batch_size": 1}).require_current("segmentor")
 
 
 def test_a_finished_stage_satisfies(make_run):
     run = make_run()
     finish(run)
-    assert [run.require(stage) for stage in STAGES] == [None] * 4
+    assert [run.require_current(stage) for stage in STAGES] == [None] * 4
 
 
 def make_checkpoint(folder, files=("model.pdparams", "model.pdopt")):
@@ -245,7 +316,7 @@ def test_beginning_keeps_the_checkpoint_that_is_resumed(make_run, tmp_path):
     run = make_run()
     finish(run)
     folder = make_checkpoint(tmp_path / "out" / "segmentor" / "iter_1")
-    make_run(resume_model=folder).begin("segmentor")
+    make_run(resume_model=folder).begin("segmentor", resumed=True)
     assert os.path.isfile(os.path.join(folder, "model.pdopt"))
     assert run.changes("segmentor") is None
 

@@ -23,22 +23,22 @@ from paddleseg.utils import logger, utils
 from prettytable import PrettyTable
 
 from paddle_csrl import visualize
-from paddle_csrl.add_class.class_list import FILE_NAME, Changes, ClassList
+from paddle_csrl.add_class.class_list import VOCABULARY_FILE, Changes, ClassList
 from paddle_csrl.add_class.layer import Progress, folded_projection, trained_layer
 from paddle_csrl.add_class.resize import class_axes, require_classless_features, take_over
 from paddle_csrl.builder import ZeroShotBuilder
-from paddle_csrl.classes import FILE_NAME as CLASSES_FILE
-from paddle_csrl.classes import ClassTable
+from paddle_csrl.classes import CLASSES_FILE, ClassTable
 from paddle_csrl.config import ZeroShotConfig
 from paddle_csrl.datasets.class_names import fold_name
 from paddle_csrl.errors import UserError
-from paddle_csrl.evaluation.layers import score_model
-from paddle_csrl.evaluation.score import score, versions
+from paddle_csrl.evaluation.evaluate import evaluate_as_configured, new_evaluator
+from paddle_csrl.evaluation.score import score
+from paddle_csrl.models.last_layer import put_back
+from paddle_csrl.run import CONFIG_FILE, Run
 from paddle_csrl.stages.feature_bank import FeatureBank
-from paddle_csrl.stages.final_layer import put_back
-from paddle_csrl.stages.fit import save_state
-from paddle_csrl.stored_run import StoredRun
 from paddle_csrl.utils import read_json, write_json
+from paddle_csrl.utils.provenance import versions
+from paddle_csrl.utils.weights import save_state
 
 #: Folder, in that of a run whose classes were changed, of the run as it was trained.
 TRAINED = "trained"
@@ -96,6 +96,29 @@ def _cell(old: float, new: float) -> str:
     return f"{100 * old:.2f} -> {100 * new:.2f} {100 * (new - old):+7.2f}"
 
 
+def add_classes(run_dir: str, names: Sequence[str], save_dir: str, *, remove: Sequence[str] = (),
+                rename: Sequence[str] = (), seed: int | None = None, opts: Sequence[str] = (),
+                evaluate: bool = False) -> ClassChange:
+    """Give a finished run more classes by their names, and write it as a run of its own.
+
+    Example:
+        >>> change = add_classes("output/demo", ["zebra"], "output/demo_v2")   # doctest: +SKIP
+        >>> change.unseen                                                      # doctest: +SKIP
+        ['blue striped', 'red dotted', 'zebra']
+
+    Args:
+        run_dir: folder of a finished run.
+        names: "name", or "name=word" where other words stand for it.
+        save_dir: folder for the new run; missing or empty.
+        remove, rename, seed, opts, evaluate: as for ``change_classes``.
+
+    Raises:
+        UserError: as ``change_classes``.
+    """
+    return change_classes(run_dir, save_dir, names, remove, rename, seed=seed, opts=opts,
+                          evaluate=evaluate)
+
+
 def change_classes(run_dir: str, save_dir: str, add: Sequence[str] = (),
                    remove: Sequence[str] = (), rename: Sequence[str] = (), *,
                    seed: int | None = None, opts: Sequence[str] = (), evaluate: bool = False,
@@ -135,7 +158,7 @@ def change_classes(run_dir: str, save_dir: str, add: Sequence[str] = (),
         moved = _compare(source, target, classes, changes, new)
         moved.update(_evaluate(source, target, changes, new) if evaluate else
                      {"iou_before": None, "iou_after": None})
-        unseen = target.builder.classes.describe()["unseen"]
+        unseen = target.classes.unseen_names
         change = ClassChange(save_dir, classes.names, unseen, *changes,
                              seconds=time.time() - start, **moved)
         _write_record(source, classes, change, aside)
@@ -148,32 +171,30 @@ class _Source(NamedTuple):
     """The run to be changed.
 
     Attributes:
-        run (StoredRun): it.
-        trained (StoredRun): as it was trained, before any change.
+        run (Run): it.
+        trained (Run): as it was trained, before any change.
         classes (ClassList): its classes.
         model (nn.Layer): its final model.
         opts (list[str]): overrides of its config.
     """
 
-    run: StoredRun
-    trained: StoredRun
+    run: Run
+    trained: Run
     classes: ClassList
     model: nn.Layer
     opts: Sequence[str]
 
     @classmethod
     def read(cls, folder: str, opts: Sequence[str]) -> "_Source":
-        run = StoredRun(folder)
+        run = Run.open(folder)
         if not os.path.isfile(run.final_model):
             raise UserError(f"no model.pdparams in {folder}; name the folder of a finished run, "
                             f"such as output/demo")
-        names, inner = run.builder.class_names, os.path.join(folder, TRAINED)
+        names, inner = run.classes.names, os.path.join(folder, TRAINED)
         is_changed = os.path.isdir(inner) and not os.path.isdir(run.folder("segmentor"))
-        trained = StoredRun(inner) if is_changed else run
+        trained = Run.open(inner) if is_changed else run
         classes = ClassList.read(folder, names) if is_changed else ClassList.trained(names)
-        with paddle.utils.unique_name.guard():
-            model = run.builder.trained_model
-        return cls(run, trained, classes, model, opts)
+        return cls(run, trained, classes, run.builder.trained_segmentor(run.final_model), opts)
 
 
 def _check_free(save_dir: str, run_dir: str) -> None:
@@ -209,11 +230,11 @@ def _written_whole(folder: str) -> Iterator[str]:
 
 
 def _write_description(source: _Source, classes: ClassList, changes: Changes, aside: str,
-                       save_dir: str, seed: int | None) -> StoredRun:
+                       save_dir: str, seed: int | None) -> Run:
     """Write ``config.yml`` and ``classes.json`` and return the run that they describe."""
-    table = source.run.builder.classes
-    seen = {table.names[class_id] for class_id in source.run.builder.seen_ids}
-    seen = {changes.renamed.get(name, name) for name in seen - set(changes.removed)}
+    table = source.run.classes
+    seen = {changes.renamed.get(name, name)
+            for name in set(table.seen_names) - set(changes.removed)}
     unseen = [class_id for class_id, name in enumerate(classes.names)
               if name in changes.added or name not in seen]
     if not unseen:
@@ -224,16 +245,16 @@ def _write_description(source: _Source, classes: ClassList, changes: Changes, as
         table.palette, [changes.renamed.get(name, name) for name in table.names], classes.names)
     new = ClassTable(classes.names, np.array(unseen, np.int64), palette)
     write_json(os.path.join(aside, CLASSES_FILE), new.describe())
-    config = StoredRun(source.run.save_dir, source.opts,
-                       {} if source.run.config.projection else {"classifier.seed": seed}).config
+    config = Run.open(source.run.save_dir, source.opts,
+                      {} if source.run.config.projection else {"classifier.seed": seed}).config
     content = _config_of(copy.deepcopy(config.given), source.run, new, changes)
     content["save_dir"] = os.path.normpath(save_dir)
-    with open(os.path.join(aside, "config.yml"), "w", encoding="utf-8") as file:
+    with open(os.path.join(aside, CONFIG_FILE), "w", encoding="utf-8") as file:
         yaml.dump(content, file, Dumper=utils.NoAliasDumper, allow_unicode=True, sort_keys=False)
-    return StoredRun(aside)
+    return Run.open(aside)
 
 
-def _config_of(content: dict[str, Any], run: StoredRun, table: ClassTable,
+def _config_of(content: dict[str, Any], run: Run, table: ClassTable,
                changes: Changes) -> dict[str, Any]:
     """The config with the new classes; the data set's labels are told by their names."""
     for section in ("train_dataset", "val_dataset"):
@@ -241,10 +262,10 @@ def _config_of(content: dict[str, Any], run: StoredRun, table: ClassTable,
             content[section]["num_classes"] = len(table.names)
     content["model"]["num_classes"] = len(table.names)
     zero_shot = content["zero_shot"]
-    labels = list(run.builder.label_names or run.builder.class_names)
+    labels = list(run.classes.label_names or run.classes.names)
     zero_shot["label_names"] = _renamed_labels(labels, changes.renamed)
     zero_shot["class_names"] = list(table.names)
-    zero_shot["unseen"] = table.describe()["unseen"]
+    zero_shot["unseen"] = table.unseen_names
     embeddings = zero_shot["embeddings"] = dict(zero_shot.get("embeddings") or {})
     words = dict(embeddings.get("words") or {})
     for name in changes.removed:
@@ -269,12 +290,12 @@ def _renamed_labels(labels: Sequence[str], renamed: dict[str, str]) -> list[str]
     return result
 
 
-def _new_model(source: _Source, target: StoredRun, classes: ClassList, changes: Changes,
+def _new_model(source: _Source, target: Run, classes: ClassList, changes: Changes,
                tell: Progress) -> nn.Layer:
     """The final model of ``target``."""
     axes = class_axes(source.run.builder, source.model)
     with paddle.utils.unique_name.guard():
-        new = target.builder.model
+        new = target.builder.new_segmentor(pretrained=False)
     take_over(source.model, new, axes, classes.positions_in(source.classes, changes.renamed),
               source.run.final_model)
     layer_name, layer = source.run.builder.classification_layer(source.model)
@@ -290,14 +311,13 @@ def _new_model(source: _Source, target: StoredRun, classes: ClassList, changes: 
     return new
 
 
-def _compare(source: _Source, target: StoredRun, classes: ClassList, changes: Changes,
+def _compare(source: _Source, target: Run, classes: ClassList, changes: Changes,
              new: nn.Layer) -> dict[str, Any]:
     """``before``, ``after`` and ``taken`` of ``ClassChange``."""
-    path = source.trained.output("features")
-    if target.config.projection or not os.path.isfile(path):
+    if "features" not in source.trained.stages or not source.trained.is_finished("features"):
         return {"before": None, "after": None, "taken": {}}
-    bank = FeatureBank.load(path)
-    seen = {class_id: classes.trained_ids[class_id] for class_id in target.builder.seen_ids
+    bank = FeatureBank.load(source.trained.output("features"))
+    seen = {class_id: classes.trained_ids[class_id] for class_id in target.classes.seen_ids
             if bank.counts[classes.trained_ids[class_id]]}
     places = classes.positions_in(source.classes, changes.renamed)
     old_layer, new_layer = (run.builder.classification_layer(model)[1] for run, model in (
@@ -319,14 +339,16 @@ def _predict(layer: nn.Conv2D, features: np.ndarray) -> np.ndarray:
     return (logits if layer.bias is None else logits + layer.bias.numpy()).argmax(1)
 
 
-def _evaluate(source: _Source, target: StoredRun, changes: Changes,
+def _evaluate(source: _Source, target: Run, changes: Changes,
               new: nn.Layer) -> dict[str, dict[str, float]]:
     """``iou_before`` and ``iou_after`` of ``ClassChange``; writes ``metrics.json``."""
-    run = StoredRun(source.run.save_dir, source.opts)
-    old_scores = score_model(ZeroShotBuilder(run.config), source.model).compute()["class_iou"]
+    run = Run.open(source.run.save_dir, source.opts)
+    builder = ZeroShotBuilder(run.config)
+    old_scores = evaluate_as_configured(builder, source.model, new_evaluator(builder)
+                                  ).compute()["class_iou"]
     old = {changes.renamed.get(name, name): float(iou)
            for name, iou in zip(source.classes.names, old_scores)}
-    config = ZeroShotConfig(os.path.join(target.save_dir, "config.yml"))
+    config = ZeroShotConfig(os.path.join(target.save_dir, CONFIG_FILE))
     metrics = score(ZeroShotBuilder(config), new)
     write_json(os.path.join(target.save_dir, "metrics.json"), metrics)
     after = {item["name"]: item["iou"] for item in metrics["classes"] if item["seen"]}
@@ -335,21 +357,21 @@ def _evaluate(source: _Source, target: StoredRun, changes: Changes,
 
 def _write_record(source: _Source, classes: ClassList, change: ClassChange, aside: str) -> None:
     """Write what was done, now and before."""
-    earlier = read_json(os.path.join(source.run.save_dir, FILE_NAME)) \
+    earlier = read_json(os.path.join(source.run.save_dir, VOCABULARY_FILE)) \
         if source.run is not source.trained else {}
     done = {key: value for key, value in change._asdict().items()
             if key not in ("save_dir", "classes", "unseen")}
-    write_json(os.path.join(aside, FILE_NAME), {
+    write_json(os.path.join(aside, VOCABULARY_FILE), {
         **classes.describe(), "changes": [*earlier.get("changes", []), done],
         "versions": versions()})
 
 
-def _keep_trained(run: StoredRun, folder: str) -> None:
+def _keep_trained(run: Run, folder: str) -> None:
     """Link, or else copy, what another change needs of the trained run into ``folder``."""
     stages = ("segmentor",) if run.config.projection else ("features", "generator")
     results = (path for stage in stages for path in (
         run.output(stage), os.path.join(run.folder(stage), "stage.json")))
-    for path in (*(os.path.join(run.save_dir, name) for name in ("config.yml", CLASSES_FILE)),
+    for path in (*(os.path.join(run.save_dir, name) for name in (CONFIG_FILE, CLASSES_FILE)),
                  *results):
         copied = os.path.join(folder, os.path.relpath(path, run.save_dir))
         if not os.path.isfile(path):
@@ -360,4 +382,4 @@ def _keep_trained(run: StoredRun, folder: str) -> None:
         except OSError:
             shutil.copy2(path, copied)
     if not os.path.isfile(os.path.join(folder, CLASSES_FILE)):
-        write_json(os.path.join(folder, CLASSES_FILE), run.builder.classes.describe())
+        write_json(os.path.join(folder, CLASSES_FILE), run.classes.describe())

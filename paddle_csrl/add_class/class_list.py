@@ -10,7 +10,7 @@ from paddle_csrl.utils import read_json
 from paddle_csrl.visualize import MAX_CLASSES
 
 #: The file in the folder of a run whose classes were changed.
-FILE_NAME = "vocabulary.json"
+VOCABULARY_FILE = "vocabulary.json"
 
 
 class NamedClass(NamedTuple):
@@ -51,7 +51,7 @@ class ClassList(NamedTuple):
         Raises:
             UserError: the record in the folder is broken or is not of these names.
         """
-        path = os.path.join(folder, FILE_NAME)
+        path = os.path.join(folder, VOCABULARY_FILE)
         content = read_json(path)
         ids = content.get("trained_ids") if isinstance(content, dict) else None
         known = [class_id for class_id in ids or [] if class_id is not None]

@@ -9,12 +9,13 @@ import paddle
 from paddle_csrl.add_class.class_list import ClassList
 from paddle_csrl.add_class.resize import take_over
 from paddle_csrl.errors import UserError
-from paddle_csrl.stages.classifier import calibration_of, fit_classifier, generate
-from paddle_csrl.stages.feature_bank import FeatureBank
-from paddle_csrl.stages.final_layer import final_layer, unit_direction
-from paddle_csrl.stages.fit import StageBuilder, fit_silently, load_weights
-from paddle_csrl.stages.generator import load_bank, make_task
-from paddle_csrl.stored_run import StoredRun
+from paddle_csrl.run import Run
+from paddle_csrl.stages.batches import ClassifierBatches
+from paddle_csrl.stages.calibration import unit_direction
+from paddle_csrl.stages.classifier import calibrated_layer, record_calibration, train_classifier
+from paddle_csrl.stages.fit import Step, fit
+from paddle_csrl.stages.generator import generate, load_generator, trained_generator
+from paddle_csrl.utils.weights import load_weights
 
 #: Least cosine between a class's embedding in training and now.
 _MIN_COSINE = 0.98
@@ -23,9 +24,9 @@ _MIN_COSINE = 0.98
 Progress = Callable[[str, float], None]
 
 
-def folded_projection(trained: StoredRun, target: StoredRun, classes: ClassList,
+def folded_projection(trained: Run, target: Run, classes: ClassList,
                       axes: dict[str, int], tell: Progress) -> dict[str, np.ndarray]:
-    """The layer of a projection, which takes the new embeddings as they are.
+    """Fold the layer of a projection, which takes the new embeddings as they are.
 
     With the projection p = W x + b its rows are e_c·W and its bias e_c·b, less the calibration
     for seen classes.
@@ -44,7 +45,7 @@ def folded_projection(trained: StoredRun, target: StoredRun, classes: ClassList,
     _require_same_space(trained, target, classes)
     tell("folding the projection", 0.3)
     with paddle.utils.unique_name.guard():
-        old, new = trained.builder.projecting().model, target.builder.projecting().model
+        old, new = (run.builder.new_projection(pretrained=False) for run in (trained, target))
         load_weights(old, trained.output("segmentor"))
         take_over(old, new, axes, classes.trained_ids, trained.output("segmentor"),
                   prefix="segmentor.")
@@ -53,9 +54,9 @@ def folded_projection(trained: StoredRun, target: StoredRun, classes: ClassList,
     return {key: value.numpy() for key, value in layer.state_dict().items()}
 
 
-def trained_layer(trained: StoredRun, target: StoredRun, classes: ClassList,
+def trained_layer(trained: Run, target: Run, classes: ClassList,
                   has_bias: bool, tell: Progress) -> dict[str, np.ndarray]:
-    """The layer as stage 3 trains it, on the bank and generated features.
+    """Train the layer as stage 3 does, on the bank and generated features.
 
     Args:
         trained, target, classes, tell: as for ``folded_projection``.
@@ -67,35 +68,37 @@ def trained_layer(trained: StoredRun, target: StoredRun, classes: ClassList,
     Raises:
         UserError: the run leaks, its bank or generator is gone, or its embeddings changed.
     """
-    section = target.config.dic["classifier"]
+    section, unseen_ids = target.config.section("classifier"), target.classes.unseen_ids
     if target.config.leaks:
         raise UserError("the run was trained with `classifier.mode: legacy`, which reads labels of "
                         "unseen classes, and a class without pixels has none; add to a run of "
                         "`mode: clean`")
-    _check_class_weights(section, len(classes.names))
+    _check_class_weights(section.loss["types"], len(classes.names))
     trained.require_finished(["features", "generator"])
-    bank, scale = load_bank(trained)
+    bank, scale = trained.context.bank, trained.context.scale
     _require_same_space(trained, target, classes)
     seed = target.seed("classifier")
-    generated, state = _generate(trained, target, bank, classes, seed, tell)
+    generated, state = _generate(trained, target, classes, seed, tell)
     own = bank.renumbered(classes.trained_ids)
 
-    def fit(builder: StageBuilder, batches: paddle.io.Dataset) -> None:
-        fit_silently(builder, _Told(batches, lambda share: tell(
-            "training the layer", 0.5 + 0.4 * share)))
+    def told_fit(classifier: paddle.nn.Layer, batches: ClassifierBatches, section: Any) -> None:
+        def progress(step: Step) -> None:
+            tell("training the layer", 0.5 + 0.4 * step.iteration / section.iters)
+
+        fit(classifier, batches, section, [progress])
 
     paddle.set_rng_state(state)
     with paddle.utils.unique_name.guard():
-        classifier = fit_classifier(fit, section, generated, own, target.builder.unseen_ids, seed,
-                                    None if has_bias else scale.origin)
+        classifier = train_classifier(section, own, generated, unseen_ids, seed,
+                                      origin=None if has_bias else scale.origin, fit=told_fit)
     unit = None if has_bias else unit_direction(own, scale)
-    calibration = calibration_of(section, classifier, own, scale, target.builder.unseen_ids, unit)
-    target.record_calibration(calibration)
-    return final_layer(classifier, scale, target.builder.seen_ids, calibration, unit)
+    values, calibration = calibrated_layer(section, classifier, own, scale, unseen_ids, unit)
+    record_calibration(target.calibration_record, calibration, section)
+    return values
 
 
-def _check_class_weights(section: dict[str, Any], number: int) -> None:
-    for place, loss in enumerate(section["loss"]["types"]):
+def _check_class_weights(losses: list[dict[str, Any]], number: int) -> None:
+    for place, loss in enumerate(losses):
         weight = loss.get("weight")
         if isinstance(weight, (list, tuple)) and len(weight) != number:
             raise UserError(f"`classifier.loss.types.{place}.weight` has {len(weight)} weights for "
@@ -103,11 +106,11 @@ def _check_class_weights(section: dict[str, Any], number: int) -> None:
                             f"\"classifier.loss.types.{place}.weight=[...]\"")
 
 
-def _require_same_space(trained: StoredRun, target: StoredRun, classes: ClassList) -> None:
+def _require_same_space(trained: Run, target: Run, classes: ClassList) -> None:
     """Insist that the embeddings of kept classes are those of training."""
     pairs = [(new, old) for new, old in enumerate(classes.trained_ids) if old is not None]
     new_ids, old_ids = map(list, zip(*pairs))
-    new, old = target.builder.embeddings[new_ids], trained.builder.embeddings[old_ids]
+    new, old = target.context.embeddings[new_ids], trained.context.embeddings[old_ids]
     if new.shape != old.shape or (
             (new * old).sum(1) < _MIN_COSINE * np.linalg.norm(new, axis=1)
             * np.linalg.norm(old, axis=1)).any():
@@ -116,51 +119,32 @@ def _require_same_space(trained: StoredRun, target: StoredRun, classes: ClassLis
                         f"file of them")
 
 
-def _generate(trained: StoredRun, target: StoredRun, bank: FeatureBank, classes: ClassList,
-              seed: int, tell: Progress) -> tuple[np.ndarray, Any]:
+def _generate(trained: Run, target: Run, classes: ClassList, seed: int,
+              tell: Progress) -> tuple[np.ndarray, Any]:
     """Features of the unseen classes, float32 [U, P, D], and Paddle's random state for training.
 
     Those of the classes that the generator was trained with are the very features of stage 3. A
     new class joins the graph of the trained ones by itself, so that it moves none of them and
     does not depend on what else is added.
     """
-    section, embeddings = target.config.dic["classifier"], trained.builder.embeddings
+    number = target.config.section("classifier").num_generated
+    embeddings = trained.context.embeddings
     kept = [class_id for class_id in classes.trained_ids if class_id is not None]
     added = [class_id for class_id, old in enumerate(classes.trained_ids) if old is None]
-
-    def features(class_ids: list[int | None], vectors: np.ndarray,
-                 unseen_ids: np.ndarray) -> np.ndarray:
-        with paddle.utils.unique_name.guard():
-            task = make_task(trained.config.dic["generator"], vectors,
-                             bank.renumbered(class_ids), unseen_ids)
-        load_weights(task.generator, trained.output("generator"))
-        return generate(task, section, seed)
-
-    unseen = trained.builder.unseen_ids
+    unseen = trained.classes.unseen_ids
     tell("generating features", 0.1)
-    old = features(list(range(len(embeddings))), embeddings, unseen)
+    old = generate(trained_generator(trained.context), number, seed)
     state = paddle.get_rng_state()
     rows = dict(zip(unseen.tolist(), old))
     result = [rows[class_id] for class_id in kept if class_id in rows]
     neighbours = np.array([*(place for place, class_id in enumerate(kept) if class_id in rows),
                            len(kept)], np.int64)
-    for number, class_id in enumerate(added):
-        tell(f"generating features of {classes.names[class_id]}", 0.1 + 0.4 * number / len(added))
-        vectors = np.concatenate([embeddings[kept], target.builder.embeddings[[class_id]]])
-        result.append(features([*kept, None], vectors, neighbours)[-1])
+    for place, class_id in enumerate(added):
+        tell(f"generating features of {classes.names[class_id]}", 0.1 + 0.4 * place / len(added))
+        task = load_generator(
+            trained.config.section("generator"),
+            np.concatenate([embeddings[kept], target.context.embeddings[[class_id]]]),
+            trained.context.bank.renumbered([*kept, None]), neighbours,
+            trained.output("generator"))
+        result.append(generate(task, number, seed)[-1])
     return np.stack(result), state
-
-
-class _Told(paddle.io.Dataset):
-    """A data set that tells how far it has been read."""
-
-    def __init__(self, dataset: paddle.io.Dataset, tell: Callable[[float], None]):
-        self.dataset, self.tell, self.read = dataset, tell, 0
-
-    def __len__(self) -> int:
-        return len(self.dataset)
-
-    def __getitem__(self, index: int) -> dict[str, np.ndarray]:
-        self.read += 1
-        self.tell(self.read / len(self))
-        return self.dataset[index]

@@ -1,6 +1,5 @@
 """A trained segmentor with another number of classes."""
 
-import copy
 from collections.abc import Sequence
 
 import numpy as np
@@ -8,15 +7,15 @@ import paddle
 from paddle import nn
 from paddleseg.utils import utils
 
-from paddle_csrl.deploy.model import DeployBuilder
+from paddle_csrl.builder import ZeroShotBuilder, without_pretrained
 from paddle_csrl.errors import UserError
-from paddle_csrl.stages.fit import set_weights
+from paddle_csrl.utils.weights import set_weights
 
 _PROBE_SIZE = 64  # pixels
 
 
-def class_axes(builder: DeployBuilder, model: nn.Layer) -> dict[str, int]:
-    """The axis along which a parameter has one entry per class, by the parameter's name.
+def class_axes(builder: ZeroShotBuilder, model: nn.Layer) -> dict[str, int]:
+    """Find the axis along which a parameter has one entry per class, by the parameter's name.
 
     These are the classification layer and the last layers of auxiliary heads. They are told by
     the shapes of an untrained segmentor with one class more.
@@ -28,7 +27,7 @@ def class_axes(builder: DeployBuilder, model: nn.Layer) -> dict[str, int]:
     Raises:
         UserError: a parameter depends on the number of classes in another way.
     """
-    number, axes = len(builder.classes.names), {}
+    number, axes = len(builder.classes), {}
     shapes, more = _shapes(model), _shapes(_with_classes(builder, number + 1))
     for name, shape in shapes.items():
         other = more.get(name, [])
@@ -43,8 +42,9 @@ def class_axes(builder: DeployBuilder, model: nn.Layer) -> dict[str, int]:
     return axes
 
 
-def _with_classes(builder: DeployBuilder, num_classes: int) -> nn.Layer:
-    cfg = utils.set_in_channels(copy.deepcopy(builder.config.model_cfg), builder.img_channels)
+def _with_classes(builder: ZeroShotBuilder, num_classes: int) -> nn.Layer:
+    cfg = utils.set_in_channels(without_pretrained(builder.config.model_cfg),
+                                builder.img_channels)
     with paddle.utils.unique_name.guard():
         return builder.build_component({**cfg, "num_classes": num_classes})
 

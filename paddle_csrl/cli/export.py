@@ -1,18 +1,14 @@
 """Export a trained segmentor for Paddle Inference or ONNX and compare it with the trained one."""
 
 import argparse
-import os
 from typing import Any
 
 from paddleseg.utils import logger, utils
 
-from paddle_csrl.builder import ZeroShotBuilder
 from paddle_csrl.cli import options
-from paddle_csrl.config import ZeroShotConfig
-from paddle_csrl.deploy.export import OPSET, export
+from paddle_csrl.core.export import export
+from paddle_csrl.deploy.export import OPSET
 from paddle_csrl.deploy.exported import OUTPUT_DTYPES
-from paddle_csrl.deploy.model import DeployBuilder
-from paddle_csrl.errors import UserError
 
 _EPILOG = """
 writes into --save_dir:
@@ -66,25 +62,9 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     """
     args = parse_args(argv)
     options.fill_in_run(args)
-    config = ZeroShotConfig(args.config, opts=args.opts)
     utils.set_device("cpu")
-    image_path = args.image_path or _validation_image(config)
-    if image_path is None:
-        logger.warning("compared on a random image alone, for the validation data are not here; "
-                       "--image_path names a real one")
-    builder = DeployBuilder(config, args.model_path)
-    exported = export(builder, args.save_dir, args.format, args.input_shape, args.output_op,
-                      image_path, args.opset)
+    exported = export(args.config, args.model_path, args.save_dir, opts=args.opts,
+                      target=args.format, input_shape=args.input_shape, output_op=args.output_op,
+                      image_path=args.image_path, opset=args.opset)
     logger.info(f"exported: {exported['config']}")
     return exported
-
-
-def _validation_image(config: ZeroShotConfig) -> str | None:
-    """The first validation image, if the data set is on disk."""
-    root = config.val_dataset_cfg.get("dataset_root")
-    if not root or not os.path.isdir(root):
-        return None
-    try:
-        return ZeroShotBuilder(config).val_dataset.file_list[0][0]
-    except (UserError, IndexError):
-        return None

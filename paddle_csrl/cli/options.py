@@ -2,12 +2,13 @@
 
 import argparse
 import os
+import textwrap
 from collections.abc import Sequence
 from typing import Any
 
 from paddle_csrl.config.schema import SECTIONS, Section, Settings, TestConfig, help_line
 from paddle_csrl.errors import UserError
-from paddle_csrl.run import SELF_TRAINING, STAGES
+from paddle_csrl.stages import STAGES, stage_names
 
 
 def add_config(parser: argparse.ArgumentParser, required: bool = True) -> None:
@@ -127,7 +128,7 @@ def stage_overrides(args: argparse.Namespace, stage: str | None) -> dict[str, An
 
 def add_training(parser: argparse.ArgumentParser) -> None:
     """Flags of training, as PaddleSeg's tools/train.py."""
-    parser.add_argument("--stage", choices=[*STAGES, SELF_TRAINING],
+    parser.add_argument("--stage", choices=stage_names(),
                         help="run this stage alone; finished earlier stages are needed "
                              "(default: all, skipping those already up to date)")
     parser.add_argument("--save_dir", metavar="DIR",
@@ -144,3 +145,14 @@ def add_training(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--resume_model", metavar="DIR",
                         help="checkpoint folder to go on from, such as "
                              "output/NAME/segmentor/iter_1000")
+    parser.add_argument("--restart", action="store_true",
+                        help="run stages again that are up to date, and delete earlier results, "
+                             "which otherwise are kept under another name if they took more than "
+                             "a minute")
+
+
+def stage_lines() -> str:
+    """List the stages and what they do, for ``--help``."""
+    return "\n".join(textwrap.fill(
+        stage.help, 96, initial_indent=f"  {stage.name:<13} ", subsequent_indent=16 * " ")
+        for stage in STAGES)

@@ -7,10 +7,7 @@ from paddleseg.utils import utils
 
 from paddle_csrl import parallel
 from paddle_csrl.cli import options
-from paddle_csrl.config import ZeroShotConfig
-from paddle_csrl.deploy.images import ImageReader
-from paddle_csrl.deploy.model import DeployBuilder
-from paddle_csrl.deploy.predict import ResultFiles, SegmentorPredictor, predict_images
+from paddle_csrl.core.predict import predict
 
 _EPILOG = """
 writes, for every image NAME, below --save_dir:
@@ -55,14 +52,8 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     args = parse_args(argv)
     options.fill_in_run(args)
     overrides = {**options.common_overrides(args), **options.test_overrides(args)}
-    config = ZeroShotConfig(args.config, opts=args.opts, overrides=overrides)
     utils.set_device(args.device)
     parallel.start()
-    builder = DeployBuilder(config, args.model_path)
-    results = ResultFiles(args.save_dir, builder.classes.recolored(args.custom_color),
-                          args.confidence)
-    predictor = SegmentorPredictor(builder.trained_model, args.confidence,
-                                   config.option("precision", "fp32"),
-                                   config.option("amp_level", "O1"), **config.test_config)
-    return predict_images(args.image_path, results, ImageReader(builder.transforms), predictor,
-                          config.option("num_workers", 0))
+    return predict(args.config, args.model_path, args.image_path, args.save_dir, opts=args.opts,
+                   overrides=overrides, confidence=args.confidence,
+                   custom_color=args.custom_color)

@@ -8,22 +8,14 @@ from paddleseg.utils import utils
 from paddle_csrl import parallel
 from paddle_csrl.cli import options
 from paddle_csrl.config import ZeroShotConfig
-from paddle_csrl.core.train import run_pipeline
+from paddle_csrl.core.train import train_run
 from paddle_csrl.errors import UserError
 from paddle_csrl.run import Run
+from paddle_csrl.stages import STAGES, Stage
 
-_EPILOG = """
+_EPILOG = f"""
 stages:
-  segmentor   a stock PaddleSeg segmentor learns the seen classes
-  features    the frozen segmentor fills a bank with real features, once per image
-  generator   learns to make features from class embeddings (CSRL's losses)
-  classifier  a new last layer learns real seen and generated unseen features
-  self_training  (with a section of that name) the layer once more, with its own confident
-              predictions on images without labels
-
-A config with a `projection` (SPNet, SegDeViSE) has two of them:
-  segmentor   a PaddleSeg segmentor learns to project pixels onto the class embeddings
-  classifier  embeddings and calibration are folded into a stock last layer
+{options.stage_lines()}
 
 examples:
   python tools/train.py -c configs/csrl_shapes.yml
@@ -53,20 +45,31 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
         UserError: a mistake in the config, the data or the flags.
     """
     args = parse_args(argv)
-    if args.stage == "self_training" and (args.iters or args.batch_size or args.learning_rate):
-        raise UserError("--stage self_training trains the layer as the section `classifier` says: "
-                        "leave out --iters, --batch_size and --learning_rate")
+    named = [stage for stage in STAGES if stage.name == args.stage]
+    if named and all(_meaningless(args, stage) for stage in named):
+        _check_flags(args, named[0])  # before the config, which would not know their keys
     overrides = {**options.common_overrides(args), **options.stage_overrides(args, args.stage),
                  "save_dir": args.save_dir, "seed": args.seed, "do_eval": args.do_eval,
                  "use_vdl": args.use_vdl, "keep_checkpoint_max": args.keep_checkpoint_max}
     config = ZeroShotConfig(args.config, opts=args.opts, overrides=overrides)
-    run = Run(config, args.resume_model)
-    if args.stage and not run.trains(args.stage) and (
-            args.iters or args.batch_size or args.learning_rate):
-        raise UserError(f"--stage {args.stage} trains nothing: leave out --iters, --batch_size "
-                        f"and --learning_rate")
+    run = Run(config, args.resume_model, restart=args.restart)
+    if args.stage:
+        _check_flags(args, run.stage(args.stage))
     utils.show_env_info()
     utils.set_device(args.device)
     parallel.start()
-    utils.set_cv2_num_threads(config.option("num_workers", 0))
-    return run_pipeline(run, args.stage)
+    utils.set_cv2_num_threads(config.settings.num_workers)
+    return train_run(run, args.stage)
+
+
+def _meaningless(args: argparse.Namespace, stage: Stage) -> list[str]:
+    """Return the flags given that mean nothing to a stage."""
+    return [f"--{flag}" for flag in Stage.flags
+            if getattr(args, flag) is not None and flag not in stage.flags]
+
+
+def _check_flags(args: argparse.Namespace, stage: Stage) -> None:
+    wrong = _meaningless(args, stage)
+    if wrong:
+        raise UserError(f"--stage {stage.name}: leave out {', '.join(wrong)}, for "
+                        f"{stage.no_flags}")

@@ -97,7 +97,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     if not out.endswith((".yml", ".yaml")):
         raise UserError(f"--out {args.out} must end in .yml, so that a config can name it")
     make_folder_of(out, "--out")
-    seed = config.seed if args.seed is None else args.seed
+    seed = config.settings.seed if args.seed is None else args.seed
     if seed < 0:
         raise UserError(f"--seed {seed} must be at least 0")
     budget = Budget(args.budget, args.classifier_draws, args.folds, args.seeds, args.finalists,
@@ -119,10 +119,11 @@ def _seen_classes(run: Run) -> SeenClasses:
 
     The validation set is not read, unless stage 1 has yet to run and chooses its checkpoint.
     """
-    if any(run.changes(stage) != [] for stage in _STAGES):
+    if not all(map(run.is_current, _STAGES)):
         run_stages(run, _STAGES)
-    builder = run.builder
-    _, layer = builder.classification_layer(builder.throwaway_model())
+    builder, classes = run.builder, run.classes
+    _, layer = builder.classification_layer(builder.new_segmentor(pretrained=False))
     return SeenClasses.from_bank(
-        FeatureBank.load(run.output("features")), builder.embeddings, builder.class_names,
-        builder.unseen_ids, builder.normalizes_features, has_bias=layer.bias is not None)
+        FeatureBank.load(run.output("features")), builder.embeddings, classes.names,
+        classes.unseen_ids, run.config.settings.zero_shot.features.normalize,
+        has_bias=layer.bias is not None)

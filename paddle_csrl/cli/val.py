@@ -1,19 +1,13 @@
 """Score a segmentor on seen and unseen classes."""
 
 import argparse
-import os
 from typing import Any
 
 from paddleseg.utils import utils
 
 from paddle_csrl import parallel
-from paddle_csrl.builder import ZeroShotBuilder
 from paddle_csrl.cli import options
-from paddle_csrl.config import ZeroShotConfig
-from paddle_csrl.evaluation.score import score
-from paddle_csrl.stages.fit import set_weights
-from paddle_csrl.utils import make_folder, make_folder_of
-from paddle_csrl.utils.weights import load_state
+from paddle_csrl.core.evaluate import evaluate
 
 _EPILOG = """
 examples:
@@ -45,15 +39,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     """
     args = parse_args(argv)
     overrides = {**options.common_overrides(args), **options.test_overrides(args)}
-    config = ZeroShotConfig(args.config, opts=args.opts, overrides=overrides)
     utils.set_device(args.device)
     parallel.start()
-    state = load_state(args.model_path)  # before the data, which may have to be drawn
-    builder = ZeroShotBuilder(config)
-    set_weights(builder.model, state, args.model_path)
-    if args.out:
-        make_folder_of(args.out, "--out")
-    if args.picture_dir:
-        make_folder(args.picture_dir, "--picture_dir")
-    return score(builder, builder.model, args.out and os.path.normpath(args.out),
-                 args.picture_dir)
+    return evaluate(args.config, args.model_path, opts=args.opts, overrides=overrides,
+                    out=args.out, picture_dir=args.picture_dir)

@@ -9,7 +9,7 @@ from paddleseg.utils import logger, utils
 from paddle_csrl.reports.predictions import compare_methods, open_methods
 from paddle_csrl.reports.relations import compare_relations, save_relations
 from paddle_csrl.reports.run_report import write_page
-from paddle_csrl.run import open_run
+from paddle_csrl.run import Run
 from paddle_csrl.utils import make_folder
 
 _EPILOG = """
@@ -143,8 +143,8 @@ def _write_report(args: argparse.Namespace) -> dict[str, Any]:
 
 def _draw_relations(args: argparse.Namespace) -> dict[str, Any]:
     utils.set_device(args.device)
-    run = open_run(args.run, args.opts)
-    without = args.without and open_run(args.without, args.opts)
+    run = Run.open(args.run, args.opts)
+    without = args.without and Run.open(args.without, args.opts)
     folder = _folder(args.save_dir, args.run)
     relations = compare_relations(run, without, args.unseen, args.seen, args.standardize)
     return {"paths": save_relations(relations, folder, args.standardize), "relations": relations}

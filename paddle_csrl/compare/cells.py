@@ -22,10 +22,10 @@ from paddle_csrl.errors import user_message
 from paddle_csrl.evaluation.layers import score_layers
 from paddle_csrl.evaluation.score import describe
 from paddle_csrl.metrics import ZeroShotEvaluator
-from paddle_csrl.run import Run, checksum
-from paddle_csrl.stages.final_layer import load_layer, read_layer
-from paddle_csrl.stages.fit import load_weights
-from paddle_csrl.stages.segmentor import load_segmentor
+from paddle_csrl.models.last_layer import load_layer, read_layer
+from paddle_csrl.run import Run
+from paddle_csrl.stages.base import changed_inputs
+from paddle_csrl.stages.folder import checksum
 from paddle_csrl.utils import progress, read_json, write_json
 
 _SHARED = ("segmentor", "features")
@@ -92,7 +92,6 @@ class _Group:
     def __init__(self, plan: Plan, split: str, stage1_seed: int):
         self.plan = plan
         self.base = Run(plan.stage1_config(split, stage1_seed))
-        # Read now, for PaddleSeg's builder adds to the config as it builds.
         self.stage1_inputs = self.base.inputs("segmentor")
         self.stage1_error: Exception | None = None
         self.stage1_is_made = False
@@ -129,28 +128,24 @@ class _Group:
         if not _is_trained(run):
             self._remove(cell, "scores.json")
             start = time.time()
-            try:
-                run_stages(run, stages)
-            except BaseException:
-                _discard_unfinished(run, stages)
-                raise
+            run_stages(run, stages)
             write_config(run)
             logger.info(f"[compare] {cell}: trained in {time.time() - start:.0f} s")
         _drop_checkpoints(run, stages)
         if read_scores(self.plan, cell).get("inputs") == self._score_inputs(run):
             return
         if run.shared_dir:
-            run.builder.__dict__.pop("model", None)  # of which every cell in line would hold one
             shared.append((cell, run))
         else:
-            load_weights(run.builder.model, run.final_model)
-            layer = read_layer(run.builder.classification_layer(run.builder.model)[1])
-            self._score(run.builder, run.builder.model, [(cell, run, layer)])
+            model = run.builder.trained_segmentor(run.final_model)
+            layer = read_layer(run.builder.classification_layer(model)[1])
+            self._score(run.builder, model, [(cell, run, layer)])
 
     def _run_of(self, cell: Cell) -> Run:
         """The run of a cell, on the shared stages as far as they are made from its settings."""
         run = Run(self.plan.cell_config(cell), shared_dir=self.base.save_dir)
-        if "generator" not in run.stages or run.inputs("segmentor") != self.stage1_inputs:
+        if "generator" not in run.stages or changed_inputs(
+                run.inputs("segmentor"), self.stage1_inputs):
             return Run(self.plan.cell_config(cell, own_stage1=True))
         self._make_stage1()
         if run.changes("features"):
@@ -164,7 +159,7 @@ class _Group:
         if self.stage1_is_made:
             return
         try:
-            if any(self.base.changes(stage) != [] for stage in _SHARED):
+            if not all(map(self.base.is_current, _SHARED)):
                 run_stages(self.base, _SHARED)
                 write_config(self.base)
         except Exception as error:
@@ -173,7 +168,7 @@ class _Group:
         self.stage1_is_made = True
 
     def _score_shared(self, shared: list[tuple[Cell, Run]]) -> None:
-        self._score(self.base.builder, load_segmentor(self.base),
+        self._score(self.base.builder, self.base.context.segmentor,
                     [(cell, run, load_layer(run.final_layer)) for cell, run in shared])
 
     def _score(self, builder: ZeroShotBuilder, segmentor: nn.Layer,
@@ -187,7 +182,7 @@ class _Group:
     def _swept(self, run: Run, layer: dict[str, np.ndarray]) -> list[dict[str, np.ndarray]]:
         if not self.plan.calibrations:
             return []
-        return swept_layers(layer, run.builder.seen_ids, run.calibration, self.plan.calibrations)
+        return swept_layers(layer, run.classes.seen_ids, run.calibration, self.plan.calibrations)
 
     def _record(self, cell: Cell, run: Run, evaluators: list[ZeroShotEvaluator]) -> None:
         evaluator, *swept = evaluators
@@ -218,16 +213,7 @@ class _Group:
 
 
 def _is_trained(run: Run) -> bool:
-    return run.has_final_model() and all(run.changes(stage) == [] for stage in run.stages)
-
-
-def _discard_unfinished(run: Run, stages: Sequence[str]) -> None:
-    """Leave no part of a stage behind that was cut off."""
-    for stage in stages:
-        if not run.is_finished(stage):
-            shutil.rmtree(run.folder(stage), ignore_errors=True)
-    if os.path.isdir(run.save_dir) and not os.listdir(run.save_dir):
-        os.rmdir(run.save_dir)
+    return run.has_final_model() and all(map(run.is_current, run.stages))
 
 
 def _drop_checkpoints(run: Run, stages: Sequence[str]) -> None:

@@ -15,7 +15,6 @@ from typing import Any, TypeVar
 
 import yaml
 from paddleseg.cvlibs import Config
-from paddleseg.cvlibs.config_checker import DefaultLossRule
 from pydantic import ValidationError
 
 from paddle_csrl.config.components import check_components, try_losses
@@ -154,18 +153,9 @@ class ZeroShotConfig(Config):
         return dict(self.dic.get("test_config") or {})
 
     @property
-    def zero_shot(self) -> dict[str, Any]:
-        return self.dic["zero_shot"]
-
-    @property
-    def segmentor_weights(self) -> str | None:
-        """The trained segmentor that takes the place of stage 1, if any."""
-        return self.settings.segmentor_weights
-
-    @property
-    def projection(self) -> dict[str, Any] | None:
+    def projection(self) -> Any:
         """The section of SPNet and SegDeViSE, if the config has one."""
-        return self.dic.get("projection")
+        return self.section("projection")
 
     @property
     def leaks(self) -> str | None:
@@ -191,28 +181,6 @@ class ZeroShotConfig(Config):
     def save_dir(self) -> str:
         stem = os.path.splitext(os.path.basename(self.path))[0]
         return self.settings.save_dir or os.path.join("output", stem)
-
-    @property
-    def seed(self) -> int:
-        return self.settings.seed
-
-    def option(self, key: str, default: Any, stage: str = "") -> Any:
-        """A run option such as ``log_iters``: the stage's own value, else the top level's."""
-        return (self.dic.get(stage) or {}).get(key, self.dic.get(key, default))
-
-
-class StageConfig(Config):
-    """A PaddleSeg ``Config`` made from one section, for the stages that have no file of their own.
-
-    Args:
-        section (dict): the section ``generator`` or ``classifier``.
-    """
-
-    def __init__(self, section: dict[str, Any]):
-        # PaddleSeg's builder asks for the type of the data set; `Dataset` is the one for which
-        # it infers nothing.
-        self.dic = {**copy.deepcopy(section), "train_dataset": {"type": "Dataset"}}
-        DefaultLossRule("loss").check_and_correct(self)
 
 
 def parse_opts(items: Iterable[str]) -> dict[str, Any]:

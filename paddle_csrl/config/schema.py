@@ -97,6 +97,15 @@ class StageSection(Section):
     log_iters: Count = key(..., "iterations between lines of the log", "top level's")
 
 
+class TrainedSection(StageSection):
+    """A stage that trains a model: how, by PaddleSeg's keys."""
+
+    iters: Count = key(..., "iterations")
+    optimizer: Component = key(..., "as at the top level")
+    lr_scheduler: Component = key(..., "as at the top level")
+    loss: Loss = key(..., "as at the top level")
+
+
 SECTIONS: dict[str, type[Section]] = {}
 AnySection = TypeVar("AnySection", bound=type[Section])
 

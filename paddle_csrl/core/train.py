@@ -11,44 +11,60 @@ import yaml
 from paddleseg.utils import logger, utils
 
 from paddle_csrl import parallel
-from paddle_csrl.classes import FILE_NAME, ClassTable
+from paddle_csrl.classes import CLASSES_FILE
+from paddle_csrl.config import ZeroShotConfig
 from paddle_csrl.core import preflight
-from paddle_csrl.errors import UserError
 from paddle_csrl.evaluation.score import audit_line, score, visualdl_line, warn_of_leaks
-from paddle_csrl.provenance import how_made
-from paddle_csrl.reports.run_report import FILE_NAME as PAGE
+from paddle_csrl.reports.run_report import FILE_NAME as REPORT
 from paddle_csrl.reports.run_report import write_page
-from paddle_csrl.run import SELF_TRAINING, Run
-from paddle_csrl.stages.classifier import train_classifier
-from paddle_csrl.stages.features import extract_features
-from paddle_csrl.stages.fit import load_weights
-from paddle_csrl.stages.generator import train_generator
-from paddle_csrl.stages.projection import fold_projection
-from paddle_csrl.stages.segmentor import train_segmentor
-from paddle_csrl.stages.self_training import train_on_pseudo_labels
+from paddle_csrl.run import CONFIG_FILE, Run
 from paddle_csrl.utils import atomic_path, write_json
-
-_RUN_STAGE = {"segmentor": train_segmentor, "features": extract_features,
-              "generator": train_generator, "classifier": train_classifier,
-              SELF_TRAINING: train_on_pseudo_labels}
-_RUN_PROJECTION_STAGE = {"segmentor": train_segmentor, "classifier": fold_projection}
+from paddle_csrl.utils.provenance import how_made
 
 
-def run_pipeline(run: Run, stage: str | None = None) -> dict[str, Any]:
-    """Run all stages, or one, and score the final model if it was made.
+def train(config: str, *, save_dir: str | None = None, stage: str | None = None,
+          opts: Sequence[str] = (), resume_model: str | None = None,
+          restart: bool = False) -> dict[str, Any]:
+    """Train a zero-shot segmentor: all stages, or one, then the GZS3 scores.
+
+    Stages that are finished and up to date are not run again.
+
+    Example:
+        >>> metrics = train("configs/csrl_shapes.yml", save_dir="output/demo")  # doctest: +SKIP
+        >>> metrics["hiou"]                                                     # doctest: +SKIP
+        0.48
 
     Args:
-        run: the run.
-        stage: one of ``run.stages``; all of them by default.
+        config: path of the YAML file.
+        save_dir: where everything is written; by default as the config says.
+        stage: the stage to run, such as ``generator``; all by default.
+        opts: overrides of the config, each ``key.subkey=value``.
+        resume_model: a checkpoint folder ``<stage>/iter_N`` to go on from.
+        restart: run stages again that are up to date, and delete their earlier results.
 
     Returns:
-        The content of ``metrics.json``; empty if the final model was not reached.
+        The content of ``metrics.json``, scores in [0, 1]; empty if ``stage`` ends before the
+        final model.
+
+    Raises:
+        UserError: a mistake in the config or the data.
+    """
+    run = Run(ZeroShotConfig(config, opts=opts, overrides={"save_dir": save_dir}),
+              resume_model=resume_model, restart=restart)
+    return train_run(run, stage)
+
+
+def train_run(run: Run, stage: str | None = None) -> dict[str, Any]:
+    """Run all stages of ``run``, or one, and score the final model if it was made.
+
+    Returns:
+        As ``train``.
 
     Raises:
         UserError: the run has no such ``stage``, or an earlier one that it needs is missing or
             out of date.
     """
-    start = time.time()
+    start, use_vdl = time.time(), run.config.settings.use_vdl
     warn_of_leaks(run.config)
     stages = [stage] if stage else list(run.stages)
     run_stages(run, stages)
@@ -56,13 +72,12 @@ def run_pipeline(run: Run, stage: str | None = None) -> dict[str, Any]:
     logger.info(audit_line(run.builder))
     if stages[-1] != run.stages[-1]:
         return {}
-    model = run.builder.model
-    load_weights(model, run.final_model)
-    log_dir = os.path.join(run.save_dir, "scores") if run.config.option("use_vdl", True) else None
-    metrics = score(run.builder, model, os.path.join(run.save_dir, "metrics.json"),
-                    os.path.join(run.save_dir, "predictions"), log_dir)
+    metrics = score(run.builder, run.builder.trained_segmentor(run.final_model),
+                    os.path.join(run.save_dir, "metrics.json"),
+                    os.path.join(run.save_dir, "predictions"),
+                    os.path.join(run.save_dir, "scores") if use_vdl else None)
     logger.info(f"model: {run.final_model}, made in {time.time() - start:.0f} s")
-    if log_dir:
+    if use_vdl:
         logger.info(f"curves: {visualdl_line(run.save_dir)}")
     _report(run)
     warn_of_leaks(run.config)
@@ -77,8 +92,8 @@ def _report(run: Run) -> None:
         logger.info(f"report: {write_page(run.save_dir)}")
     except Exception as error:  # whatever it is, the model and its scores are there
         with contextlib.suppress(OSError):
-            os.remove(os.path.join(run.save_dir, PAGE))
-        logger.warning(f"no {PAGE} was written ({type(error).__name__}: "
+            os.remove(os.path.join(run.save_dir, REPORT))
+        logger.warning(f"no {REPORT} was written ({type(error).__name__}: "
                        f"{' '.join(str(error).split())}); the run is finished, and `python "
                        f"tools/visualize.py report --run {run.save_dir}` tries again")
 
@@ -90,35 +105,36 @@ def run_stages(run: Run, stages: Sequence[str]) -> None:
         UserError: the run has no such stage, or one before the first of them is missing or out
             of date.
     """
-    unknown = [stage for stage in stages if stage not in run.stages]
-    if unknown:
-        reason = "a `projection`" if run.config.projection else "no `self_training`"
-        raise UserError(f"--stage {unknown[0]}: {run.config.path} has {reason} and its stages are "
-                        f"{', '.join(run.stages)}; name one of them")
+    for stage in stages:
+        run.stage(stage)
     for earlier in run.stages[:run.stages.index(stages[0])]:
-        run.require(earlier)
+        run.require_current(earlier)
+    run.forget()
     preflight.check(run, stages)
     for stage in stages:
-        _run_unless_finished(run, stage)
+        _run_unless_current(run, stage)
+    run.forget()
 
 
-def _run_unless_finished(run: Run, stage: str) -> None:
-    changes = run.changes(stage)
-    final_is_missing = stage == run.stages[-1] and not run.has_final_model()
-    if changes == [] and not final_is_missing and not run.resumes(stage):
-        logger.info(f"[{stage}] up to date: {run.output(stage)}")
+def _run_unless_current(run: Run, name: str) -> None:
+    stage, context, changes = run.stage(name), run.context, run.changes(name)
+    context.resume_model, context.is_last = run.resumes(name), name == run.stages[-1]
+    has_all = changes == [] and (run.has_final_model() or not context.is_last)
+    if has_all and not context.resume_model and not run.restart:
+        logger.info(f"[{name}] up to date: {run.output(name)}")
         return
     if changes:
-        logger.info(f"[{stage}] runs again, for these changed: {', '.join(changes)}")
-    inputs = run.inputs(stage)
-    start = time.time()
+        logger.info(f"[{name}] runs again, for these changed: {', '.join(changes)}")
+    inputs, start = run.inputs(name), time.time()
     # A checkpoint knows parameters by the names that Paddle counts up, which must therefore not
     # depend on what else was built in this process.
     with paddle.utils.unique_name.guard():
-        (_RUN_PROJECTION_STAGE if run.config.projection else _RUN_STAGE)[stage](run)
+        stage.run(context)
     seconds = time.time() - start
-    run.finish(stage, inputs, how_made(seconds))
-    logger.info(f"[{stage}] took {seconds:.0f} s")
+    run.finish(name, format=stage.format, inputs=inputs, made=how_made(seconds))
+    if context.is_last and run.is_made_by_others():
+        run.mark_unfinished("self_training")
+    logger.info(f"[{name}] took {seconds:.0f} s")
 
 
 def write_config(run: Run) -> None:
@@ -127,8 +143,8 @@ def write_config(run: Run) -> None:
     The one makes them again; with both, the model predicts without the data.
     """
     if parallel.is_first():
-        with atomic_path(os.path.join(run.save_dir, "config.yml")) as temporary:
+        with atomic_path(os.path.join(run.save_dir, CONFIG_FILE)) as temporary:
             with open(temporary, "w", encoding="utf-8") as file:
                 yaml.dump(run.config.given, file, Dumper=utils.NoAliasDumper,
                           allow_unicode=True, sort_keys=False)
-        write_json(os.path.join(run.save_dir, FILE_NAME), ClassTable.of(run.builder).describe())
+        write_json(os.path.join(run.save_dir, CLASSES_FILE), run.classes.describe())

@@ -22,9 +22,8 @@ from paddle_csrl.classes import ClassTable
 from paddle_csrl.config import ZeroShotConfig
 from paddle_csrl.deploy.images import ImageReader, Sample
 from paddle_csrl.deploy.model import DeployBuilder
-from paddle_csrl.deploy.predict import SegmentorPredictor
 from paddle_csrl.errors import UserError, user_message
-from paddle_csrl.run import open_run
+from paddle_csrl.run import Run
 from paddle_csrl.utils import make_folder
 
 #: Largest uploaded picture, in pixels.
@@ -57,9 +56,7 @@ class Model:
         self.folder = folder
         self.classes: ClassTable = builder.classes
         self.read = ImageReader(builder.transforms)
-        self.predict = SegmentorPredictor(
-            builder.trained_model, precision=config.option("precision", "fp32"),
-            amp_level=config.option("amp_level", "O1"), **config.test_config)
+        self.predict = builder.predictor()
 
 
 class _Task:
@@ -274,7 +271,7 @@ def explain(error: Exception) -> str:
 def _pictures_of(run_dir: str, opts: Sequence[str], limit: int) -> tuple[list[Picture], str]:
     """Return validation images of the run, and a note where there are none."""
     try:
-        files = open_run(run_dir, opts).builder.val_dataset.file_list
+        files = Run.open(run_dir, opts).builder.val_dataset.file_list
     except UserError as error:
         return [], f"Upload one; the run's own are not here: {error}"
     chosen = np.linspace(0, len(files) - 1, min(limit, len(files))).round().astype(int)

@@ -93,9 +93,9 @@ class ExportedNetwork(nn.Layer):
         return nn.functional.softmax(logits, axis=1) if self.output_op == "softmax" else logits
 
 
-def export(builder: DeployBuilder, save_dir: str, target: str = "paddle",
-           input_shape: list[int] | None = None, output_op: str = "argmax",
-           image_path: str | None = None, opset: int = OPSET) -> dict[str, Any]:
+def export_model(builder: DeployBuilder, save_dir: str, target: str = "paddle",
+                 input_shape: list[int] | None = None, output_op: str = "argmax",
+                 image_path: str | None = None, opset: int = OPSET) -> dict[str, Any]:
     """Export the trained model of ``builder``, compare it and write it into ``save_dir``.
 
     All is made aside and moved there once it has been compared.

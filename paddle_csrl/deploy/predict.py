@@ -17,6 +17,7 @@ from paddle_csrl.deploy.images import ImageFile, ImageReader, Sample, find_image
 from paddle_csrl.errors import UserError
 from paddle_csrl.evaluation.evaluate import AUGMENTED_KEYS
 from paddle_csrl.utils import atomic_path, make_folder, progress
+from paddle_csrl.utils.precision import autocast
 
 #: Kind of result -> its folder below ``--save_dir``. The first two are PaddleSeg's names.
 FOLDERS = {"overlay": "added_prediction", "mask": "pseudo_color_prediction",
@@ -60,9 +61,7 @@ class SegmentorPredictor:
         self.precision, self.amp_level = precision, amp_level
 
     def __call__(self, sample: Sample) -> Prediction:
-        with paddle.no_grad(), paddle.amp.auto_cast(
-                enable=self.precision == "fp16", level=self.amp_level,
-                custom_black_list={"bilinear_interp_v2"}):
+        with paddle.no_grad(), autocast(self.precision, self.amp_level):
             label, logits = self.infer(self.model, paddle.to_tensor(sample.pixels),
                                        trans_info=sample.trans_info, **self.test_config)
             confidence = nn.functional.softmax(logits.astype("float32"), axis=1).max(axis=1)[0] \
@@ -120,10 +119,10 @@ class ResultFiles:
 
     def write(self, name: str, image: np.ndarray, prediction: Prediction) -> None:
         """Write the results of one image, uint8 RGB [H, W, 3]."""
-        names, unseen_ids, palette = self.classes
-        label = prediction.label.astype(np.uint8)
-        pictures = {"overlay": visualize.overlay(image, label, palette),
-                    "mask": visualize.labelled_mask(label, names, unseen_ids, palette),
+        classes, label = self.classes, prediction.label.astype(np.uint8)
+        pictures = {"overlay": visualize.overlay(image, label, classes.palette),
+                    "mask": visualize.labelled_mask(label, classes.names, classes.unseen_ids,
+                                                    classes.palette),
                     "label": label}
         if "confidence" in self.kinds:
             pictures["confidence"] = np.rint(255 * prediction.confidence).astype(np.uint8)

@@ -30,10 +30,9 @@ from paddle_csrl.doctor.installation import (
     free_disk,
     size,
 )
-from paddle_csrl.embeddings.resolve import resolve_class_embeddings
+from paddle_csrl.embeddings import resolve_class_embeddings, takes_attributes
 from paddle_csrl.errors import user_message
 from paddle_csrl.run import Run
-from paddle_csrl.stages.features import make_sampler
 from paddle_csrl.utils.weights import load_state
 
 #: The bank, its standardized copy, and what is on its way in while it is filled.
@@ -146,7 +145,7 @@ def _read_config(path: str, opts: Sequence[str], patients: list[Patient]) -> Fin
 def check_data(patient: Patient) -> list[Finding]:
     """Folders, lists and labels, read as training reads them."""
     builder = patient.run.builder
-    names, unseen = builder.class_names, builder.unseen_ids
+    names, unseen = builder.classes.names, builder.classes.unseen_ids
     train, val = builder.train_dataset.audit(), builder.val_dataset.audit()
     findings = [
         Finding(OK, "data", f"train: {train['images_used']} images, {train['images_dropped']} left "
@@ -168,12 +167,12 @@ def check_data(patient: Patient) -> list[Finding]:
 
 def check_words(patient: Patient) -> list[Finding]:
     """Check that every class has an embedding of its own, and tell by which word."""
-    section = dict(patient.config.zero_shot.get("embeddings") or {})
-    if section.get("path") == "attributes":
+    section = patient.config.settings.zero_shot.embeddings
+    if takes_attributes(section.path):
         vectors = patient.run.builder.embeddings
         return [Finding(OK, "embeddings", f"attributes of the data set, {vectors.shape[1]} each")]
     names = _class_names(patient)
-    vectors, how = resolve_class_embeddings(names, **section)
+    vectors, how = resolve_class_embeddings(names, section.path, section.normalize, section.words)
     other = [f"{name} = {rule}" for name, rule in zip(names, how) if not rule.startswith("exact")]
     text = (f"{vectors.shape[1]} dimensions; all {len(names)} classes found"
             + (f", {len(other)} under another name: {'; '.join(other)}" if other else ""))
@@ -189,12 +188,12 @@ def check_words(patient: Patient) -> list[Finding]:
 
 def _class_names(patient: Patient) -> list[str]:
     """The names of the classes, also where the data are not there yet."""
-    given = patient.config.zero_shot.get("class_names")
+    given = patient.config.settings.zero_shot.class_names
     kind = patient.config.val_dataset_cfg["type"]
     if given:
         return read_class_names(given)
     try:
-        return list(patient.run.builder.class_names)
+        return list(patient.run.classes.names)
     except Exception:  # told by the check of the data
         return class_names_for(kind)
 
@@ -263,12 +262,12 @@ def check_room(patient: Patient) -> list[Finding]:
 
 def _needs(run: Run) -> dict[str, int]:
     """Bytes that the run's folder takes, at most."""
-    model = run.builder.throwaway_model()
+    model = run.builder.new_segmentor(pretrained=False)
     weights = sum(tensor.size * 4 for tensor in model.state_dict().values())
-    kept = run.config.option("keep_checkpoint_max", 3)
+    kept = run.config.settings.keep_checkpoint_max
     needs = {"checkpoints": _CHECKPOINT * weights * kept, "models": 3 * weights}
     if "features" in run.stages:
-        itemsize = make_sampler(run.config.zero_shot, 1, 255).dtype.itemsize
+        itemsize = np.dtype(run.config.settings.zero_shot.features.dtype).itemsize
         needs["feature bank"] = _bank_size(run, itemsize)
     return needs
 
@@ -277,9 +276,10 @@ def _bank_size(run: Run, itemsize: int) -> int:
     """Bytes of a full feature bank, of ``itemsize`` each number; 0 without one."""
     if "features" not in run.stages:
         return 0
-    _, layer = run.builder.classification_layer(run.builder.throwaway_model())
-    bound = make_sampler(run.config.zero_shot, 1, 255).bound
-    return len(run.builder.seen_ids) * bound * layer.weight.shape[1] * itemsize
+    _, layer = run.builder.classification_layer(
+        run.builder.new_segmentor(pretrained=False))
+    bound = run.config.settings.zero_shot.features.samples_per_class
+    return len(run.classes.seen_ids) * bound * layer.weight.shape[1] * itemsize
 
 
 _CHECKS: dict[str, Callable[[Patient], list[Finding]]] = {

@@ -1,7 +1,8 @@
 """Class embeddings: word vectors by class name, or attributes."""
 
-from paddle_csrl.embeddings.attributes import attribute_vectors
+from paddle_csrl.embeddings.attributes import attribute_vectors, embed_classes, takes_attributes
 from paddle_csrl.embeddings.readers import read_vectors
 from paddle_csrl.embeddings.resolve import load_class_embeddings, resolve_class_embeddings
 
-__all__ = ["attribute_vectors", "load_class_embeddings", "read_vectors", "resolve_class_embeddings"]
+__all__ = ["attribute_vectors", "embed_classes", "load_class_embeddings", "read_vectors",
+           "resolve_class_embeddings", "takes_attributes"]

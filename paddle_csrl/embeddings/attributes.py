@@ -1,17 +1,60 @@
-"""Class embeddings from a data set's own attribute vectors."""
+"""Class embeddings of a config: from word vectors, or a data set's own attribute vectors."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
 from paddle_csrl.datasets.class_names import fold_name
+from paddle_csrl.embeddings.resolve import load_class_embeddings
 from paddle_csrl.errors import UserError
+
+
+def embed_classes(class_names: Sequence[str], label_names: Sequence[str] | None,
+                  dataset: Callable[[], Any], *, path: str | None, normalize: bool,
+                  words: Mapping[str, str] | None) -> np.ndarray:
+    """Find the embedding of every class as ``zero_shot.embeddings`` says.
+
+    Args:
+        class_names (list[str]): C names.
+        label_names (list[str], optional): names of the data set's own classes, where these are
+            others.
+        dataset: gives the data set; asked only for its attributes.
+        path: ``attributes``, or as for ``load_class_embeddings``.
+        normalize, words: as for ``load_class_embeddings``.
+
+    Returns:
+        float32 array [C, d_w].
+
+    Raises:
+        UserError: as ``load_class_embeddings`` and ``attribute_vectors``, or the data set has no
+            attributes.
+    """
+    if not takes_attributes(path):
+        return load_class_embeddings(class_names, path, normalize, words)
+    source = dataset()
+    attributes = getattr(source, "attributes", None)
+    if attributes is None:
+        raise UserError(f"`zero_shot.embeddings.path: attributes`: {type(source).__name__} has no "
+                        f"attributes; name a word-vector file, or null for the vectors that come "
+                        f"with the project")
+    if label_names is not None:
+        attributes = attribute_vectors(
+            class_names, attributes, list(getattr(source, "class_names", label_names)),
+            list(getattr(source, "attribute_names", [])), words)
+    norms = np.linalg.norm(attributes, axis=1, keepdims=True)
+    return attributes / norms if normalize else attributes
+
+
+def takes_attributes(path: str | None) -> bool:
+    """Tell whether embeddings are the data set's attributes rather than word vectors."""
+    return path == "attributes"
 
 
 def attribute_vectors(class_names: Sequence[str], attributes: np.ndarray,
                       row_names: Sequence[str], column_names: Sequence[str],
                       words: Mapping[str, str] | None = None) -> np.ndarray:
-    """The vector of each class: that of the data set's class of its name, or composed.
+    """Return the vector of each class: that of the data set's class of its name, or composed.
 
     A class that the data set does not have is described by the attributes that its name lists:
     "blue ringed" is 1 in the columns blue and ringed.

@@ -1,12 +1,14 @@
 """Scoring a segmentor on seen and unseen classes."""
 
 from collections.abc import Callable
+from typing import Any
 
 import paddle
 from paddle import nn
 from paddleseg.core import infer
 
 from paddle_csrl import parallel
+from paddle_csrl.builder import ZeroShotBuilder
 from paddle_csrl.metrics import ZeroShotEvaluator
 from paddle_csrl.utils import progress
 from paddle_csrl.utils.precision import autocast
@@ -16,9 +18,28 @@ AUGMENTED_KEYS = ("scales", "flip_horizontal", "flip_vertical")
 
 
 def shard(dataset: paddle.io.Dataset) -> paddle.io.Subset:
-    """This process's share of a data set: every sample belongs to exactly one process."""
+    """Return this process's share of a data set: every sample belongs to exactly one process."""
     ranks, rank = parallel.world_size(), paddle.distributed.get_rank()
     return paddle.io.Subset(dataset, list(range(rank, len(dataset), ranks)))
+
+
+def new_evaluator(builder: ZeroShotBuilder) -> ZeroShotEvaluator:
+    """Make an evaluator of the final scores of a config."""
+    return ZeroShotEvaluator(len(builder.classes), builder.classes.unseen_ids,
+                             ignore_index=builder.val_dataset.ignore_index,
+                             class_names=builder.classes.names)
+
+
+def evaluate_as_configured(builder: ZeroShotBuilder, model: nn.Layer, evaluator: Any,
+                           dataset: paddle.io.Dataset | None = None,
+                           on_prediction: Callable | None = None,
+                           title: str = "evaluate") -> ZeroShotEvaluator:
+    """Run ``evaluate`` over the validation set of a config, or over ``dataset``, as it says."""
+    settings = builder.config.settings
+    return evaluate(model, builder.val_dataset if dataset is None else dataset, evaluator,
+                    settings.num_workers, precision=settings.precision,
+                    amp_level=settings.amp_level, on_prediction=on_prediction, title=title,
+                    **builder.config.test_config)
 
 
 def evaluate(model: nn.Layer, dataset: paddle.io.Dataset, evaluator: ZeroShotEvaluator,

@@ -8,27 +8,12 @@ import paddle
 from paddle import nn
 
 from paddle_csrl.builder import ZeroShotBuilder
-from paddle_csrl.evaluation.evaluate import evaluate
+from paddle_csrl.evaluation.evaluate import evaluate_as_configured, new_evaluator
 from paddle_csrl.metrics import ZeroShotEvaluator
-from paddle_csrl.stages.final_layer import put_back
+from paddle_csrl.models.last_layer import put_back
 
 #: Bytes of the logits at image size that are held at a time; more layers take another pass.
 MAX_LOGITS = 2 << 30
-
-
-def new_evaluator(builder: ZeroShotBuilder) -> ZeroShotEvaluator:
-    """An evaluator of the run's final scores."""
-    dataset = builder.val_dataset
-    return ZeroShotEvaluator(dataset.num_classes, builder.unseen_ids,
-                             ignore_index=dataset.ignore_index, class_names=builder.class_names)
-
-
-def score_model(builder: ZeroShotBuilder, model: nn.Layer) -> ZeroShotEvaluator:
-    """Score a whole segmentor on the validation set, as the end of a run does."""
-    config = builder.config
-    return evaluate(model, builder.val_dataset, new_evaluator(builder),
-                    config.option("num_workers", 0), config.option("precision", "fp32"),
-                    config.option("amp_level", "O1"), **config.test_config)
 
 
 def score_layers(builder: ZeroShotBuilder, segmentor: nn.Layer,
@@ -53,13 +38,13 @@ def score_layers(builder: ZeroShotBuilder, segmentor: nn.Layer,
 
 def _layers_at_a_time(builder: ZeroShotBuilder) -> int:
     pixels = np.prod(builder.val_dataset[0]["img"].shape[-2:])
-    return max(1, int(MAX_LOGITS // (4 * pixels * len(builder.class_names))))
+    return max(1, int(MAX_LOGITS // (4 * pixels * len(builder.classes))))
 
 
 def _score_assembled(builder: ZeroShotBuilder, segmentor: nn.Layer,
                      layer: dict[str, np.ndarray]) -> ZeroShotEvaluator:
     put_back(builder.classification_layer(segmentor)[1], layer)
-    return score_model(builder, segmentor)
+    return evaluate_as_configured(builder, segmentor, new_evaluator(builder))
 
 
 def _score_together(builder: ZeroShotBuilder, segmentor: nn.Layer,
@@ -79,12 +64,10 @@ def _score_together(builder: ZeroShotBuilder, segmentor: nn.Layer,
         return paddle.concat([replacement(*inputs) for replacement in copies])
 
     evaluators = _Evaluators([new_evaluator(builder) for _ in layers])
-    config = builder.config
     hook = convolution.register_forward_post_hook(answer)
     try:
-        evaluate(segmentor, builder.val_dataset, evaluators, config.option("num_workers", 0),
-                 config.option("precision", "fp32"), config.option("amp_level", "O1"),
-                 title=f"evaluate {len(layers)} layers", **config.test_config)
+        evaluate_as_configured(builder, segmentor, evaluators,
+                               title=f"evaluate {len(layers)} layers")
     finally:
         hook.remove()
     return evaluators.evaluators

@@ -24,15 +24,15 @@ class PictureBook:
 
     def add(self, index: int, prediction: np.ndarray, label: np.ndarray) -> None:
         """Offer the prediction (int [H, W]) for image ``index`` with its truth."""
-        has_unseen = np.isin(self.builder.unseen_ids, label).any()
+        has_unseen = np.isin(self.builder.classes.unseen_ids, label).any()
         shelf = self._with_unseen if has_unseen else self._without
         if len(shelf) < self.limit:
             shelf.append((index, prediction, label))
 
     def pictures(self) -> list[np.ndarray]:
         """The panels, uint8 RGB [H, W, 3] each; none if 255, which they hatch, is a class."""
-        builder, dataset = self.builder, self.builder.val_dataset
-        if len(builder.class_names) > visualize.MAX_CLASSES:
+        classes, dataset = self.builder.classes, self.builder.val_dataset
+        if len(classes) > visualize.MAX_CLASSES:
             return []
         panels = []
         for index, prediction, label in (self._with_unseen + self._without)[:self.limit]:
@@ -40,7 +40,7 @@ class PictureBook:
             # Transforms may have resized the label.
             image = cv2.resize(image, label.shape[::-1], interpolation=cv2.INTER_AREA)
             panels.append(visualize.prediction_panel(
-                image, label, prediction, builder.class_names, builder.unseen_ids, builder.palette))
+                image, label, prediction, classes.names, classes.unseen_ids, classes.palette))
         return panels
 
     def save(self, folder: str) -> list[str]:

@@ -1,23 +1,17 @@
-"""Stage 2 as a model PaddleSeg's trainer can train: a generator with its objective."""
+"""What stage 2 trains: a generator with its objective."""
 
 from collections.abc import Sequence
 
 import numpy as np
 import paddle
 from paddle import nn
-from paddleseg.cvlibs import manager
 
 from paddle_csrl.errors import UserError
 from paddle_csrl.losses import prototype_relations, standardize_rows
 from paddle_csrl.models.convex_hull import project_to_hull
 from paddle_csrl.parallel import Share
-from paddle_csrl.registry import register
-
-RELATIONS = ("edges", "prototypes")
-UNSEEN_PROTOTYPES = ("free", "hull")
 
 
-@register(manager.MODELS)
 class GeneratorTask(nn.Layer):
     """A feature generator together with what its losses compare (L = L_point + L_pair + L_list).
 
@@ -49,7 +43,7 @@ class GeneratorTask(nn.Layer):
             trained is the sum over the processes of the terms that each computes.
 
     Raises:
-        UserError: an unknown ``relation``, or one that the generator does not have.
+        UserError: a ``relation`` that the generator does not learn.
     """
 
     def __init__(self, generator: nn.Layer, embeddings: np.ndarray, prototypes: np.ndarray,
@@ -57,10 +51,6 @@ class GeneratorTask(nn.Layer):
                  relation: str = "prototypes", relation_warmup: int = 0,
                  unseen_prototypes: str = "free", outside_hull: float = 0.0):
         super().__init__()
-        for key, value, known in (("relation", relation, RELATIONS),
-                                  ("unseen_prototypes", unseen_prototypes, UNSEEN_PROTOTYPES)):
-            if value not in known:
-                raise UserError(f"`generator.{key}: {value}` must be one of {', '.join(known)}")
         if relation == "edges" and not getattr(generator, "learns_relations", True):
             raise UserError(f"`generator.relation: edges` compares relations that "
                             f"{type(generator).__name__} does not learn; take prototypes")
@@ -68,6 +58,7 @@ class GeneratorTask(nn.Layer):
         self.relation, self.num_samples = relation, num_samples
         self.relation_warmup = relation_warmup
         self.unseen_prototypes, self.outside_hull = unseen_prototypes, outside_hull
+        self.seen_ids, self.unseen_ids = seen_ids, unseen_ids
         self.num_seen, self.num_unseen = len(seen_ids), len(unseen_ids)
         # The order of classes means nothing to the generator; with the seen ones first, their
         # features are one block, which is cheaper to cut out than scattered rows.
@@ -82,7 +73,7 @@ class GeneratorTask(nn.Layer):
 
         Returns:
             [seen features [S, N, D], unseen features [U, N, D], e⁰, …, e^L], a plain list as
-            PaddleSeg's trainer expects. The rows of e are the seen, then the unseen classes.
+            of a model of PaddleSeg. The rows of e are the seen, then the unseen classes.
             When trained by several processes, seen features are those of the share, and unseen
             ones their means, [U, 1, D].
         """

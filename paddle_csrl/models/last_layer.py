@@ -1,6 +1,7 @@
-"""The visual feature of a segmentor: what feeds its classification layer."""
+"""The classification layer of a segmentor: find it, stop at it, read it, exchange it."""
 
 import contextlib
+import zipfile
 from collections.abc import Iterator
 
 import numpy as np
@@ -8,6 +9,7 @@ import paddle
 from paddle import nn
 
 from paddle_csrl.errors import UserError
+from paddle_csrl.utils.io import atomic_path
 from paddle_csrl.utils.precision import autocast
 
 _OPTION = "zero_shot.classifier_layer"
@@ -147,3 +149,37 @@ class FeatureExtractor:
             raise UserError(f"{type(self.model).__name__} never ran its layer {self.layer_name}; "
                             f"name another with `{_OPTION}`")
         return reached[0].astype("float32")
+
+
+def read_layer(layer: nn.Conv2D) -> dict[str, np.ndarray]:
+    """Return what ``put_back`` would write: ``weight`` and ``bias``, if the layer has one."""
+    values = {"weight": layer.weight.numpy()}
+    if layer.bias is not None:
+        values["bias"] = layer.bias.numpy()
+    return values
+
+
+def put_back(layer: nn.Conv2D, values: dict[str, np.ndarray]) -> None:
+    """Write ``weight`` and ``bias`` into a segmentor's classification layer."""
+    for name, value in values.items():
+        getattr(layer, name).set_value(value)
+
+
+def save_layer(values: dict[str, np.ndarray], path: str) -> None:
+    """Write what ``read_layer`` returned as ``.npz``, atomically."""
+    with atomic_path(path) as temporary:
+        np.savez(temporary, **values)
+
+
+def load_layer(path: str) -> dict[str, np.ndarray]:
+    """Read what ``save_layer`` wrote.
+
+    Raises:
+        UserError: the file is missing or not whole.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as content:
+            return {name: content[name] for name in content.files}
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise UserError(f"{path} is no whole classification layer ({error}); run its stage "
+                        f"classifier again") from None

@@ -5,14 +5,11 @@ import numpy as np
 import paddle
 from paddle import Tensor, nn
 from paddleseg.core.train import loss_computation
-from paddleseg.cvlibs import manager
 from paddleseg.models.losses import CrossEntropyLoss
 
 from paddle_csrl.parallel import Share
-from paddle_csrl.registry import register
 
 
-@register(manager.MODELS)
 class PixelClassifier(nn.Layer):
     """A 1×1 convolution from features to class logits, the last layer of a segmentor.
 
@@ -21,7 +18,6 @@ class PixelClassifier(nn.Layer):
         num_classes (int): classes C, seen and unseen.
         origin (float32 array [D], optional): makes the layer linear about −origin: it is added
             to the features and the convolution has no bias.
-        in_channels (int, optional): unused; injected by PaddleSeg's builder.
 
     Attributes:
         share (Share, optional): of the H rows of what it is trained on; all by default. What is
@@ -32,7 +28,7 @@ class PixelClassifier(nn.Layer):
     """
 
     def __init__(self, feature_dim: int, num_classes: int,
-                 origin: np.ndarray | None = None, in_channels: int = 3):
+                 origin: np.ndarray | None = None):
         super().__init__()
         self.conv = nn.Conv2D(feature_dim, num_classes, 1,
                               bias_attr=None if origin is None else False)
@@ -67,7 +63,7 @@ class PixelClassifier(nn.Layer):
 
 
 def can_be_shared(loss: nn.Layer) -> bool:
-    """Whether a loss is a mean over pixels, which the parts of several processes add up to."""
+    """Tell whether a loss is a mean over pixels, which the parts of several processes add up to."""
     return type(loss) is CrossEntropyLoss and loss.top_k_percent_pixels == 1.0
 
 

@@ -13,10 +13,8 @@ from paddle_csrl.builder import ZeroShotBuilder
 from paddle_csrl.config import ZeroShotConfig
 from paddle_csrl.datasets import ZeroShotDataset
 from paddle_csrl.errors import UserError
-from paddle_csrl.evaluation.evaluate import evaluate
-from paddle_csrl.metrics import ZeroShotEvaluator
-from paddle_csrl.run import open_run
-from paddle_csrl.stages.fit import load_weights
+from paddle_csrl.evaluation.evaluate import evaluate_as_configured, new_evaluator
+from paddle_csrl.run import Run
 
 #: Longest side of a picture in the combined figure, in pixels.
 _SMALL = 320
@@ -107,7 +105,7 @@ def compare_methods(methods: Sequence[Method], folder: str, images: Sequence[int
             of_image.setdefault("Ground truth", truth)
             of_image[method.name] = prediction
     scenes = [_scene(dataset, index, scene) for index, scene in zip(chosen, labels)]
-    options = (builder.class_names, builder.unseen_ids, builder.palette)
+    options = (builder.classes.names, builder.classes.unseen_ids, builder.classes.palette)
     paths = []
     for index, scene in zip(chosen, scenes):
         paths.append(os.path.join(folder, f"compare_{index:05d}.png"))
@@ -119,7 +117,7 @@ def compare_methods(methods: Sequence[Method], folder: str, images: Sequence[int
 
 def _open_method(place: str, opts: Sequence[str]) -> Method:
     if "," not in place:
-        run = open_run(place, opts)
+        run = Run.open(place, opts)
         return Method(os.path.basename(os.path.abspath(place)), run.builder, run.final_model)
     config, weights = place.split(",", 1)
     if not weights:
@@ -132,22 +130,17 @@ def _open_method(place: str, opts: Sequence[str]) -> Method:
 def _identity(builder: ZeroShotBuilder) -> tuple:
     """Return what methods must share: names of images, classes and unseen classes."""
     images = [os.path.basename(pair[0]) for pair in builder.val_dataset.file_list]
-    return images, builder.class_names, builder.unseen_ids.tolist()
+    return images, builder.classes.names, builder.classes.unseen_ids.tolist()
 
 
 def _predict(method: Method, indices: Sequence[int]) -> list[tuple[np.ndarray, np.ndarray]]:
     """Return prediction and truth, int [H, W] each, for every index."""
     builder = method.builder
-    load_weights(builder.model, method.weights)
     found: dict[int, tuple[np.ndarray, np.ndarray]] = {}
-    dataset, config = builder.val_dataset, builder.config
-    evaluate(builder.model, paddle.io.Subset(dataset, list(indices)),
-             ZeroShotEvaluator(dataset.num_classes, builder.unseen_ids,
-                               ignore_index=dataset.ignore_index),
-             config.option("num_workers", 0), config.option("precision", "fp32"),
-             config.option("amp_level", "O1"), title=method.name,
-             on_prediction=lambda place, *labels: found.update({place: labels}),
-             **config.test_config)
+    evaluate_as_configured(
+        builder, builder.trained_segmentor(method.weights), new_evaluator(builder),
+        paddle.io.Subset(builder.val_dataset, list(indices)), title=method.name,
+        on_prediction=lambda place, *labels: found.update({place: labels}))
     return [found[place] for place in range(len(indices))]
 
 

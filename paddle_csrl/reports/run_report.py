@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 
 from paddle_csrl.errors import UserError
-from paddle_csrl.run import SELF_TRAINING, STAGES
+from paddle_csrl.stages import stage_names
 from paddle_csrl.utils import read_json, write_text
 from paddle_csrl.utils.html import render
 from paddle_csrl.utils.visualdl import read_scalars
@@ -84,7 +84,7 @@ def _stage_records(folder: str) -> Records:
     Runs of old do not say how a stage was ``made``.
     """
     records = {stage: read_json(os.path.join(folder, stage, "stage.json"))
-               for stage in (*STAGES, SELF_TRAINING)}
+               for stage in stage_names()}
     return {stage: {**record, "made": record.get("made") or {}} for stage, record in records.items()
             if isinstance(record, dict) and record.get("finished")}
 

@@ -1,5 +1,14 @@
-"""The stages of a run; importing them registers their sections of the config."""
+"""The stages of a run, one file each, in the order in which they run."""
 
-from paddle_csrl.stages import classifier, generator, projection, self_training
+from paddle_csrl.stages import (  # noqa: I001  the order is that of the stages
+    segmentor,
+    features,
+    generator,
+    classifier,
+    projection,
+    self_training,
+)
+from paddle_csrl.stages.base import STAGES, Stage, StageContext, register, stage_names, stages_of
 
-__all__ = ["classifier", "generator", "projection", "self_training"]
+__all__ = ["STAGES", "Stage", "StageContext", "classifier", "features", "generator", "projection",
+           "register", "segmentor", "self_training", "stage_names", "stages_of"]

@@ -5,10 +5,12 @@ indices among workers or devices gives the same data.
 """
 
 
+from typing import Any
+
 import numpy as np
 import paddle
 
-from paddle_csrl.errors import UserError
+from paddle_csrl.config.schema import AUTO
 from paddle_csrl.stages.feature_bank import FeatureBank
 
 #: How real samples are spread over seen classes: exponent of a class's pixel count.
@@ -70,20 +72,22 @@ class ClassifierBatches(paddle.io.Dataset):
     def __init__(self, bank: FeatureBank, generated: np.ndarray, unseen_ids: np.ndarray,
                  batch_size: int, unseen_share: float | str, class_balance: str,
                  length: int, seed: int):
-        if class_balance not in list(CLASS_BALANCE):  # a list, for YAML may give what has no hash
-            raise UserError(f"`classifier.class_balance: {class_balance}` must be one of "
-                            f"{', '.join(CLASS_BALANCE)}")
-        self.seen_ids = np.flatnonzero(bank.counts)
-        if unseen_share == "auto":
+        self.seen_ids = bank.present_ids
+        if unseen_share == AUTO:
             unseen_share = len(unseen_ids) / (len(unseen_ids) + len(self.seen_ids))
-        if not isinstance(unseen_share, (int, float)) or not 0 <= unseen_share < 1:
-            raise UserError(f"`classifier.unseen_share: {unseen_share}` must be auto or a "
-                            f"number from 0 up to but without 1")
         self.bank, self.generated, self.unseen_ids = bank, generated, unseen_ids
         self.batch_size, self.length, self.seed = batch_size, length, seed
         self.unseen_share = unseen_share if len(unseen_ids) else 0.0
         weights = bank.pixel_counts[self.seen_ids] ** CLASS_BALANCE[class_balance]
         self.seen_probabilities = weights / weights.sum()
+
+    @classmethod
+    def of(cls, section: Any, bank: FeatureBank, generated: np.ndarray, unseen_ids: np.ndarray,
+           seed: int, **options: Any) -> "ClassifierBatches":
+        """Make the batches of a section ``classifier``; ``options`` are for a subclass."""
+        return cls(bank, generated, unseen_ids, section.batch_size,
+                   unseen_share=section.unseen_share, class_balance=section.class_balance,
+                   length=section.iters, seed=seed, **options)
 
     def __len__(self) -> int:
         return self.length

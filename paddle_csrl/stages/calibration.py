@@ -9,8 +9,10 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+from paddleseg.utils import logger
 
-from paddle_csrl.config import AUTO, DEFAULT_SEEN_COST
+from paddle_csrl.config.schema import AUTO
+from paddle_csrl.models.pixel_classifier import PixelClassifier
 from paddle_csrl.stages.feature_bank import FeatureBank, Scale
 
 
@@ -26,23 +28,78 @@ class Calibration(NamedTuple):
     is_cost: bool = False
 
     @classmethod
-    def of(cls, section: dict[str, Any]) -> "Calibration":
-        """Of a section ``classifier``."""
-        value = section.get("calibration", 0.0)
-        if value == AUTO:
-            return cls(float(section.get("seen_cost", DEFAULT_SEEN_COST)), True)
-        return cls(float(value))
+    def of(cls, section: Any) -> "Calibration":
+        """Read it from a section ``classifier``; 0 where there is none."""
+        if section is None:
+            return cls(0.0)
+        if section.calibration == AUTO:
+            return cls(float(section.seen_cost), True)
+        return cls(float(section.calibration))
+
+    def found(self, classifier: PixelClassifier, bank: FeatureBank, scale: Scale,
+              unseen_ids: np.ndarray, unit: np.ndarray | None = None) -> float:
+        """Return δ for a trained layer, in logit units; the others as for ``margins_of``."""
+        if not self.is_cost:
+            return self.value
+        layer = fold(classifier, scale, np.zeros(0, np.int64), 0.0, unit)
+        return cost_calibration(margins_of(layer, bank, scale, unseen_ids, unit), self.value)
 
     @property
     def settings(self) -> dict[str, Any]:
-        """The dotted keys that say so."""
+        """The dotted keys of a config that say so."""
         if self.is_cost:
             return {"classifier.calibration": AUTO, "classifier.seen_cost": self.value}
         return {"classifier.calibration": self.value}
 
 
+def fold(classifier: PixelClassifier, scale: Scale, seen_ids: np.ndarray, calibration: float,
+         unit: np.ndarray | None = None) -> dict[str, np.ndarray]:
+    """Fold standardization and calibration into a trained layer, so that it takes raw features.
+
+    With x' = (x − m)/s, W x' + b = (W/s) x + (b − (W/s) m). The calibration δ is taken off the
+    logits of seen classes (calibrated stacking), so that it too ends in the bias; without one
+    in the weights, as δ u·x with u·x ≈ 1.
+
+    Args:
+        classifier: what stage 3 trained.
+        scale: of the features it was trained on.
+        seen_ids (int array [S]): the classes to calibrate.
+        calibration (float): δ, in logit units.
+        unit (float32 array [D], optional): u, of ``unit_direction``; for a layer without bias.
+
+    Returns:
+        ``weight`` float32 [C, D, 1, 1] and, unless the layer has none, ``bias`` float32 [C].
+    """
+    weight = classifier.conv.weight.numpy() / scale.deviation[None, :, None, None]
+    if classifier.conv.bias is None:
+        if calibration:
+            weight[seen_ids] -= calibration * unit[:, None, None]
+        return {"weight": weight}
+    bias = classifier.conv.bias.numpy() - weight[:, :, 0, 0] @ scale.mean
+    bias[seen_ids] -= calibration
+    return {"weight": weight, "bias": bias}
+
+
+def unit_direction(bank: FeatureBank, scale: Scale) -> np.ndarray:
+    """Find u with u·x nearest to 1 over raw features x, in least squares: float32 [D].
+
+    Every seen class weighs alike. ``bank`` holds features standardized by ``scale``.
+    """
+    origin = scale.origin.astype(np.float64)
+    present = bank.present_ids
+    mean, moment = 0.0, 0.0
+    for rows in (bank.of(c) + origin for c in present):
+        mean = mean + rows.mean(0) / len(present)
+        moment = moment + rows.T @ rows / (len(rows) * len(present))
+    unit = np.linalg.lstsq(moment, mean, rcond=1e-6)[0]
+    error = np.sqrt(max(0.0, 1 - 2 * mean @ unit + unit @ moment @ unit))
+    logger.info(f"[classifier] the layer has no bias: the calibration goes into its weights, "
+                f"exact up to {100 * error:.1f} % (root mean square over seen features)")
+    return (unit / scale.deviation).astype(np.float32)
+
+
 def cost_calibration(margins: Sequence[np.ndarray], cost: float) -> float:
-    """The δ at which the share ``cost`` of the seen pixels goes to unseen classes.
+    """Find the δ at which the share ``cost`` of the seen pixels goes to unseen classes.
 
     A pixel does once δ exceeds its margin, by which its best logit of a seen class is above that
     of an unseen one. δ is a quantile of the margins.
@@ -63,7 +120,7 @@ def cost_calibration(margins: Sequence[np.ndarray], cost: float) -> float:
 
 def margins_of(layer: dict[str, np.ndarray], bank: FeatureBank, scale: Scale,
                unseen_ids: np.ndarray, unit: np.ndarray | None = None) -> list:
-    """The margins of a layer on the bank, float [K_s] for each seen class.
+    """Compute the margins of a layer on the bank, float [K_s] for each seen class.
 
     Args:
         layer: ``weight`` [C, D, 1, 1] and ``bias`` [C], if it has one, for raw features.
@@ -75,7 +132,7 @@ def margins_of(layer: dict[str, np.ndarray], bank: FeatureBank, scale: Scale,
     """
     is_unseen = np.isin(np.arange(len(bank.counts)), unseen_ids)
     margins = []
-    for class_id in np.flatnonzero(bank.counts):
+    for class_id in bank.present_ids:
         raw = bank.of(class_id) * scale.deviation + scale.mean
         logits = raw @ layer["weight"][:, :, 0, 0].T + layer.get("bias", 0)
         reach = 1.0 if unit is None else np.maximum(raw @ unit, np.finfo(np.float32).eps)

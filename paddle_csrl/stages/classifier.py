@@ -1,55 +1,60 @@
 """Stage 3: a new classification layer, put back into the segmentor."""
 
-import os
 from collections.abc import Callable
 from functools import partial
 from typing import Annotated, Any, Literal
 
 import numpy as np
 import paddle
-from paddleseg.utils import logger, utils
+from paddleseg.utils import logger
 from pydantic import Field
 
 from paddle_csrl import parallel
-from paddle_csrl.config import StageConfig
+from paddle_csrl.config import ZeroShotConfig
 from paddle_csrl.config.components import try_losses
 from paddle_csrl.config.schema import (
     AUTO,
-    Component,
     Count,
     Loss,
     Settings,
-    StageSection,
+    TrainedSection,
     key,
     section,
 )
-from paddle_csrl.evaluation.evaluate import evaluate
+from paddle_csrl.evaluation.evaluate import evaluate, new_evaluator
 from paddle_csrl.evaluation.pictures import PictureBook
-from paddle_csrl.metrics import ZeroShotEvaluator
-from paddle_csrl.models.generator_task import GeneratorTask
+from paddle_csrl.models.last_layer import put_back, save_layer
 from paddle_csrl.models.pixel_classifier import PixelClassifier, can_be_shared
 from paddle_csrl.parallel import Share
-from paddle_csrl.run import Run
+from paddle_csrl.stages.base import (
+    Stage,
+    StageContext,
+    embeddings_input,
+    register,
+    section_inputs,
+)
 from paddle_csrl.stages.batches import ClassifierBatches
-from paddle_csrl.stages.calibration import Calibration, cost_calibration, margins_of
+from paddle_csrl.stages.calibration import Calibration, fold, unit_direction
 from paddle_csrl.stages.feature_bank import FeatureBank, Scale
-from paddle_csrl.stages.final_layer import final_layer, put_back, save_layer, unit_direction
-from paddle_csrl.stages.fit import Fit, StageBuilder, save_state, train_stage
-from paddle_csrl.stages.generator import load_bank, load_generator
-from paddle_csrl.stages.legacy import label_counts, legacy_batches
-from paddle_csrl.stages.segmentor import load_segmentor
+from paddle_csrl.stages.fit import Fit, TrainingBuilder, check_training, fit, fit_in_folder
+from paddle_csrl.stages.generator import generate, trained_generator
+from paddle_csrl.stages.legacy import LegacyBatches, label_counts
+from paddle_csrl.utils import write_json
 from paddle_csrl.utils.visualdl import StageLogWriter
+from paddle_csrl.utils.weights import save_state
+
+#: Makes a data set of section, bank, generated features, ids of the unseen classes and seed.
+BatchesOf = Callable[..., paddle.io.Dataset]
+
 
 
 @section("classifier")
-class ClassifierSection(StageSection):
+class ClassifierSection(TrainedSection):
     """Stage 3."""
 
     required = True
 
     iters: Count = key(..., "iterations; a layer that stops early leans less on seen classes")
-    optimizer: Component = key(..., "as at the top level")
-    lr_scheduler: Component = key(..., "as at the top level")
     loss: Loss = key(..., "as at the top level; a `weight` of `CrossEntropyLoss` has one number "
                           "per class")
     mode: Literal["clean", "legacy"] = key(
@@ -78,216 +83,207 @@ class ClassifierSection(StageSection):
         try_losses(self.loss, "classifier.loss")
 
 
-DEFAULT_NUM_GENERATED = 4096
+@register
+class ClassifierStage(Stage):
+    """Trains the layer on real seen and generated unseen features."""
 
-#: Makes the data set of section, bank, generated features, ids of the unseen classes and seed.
-BatchesOf = Callable[[dict[str, Any], FeatureBank, np.ndarray, np.ndarray, int], paddle.io.Dataset]
+    name, result = "classifier", "layer"
+    help = "a new last layer learns real seen and generated unseen features"
+    needs = ("segmentor", "features", "generator")
+
+    def takes_part(self, config: ZeroShotConfig) -> bool:
+        return config.projection is None
+
+    def inputs(self, context: StageContext) -> dict[str, Any]:
+        inputs = {"classifier": section_inputs(context.config.section(self.name)),
+                  "embeddings": embeddings_input(context)}
+        if context.config.leaks:
+            inputs["labels"] = context.builder.fingerprint("all")
+        return inputs
+
+    def check(self, context: StageContext) -> None:
+        check_training(context.config.section(self.name), len(context.classes), "classifier: ")
+        if context.config.leaks:
+            label_counts(context)
+            _tell_of_weights(context)
+
+    def run(self, context: StageContext) -> None:
+        batches_of = partial(LegacyBatches.of, label_counts=label_counts(context)) \
+            if context.config.leaks else ClassifierBatches.of
+        train_layer(context, self.name, batches_of)
 
 
-def fit_classifier(fit: Fit, section: dict[str, Any], generated: np.ndarray, bank: FeatureBank,
-                   unseen_ids: np.ndarray, seed: int,
-                   origin: np.ndarray | None = None,
-                   batches_of: BatchesOf | None = None) -> PixelClassifier:
-    """Make the layer, from Paddle's random state, and have it trained.
+def train_classifier(section: ClassifierSection, bank: FeatureBank, generated: np.ndarray,
+                     unseen_ids: np.ndarray, seed: int, *, origin: np.ndarray | None = None,
+                     fit: Fit = fit,
+                     batches_of: BatchesOf = ClassifierBatches.of) -> PixelClassifier:
+    """Make the layer, from Paddle's random state, and train it.
 
     Args:
-        fit: trains the model of the builder that it is called with on the data set.
         section: the section ``classifier``.
-        generated: float32 [U, P, D], features of the unseen classes.
         bank: real features by class, C classes in all.
+        generated: float32 [U, P, D], features of the unseen classes.
         unseen_ids: int64 [U].
         seed: of the batches.
         origin: float32 [D], for a layer without bias: where in ``bank`` the raw zero is, negated.
-        batches_of: makes the data set of the others but ``fit``; ``make_batches`` by default.
+        fit: the loop.
+        batches_of: makes the data set of the first five.
     """
-    batches = (batches_of or make_batches)(section, bank, generated, unseen_ids, seed)
+    batches = batches_of(section, bank, generated, unseen_ids, seed)
     classifier = PixelClassifier(bank.feature_dim, len(bank.counts), origin)
-    config = StageConfig({key: value for key, value in section.items() if key != "batch_size"})
-    fit(StageBuilder(config, classifier), batches)
+    fit(classifier, batches, section)
     return classifier
 
 
-def train_classifier(run: Run) -> None:
-    """Train the layer on real seen and generated unseen features."""
-    bank, scale = load_bank(run)
-    if run.config.leaks:
-        train_layer(run, "classifier", bank, scale,
-                    partial(legacy_batches, label_counts=label_counts(run)))
-    else:
-        train_layer(run, "classifier", bank, scale)
-
-
-def train_layer(run: Run, stage: str, bank: FeatureBank, scale: Scale,
-                batches_of: BatchesOf | None = None) -> PixelClassifier:
-    """Train the layer with PaddleSeg's trainer; the last stage of a run saves the final model.
+def train_layer(context: StageContext, stage: str,
+                batches_of: BatchesOf = ClassifierBatches.of) -> PixelClassifier:
+    """Train the layer into a stage's folder; the last stage of a run saves the final model.
 
     The last iteration is kept: choosing among checkpoints would need unseen pixels.
 
     Args:
-        run: the run.
-        stage: the stage, whose folder receives the layer.
-        bank: real features, divided by ``scale``.
-        scale: goes into the final layer.
-        batches_of: as for ``fit_classifier``.
+        context: of the stage.
+        stage: its name.
+        batches_of: as for ``train_classifier``.
     """
-    section, seed, last = run.config.dic["classifier"], run.seed(stage), LastLayer(run, bank, scale)
-    generated = generate(load_generator(run, bank), section, seed, seen_too=bool(run.config.leaks))
+    section, seed, last = context.config.section("classifier"), context.seed(stage), \
+        LastLayer(context)
+    generated = generate(trained_generator(context), section.num_generated, seed,
+                         seen_too=bool(context.config.leaks))
 
-    def fit(stage_builder: StageBuilder, batches: paddle.io.Dataset) -> None:
-        classifier = stage_builder.model
-        _share_out(stage_builder, section["batch_size"], stage)
-        recorder = _score_recorder(run, stage, last.segmentor, lambda: last.exchange(classifier))
-        folder = train_stage(run, stage, stage_builder, batches, batch_size=1,
-                             on_logged=recorder, alone=True)
-        classifier.set_state_dict(paddle.load(os.path.join(folder, "model.pdparams")))
+    def share_out(classifier: PixelClassifier, batches: paddle.io.Dataset, section: Any) -> None:
+        classifier.share = _share_of(section, classifier, stage)
+        recorder = _score_recorder(context, last, classifier) if context.settings.do_eval else None
+        fit_in_folder(context, stage, context.config.section(stage), recorder)(
+            classifier, batches, section)
 
-    classifier = fit_classifier(fit, section, generated, bank, run.builder.unseen_ids, seed,
-                                last.origin, batches_of)
-    save_state(classifier.state_dict(), run.output(stage))
-    if stage == run.stages[-1]:
+    classifier = train_classifier(section, context.bank, generated, context.classes.unseen_ids,
+                                  seed, origin=last.origin, fit=share_out, batches_of=batches_of)
+    save_state(classifier.state_dict(), context.files.output(stage))
+    if context.is_last:
         last.save(classifier)
     return classifier
 
 
-def _share_out(builder: StageBuilder, batch_size: int, stage: str) -> None:
-    """Have each of several processes train on its part of every batch, where the loss allows."""
-    unfit = [loss for loss in builder.loss["types"] if not can_be_shared(loss)]
-    if not unfit:
-        builder.model.share = Share.of_this_process(batch_size)
-        parallel.add_gradients_before(builder.optimizer, builder.model.parameters())
-    elif parallel.world_size() > 1:
+def _share_of(section: ClassifierSection, classifier: PixelClassifier,
+              stage: str) -> Share | None:
+    """Have each of several processes train on its part of every batch, where the losses allow."""
+    if parallel.world_size() == 1:
+        return None
+    unfit = [loss for loss in TrainingBuilder(section, classifier).loss["types"]
+             if not can_be_shared(loss)]
+    if unfit:
         logger.info(f"[{stage}] every process trains on whole batches, for the parts of "
                     f"{type(unfit[0]).__name__} do not add up")
+        return None
+    return Share.of_this_process(section.batch_size)
 
 
 class LastLayer:
     """The segmentor of stage 1 with its last layer, which is there to be exchanged.
 
     Args:
-        run: the run.
-        bank: real features, divided by ``scale``.
-        scale: goes into the layer.
+        context: gives the segmentor, the bank and its scale.
 
     Attributes:
         segmentor (nn.Layer): the segmentor.
         origin (float32 [D] or None): what a ``PixelClassifier`` needs to be exchanged for it.
     """
 
-    def __init__(self, run: Run, bank: FeatureBank, scale: Scale):
-        self.run, self.bank, self.scale = run, bank, scale
-        self.segmentor = load_segmentor(run)
-        _, self._layer = run.builder.classification_layer(self.segmentor)
+    def __init__(self, context: StageContext):
+        self.context, self.segmentor = context, context.segmentor
+        _, self._layer = context.builder.classification_layer(self.segmentor)
         has_bias = self._layer.bias is not None
-        self.origin = None if has_bias else scale.origin
-        self._unit = None if has_bias else unit_direction(bank, scale)
+        self.origin = None if has_bias else context.scale.origin
+        self._unit = None if has_bias else unit_direction(context.bank, context.scale)
+        self._known: tuple[np.ndarray, Any] | None = None
 
     def exchange(self, classifier: PixelClassifier) -> None:
         """Make ``classifier`` the layer, calibrated as the config says."""
-        put_back(self._layer, self._folded(classifier))
+        put_back(self._layer, self._calibrated(classifier)[0])
 
     def save(self, classifier: PixelClassifier) -> None:
         """Write what the run ends with: the segmentor with ``classifier``, or the layer alone."""
-        calibration = self.calibration(classifier)
-        self.run.record_calibration(calibration)
-        if self.run.shared_dir:
-            save_layer(self._folded(classifier), self.run.final_layer)
+        files = self.context.files
+        values, calibration = self._calibrated(classifier)
+        record_calibration(files.calibration_record, calibration,
+                           self.context.config.section("classifier"))
+        if files.shared_dir:
+            if parallel.is_first():
+                save_layer(values, files.final_layer)
             return
         logger.info(f"[classifier] {calibration:.3g} off the logits of seen classes")
-        self.exchange(classifier)
-        save_state(self.segmentor.state_dict(), self.run.final_model)
-        logger.info(f"final model, a stock {type(self.segmentor).__name__}: "
-                    f"{self.run.final_model}")
+        put_back(self._layer, values)
+        save_state(self.segmentor.state_dict(), files.final_model)
+        logger.info(f"final model, a stock {type(self.segmentor).__name__}: {files.final_model}")
 
-    def calibration(self, classifier: PixelClassifier) -> float:
-        """What the config takes off the logits of seen classes, in logit units."""
-        return calibration_of(self.run.config.dic["classifier"], classifier, self.bank,
-                              self.scale, self.run.builder.unseen_ids, self._unit)
+    def _calibrated(self, classifier: PixelClassifier) -> tuple[dict[str, np.ndarray], float]:
+        """As ``calibrated_layer``, which may go over the whole bank: once for the same weights."""
+        weights = classifier.conv.weight.numpy()
+        if self._known is None or not np.array_equal(self._known[0], weights):
+            self._known = weights, calibrated_layer(
+                self.context.config.section("classifier"), classifier, self.context.bank,
+                self.context.scale, self.context.classes.unseen_ids, self._unit)
+        return self._known[1]
 
-    def _folded(self, classifier: PixelClassifier) -> dict[str, np.ndarray]:
-        return final_layer(classifier, self.scale, self.run.builder.seen_ids,
-                           self.calibration(classifier), self._unit)
 
-
-def calibration_of(section: dict[str, Any], classifier: PixelClassifier, bank: FeatureBank,
-                   scale: Scale, unseen_ids: np.ndarray,
-                   unit: np.ndarray | None = None) -> float:
-    """What the section ``classifier`` takes off the logits of seen classes, in logit units.
+def calibrated_layer(section: ClassifierSection, classifier: PixelClassifier, bank: FeatureBank,
+                     scale: Scale, unseen_ids: np.ndarray,
+                     unit: np.ndarray | None) -> tuple[dict[str, np.ndarray], float]:
+    """Fold a trained layer for raw features, calibrated as a section says.
 
     Args:
-        section: the section.
+        section: the section ``classifier``.
         classifier: the trained layer.
-        bank, scale, unseen_ids, unit: as for ``margins_of``.
+        bank: real features of the seen classes, standardized by ``scale``.
+        scale: what takes them back to raw ones.
+        unseen_ids: int64 [U].
+        unit: of ``unit_direction``, for a layer without bias.
+
+    Returns:
+        The layer, as ``fold``; and the calibration, in logit units.
     """
-    wanted = Calibration.of(section)
-    if not wanted.is_cost:
-        return wanted.value
-    layer = final_layer(classifier, scale, np.zeros(0, np.int64), 0.0, unit)
-    return cost_calibration(margins_of(layer, bank, scale, unseen_ids, unit), wanted.value)
+    calibration = Calibration.of(section).found(classifier, bank, scale, unseen_ids, unit)
+    seen_ids = np.setdiff1d(np.arange(len(bank.counts)), unseen_ids)
+    return fold(classifier, scale, seen_ids, calibration, unit), calibration
 
 
-def make_batches(section: dict[str, Any], bank: FeatureBank, generated: np.ndarray,
-                 unseen_ids: np.ndarray, seed: int,
-                 kind: type[ClassifierBatches] = ClassifierBatches,
-                 **options: Any) -> ClassifierBatches:
-    """The batches of the section, from real and ``generated`` features [U, P, D].
-
-    Args:
-        section, bank, generated, unseen_ids, seed: as for ``fit_classifier``.
-        kind: the class of the batches.
-        **options: what it takes besides.
-    """
-    return kind(
-        bank, generated, unseen_ids, section["batch_size"],
-        section.get("unseen_share", "auto"), section.get("class_balance", "balanced"),
-        section["iters"], seed, **options)
+def record_calibration(path: str, calibration: float, section: ClassifierSection) -> None:
+    """Write down a calibration that the config does not say."""
+    if parallel.is_first() and Calibration.of(section).is_cost:
+        write_json(path, {"calibration": calibration})
 
 
-def generate(task: GeneratorTask, section: dict[str, Any], seed: int,
-             seen_too: bool = False) -> np.ndarray:
-    """Features of the unseen classes, float32 [U, P, D], in the bank's scale.
-
-    The generator stays in training mode: the distribution that MMD fitted is the one with
-    dropout, whose noise is part of the samples' spread.
-
-    Args:
-        task: the trained generator.
-        section: the section ``classifier``, whose ``num_generated`` is P.
-        seed: of everything random, from here on.
-        seen_too: put those of the S seen classes ahead, [S + U, P, D].
-    """
-    utils.set_seed(seed)
-    task.train()
-    with paddle.no_grad():
-        make = task.generate if seen_too else task.generate_unseen
-        features = make(section.get("num_generated", DEFAULT_NUM_GENERATED))
-        return features.astype("float32").numpy()
-
-
-def _score_recorder(run: Run, stage: str, segmentor: paddle.nn.Layer, assemble):
-    """Record GZS3 scores and pictures in VisualDL while the layer trains, if ``do_eval``.
+def _score_recorder(context: StageContext, last: LastLayer, classifier: PixelClassifier
+                    ) -> Callable[[StageLogWriter, int], None]:
+    """Record GZS3 scores and pictures in VisualDL while the layer trains.
 
     They are there to be watched: nothing in training depends on them.
     """
-    if not run.config.option("do_eval", True):
-        return None
-    builder = run.builder
-    interval = run.config.option("save_interval", 1000, stage)
-    iters = run.config.dic["classifier"]["iters"]
 
     def record(writer: StageLogWriter, iteration: int) -> None:
-        if iteration % interval and iteration != iters:
-            return
-        assemble()
-        evaluator = ZeroShotEvaluator(builder.val_dataset.num_classes, builder.unseen_ids,
-                                      ignore_index=builder.val_dataset.ignore_index)
+        builder = context.builder
+        last.exchange(classifier)
         book = PictureBook(builder, limit=4)
         state = paddle.get_rng_state()
-        scores = evaluate(segmentor, builder.val_dataset, evaluator,
-                          run.config.option("num_workers", 0), on_prediction=book.add,
-                          alone=True, **run.config.test_config).compute()
+        scores = evaluate(last.segmentor, builder.val_dataset, new_evaluator(builder),
+                          context.settings.num_workers, on_prediction=book.add, alone=True,
+                          **context.config.test_config).compute()
         paddle.set_rng_state(state)
-        writer.add_scores(scores, builder.class_names, iteration)
+        writer.add_scores(scores, context.classes.names, iteration)
         for number, picture in enumerate(book.pictures()):
             writer.add_picture(f"Predictions/{number}", picture, iteration)
 
     return record
+
+
+def _tell_of_weights(context: StageContext) -> None:
+    """Warn of class weights that stand where other classes are unseen, as after copying them."""
+    for loss in context.config.section("classifier").loss["types"]:
+        weight = np.asarray(loss.get("weight") or [0])
+        heavy = np.flatnonzero(weight > weight.min())
+        if len(heavy) and not np.array_equal(heavy, context.classes.unseen_ids):
+            names = [context.classes.names[c] for c in heavy]
+            logger.warning(f"[classifier] {loss['type']} has larger weights for "
+                           f"{', '.join(names)}, not for the unseen classes; ZS3Net's are 100 for "
+                           f"those and 1 for all others")

@@ -190,6 +190,11 @@ class FeatureBank:
         return np.cumsum(self.counts) - self.counts
 
     @property
+    def present_ids(self) -> np.ndarray:
+        """int64 [S]: the classes that have features, which are seen ones."""
+        return np.flatnonzero(self.counts)
+
+    @property
     def feature_dim(self) -> int:
         return self.features.shape[1]
 
@@ -207,7 +212,7 @@ class FeatureBank:
 
         A dimension that never varies gets deviation 1, so that dividing by it is harmless.
         """
-        present = np.flatnonzero(self.counts)
+        present = self.present_ids
         mean = np.mean([self.of(c).mean(0, dtype=np.float64) for c in present], axis=0)
         variance = np.mean([np.square(self.of(c) - mean).mean(0) for c in present], axis=0)
         deviation = np.sqrt(variance)

@@ -7,49 +7,57 @@ import paddle
 from paddleseg.utils import logger
 
 from paddle_csrl import parallel
+from paddle_csrl.config import ZeroShotConfig
 from paddle_csrl.datasets.transforms import labels_at
 from paddle_csrl.evaluation.evaluate import shard
 from paddle_csrl.models.last_layer import FeatureExtractor
-from paddle_csrl.run import Run
-from paddle_csrl.stages.feature_bank import BottomKSampler, FeatureBank
-from paddle_csrl.stages.segmentor import load_segmentor
+from paddle_csrl.stages.base import Stage, StageContext, register
+from paddle_csrl.stages.feature_bank import BottomKSampler
 from paddle_csrl.utils import progress
 
-DEFAULT_SAMPLES_PER_CLASS = 8192
 
+@register
+class FeaturesStage(Stage):
+    """Runs the segmentor over the training set and saves the bank."""
 
-def extract_features(run: Run) -> None:
-    """Run the segmentor over the training set and save the bank."""
-    builder = run.builder
-    dataset = builder.feature_dataset
-    extractor = builder.feature_extractor(load_segmentor(run))
-    sampler = make_sampler(run.config.zero_shot, dataset.num_classes, dataset.ignore_index)
-    fill(sampler, extractor, dataset, run.seed("features"), run.config.option("num_workers", 0))
-    sampler.merge_processes()
-    bank = sampler.bank() if parallel.is_first() else None
-    run.begin("features")
-    if bank is not None:
-        _save(run, bank, len(dataset))
-    parallel.barrier()
+    name, result, output = "features", "bank", "bank.npz"
+    help = "the frozen segmentor fills a bank with real features, once per image"
+    needs = ("segmentor",)
+    flags, no_flags = (), "it trains nothing"
+    resumable = False
 
+    def takes_part(self, config: ZeroShotConfig) -> bool:
+        return config.projection is None
 
-def make_sampler(zero_shot: dict[str, Any], num_classes: int,
-                 ignore_index: int) -> BottomKSampler:
-    """The empty sample that the section ``zero_shot.features`` describes."""
-    section = zero_shot.get("features") or {}
-    return BottomKSampler(
-        num_classes, section.get("samples_per_class", DEFAULT_SAMPLES_PER_CLASS), ignore_index,
-        section.get("dtype", "float32"))
+    def inputs(self, context: StageContext) -> dict[str, Any]:
+        settings = context.settings
+        features = settings.zero_shot.features.model_dump(exclude={"normalize", "transforms"})
+        inputs = {"features": features, "transforms": context.builder.feature_transforms or None,
+                  "data": context.builder.fingerprint()}
+        if settings.precision != "fp32":
+            inputs.update(precision=settings.precision, amp_level=settings.amp_level)
+        if settings.zero_shot.classifier_layer:
+            inputs["classifier_layer"] = settings.zero_shot.classifier_layer
+        return inputs
 
-
-def _save(run: Run, bank: FeatureBank, num_images: int) -> None:
-    builder = run.builder
-    bank.save(run.output("features"))
-    missing = [builder.class_names[c] for c in builder.seen_ids if not bank.counts[c]]
-    if missing:
-        logger.warning(f"no training pixel of {', '.join(missing)}: nothing real to learn from")
-    logger.info(f"[features] {bank.counts.sum()} features of {bank.feature_dim} channels "
-                f"from {num_images} images, {np.count_nonzero(bank.counts)} seen classes")
+    def run(self, context: StageContext) -> None:
+        dataset, features = context.builder.feature_dataset, context.settings.zero_shot.features
+        sampler = BottomKSampler(len(context.classes), features.samples_per_class,
+                                 dataset.ignore_index, features.dtype)
+        fill(sampler, context.builder.feature_extractor(context.segmentor), dataset,
+             context.seed(self.name), context.settings.num_workers)
+        sampler.merge_processes()
+        bank = sampler.bank() if parallel.is_first() else None
+        context.files.begin(self.name)
+        if bank is not None:
+            bank.save(context.files.output(self.name))
+            absent = context.classes.absent(bank.counts)
+            if absent:
+                logger.warning(f"no training pixel of {', '.join(absent)}: nothing real to learn "
+                               f"from")
+            logger.info(f"[features] {bank.counts.sum()} features of {bank.feature_dim} channels "
+                        f"from {len(dataset)} images, {np.count_nonzero(bank.counts)} seen classes")
+        parallel.barrier()
 
 
 def fill(sampler: BottomKSampler, extractor: FeatureExtractor, dataset: paddle.io.Dataset,

@@ -1,176 +1,294 @@
-"""Running PaddleSeg's trainer for one stage."""
+"""The one loop of stages 2 and 3, whose models are small and train on features in memory.
 
+PaddleSeg's trainer trains the segmentor. It has no callback and no data without a loader; here
+``fit`` is the bare loop, which tuning and the adding of classes use as it is, and
+``fit_in_folder`` the same with log lines, VisualDL, checkpoints and resuming. Keys, tags and files
+are PaddleSeg's.
+"""
+
+import contextlib
 import os
 import shutil
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import paddle
-from paddleseg.core import train
-from paddleseg.cvlibs import SegBuilder
+from paddleseg.cvlibs import Config
+from paddleseg.cvlibs.config_checker import DefaultLossRule
 from paddleseg.utils import logger
+from paddleseg.utils.timer import calculate_eta
 
 from paddle_csrl import parallel
 from paddle_csrl.builder import UserErrorBuilder
-from paddle_csrl.compat import trainer_hooks
+from paddle_csrl.config.schema import TrainedSection
 from paddle_csrl.errors import UserError
-from paddle_csrl.run import Run
-from paddle_csrl.utils import atomic_path
-from paddle_csrl.utils.precision import restore_full_precision
+from paddle_csrl.stages.base import StageContext
+from paddle_csrl.utils import read_json, write_json
 from paddle_csrl.utils.visualdl import StageLogWriter, loss_names
-from paddle_csrl.utils.weights import load_state
+from paddle_csrl.utils.weights import load_state, save_state
 
 
-class StageBuilder(UserErrorBuilder):
-    """PaddleSeg's builder around a model that is already made.
+class _SectionConfig(Config):
+    """A PaddleSeg ``Config`` of a section, for what has no file of its own."""
 
-    Stages 2 and 3 train small models whose arguments are arrays (embeddings, prototypes),
-    which have no place in YAML; loss, optimizer and schedule come from the config as usual.
+    def __init__(self, content: dict[str, Any]):
+        # PaddleSeg's builder asks for the type of the data set; `Dataset` is the one for which
+        # it infers nothing.
+        self.dic = {**content, "train_dataset": {"type": "Dataset"}}
+        DefaultLossRule("loss").check_and_correct(self)
+
+
+class TrainingBuilder(UserErrorBuilder):
+    """Builds loss, optimizer and schedule of a section for a model that is already made.
+
+    Args:
+        section: with ``iters``, ``loss``, ``optimizer`` and ``lr_scheduler``.
+        model: what the optimizer trains.
     """
 
-    def __init__(self, config, model: paddle.nn.Layer | None = None):
-        super().__init__(config)
+    def __init__(self, section: TrainedSection, model: paddle.nn.Layer):
+        content = section.model_dump(include={"iters", "loss", "optimizer", "lr_scheduler"})
+        super().__init__(_SectionConfig(content))
         self.model = model
 
 
-#: What trains ``builder.model`` on a data set of whole batches.
-Fit = Callable[[StageBuilder, paddle.io.Dataset], None]
-
-
-def train_stage(run: Run, stage: str, builder: SegBuilder, train_dataset: paddle.io.Dataset,
-                batch_size: int, val_dataset: paddle.io.Dataset | None = None,
-                evaluate: Callable | None = None,
-                on_logged: Callable | None = None, alone: bool = False) -> str:
-    """Train ``builder.model`` with PaddleSeg's trainer and return its last checkpoint's folder.
+def check_training(section: Any, num_classes: int, place: str = "") -> None:
+    """Build the losses, the optimizer and the schedule of a section, to see whether they can be.
 
     Args:
-        run: the run; its config gives ``save_interval``, ``log_iters`` and the like.
-        stage: the stage, whose folder receives checkpoints and the VisualDL log.
-        builder: provides model, optimizer, loss and the number of iterations.
-        train_dataset, val_dataset: as in PaddleSeg.
-        batch_size: samples per iteration and device.
-        evaluate: replaces ``paddleseg.core.evaluate`` during training.
-        on_logged: called with (writer, iteration) whenever the trainer has logged, by the first
-            process only.
-        alone: where there are several processes, each trains on all of the data.
+        section: of a stage, or the top level's settings.
+        num_classes: C, which class weights have to be in number.
+        place: stands before messages.
 
     Raises:
-        UserError: ``train_dataset`` does not fill one batch on every device.
+        UserError: one of them cannot be built, or a loss does not fit the classes.
     """
-    config, folder, iters = run.config, run.folder(stage), builder.config.iters
-    require_full_batch(train_dataset, batch_size, 1 if alone else parallel.world_size())
-    section = "" if stage == "segmentor" else stage
-    optimizer, losses = builder.optimizer, builder.loss
-    names = loss_names(builder.config.loss_cfg)
-    run.begin(stage)  # not before all is built, for it clears the folder
-    with trainer_hooks(
-            evaluate=evaluate, alone=alone,
-            log_writer=lambda save_dir: StageLogWriter(save_dir, names, on_logged)):
-        train(
-            builder.model,
-            train_dataset,
-            val_dataset=val_dataset,
-            optimizer=optimizer,
-            save_dir=folder,
-            iters=iters,
-            batch_size=batch_size,
-            resume_model=run.resumes(stage),
-            save_interval=min(config.option("save_interval", 1000, section), iters),
-            log_iters=min(config.option("log_iters", 10, section), iters),
-            num_workers=config.option("num_workers", 0) if stage == "segmentor" else 0,
-            use_vdl=config.option("use_vdl", True) and parallel.is_first(),
-            losses=losses,
-            keep_checkpoint_max=config.option("keep_checkpoint_max", 3),
-            test_config=config.test_config,
-            # Losses and relations need float32, and the models are small.
-            precision="fp32" if alone else config.option("precision", "fp32"),
-            amp_level=config.option("amp_level", "O1"),
-            to_static_training=config.to_static_training and stage == "segmentor")
-    drop_flops_counters(builder.model)
-    restore_full_precision(builder.model)
-    parallel.barrier()  # the first process has saved the checkpoint
-    return os.path.join(folder, f"iter_{iters}")
+    for loss in section.loss["types"]:
+        component = UserErrorBuilder(None).build_component(loss)
+        ignored, weight = (getattr(component, name, None) for name in ("ignore_index", "weight"))
+        if isinstance(weight, paddle.Tensor) and len(weight) != num_classes:
+            raise UserError(f"{loss['type']} has {len(weight)} weights for {num_classes} classes; "
+                            f"give `weight` one number per class, in the order of their ids")
+        if ignored is not None and 0 <= ignored < num_classes:
+            raise UserError(f"{loss['type']} ignores {ignored}, one of the {num_classes} classes; "
+                            f"set its `ignore_index` to that of the data sets, such as 65535")
+    with paddle.utils.unique_name.guard():
+        builder = TrainingBuilder(section, paddle.nn.Linear(1, 1))
+        # Groups of parameters are told by the names that they have in the real model.
+        builder.config.dic["optimizer"].pop("custom_cfg", None)
+        try:
+            builder.optimizer  # noqa: B018  raises where it cannot be built
+        except UserError as error:
+            raise UserError(f"{place}{error}") from error
 
 
-def fit_silently(builder: StageBuilder, batches: paddle.io.Dataset) -> None:
-    """Train as ``train_stage`` does on one device, to the same weights, but leave no files.
+@dataclass
+class Step:
+    """An iteration that has been done.
 
-    There are no logs, checkpoints or loader processes, which for a model as small as those of
-    stages 2 and 3 take as long as the training itself.
+    Attributes:
+        iteration (int): its number, from 1.
+        terms (list[Tensor]): the loss by term.
+        learning_rate (float): with which it was done.
+        reader_seconds (float): how long its batch took to be made.
+        builder (TrainingBuilder): model, optimizer and losses.
+    """
+
+    iteration: int
+    terms: list[paddle.Tensor]
+    learning_rate: float
+    reader_seconds: float
+    builder: TrainingBuilder
+
+
+Callback = Callable[[Step], None]
+#: Trains a model on whole batches, one per iteration, as a section says.
+Fit = Callable[[paddle.nn.Layer, paddle.io.Dataset, TrainedSection], None]
+
+
+def fit(model: paddle.nn.Layer, batches: paddle.io.Dataset, section: TrainedSection,
+        callbacks: Sequence[Callback] = (), checkpoint: str | None = None) -> None:
+    """Train a model on whole batches, one per iteration.
+
+    Of several processes each makes all iterations in the same order; where the model has a
+    ``share`` of the work, gradients are summed.
 
     Args:
-        builder: provides model, which computes its loss, optimizer and number of iterations.
-        batches: whole batches, one per iteration.
+        model: computes its loss terms by ``loss_computation``, as a model of PaddleSeg may.
+        batches: dicts of arrays, one item an iteration, without the batch axis of a loader.
+        section: iterations, loss, optimizer and schedule.
+        callbacks: called after every iteration, in turn.
+        checkpoint: a folder written by ``Checkpoints``, to go on from.
     """
-    builder.show_msg = lambda *_: None
-    model, optimizer, losses = builder.model, builder.optimizer, builder.loss
-    schedule = builder.lr_scheduler
-    order = paddle.io.DistributedBatchSampler(batches, batch_size=1, num_replicas=1, rank=0,
-                                              shuffle=True)  # the trainer's order
+    builder = TrainingBuilder(section, model)
+    optimizer, losses, schedule = builder.optimizer, builder.loss, builder.lr_scheduler
+    done = load_checkpoint(checkpoint, builder) if checkpoint else 0
+    share = getattr(model, "share", None)
+    # The order of PaddleSeg's trainer.
+    order = list(paddle.io.DistributedBatchSampler(batches, batch_size=1, num_replicas=1, rank=0,
+                                                   shuffle=True))
     model.train()
-    for [index] in order:
+    for iteration, [index] in enumerate(order[done:section.iters], done + 1):
+        start = time.monotonic()
         data = {key: paddle.to_tensor(value[None]) for key, value in batches[index].items()}
-        loss = sum(model.loss_computation(model(data["img"]), losses, data))
+        seconds = time.monotonic() - start
+        terms = model.loss_computation(model(data["img"]), losses, data)
+        loss = sum(terms)
         loss.backward()
+        if share is not None and share.ranks > 1:
+            parallel.add_gradients(model.parameters())
         optimizer.step()
+        learning_rate = optimizer.get_lr()
         if isinstance(schedule, paddle.optimizer.lr.ReduceOnPlateau):
             schedule.step(loss)
         else:
             schedule.step()
         optimizer.clear_grad(set_to_zero=False)
+        for callback in callbacks:
+            callback(Step(iteration, terms, learning_rate, seconds, builder))
 
 
-def require_full_batch(dataset: paddle.io.Dataset, batch_size: int, devices: int) -> None:
-    """Raise ``UserError`` if there is no full batch: the trainer would wait for one for ever."""
-    if -(-len(dataset) // devices) < batch_size:
-        raise UserError(f"`batch_size: {batch_size}` is more than the {len(dataset)} training "
-                        f"images" + (f" on {devices} devices" if devices > 1 else "")
-                        + "; make it smaller")
+def fit_in_folder(context: StageContext, stage: str, section: TrainedSection,
+                  record: Callable[[StageLogWriter, int], None] | None = None) -> Fit:
+    """Return ``fit`` with log lines, VisualDL, checkpoints and resuming in a stage's folder.
 
-
-def drop_flops_counters(model: paddle.nn.Layer) -> None:
-    """Take away the buffers that Paddle's FLOPs counter, which ends the trainer, leaves behind.
-
-    It forgets those of layers that never ran, such as auxiliary heads, and they would end up in
-    the saved weights.
+    Args:
+        context: of the stage.
+        stage: its name.
+        section: its ``save_interval`` and ``log_iters`` count.
+        record: called with (writer, iteration) at every checkpoint, by the first process alone,
+            to record scores or pictures; it must leave no trace in the training.
     """
-    for layer in model.sublayers(include_self=True):
-        for name in ("total_ops", "total_params"):
-            layer._buffers.pop(name, None)
+
+    def train(model: paddle.nn.Layer, batches: paddle.io.Dataset,
+              trained: TrainedSection) -> None:
+        settings, folder = context.settings, context.files.folder(stage)
+        context.files.begin(stage, resumed=bool(context.resume_model))
+        callbacks: list[Callback] = []
+        with contextlib.ExitStack() as stack:
+            if parallel.is_first():
+                writer = stack.enter_context(StageLogWriter(folder, loss_names(
+                    _SectionConfig({"loss": trained.loss}).loss_cfg))) \
+                    if settings.use_vdl else None
+                callbacks.append(ProgressLog(trained.iters, section.log_iters, writer))
+                if writer and record:
+                    callbacks.append(_at_checkpoints(section, trained.iters, lambda step: record(
+                        writer, step.iteration)))
+            callbacks.append(_at_checkpoints(section, trained.iters, Checkpoints(
+                folder, settings.keep_checkpoint_max)))
+            fit(model, batches, trained, callbacks, context.resume_model)
+        parallel.barrier()
+
+    return train
 
 
-def save_state(state: dict, path: str) -> None:
-    """Write a state dict as ``.pdparams``, atomically; only the first process writes."""
-    if parallel.is_first():
-        with atomic_path(path) as temporary:
-            paddle.save(state, temporary)
-    parallel.barrier()
+def _at_checkpoints(section: TrainedSection, iters: int, callback: Callback) -> Callback:
+    """``callback`` at every ``save_interval`` and at the end."""
+
+    def at_checkpoints(step: Step) -> None:
+        if step.iteration % section.save_interval == 0 or step.iteration == iters:
+            callback(step)
+
+    return at_checkpoints
 
 
-def load_weights(model: paddle.nn.Layer, path: str) -> None:
-    """Load a state dict that fits ``model`` exactly.
+class ProgressLog:
+    """Logs the mean loss, speed and time left every few iterations, as PaddleSeg's trainer does.
 
-    Raises:
-        UserError: the file is missing, torn, or its keys or shapes are not the model's.
+    Args:
+        iters (int): iterations in all.
+        interval (int): iterations between two lines; the last one has a line in any case.
+        writer (StageLogWriter, optional): gets the same as scalars, and the loss by term.
     """
-    set_weights(model, load_state(path), path)
+
+    def __init__(self, iters: int, interval: int, writer: StageLogWriter | None = None):
+        self.iters, self.interval, self.writer = iters, min(interval, iters), writer
+        self._restart()
+
+    def _restart(self) -> None:
+        self._terms: list[list[float]] = []
+        self._reader_seconds, self._start = 0.0, time.monotonic()
+
+    def __call__(self, step: Step) -> None:
+        self._terms.append([float(term) for term in step.terms])
+        self._reader_seconds += step.reader_seconds
+        if step.iteration % self.interval:
+            return
+        count = len(self._terms)
+        means = [sum(values) / count for values in zip(*self._terms)]
+        cost = (time.monotonic() - self._start) / count
+        scalars = {"loss": sum(means), "lr": step.learning_rate, "batch_cost": cost,
+                   "reader_cost": self._reader_seconds / count}
+        logger.info(
+            f"[TRAIN] iter: {step.iteration}/{self.iters}, loss: {scalars['loss']:.4f}, "
+            f"lr: {step.learning_rate:.6f}, batch_cost: {cost:.4f}, "
+            f"reader_cost: {scalars['reader_cost']:.5f} | "
+            f"ETA {calculate_eta(self.iters - step.iteration, cost)}")
+        if self.writer:
+            for name, value in scalars.items():
+                self.writer.add_scalar(f"Train/{name}", value, step.iteration)
+            for number, value in enumerate(means[:0] if len(means) == 1 else means):
+                self.writer.add_scalar(f"Train/loss_{number}", value, step.iteration)
+        self._restart()
 
 
-def set_weights(model: paddle.nn.Layer, state: dict, path: str) -> None:
-    """As ``load_weights``, with the ``state`` of ``path``."""
-    own = model.state_dict()
-    wrong = sorted(set(own) ^ set(state)) or [
-        key for key in own if list(own[key].shape) != list(state[key].shape)]
-    if wrong:
-        raise UserError(f"{path} does not fit {type(model).__name__} of this config: {len(wrong)} "
-                        f"entries differ, the first is {wrong[0]}; use the config it was "
-                        f"trained with")
-    model.set_state_dict(state)
+class Checkpoints:
+    """Writes checkpoints as PaddleSeg's trainer does, into ``iter_N``, with the random state.
+
+    Args:
+        folder (str): of the stage.
+        keep (int): how many are kept; 0 for all.
+    """
+
+    def __init__(self, folder: str, keep: int):
+        self.folder, self.keep, self._written = folder, keep, []
+
+    def __call__(self, step: Step) -> None:
+        target = os.path.join(self.folder, f"iter_{step.iteration}")
+        save_state(step.builder.model.state_dict(), os.path.join(target, "model.pdparams"))
+        save_state(step.builder.optimizer.state_dict(), os.path.join(target, "model.pdopt"))
+        if not parallel.is_first():
+            return
+        write_json(os.path.join(target, _RANDOM_STATE),
+                   [state.__getstate__() for state in paddle.get_rng_state()])
+        self._written.append(target)
+        while len(self._written) > self.keep > 0:
+            shutil.rmtree(self._written.pop(0))
 
 
-def keep_checkpoint(weights: str, path: str) -> None:
-    """Copy the file ``weights`` to ``path``, atomically."""
-    if parallel.is_first():
-        with atomic_path(path) as temporary:
-            shutil.copyfile(weights, temporary)
-        logger.info(f"kept {weights} as {path}")
-    parallel.barrier()
+_RANDOM_STATE = "random_state.json"
+
+
+def load_checkpoint(folder: str, builder: TrainingBuilder) -> int:
+    """Read what ``Checkpoints`` wrote and return the number of iterations done.
+
+    Where the random state is missing, as in checkpoints of 0.1.0 and on Paddle 2.6, which does
+    not tell it, training goes on with other noise than without the stop.
+    """
+    builder.model.set_state_dict(load_state(os.path.join(folder, "model.pdparams")))
+    builder.optimizer.set_state_dict(load_state(os.path.join(folder, "model.pdopt")))
+    _set_random_state(read_json(os.path.join(folder, _RANDOM_STATE)))
+    return iterations_done(folder)
+
+
+def _set_random_state(content: Any) -> None:
+    states = paddle.get_rng_state()
+    if not content or len(content) != len(states) or not content[0][-1]:
+        return
+    restored = [type(state).__new__(type(state)) for state in states]
+    for state, values in zip(restored, content):
+        state.__setstate__(tuple(values))
+    paddle.set_rng_state(restored)
+
+
+def iterations_done(folder: str) -> int:
+    """The number at the end of a checkpoint folder's name."""
+    return int(os.path.normpath(folder).rsplit("_", 1)[-1])
+
+
+def is_checkpoint(folder: str) -> bool:
+    """Tell whether training can go on from a folder."""
+    files = (os.path.join(folder, name) for name in ("model.pdparams", "model.pdopt"))
+    return folder.rsplit("_", 1)[-1].isdigit() and all(map(os.path.isfile, files))

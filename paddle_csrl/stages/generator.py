@@ -1,6 +1,7 @@
 """Stage 2: the generator learns to make visual features from class embeddings."""
 
 import os
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -9,14 +10,14 @@ from paddleseg.utils import utils
 from pydantic import Field
 
 from paddle_csrl import parallel, visualize
-from paddle_csrl.config import StageConfig
+from paddle_csrl.builder import UserErrorBuilder
+from paddle_csrl.config import ZeroShotConfig
 from paddle_csrl.config.components import try_losses, try_out
 from paddle_csrl.config.schema import (
     Component,
     Count,
-    Loss,
     Settings,
-    StageSection,
+    TrainedSection,
     Whole,
     key,
     section,
@@ -24,15 +25,22 @@ from paddle_csrl.config.schema import (
 from paddle_csrl.errors import UserError
 from paddle_csrl.models.generator_task import GeneratorTask
 from paddle_csrl.parallel import Share
-from paddle_csrl.run import Run
+from paddle_csrl.stages.base import (
+    Stage,
+    StageContext,
+    embeddings_input,
+    register,
+    section_inputs,
+)
 from paddle_csrl.stages.batches import GeneratorBatches
-from paddle_csrl.stages.feature_bank import FeatureBank, Scale
-from paddle_csrl.stages.fit import Fit, StageBuilder, load_weights, save_state, train_stage
+from paddle_csrl.stages.feature_bank import FeatureBank
+from paddle_csrl.stages.fit import Fit, check_training, fit, fit_in_folder
 from paddle_csrl.utils.visualdl import StageLogWriter
+from paddle_csrl.utils.weights import load_weights, save_state
 
 
 @section("generator")
-class GeneratorSection(StageSection):
+class GeneratorSection(TrainedSection):
     """Stage 2."""
 
     required = True
@@ -40,9 +48,6 @@ class GeneratorSection(StageSection):
     model: Component = key(
         ..., "`StructuralGenerator` (CSRL) or `MLPGenerator` (ZS3Net) with the arguments below")
     iters: Count = key(..., "iterations; one is one update over all classes at once")
-    optimizer: Component = key(..., "as at the top level")
-    lr_scheduler: Component = key(..., "as at the top level")
-    loss: Loss = key(..., "as at the top level")
     num_samples: Count = key(..., "generated and real features per class and iteration")
     relation: Literal["edges", "prototypes"] = key(
         "prototypes", "`edges`: the learned relations e^L against e⁰, as printed in the paper. "
@@ -67,96 +72,133 @@ class GeneratorSection(StageSection):
         try_losses(self.loss, "generator.loss", of_generator=True)
 
 
-def load_bank(run: Run) -> tuple[FeatureBank, Scale]:
-    """The feature bank as stages 2 and 3 use it, and the scale its features were divided by."""
-    bank = FeatureBank.load(run.output("features"))
-    if bank.counts[run.builder.unseen_ids].any():
-        raise UserError(f"{run.output('features')} holds features of unseen classes; "
-                        f"make it anew with --stage features")
-    scale = bank.scale() if run.builder.normalizes_features else Scale.identity(bank.feature_dim)
-    return bank.scaled(scale), scale
+@register
+class GeneratorStage(Stage):
+    """Trains the generator on the bank."""
+
+    name = result = "generator"
+    help = "learns to make features from class embeddings (CSRL's losses)"
+    needs = ("features",)
+
+    def takes_part(self, config: ZeroShotConfig) -> bool:
+        return config.projection is None
+
+    def inputs(self, context: StageContext) -> dict[str, Any]:
+        return {"generator": section_inputs(context.config.section(self.name)),
+                "normalize": context.settings.zero_shot.features.normalize,
+                "embeddings": embeddings_input(context)}
+
+    def check(self, context: StageContext) -> None:
+        check_generator(context.config.section(self.name), context.embeddings,
+                        context.classes.seen_ids, context.classes.unseen_ids)
+
+    def run(self, context: StageContext) -> None:
+        section, bank = context.config.section(self.name), context.bank
+        shown: list[GeneratorTask] = []
+
+        def record(writer: StageLogWriter, iteration: int) -> None:
+            writer.add_picture("Relations/semantic_generated",
+                               relation_picture(shown[0], context.classes.names), iteration)
+
+        def share_out(task: GeneratorTask, *rest: Any) -> None:
+            task.share = Share.of_this_process(len(task.embeddings))
+            shown.append(task)
+            fit_in_folder(context, self.name, section, record)(task, *rest)
+
+        task = train_generator(section, context.embeddings, bank, context.classes.unseen_ids,
+                               context.seed(self.name), share_out)
+        save_state(task.generator.state_dict(), context.files.output(self.name))
+        if parallel.is_first():
+            visualize.save_png(os.path.join(context.files.folder(self.name), "relations.png"),
+                               relation_picture(task, context.classes.names))
 
 
-def seen_in(bank: FeatureBank) -> np.ndarray:
-    """int64 [S]: ids of the classes that have features, which are the seen ones."""
-    return np.flatnonzero(bank.counts)
-
-
-def make_task(section: dict[str, Any], embeddings: np.ndarray, bank: FeatureBank,
-              unseen_ids: np.ndarray) -> GeneratorTask:
-    """The generator of a config's section ``generator``, untrained, with its objective.
+def new_task(section: GeneratorSection, embeddings: np.ndarray, bank: FeatureBank,
+             unseen_ids: np.ndarray) -> GeneratorTask:
+    """Make the generator of a section, untrained, with its objective.
 
     Args:
         section: the section.
         embeddings: float32 [C, d_w], one per class.
-        bank: real features; the classes that have some are the seen ones.
+        bank: real features; the classes that have some are the seen ones to learn from.
         unseen_ids: int64 [U], the classes to generate for.
     """
-    present = seen_in(bank)
-    generator = StageBuilder(StageConfig(section)).build_component({
-        **section["model"], "embed_dim": embeddings.shape[1], "feature_dim": bank.feature_dim})
-    return GeneratorTask(generator, embeddings, bank.prototypes(present), present, unseen_ids,
-                         section["num_samples"], section.get("relation", "prototypes"),
-                         section.get("relation_warmup", 0),
-                         section.get("unseen_prototypes", "free"),
-                         section.get("outside_hull", 0.0))
+    generator = UserErrorBuilder(None).build_component({
+        **section.model, "embed_dim": embeddings.shape[1], "feature_dim": bank.feature_dim})
+    return GeneratorTask(
+        generator, embeddings, bank.prototypes(bank.present_ids), bank.present_ids, unseen_ids,
+        num_samples=section.num_samples, relation=section.relation,
+        relation_warmup=section.relation_warmup, unseen_prototypes=section.unseen_prototypes,
+        outside_hull=section.outside_hull)
 
 
-def fit_generator(fit: Fit, section: dict[str, Any], embeddings: np.ndarray, bank: FeatureBank,
-                  unseen_ids: np.ndarray, seed: int) -> GeneratorTask:
-    """Make the generator and have it trained on the bank.
+def check_generator(section: GeneratorSection, embeddings: np.ndarray, seen_ids: np.ndarray,
+                    unseen_ids: np.ndarray) -> None:
+    """Build what a section names, on features of a single channel.
+
+    Raises:
+        UserError: something in it cannot be built.
+    """
+    counts = np.isin(np.arange(len(embeddings)), seen_ids).astype(np.int64)
+    bank = FeatureBank(np.zeros((counts.sum(), 1), np.float32), counts, counts)
+    with paddle.utils.unique_name.guard():
+        new_task(section, embeddings, bank, unseen_ids)
+    check_training(section, len(embeddings), "generator: ")
+
+
+def train_generator(section: GeneratorSection, embeddings: np.ndarray, bank: FeatureBank,
+                    unseen_ids: np.ndarray, seed: int, fit: Fit = fit) -> GeneratorTask:
+    """Make the generator of a section and train it on the bank.
 
     Args:
-        fit: trains the model of the builder that it is called with on the data set.
-        section, embeddings, bank, unseen_ids: as ``make_task``.
+        section, embeddings, bank, unseen_ids: as for ``new_task``.
         seed: of initial weights, noise and batches.
+        fit: the loop.
     """
     utils.set_seed(seed)
-    task = make_task(section, embeddings, bank, unseen_ids)
-    config = StageConfig(section)
-    fit(StageBuilder(config, task),
-        GeneratorBatches(bank, seen_in(bank), task.num_samples,
-                         config.iters, seed))
+    task = new_task(section, embeddings, bank, unseen_ids)
+    fit(task, GeneratorBatches(bank, bank.present_ids, section.num_samples, section.iters, seed),
+        section)
     return task
 
 
-def train_generator(run: Run) -> None:
-    """Train the generator on the bank with PaddleSeg's trainer."""
-    bank, _ = load_bank(run)
-    section = run.config.dic["generator"]
-    interval = run.config.option("save_interval", 1000, "generator")
-
-    def fit(builder: StageBuilder, batches: GeneratorBatches) -> None:
-        def record_relations(writer: StageLogWriter, iteration: int) -> None:
-            if iteration % interval == 0 or iteration == section["iters"]:
-                writer.add_picture("Relations/semantic_generated",
-                                   relation_picture(run, bank, builder.model), iteration)
-
-        builder.model.share = Share.of_this_process(len(builder.model.embeddings))
-        parallel.add_gradients_before(builder.optimizer, builder.model.parameters())
-        folder = train_stage(run, "generator", builder, batches, batch_size=1,
-                             on_logged=record_relations, alone=True)
-        builder.model.set_state_dict(paddle.load(os.path.join(folder, "model.pdparams")))
-
-    task = fit_generator(fit, section, run.builder.embeddings, bank, run.builder.unseen_ids,
-                         run.seed("generator"))
-    save_state(task.generator.state_dict(), run.output("generator"))
-    if parallel.is_first():
-        visualize.save_png(os.path.join(run.folder("generator"), "relations.png"),
-                           relation_picture(run, bank, task))
-
-
-def load_generator(run: Run, bank: FeatureBank) -> GeneratorTask:
-    """The trained generator of stage 2."""
-    task = make_task(run.config.dic["generator"], run.builder.embeddings, bank,
-                     run.builder.unseen_ids)
-    load_weights(task.generator, run.output("generator"))
+def load_generator(section: GeneratorSection, embeddings: np.ndarray, bank: FeatureBank,
+                   unseen_ids: np.ndarray, path: str) -> GeneratorTask:
+    """Make the generator of a section with the trained weights at ``path``."""
+    with paddle.utils.unique_name.guard():
+        task = new_task(section, embeddings, bank, unseen_ids)
+    load_weights(task.generator, path)
     return task
 
 
-def relation_picture(run: Run, bank: FeatureBank, task: GeneratorTask) -> np.ndarray:
-    """Semantic and generated relations [U, S] side by side, uint8 RGB [H, W, 3]."""
-    names = run.builder.class_names
+def trained_generator(context: StageContext) -> GeneratorTask:
+    """Return the generator that stage 2 has trained, loaded once."""
+    return context.loaded("generator", lambda: load_generator(
+        context.config.section("generator"), context.embeddings, context.bank,
+        context.classes.unseen_ids, context.files.output("generator")))
+
+
+def generate(task: GeneratorTask, number: int, seed: int, seen_too: bool = False) -> np.ndarray:
+    """Generate features of the unseen classes, float32 [U, number, D], in the bank's scale.
+
+    The generator stays in training mode: the distribution that MMD fitted is the one with
+    dropout, whose noise is part of the samples' spread.
+
+    Args:
+        task: the trained generator.
+        number: how many per class.
+        seed: of everything random, from here on.
+        seen_too: put those of the S seen classes ahead, [S + U, number, D].
+    """
+    utils.set_seed(seed)
+    task.train()
+    with paddle.no_grad():
+        make = task.generate if seen_too else task.generate_unseen
+        return make(number).astype("float32").numpy()
+
+
+def relation_picture(task: GeneratorTask, names: Sequence[str]) -> np.ndarray:
+    """Draw semantic and generated relations [U, S] side by side, uint8 RGB [H, W, 3]."""
     state = paddle.get_rng_state()  # looking at the generator must not change its training
     with paddle.no_grad():
         _, unseen, *relations = task()
@@ -165,5 +207,5 @@ def relation_picture(run: Run, bank: FeatureBank, task: GeneratorTask) -> np.nda
     semantic, generated = semantic.numpy(), generated.numpy()
     limit = float(max(np.abs(semantic).max(), np.abs(generated).max(), 1e-6))
     return visualize.relation_panel(
-        semantic, generated, [names[c] for c in run.builder.unseen_ids],
-        [names[c] for c in seen_in(bank)], vmin=-limit, vmax=limit)
+        semantic, generated, [names[c] for c in task.unseen_ids],
+        [names[c] for c in task.seen_ids], vmin=-limit, vmax=limit)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import paddle
 
-from paddle_csrl.run import Run
+from paddle_csrl.stages.base import StageContext
 from paddle_csrl.stages.feature_bank import FeatureBank
 
 
@@ -49,6 +49,20 @@ class LegacyBatches(paddle.io.Dataset):
         #: float64 [2C]: how often a feature of each class is real, then how often generated.
         self.probabilities = weights / weights.sum()
 
+    @classmethod
+    def of(cls, section: Any, bank: FeatureBank, generated: np.ndarray, unseen_ids: np.ndarray,
+           seed: int, label_counts: np.ndarray) -> "LegacyBatches":
+        """Make the batches of a section ``classifier``, of features of S seen classes.
+
+        Args:
+            section: the section.
+            bank, unseen_ids, label_counts, seed: as above.
+            generated: float32 [S + U, P, D], of these and of the unseen classes.
+        """
+        generated_ids = np.concatenate([bank.present_ids, unseen_ids])
+        return cls(bank, generated, generated_ids, label_counts, unseen_ids,
+                   batch_size=section.batch_size, length=section.iters, seed=seed)
+
     def __len__(self) -> int:
         return self.length
 
@@ -64,31 +78,17 @@ class LegacyBatches(paddle.io.Dataset):
                 "label": np.concatenate([real, made])[:, None].astype(np.int64)}
 
 
-def label_counts(run: Run) -> np.ndarray:
-    """int64 [N, C]: pixels of every class in every training image, whatever the policy says.
+def label_counts(context: StageContext) -> np.ndarray:
+    """Count the pixels of every class in every training image, whatever the policy says.
+
+    Returns:
+        int64 [N, C].
 
     Raises:
         RuntimeError: the config does not ask for it. This must never happen.
         UserError: the data set's labels cannot be scanned.
     """
-    if not run.config.leaks:
+    if not context.config.leaks:
         raise RuntimeError("must never happen: labels of unseen classes are about to be read "
                            "without `classifier.mode: legacy`")
-    return run.builder.train_dataset.leaked_label_counts()
-
-
-def legacy_batches(section: dict[str, Any], bank: FeatureBank, generated: np.ndarray,
-                   unseen_ids: np.ndarray, seed: int, label_counts: np.ndarray) -> LegacyBatches:
-    """The batches of the section ``classifier``.
-
-    Args:
-        section: the section.
-        bank: real features of S seen classes.
-        generated: float32 [S + U, P, D], of these and of the unseen classes.
-        unseen_ids: int64 [U].
-        seed: of the batches.
-        label_counts: int64 [N, C], of the function of that name.
-    """
-    return LegacyBatches(bank, generated, np.concatenate([np.flatnonzero(bank.counts), unseen_ids]),
-                         label_counts, unseen_ids, section["batch_size"],
-                         section["iters"], seed)
+    return context.builder.train_dataset.leaked_label_counts()

@@ -1,13 +1,16 @@
 """The last stage of SPNet and SegDeViSE: the projection becomes a stock classification layer."""
 
-from typing import Literal
+from typing import Any, Literal
 
+import paddle
 from paddleseg.utils import logger
 
+from paddle_csrl.config import ZeroShotConfig
 from paddle_csrl.config.schema import AUTO, Section, Settings, key, section
 from paddle_csrl.errors import UserError
-from paddle_csrl.run import Run
-from paddle_csrl.stages.fit import load_weights, save_state
+from paddle_csrl.stages.base import Stage, StageContext, embeddings_input, register
+from paddle_csrl.stages.calibration import Calibration
+from paddle_csrl.utils.weights import load_weights, save_state
 
 
 @section("projection")
@@ -39,14 +42,38 @@ class ProjectionSection(Section):
                             f"which a `projection` does not; leave one of the two out")
 
 
-def fold_projection(run: Run) -> None:
-    """Fold embeddings and calibration into the last layer and save the final model."""
-    model = run.builder.projecting().model
-    load_weights(model, run.output("segmentor"))
-    segmentor = model.fold(run.calibration)
-    run.begin("classifier")
-    layer = dict(segmentor.named_sublayers())[model.layer_name]
-    save_state(layer.state_dict(), run.output("classifier"))
-    save_state(segmentor.state_dict(), run.final_model)
-    logger.info(f"[classifier] final model, a stock {type(segmentor).__name__}: "
-                f"{run.final_model}")
+@register
+class FoldingStage(Stage):
+    """Folds embeddings and calibration into the last layer and saves the final model."""
+
+    name, result = "classifier", "layer"
+    help = "with a `projection`: embeddings and calibration are folded into a stock last layer"
+    needs = ("segmentor",)
+    flags, no_flags = (), "it trains nothing"
+    resumable = False
+
+    def takes_part(self, config: ZeroShotConfig) -> bool:
+        return config.projection is not None
+
+    def inputs(self, context: StageContext) -> dict[str, Any]:
+        return {"calibration": self._calibration(context),
+                "embeddings": embeddings_input(context)}
+
+    def check(self, context: StageContext) -> None:
+        """Fold an untrained segmentor: it has to have a last layer that takes the calibration."""
+        with paddle.utils.unique_name.guard():
+            context.builder.new_projection(pretrained=False).fold(self._calibration(context))
+
+    def _calibration(self, context: StageContext) -> float:
+        return Calibration.of(context.config.section(self.name)).value
+
+    def run(self, context: StageContext) -> None:
+        model = context.builder.new_projection()
+        load_weights(model, context.files.output("segmentor"))
+        segmentor = model.fold(self._calibration(context))
+        context.files.begin(self.name)
+        layer = dict(segmentor.named_sublayers())[model.layer_name]
+        save_state(layer.state_dict(), context.files.output(self.name))
+        save_state(segmentor.state_dict(), context.files.final_model)
+        logger.info(f"[classifier] final model, a stock {type(segmentor).__name__}: "
+                    f"{context.files.final_model}")

@@ -1,78 +1,199 @@
 """Stage 1: a PaddleSeg segmentor, stock or with a projection, trained on seen classes only."""
 
 import os
+import random
+from typing import Any
 
+import numpy as np
 import paddle
+from paddleseg.core import train
 from paddleseg.utils import logger, utils
 
+from paddle_csrl import parallel
+from paddle_csrl.builder import ZeroShotBuilder
+from paddle_csrl.compat import trainer_hooks
+from paddle_csrl.config import ZeroShotConfig
 from paddle_csrl.errors import UserError
 from paddle_csrl.evaluation.evaluate import evaluate
 from paddle_csrl.metrics import ZeroShotEvaluator
-from paddle_csrl.run import Run
-from paddle_csrl.stages.fit import keep_checkpoint, load_weights, train_stage
+from paddle_csrl.stages.base import Stage, StageContext, embeddings_input, register
+from paddle_csrl.stages.fit import check_training
+from paddle_csrl.stages.folder import checksum
+from paddle_csrl.utils.precision import restore_full_precision
+from paddle_csrl.utils.visualdl import StageLogWriter, loss_names
+from paddle_csrl.utils.weights import keep_checkpoint, load_weights
+
+_KEYS = ("model", "loss", "optimizer", "lr_scheduler", "iters", "batch_size", "train_dataset",
+         "val_dataset", "test_config", "to_static_training", "precision", "amp_level", "do_eval")
 
 
-def train_segmentor(run: Run) -> None:
-    """Train the top-level config with PaddleSeg's trainer.
+@register
+class SegmentorStage(Stage):
+    """Trains the top-level config with PaddleSeg's trainer.
 
     With ``do_eval`` the best checkpoint is kept, as judged by the mean IoU over seen classes
     on the validation set under the training policy: no unseen pixel takes part in the choice.
     Without it, or where the policy leaves no validation image, the last one is kept. With
     ``segmentor_weights`` nothing is trained: that checkpoint becomes the result as it is.
     """
-    config = run.config
-    if config.segmentor_weights:
-        _adopt(run, config.segmentor_weights)
-        return
-    utils.set_seed(run.seed("segmentor"))
-    builder = run.builder.projecting() if config.projection else run.builder
-    model = utils.convert_sync_batchnorm(builder.model, paddle.get_device().split(":")[0])
-    builder.model = model
-    folder = train_stage(run, "segmentor", builder, builder.train_dataset, config.batch_size,
-                         val_dataset=_selection_dataset(run),
-                         evaluate=lambda *args, **kwargs: _selection_score(run, *args, **kwargs))
-    best = os.path.join(run.folder("segmentor"), "best_model")
-    chosen = best if os.path.isdir(best) else folder
-    keep_checkpoint(os.path.join(chosen, "model.pdparams"), run.output("segmentor"))
+
+    name = result = "segmentor"
+    help = "a PaddleSeg segmentor learns the seen classes, or to project pixels onto embeddings"
+
+    def takes_part(self, config: ZeroShotConfig) -> bool:
+        return True
+
+    def iterations(self, config: ZeroShotConfig) -> int:
+        return config.settings.iters
+
+    def inputs(self, context: StageContext) -> dict[str, Any]:
+        given, settings = context.config.given, context.settings
+        if settings.segmentor_weights:
+            return {"model": given["model"],
+                    "segmentor_weights": _weights_checksum(settings.segmentor_weights)}
+        inputs = {key: given.get(key) for key in _KEYS}
+        inputs.update(policy=settings.zero_shot.policy, data=context.builder.fingerprint())
+        if context.classes.label_names is not None:
+            inputs.update(label_names=context.classes.label_names,
+                          class_names=context.classes.names)
+        if context.config.projection:
+            inputs.update(projection=context.config.projection.model_dump(),
+                          embeddings=embeddings_input(context))
+        return inputs
+
+    def check(self, context: StageContext) -> None:
+        require_full_batch(context.builder.train_dataset, context.settings.batch_size)
+        context.builder.val_dataset.audit()  # reads every label and the end of every image, once
+        check_training(context.settings, len(context.classes))
+
+    def check_start(self, context: StageContext) -> None:
+        """See to the last layer of an untrained segmentor, and to a batch."""
+        builder = context.builder
+        with paddle.utils.unique_name.guard():
+            builder.classification_layer(builder.new_segmentor())
+        _check_batch(builder.train_dataset, context.settings.batch_size)
+
+    def run(self, context: StageContext) -> None:
+        settings, builder = context.settings, context.builder
+        if settings.segmentor_weights:
+            _adopt(context, settings.segmentor_weights)
+            return
+        utils.set_seed(context.seed(self.name))
+        builder = ZeroShotBuilder(context.config, context.classes)
+        builder.is_silent = False
+        model = builder.new_projection() if context.config.projection else builder.new_segmentor()
+        builder.model = utils.convert_sync_batchnorm(model, paddle.get_device().split(":")[0])
+        last = _train(context, self.name, builder)
+        best = os.path.join(context.files.folder(self.name), "best_model")
+        chosen = best if os.path.isdir(best) else last
+        keep_checkpoint(os.path.join(chosen, "model.pdparams"), context.files.output(self.name))
 
 
-def _adopt(run: Run, path: str) -> None:
+def _train(context: StageContext, stage: str, builder: ZeroShotBuilder) -> str:
+    """Run PaddleSeg's trainer and return the folder of its last checkpoint."""
+    settings, folder = context.settings, context.files.folder(stage)
+    dataset = context.builder.train_dataset
+    require_full_batch(dataset, settings.batch_size)
+    optimizer, losses = builder.optimizer, builder.loss
+    names = loss_names(builder.config.loss_cfg)
+    # Not before all is built, for it clears the folder.
+    context.files.begin(stage, resumed=bool(context.resume_model))
+    with trainer_hooks(evaluate=lambda model, dataset, **options: _selection_score(
+            context, model, dataset, **options),
+            log_writer=lambda save_dir: StageLogWriter(save_dir, names)):
+        train(
+            builder.model, dataset, val_dataset=_selection_dataset(context), optimizer=optimizer,
+            save_dir=folder, iters=settings.iters, batch_size=settings.batch_size,
+            resume_model=context.resume_model,
+            save_interval=min(settings.save_interval, settings.iters),
+            log_iters=min(settings.log_iters, settings.iters), num_workers=settings.num_workers,
+            use_vdl=settings.use_vdl and parallel.is_first(), losses=losses,
+            keep_checkpoint_max=settings.keep_checkpoint_max,
+            test_config=context.config.test_config, precision=settings.precision,
+            amp_level=settings.amp_level, to_static_training=settings.to_static_training)
+    _drop_flops_counters(builder.model)
+    restore_full_precision(builder.model)
+    parallel.barrier()  # the first process has saved the checkpoint
+    return os.path.join(folder, f"iter_{settings.iters}")
+
+
+def _adopt(context: StageContext, path: str) -> None:
     """Make a trained segmentor the result of the stage."""
-    folder = os.path.realpath(run.folder("segmentor"))
-    if os.path.commonpath([folder, os.path.realpath(path)]) == folder:
-        raise UserError(f"`segmentor_weights: {path}` lies in {run.folder('segmentor')}, which the "
-                        f"stage clears; move it elsewhere or choose another --save_dir")
-    load_weights(run.builder.model, path)
-    run.begin("segmentor")
-    keep_checkpoint(path, run.output("segmentor"))
+    stage, folder = SegmentorStage.name, context.files.folder(SegmentorStage.name)
+    if os.path.commonpath([os.path.realpath(folder), os.path.realpath(path)]) \
+            == os.path.realpath(folder):
+        raise UserError(f"`segmentor_weights: {path}` lies in {folder}, which the stage clears; "
+                        f"move it elsewhere or choose another --save_dir")
+    load_weights(context.builder.new_segmentor(), path)
+    context.files.begin(stage)
+    keep_checkpoint(path, context.files.output(stage))
     logger.info("[segmentor] not trained: whether these weights know the unseen classes is for "
                 "you to say")
 
 
-def load_segmentor(run: Run) -> paddle.nn.Layer:
-    """The trained segmentor of stage 1."""
-    with paddle.utils.unique_name.guard():  # its parameters are not to count in a later stage
-        model = run.builder.model
-    load_weights(model, run.output("segmentor"))
-    return model
+def _weights_checksum(path: str) -> str:
+    if not os.path.isfile(path):
+        raise UserError(f"`segmentor_weights: {path}` is no file; give a .pdparams file, or null "
+                        f"to train stage 1")
+    return checksum(path)
 
 
-def _selection_dataset(run: Run):
-    if not run.config.option("do_eval", True):
+def _selection_dataset(context: StageContext) -> paddle.io.Dataset | None:
+    if not context.settings.do_eval:
         return None
     try:
-        return run.builder.selection_dataset
+        return context.builder.selection_dataset
     except UserError as error:
         logger.warning(f"the last checkpoint is taken, for none can be chosen: {error}")
         return None
 
 
-def _selection_score(run: Run, model, dataset, **kwargs) -> tuple:
+def _selection_score(context: StageContext, model: paddle.nn.Layer, dataset: paddle.io.Dataset,
+                     **options: Any) -> tuple:
     """Stand in for ``paddleseg.core.evaluate`` in the trainer, with its return values."""
-    builder = run.builder
-    evaluator = ZeroShotEvaluator(dataset.num_classes, builder.unseen_ids,
+    evaluator = ZeroShotEvaluator(len(context.classes), context.classes.unseen_ids,
                                   ignore_index=dataset.ignore_index)
-    scores = evaluate(model, dataset, evaluator, title="seen classes", **kwargs).compute()
+    scores = evaluate(model, dataset, evaluator, title="seen classes", **options).compute()
     logger.info(f"[EVAL] #Images: {len(dataset)} seen mIoU: {scores['selection_miou']:.4f} "
                 f"(unseen classes hidden)")
     return scores["selection_miou"], scores["pixel_accuracy"], scores["class_iou"], None, None
+
+
+def require_full_batch(dataset: paddle.io.Dataset, batch_size: int) -> None:
+    """Raise ``UserError`` if no device has a full batch: PaddleSeg's trainer would wait for ever.
+    """
+    devices = parallel.world_size()
+    if -(-len(dataset) // devices) < batch_size:
+        raise UserError(f"`batch_size: {batch_size}` is more than the {len(dataset)} training "
+                        f"images" + (f" on {devices} devices" if devices > 1 else "")
+                        + "; make it smaller")
+
+
+def _check_batch(dataset: paddle.io.Dataset, batch_size: int) -> None:
+    """See whether transforms bring images to one size, by as many as are in a batch.
+
+    The state of the random numbers stays as it was.
+    """
+    states = random.getstate(), np.random.get_state()
+    places = np.linspace(0, len(dataset) - 1, batch_size).round().astype(int)
+    shapes = sorted({dataset[place]["img"].shape for place in places.tolist()})
+    random.setstate(states[0])
+    np.random.set_state(states[1])
+    if 0 in shapes[0]:
+        raise UserError(f"`train_dataset.transforms` make an image of {shapes[0][1:]} (height, "
+                        f"width), which has no pixel; look at its crop")
+    if len(shapes) > 1:
+        raise UserError(f"`train_dataset.transforms` make images of {shapes[0][1:]} and of "
+                        f"{shapes[-1][1:]} (height, width), which are no batch; add "
+                        f"RandomPaddingCrop with a `crop_size`, or set `batch_size: 1`")
+
+
+def _drop_flops_counters(model: paddle.nn.Layer) -> None:
+    """Take away the buffers that Paddle's FLOPs counter, which ends the trainer, leaves behind.
+
+    It forgets those of layers that never ran, such as auxiliary heads, and they would end up in
+    the saved weights.
+    """
+    for layer in model.sublayers(include_self=True):
+        for name in ("total_ops", "total_params"):
+            layer._buffers.pop(name, None)

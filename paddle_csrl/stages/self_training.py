@@ -18,14 +18,42 @@ from paddle_csrl.config.schema import Count, Settings, StageSection, key, sectio
 from paddle_csrl.errors import UserError
 from paddle_csrl.evaluation.evaluate import shard
 from paddle_csrl.models.pixel_classifier import PixelClassifier
-from paddle_csrl.run import SELF_TRAINING, Run
+from paddle_csrl.stages.base import (
+    Stage,
+    StageContext,
+    embeddings_input,
+    register,
+    section_inputs,
+)
 from paddle_csrl.stages.batches import ClassifierBatches
-from paddle_csrl.stages.classifier import LastLayer, make_batches, train_layer
+from paddle_csrl.stages.classifier import LastLayer, train_layer
 from paddle_csrl.stages.feature_bank import BottomKSampler, FeatureBank
 from paddle_csrl.stages.features import offer
-from paddle_csrl.stages.fit import load_weights
-from paddle_csrl.stages.generator import load_bank
 from paddle_csrl.utils import progress
+from paddle_csrl.utils.weights import load_weights
+
+_NO_LABEL = -1
+
+
+class PseudoLabelledBatches(ClassifierBatches):
+    """As ``ClassifierBatches``, with real features among the generated ones.
+
+    Args:
+        pseudo (FeatureBank): real features by pseudo-label, an unseen class.
+        pseudo_share (float): expected share of them in what is drawn of an unseen class; a class
+            without any is generated.
+    """
+
+    def __init__(self, *args: Any, pseudo: FeatureBank, pseudo_share: float, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        self.pseudo, self.pseudo_share = pseudo, pseudo_share
+
+    def draw_unseen(self, number: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        features, labels = super().draw_unseen(number, rng)
+        real = (rng.random(number) < self.pseudo_share) & (self.pseudo.counts[labels] > 0)
+        features[real] = self.pseudo.draw(labels[real], rng)
+        return features, labels
+
 
 
 @section("self_training")
@@ -52,53 +80,49 @@ class SelfTrainingSection(StageSection):
                             "labels, of which its images have none; leave one of the two out")
 
 
-DEFAULTS = {"share": 0.25, "rounds": 1, "pseudo_share": 0.5, "samples_per_class": 8192}
-_NO_LABEL = -1
-
-
-class PseudoLabelledBatches(ClassifierBatches):
-    """As ``ClassifierBatches``, with real features among the generated ones.
-
-    Args:
-        pseudo (FeatureBank): real features by pseudo-label, an unseen class.
-        pseudo_share (float): expected share of them in what is drawn of an unseen class; a class
-            without any is generated.
-    """
-
-    def __init__(self, *args, pseudo: FeatureBank, pseudo_share: float):
-        super().__init__(*args)
-        self.pseudo, self.pseudo_share = pseudo, pseudo_share
-
-    def draw_unseen(self, number: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-        features, labels = super().draw_unseen(number, rng)
-        real = (rng.random(number) < self.pseudo_share) & (self.pseudo.counts[labels] > 0)
-        features[real] = self.pseudo.draw(labels[real], rng)
-        return features, labels
-
-
-def train_on_pseudo_labels(run: Run) -> None:
-    """Label the unlabelled images and train the layer anew, ``rounds`` times.
+@register
+class SelfTrainingStage(Stage):
+    """Labels the unlabelled images and trains the layer anew, ``rounds`` times.
 
     The stage's folder holds what the last round leaves.
     """
-    section = {**DEFAULTS, **run.config.dic[SELF_TRAINING]}
-    bank, scale = load_bank(run)
-    last = LastLayer(run, bank, scale)
-    classifier = PixelClassifier(bank.feature_dim, len(run.builder.class_names), last.origin)
-    load_weights(classifier, run.output("classifier"))
-    for number in range(section["rounds"]):
-        last.exchange(classifier)
-        sample = sample_predictions(run, last.segmentor, section)
-        pseudo = most_confident(sample, section["share"])
-        _report(run, number + 1, pseudo)
-        classifier = train_layer(run, SELF_TRAINING, bank, scale, partial(
-            make_batches, kind=PseudoLabelledBatches, pseudo=pseudo.scaled(scale),
-            pseudo_share=section["pseudo_share"]))
+
+    name = result = "self_training"
+    help = "with a section of that name: the layer once more, with its own confident predictions"
+    needs = ("classifier", "segmentor", "features", "generator")
+    flags = ("save_interval", "log_iters")
+    no_flags = "it trains the layer as the section `classifier` says"
+    resumable = False  # a round labels its images anew and cannot go on from within
+
+    def inputs(self, context: StageContext) -> dict[str, Any]:
+        section = context.config.section
+        return {"self_training": section_inputs(section(self.name)),
+                "classifier": section_inputs(section("classifier")),
+                "embeddings": embeddings_input(context),
+                "transforms": context.builder.feature_transforms or None,
+                "unlabelled": context.builder.fingerprint("unlabelled")}
+
+    def check(self, context: StageContext) -> None:
+        context.builder.unlabelled_dataset  # noqa: B018  raises if there is none
+
+    def run(self, context: StageContext) -> None:
+        section, bank = context.config.section(self.name), context.bank
+        last = LastLayer(context)
+        classifier = PixelClassifier(bank.feature_dim, len(context.classes), last.origin)
+        load_weights(classifier, context.files.output("classifier"))
+        for number in range(section.rounds):
+            last.exchange(classifier)
+            sample = sample_predictions(context, last.segmentor, section.samples_per_class)
+            pseudo = most_confident(sample, section.share)
+            _report(context, number + 1, pseudo)
+            classifier = train_layer(context, self.name, partial(
+                PseudoLabelledBatches.of, pseudo=pseudo.scaled(context.scale),
+                pseudo_share=section.pseudo_share))
 
 
-def sample_predictions(run: Run, segmentor: paddle.nn.Layer,
-                       section: dict[str, Any]) -> FeatureBank:
-    """A bounded, uniform sample of the pixels that are predicted as each unseen class.
+def sample_predictions(context: StageContext, segmentor: paddle.nn.Layer,
+                       samples_per_class: int) -> FeatureBank:
+    """Draw a bounded, uniform sample of the pixels that are predicted as each unseen class.
 
     Every image goes through the segmentor once, up to its last layer.
 
@@ -106,21 +130,21 @@ def sample_predictions(run: Run, segmentor: paddle.nn.Layer,
         FeatureBank: [K, D + 1], the features and, in the last column, the confidence: the
         probability of the predicted class. ``pixel_counts`` are the pixels predicted.
     """
-    builder = run.builder
+    builder, stage = context.builder, SelfTrainingStage.name
     extractor = builder.feature_extractor(segmentor)
-    sampler = BottomKSampler(len(builder.class_names), section["samples_per_class"], _NO_LABEL)
+    sampler = BottomKSampler(len(context.classes), samples_per_class, _NO_LABEL)
     images = shard(builder.unlabelled_dataset)
     loader = paddle.io.DataLoader(images, batch_size=1, return_list=True,
-                                  num_workers=run.config.option("num_workers", 0))
+                                  num_workers=context.settings.num_workers)
     for index, data in zip(images.indices, progress(loader, "pseudo-labels")):
         features = extractor(data["img"])
         with paddle.no_grad():
             probabilities = F.softmax(extractor.layer(features), axis=1)
             confidence, predicted = probabilities.max(1, keepdim=True), probabilities.argmax(1)
         predicted = predicted.numpy().reshape(-1)
-        labels = np.where(np.isin(predicted, builder.unseen_ids), predicted, _NO_LABEL)
+        labels = np.where(np.isin(predicted, context.classes.unseen_ids), predicted, _NO_LABEL)
         offer(sampler, paddle.concat([features, confidence], axis=1), labels,
-              [run.seed(SELF_TRAINING), index])
+              [context.seed(stage), index])
     sampler.merge_processes(everywhere=True)
     if not sampler.pixel_counts.any():
         return FeatureBank(np.zeros((0, extractor.feature_dim + 1), np.float32),
@@ -129,7 +153,7 @@ def sample_predictions(run: Run, segmentor: paddle.nn.Layer,
 
 
 def most_confident(sample: FeatureBank, share: float) -> FeatureBank:
-    """The ``share`` of each class with the highest confidence, rounded up.
+    """Keep the ``share`` of each class with the highest confidence, rounded up.
 
     Args:
         sample (FeatureBank): features [K, D + 1] with their confidence in the last column.
@@ -146,13 +170,13 @@ def most_confident(sample: FeatureBank, share: float) -> FeatureBank:
     return FeatureBank(sample.features[kept, :-1], counts, sample.pixel_counts)
 
 
-def _report(run: Run, number: int, pseudo: FeatureBank) -> None:
-    names, missing = run.builder.class_names, []
-    for class_id in run.builder.unseen_ids:
+def _report(context: StageContext, number: int, pseudo: FeatureBank) -> None:
+    names, missing = context.classes.names, []
+    for class_id in context.classes.unseen_ids:
         if pseudo.counts[class_id]:
             logger.info(f"[self_training] round {number}, {names[class_id]}: "
                         f"{pseudo.counts[class_id]} of {pseudo.pixel_counts[class_id]} pixels "
-                        f"predicted in {len(run.builder.unlabelled_dataset)} images")
+                        f"predicted in {len(context.builder.unlabelled_dataset)} images")
         else:
             missing.append(names[class_id])
     if missing:

@@ -4,7 +4,7 @@ Letters: S seen classes, H of them held out; R rows to score; D feature channels
 """
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import paddle
@@ -12,12 +12,10 @@ import paddle
 from paddle_csrl.metrics import ZeroShotEvaluator
 from paddle_csrl.models.generator_task import GeneratorTask
 from paddle_csrl.models.pixel_classifier import PixelClassifier
-from paddle_csrl.stages.calibration import Calibration, cost_calibration
-from paddle_csrl.stages.classifier import fit_classifier, generate
+from paddle_csrl.stages.calibration import Calibration, cost_calibration, unit_direction
+from paddle_csrl.stages.classifier import ClassifierSection, train_classifier
 from paddle_csrl.stages.feature_bank import FeatureBank, Scale
-from paddle_csrl.stages.final_layer import unit_direction
-from paddle_csrl.stages.fit import fit_silently
-from paddle_csrl.stages.generator import fit_generator
+from paddle_csrl.stages.generator import GeneratorSection, generate, train_generator
 from paddle_csrl.tuning.seen_classes import SeenClasses
 
 #: Share of each class's rows that no training sees.
@@ -82,7 +80,7 @@ def _scored_rows(counts: np.ndarray, seed: int) -> np.ndarray:
                            for count in counts])
 
 
-def bank_trial(fold: Fold, generator: dict[str, Any], classifiers: Sequence[dict[str, Any]],
+def bank_trial(fold: Fold, generator: GeneratorSection, classifiers: Sequence[ClassifierSection],
                calibrations: Sequence[Calibration], seed: int) -> np.ndarray:
     """Train a generator, a layer per classifier section, and score them.
 
@@ -97,24 +95,23 @@ def bank_trial(fold: Fold, generator: dict[str, Any], classifiers: Sequence[dict
         float64 [K, V, 3]: ``SCORES`` as fractions, "unseen" being the held-out classes.
     """
     with paddle.utils.unique_name.guard():
-        task = fit_generator(fit_silently, generator, fold.embeddings, fold.bank, fold.held_out,
-                             seed)
+        task = train_generator(generator, fold.embeddings, fold.bank, fold.held_out, seed)
         layers = _fit_layers(task, classifiers, fold, seed)
     return np.stack([score_layer(*_weights(layer), fold, calibrations) for layer in layers])
 
 
-def _fit_layers(task: GeneratorTask, sections: Sequence[dict[str, Any]], fold: Fold,
+def _fit_layers(task: GeneratorTask, sections: Sequence[ClassifierSection], fold: Fold,
                 seed: int) -> list[PixelClassifier]:
     """A layer per section; those of one ``num_generated`` share their features."""
     layers, drawn = [], {}
     for section in sections:
-        number = section.get("num_generated")
+        number = section.num_generated
         if number not in drawn:
-            drawn[number] = generate(task, section, seed), paddle.get_rng_state()
+            drawn[number] = generate(task, number, seed), paddle.get_rng_state()
         generated, state = drawn[number]
         paddle.set_rng_state(state)
-        layers.append(fit_classifier(fit_silently, section, generated, fold.bank, fold.held_out,
-                                     seed, fold.origin))
+        layers.append(train_classifier(section, fold.bank, generated, fold.held_out, seed,
+                                       origin=fold.origin))
     return layers
 
 

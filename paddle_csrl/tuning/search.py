@@ -12,21 +12,25 @@ import yaml
 from paddleseg.utils import logger, utils
 from prettytable import PrettyTable
 
-import paddle_csrl
-from paddle_csrl.core.preflight import check_sections
+from paddle_csrl.config import read_settings
+from paddle_csrl.config.schema import Settings
 from paddle_csrl.errors import UserError
-from paddle_csrl.provenance import versions
 from paddle_csrl.stages.calibration import Calibration
+from paddle_csrl.stages.fit import check_training
+from paddle_csrl.stages.generator import check_generator
 from paddle_csrl.tuning.bank_trial import SCORES, bank_trial, make_fold
 from paddle_csrl.tuning.folds import draw_folds
 from paddle_csrl.tuning.seen_classes import SeenClasses
 from paddle_csrl.tuning.space import Space
 from paddle_csrl.utils import atomic_path, progress, read_json, write_json
+from paddle_csrl.utils.provenance import versions
 
 HIOU = SCORES.index("hiou")
 # Of a config; nothing in it leads to the data or says which classes are unseen.
 _KEPT = ("generator", "classifier", "model", "loss", "optimizer", "lr_scheduler", "iters",
          "batch_size")
+#: Changed when the same settings would score otherwise, which makes recorded scores out of date.
+_FORMAT = "0.1.0"
 #: How many settings the summary shows.
 NUM_SHOWN = 5
 
@@ -103,7 +107,11 @@ class Search:
             (space.settings(self.start, draw.generator)["generator"],
              [space.settings(self.start, item)["classifier"] for item in draw.classifiers])
             for draw in self.draws]
-        own = Calibration.of(self.start["classifier"])
+        self._typed = [
+            (self._settings(draw.generator).section("generator"),
+             [self._settings(item).section("classifier") for item in draw.classifiers])
+            for draw in self.draws]
+        own = Calibration.of(self._settings({}).section("classifier"))
         self.calibrations = sorted({*space.calibrations, own})
         self.as_it_stands = Setting(0, 0, self.calibrations.index(own))
         self._digest = seen.digest()
@@ -111,6 +119,9 @@ class Search:
         content = content.get("scores") if isinstance(content, dict) else None
         self._known: dict[str, Any] = content if isinstance(content, dict) else {}
         self._check_draws()
+
+    def _settings(self, overrides: dict[str, Any]) -> Settings:
+        return read_settings(self.space.settings(self.start, overrides), self.space.path)
 
     def run(self) -> dict[str, Any]:
         """Run what has not been run, choose, and record everything.
@@ -186,14 +197,14 @@ class Search:
         for fold, group in itertools.groupby(waiting, itemgetter(0)):
             data = make_fold(self.seen, self.held_out[fold], self.seed)  # one's at a time: memory
             for _, trial, seed in group:
-                generator, classifiers = self._sections[trial]
+                generator, classifiers = self._typed[trial]
                 scores = bank_trial(data, generator, classifiers, self.calibrations, seed)
                 self._known[self._key(trial, fold, seed)] = scores.tolist()
                 write_json(self.record, {"scores": self._known})
 
     def _key(self, trial: int, fold: int, seed: int) -> str:
         """Hash of all that one training's scores depend on."""
-        inputs = {"paddle_csrl": paddle_csrl.__version__, "data": self._digest,
+        inputs = {"paddle_csrl": _FORMAT, "data": self._digest,
                   "held_out": self.held_out[fold].tolist(), "split": self.seed, "seed": seed,
                   "sections": self._sections[trial],
                   "calibrations": self.calibrations}
@@ -203,10 +214,10 @@ class Search:
         """Build what every draw names, so that a mistake shows before hours have passed."""
         held_out = self.held_out[0]
         seen_ids = np.setdiff1d(np.arange(len(self.seen.names)), held_out)
-        for generator, classifiers in self._sections:
+        for generator, classifiers in self._typed:
+            check_generator(generator, self.seen.embeddings, seen_ids, held_out)
             for classifier in classifiers:
-                check_sections({"generator": generator, "classifier": classifier},
-                               self.seen.embeddings, seen_ids, held_out)
+                check_training(classifier, len(self.seen.names), "classifier: ")
 
 
 def table(summary: dict[str, Any]) -> str:

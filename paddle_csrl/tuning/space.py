@@ -162,7 +162,7 @@ class Space:
         """
         content: dict[str, Any] = copy.deepcopy(self.base)
         keys = [*self.fixed, *(key for axis in self.axes for key in axis.keys),
-                *Calibration.of(settings["classifier"]).settings]
+                *Calibration.of(read_settings(settings, self.path).section("classifier")).settings]
         for key in keys:
             name, value = _outside_lists(settings, key)
             if value is None:

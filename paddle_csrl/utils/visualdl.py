@@ -2,7 +2,7 @@
 
 import glob
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from visualdl import LogReader, LogWriter
@@ -14,23 +14,21 @@ _RENAMED = {"Evaluate/mIoU": "Evaluate/selection_miou", "Evaluate/Acc": "Evaluat
 
 
 class StageLogWriter(LogWriter):
-    """The writer that PaddleSeg's trainer gets: it knows the loss terms by name.
+    """A VisualDL log that knows the loss terms by name.
 
-    The trainer numbers the terms (``Train/loss_0`` …); here they carry the name of their loss.
-    It also tells a listener when an iteration has been logged, for the trainer has no callback.
+    PaddleSeg's trainer numbers the terms (``Train/loss_0`` …); here they carry the name of their
+    loss.
 
     Args:
         logdir (str): folder of the log.
         loss_names (sequence of str): names of the terms, in the order of the config.
-        on_logged (callable, optional): called with (writer, iteration) after each record.
     """
 
-    def __init__(self, logdir: str, loss_names: Sequence[str],
-                 on_logged: Callable[["StageLogWriter", int], None] | None = None):
+    def __init__(self, logdir: str, loss_names: Sequence[str] = ()):
         super().__init__(logdir)
-        self.loss_names, self.on_logged = loss_names, on_logged
+        self.loss_names = loss_names
 
-    def add_scalar(self, tag: str, value: float, step: int, walltime: int | None = None):
+    def add_scalar(self, tag: str, value: float, step: int, walltime: int | None = None) -> None:
         value = float(np.asarray(value).reshape(-1)[0])
         tag = _RENAMED.get(tag, tag)
         if tag.startswith(_LOSS_TAG):
@@ -39,8 +37,6 @@ class StageLogWriter(LogWriter):
         if tag == "Train/loss" and len(self.loss_names) == 1:
             super().add_scalar(tag=f"Train/{self.loss_names[0]}", value=value, step=step,
                                walltime=walltime)
-        if tag == "Train/lr" and self.on_logged:
-            self.on_logged(self, step)
 
     def add_scores(self, scores: dict, class_names: Sequence[str], step: int) -> None:
         """Record what ``ZeroShotEvaluator.compute`` returned, as fractions."""

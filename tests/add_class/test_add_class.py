@@ -20,14 +20,13 @@ from paddle_csrl.add_class import change as vocabulary
 from paddle_csrl.add_class import layer as new_layer
 from paddle_csrl.add_class.change import change_classes
 from paddle_csrl.builder import ZeroShotBuilder
-from paddle_csrl.classes import ClassTable
 from paddle_csrl.cli import add_class, export, predict, val
 from paddle_csrl.config import ZeroShotConfig
 from paddle_csrl.embeddings import load_class_embeddings
 from paddle_csrl.errors import UserError
 from paddle_csrl.models.tiny_net import CSRLTinyNet
+from paddle_csrl.run import Run
 from paddle_csrl.stages.feature_bank import FeatureBank
-from paddle_csrl.stored_run import StoredRun
 from paddle_csrl.utils import write_json
 
 
@@ -174,9 +173,9 @@ def test_a_removed_class_leaves_the_logits_of_the_others(finished, tmp_path, rem
 
 def test_nothing_of_a_removed_seen_class_takes_part_later(finished, tmp_path, monkeypatch):
     run = finished("custom")
-    fit, banks = new_layer.fit_classifier, []
-    monkeypatch.setattr(new_layer, "fit_classifier",
-                        lambda *args, **kwargs: banks.append(args[3]) or fit(*args, **kwargs))
+    fit, banks = new_layer.train_classifier, []
+    monkeypatch.setattr(new_layer, "train_classifier",
+                        lambda *args, **kwargs: banks.append(args[1]) or fit(*args, **kwargs))
     change = change_classes(run.folder, str(tmp_path / "run"), ["zebra"], ["dog"])
     assert change.classes == ["background", "cat", "cow", "car", "zebra"]
     assert change.before.keys() == change.after.keys() == {"background", "cat"}
@@ -261,7 +260,7 @@ def test_a_projection_takes_the_new_embedding(finished, tmp_path, name, word):
     [projection] = [value.numpy() for key, value in trained.items()
                     if key.endswith("projection.weight")]
     vector = load_class_embeddings([word])[0] if name == "spnet" \
-        else run.builder().embeddings[run.builder().class_names.index(word)]
+        else run.builder().embeddings[run.builder().classes.names.index(word)]
     np.testing.assert_allclose(new[weight][-1, :, 0, 0], vector @ projection[:, :, 0, 0],
                                rtol=1e-4, atol=1e-6)
     change_classes(str(tmp_path / "run"), str(tmp_path / "less"), remove=["new"])
@@ -284,7 +283,7 @@ def untrained(folder, name, cache):
         f"{split}_dataset.{item}" for split in ("train", "val")
         for item in ("num_train=4", "num_val=1", "image_size=48", f"dataset_root={cache}")])
     builder = ZeroShotBuilder(config)
-    write_json(os.path.join(folder, "classes.json"), ClassTable.of(builder).describe())
+    write_json(os.path.join(folder, "classes.json"), builder.classes.describe())
     with open(os.path.join(folder, "config.yml"), "w", encoding="utf-8") as file:
         yaml.safe_dump(config.given, file)
     rng = np.random.default_rng(0)
@@ -300,12 +299,13 @@ def test_auxiliary_heads_have_the_new_classes_too(tmp_path):
     (tmp_path / "run").mkdir()
     old = untrained(str(tmp_path / "run"), "bisenetv2", str(tmp_path / "data"))
     change = change_classes(str(tmp_path / "run"), str(tmp_path / "new"), remove=["red checkered"])
-    kept = [place for place, name in enumerate(old.class_names) if name != "red checkered"]
+    kept = [place for place, name in enumerate(old.classes.names) if name != "red checkered"]
     assert len(change.classes) == len(kept) == 20
     images = paddle.to_tensor(np.random.default_rng(0).standard_normal(
         (1, 3, 64, 64)).astype(np.float32))
     old.model.eval()
-    new = StoredRun(str(tmp_path / "new")).builder.trained_model
+    run = Run.open(str(tmp_path / "new"))
+    new = run.builder.trained_segmentor(run.final_model)
     with paddle.no_grad():
         expected, logits = old.model(images)[0], new(images)[0]
     np.testing.assert_allclose(logits.numpy(), expected.numpy()[:, kept], rtol=1e-4, atol=1e-5)
@@ -330,7 +330,7 @@ def test_a_segmentor_whose_features_know_the_classes_is_refused(tmp_path):
 def test_attributes_compose_a_class(finished, tmp_path):
     run = finished("segdevise")
     change = change_classes(run.folder, str(tmp_path / "run"), ["both=red dotted striped"])
-    vector = StoredRun(change.save_dir).builder.embeddings[-1]
+    vector = Run.open(change.save_dir).builder.embeddings[-1]
     names = run.builder().val_dataset.dataset.attribute_names
     expected = np.isin(names, ["red", "dotted", "striped"]) / np.sqrt(3)
     np.testing.assert_allclose(vector, expected, rtol=1e-6)
@@ -513,7 +513,7 @@ def test_labels_count_as_the_classes_of_their_names(tmp_path, mode, policy):
     audit = dataset.audit()
     assert audit["pixels_seen"] == counts[:2].sum() > 0
     assert audit["pixels_unseen_used"] == (counts[3] if mode == "val" else 0)
-    assert (builder.class_names, builder.train_dataset.num_classes) == (names, 4)
+    assert (builder.classes.names, builder.train_dataset.num_classes) == (names, 4)
 
 
 def test_a_label_beyond_the_names_is_refused(tmp_path):

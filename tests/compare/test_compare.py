@@ -23,10 +23,9 @@ from paddle_csrl.errors import UserError
 from paddle_csrl.evaluation import layers as scoring
 from paddle_csrl.evaluation.evaluate import evaluate
 from paddle_csrl.metrics import ZeroShotEvaluator
+from paddle_csrl.models.last_layer import load_layer, put_back
 from paddle_csrl.run import Run
-from paddle_csrl.stages.final_layer import load_layer, put_back
-from paddle_csrl.stages.fit import load_weights
-from paddle_csrl.stages.segmentor import load_segmentor
+from paddle_csrl.stages import StageContext
 from paddle_csrl.utils import read_json
 
 PAIR = {"types": [{"type": "MMDLoss"}, {"type": "PairwiseRelationLoss", "gamma": 1.0}],
@@ -111,7 +110,7 @@ def test_a_data_set_of_which_paddleseg_notes_things_in_the_config_shares_stage_1
 def confusion_of(run: Run, model) -> np.ndarray:
     """Counts of a whole model, evaluated by itself."""
     dataset = run.builder.val_dataset
-    evaluator = ZeroShotEvaluator(dataset.num_classes, run.builder.unseen_ids,
+    evaluator = ZeroShotEvaluator(dataset.num_classes, run.builder.classes.unseen_ids,
                                   ignore_index=dataset.ignore_index)
     return evaluate(model, dataset, evaluator, **run.config.test_config).confusion
 
@@ -119,7 +118,7 @@ def confusion_of(run: Run, model) -> np.ndarray:
 def assembled(plan: Plan, cell: Cell) -> np.ndarray:
     """Counts of a cell's layer in its segmentor, evaluated by itself."""
     run = Run(plan.cell_config(cell), shared_dir=plan.stage1_dir(cell.split, cell.stage1_seed))
-    model = load_segmentor(run)
+    model = run.context.segmentor
     put_back(run.builder.classification_layer(model)[1], load_layer(run.final_layer))
     return confusion_of(run, model)
 
@@ -159,14 +158,14 @@ def test_curves_hold_the_scores_of_every_calibration(done, tmp_path):
     curve = scores["curve"]
     assert curve["calibrations"] == [-1e4, -1, 0.5, 2, 1e4]
     run = Run(plan.cell_config(cell), shared_dir=plan.stage1_dir(cell.split, 0))
-    seen = run.builder.seen_ids
+    seen = run.builder.classes.seen_ids
     for index, calibration in enumerate(curve["calibrations"]):
         layer = load_layer(run.final_layer)
         layer["bias"][seen] += 0.5 - calibration
-        model = load_segmentor(run)
+        model = run.context.segmentor
         put_back(run.builder.classification_layer(model)[1], layer)
         iou = iou_of(confusion_of(run, model))
-        for key, classes in (("seen_miou", seen), ("unseen_miou", run.builder.unseen_ids)):
+        for key, classes in (("seen_miou", seen), ("unseen_miou", run.builder.classes.unseen_ids)):
             assert curve[key][index] == pytest.approx(np.nanmean(iou[classes])), calibration
     assert (curve["seen_miou"][2], curve["unseen_miou"][2]) == pytest.approx(
         (scores["seen_miou"], scores["unseen_miou"]))
@@ -195,8 +194,8 @@ def iou_of(confusion: np.ndarray) -> np.ndarray:
 def test_seeds_go_to_the_stages_after_the_first(done):
     plan = done.plan()
     config = plan.cell_config(Cell("one", 0, "pair", 1))
-    assert (config.seed, config.dic["generator"]["seed"], config.dic["classifier"]["seed"]) == (
-        0, 1, 1)
+    assert [config.settings.seed, *(config.section(stage).seed for stage in (
+        "generator", "classifier"))] == [0, 1, 1]
     kept = load_yaml(os.path.join(done.cell("pair", 1), "config.yml"))
     assert (kept["seed"], kept["generator"]["seed"], kept["classifier"]["seed"]) == (0, 1, 1)
     assert config.dic["generator"]["loss"] == PAIR
@@ -286,16 +285,16 @@ def test_the_backbone_sees_every_image_once_for_all_cells(done, tmp_path, monkey
         os.remove(os.path.join(again.cell("point", seed), "scores.json"))
         os.remove(os.path.join(again.cell("pair", seed), "scores.json"))
     plan, counts = again.plan(), []
-    load = cells_module.load_segmentor
+    load = StageContext.segmentor.func
 
-    def counted(run):
-        model = load(run)
+    def counted(context):
+        model = load(context)
         # An image of zeros is how the classification layer is looked for.
         model.backbone.register_forward_pre_hook(
             lambda _, inputs: counts.append(1) if inputs[0].abs().max() > 0 else None)
         return model
 
-    monkeypatch.setattr(cells_module, "load_segmentor", counted)
+    monkeypatch.setattr(StageContext, "segmentor", property(counted))
     again.run("--splits", "one")
     assert len(counts) == 4  # images of the validation set
     scores = [read_json(os.path.join(done.plan().cell_dir(cell), "scores.json"))["confusion"]
@@ -318,7 +317,7 @@ def test_layers_scored_together_count_as_one_by_one(done, monkeypatch, test_conf
     layers = [load_layer(os.path.join(done.cell(method, seed), "layer.npz"))
               for method in ("point", "pair") for seed in (0, 1)]
     monkeypatch.setattr(scoring, "MAX_LOGITS", 4 * 5 * 3 * 64 * 80)  # three at a time
-    model = load_segmentor(run)
+    model = run.context.segmentor
     together = scoring.score_layers(run.builder, model, layers)
     _, convolution = run.builder.classification_layer(model)
     for layer, evaluator in zip(layers, together):
@@ -337,9 +336,9 @@ def test_a_method_with_another_stage_1_trains_its_own_in_every_cell(tmp_path):
     assert read_json(os.path.join(cell, "segmentor", "stage.json"))["inputs"]["seed"] == 2001
     plan = comparison.plan()
     run = Run(plan.cell_config(Cell("one", 2, "wide", 1), own_stage1=True))
-    load_weights(run.builder.model, run.final_model)
+    model = run.builder.trained_segmentor(run.final_model)
     assert np.array_equal(read_json(os.path.join(cell, "scores.json"))["confusion"],
-                          confusion_of(run, run.builder.model))
+                          confusion_of(run, model))
 
 
 def test_a_method_with_another_bank_shares_the_segmentor_alone(tmp_path):
@@ -362,8 +361,8 @@ def test_systems_without_a_generator_are_trained_and_scored_whole(tmp_path):
                for seed in (0, 1)]
     assert weights[0] != weights[1]
     run = Run(comparison.plan().cell_config(Cell("one", 0, "spnet", 1), own_stage1=True))
-    load_weights(run.builder.model, run.final_model)
-    assert np.array_equal(confusion_of(run, run.builder.model), read_json(
+    model = run.builder.trained_segmentor(run.final_model)
+    assert np.array_equal(confusion_of(run, model), read_json(
         os.path.join(comparison.cell("spnet", 1), "scores.json"))["confusion"])
 
 
@@ -493,7 +492,7 @@ def test_the_tool_says_by_its_exit_status_that_cells_failed(done, tmp_path, monk
     assert "unknown key `seed`; did you mean `seeds`?" in capfd.readouterr().err.splitlines()[-1]
 
 
-def test_an_interrupted_cell_leaves_no_part_of_a_stage(tmp_path, monkeypatch):
+def test_an_interrupted_cell_goes_on_after_its_finished_stages(tmp_path, monkeypatch):
     comparison = Comparison(tmp_path, seeds=[0])
     stages = cells_module.run_stages
 
@@ -511,7 +510,6 @@ def test_an_interrupted_cell_leaves_no_part_of_a_stage(tmp_path, monkeypatch):
         patch.setattr(cells_module, "run_stages", interrupted)
         with pytest.raises(KeyboardInterrupt):
             comparison.run("--splits", "one", "--methods", "pair")
-    assert os.listdir(comparison.cell("pair")) == ["generator"]
     kept = times_of(comparison.cell("pair"))
     assert comparison.run("--splits", "one")["finished"] == 2
     assert times_of(comparison.cell("pair")) == kept
@@ -613,7 +611,7 @@ def test_the_comparisons_of_the_project_fit_their_configs(name):
     plan = Plan.read(os.path.join(folder, f"compare_{name}.yml"))
     plan.check()
     for split in plan.splits if "{split}" in plan.config or "ablation" in name else ():
-        own = ZeroShotConfig(plan.file(plan.config, split)).zero_shot["unseen"]
+        own = ZeroShotConfig(plan.file(plan.config, split)).settings.zero_shot.unseen
         assert sorted(plan.splits[split].unseen) == sorted(own)
     terms = {"point": 1, "point_pair": 2, "point_list": 2, "csrl": 3}
     for method in set(terms) & set(plan.methods):

@@ -12,7 +12,6 @@ import paddle_csrl  # noqa: F401  (first: it orders the imports of cv2 and paddl
 from helpers.tiny_config import tiny_content, write_config
 from helpers.tiny_runs import ROOT
 from paddle_csrl.config import (
-    StageConfig,
     ZeroShotConfig,
     load_yaml,
     read_settings,
@@ -65,9 +64,7 @@ def shipped(*names):
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: os.path.relpath(path, CONFIGS))
 def test_every_shipped_config_loads(path):
     config = ZeroShotConfig(path)
-    assert config.iters > 0 and config.zero_shot["unseen"]
-    StageConfig(config.dic["generator"])
-    StageConfig(config.dic["classifier"])
+    assert config.iters > 0 and config.settings.zero_shot.unseen
 
 
 def test_shipped_splits_are_cumulative_and_as_long_as_their_names_say():
@@ -75,7 +72,7 @@ def test_shipped_splits_are_cumulative_and_as_long_as_their_names_say():
         before = []
         for count in (2, 4, 6, 8, 10):
             path = os.path.join(CONFIGS, f"csrl_{dataset}_unseen{count}.yml")
-            unseen = ZeroShotConfig(path).zero_shot["unseen"]
+            unseen = ZeroShotConfig(path).settings.zero_shot.unseen
             assert len(unseen) == len(set(unseen)) == count and unseen[:count - 2] == before
             before = unseen
 
@@ -126,8 +123,8 @@ def test_an_ablation_is_csrl_without_some_of_its_parts(data, name, terms, protot
 def test_the_config_is_read_as_written(load, content, tmp_path):
     config = load()
     assert config.dic == content
-    assert config.zero_shot == content["zero_shot"]
-    assert config.iters == 2 and config.batch_size == 2 and config.seed == 0
+    assert config.given["zero_shot"] == content["zero_shot"]
+    assert config.iters == 2 and config.batch_size == 2 and config.settings.seed == 0
     assert config.save_dir == content["save_dir"]
 
 
@@ -345,7 +342,7 @@ def test_an_unknown_component_is_named_with_the_nearest(load, key, value, messag
 
 
 def test_an_optional_section_may_be_empty(load):
-    assert load({"zero_shot.embeddings": None, "zero_shot.features": None}).zero_shot
+    assert load({"zero_shot.embeddings": None, "zero_shot.features": None}).settings
 
 
 @pytest.mark.parametrize("text", ["1e-4", "5E3", "1e5"])
@@ -427,7 +424,7 @@ def test_overrides_come_last_and_none_leaves_the_key(load):
     config = load(opts=["iters=9", "seed=4"], overrides={
         "iters": 11, "seed": None, "generator.lr_scheduler.learning_rate": 0.5,
         "test_config.aug_eval": True})
-    assert config.iters == 11 and config.seed == 4
+    assert config.iters == 11 and config.settings.seed == 4
     assert config.dic["generator"]["lr_scheduler"]["learning_rate"] == 0.5
     assert config.test_config == {"aug_eval": True}
 
@@ -575,20 +572,9 @@ def test_python_objects_are_not_made_from_yaml(tmp_path):
 def test_names_of_classes_may_come_as_one_text(load):
     from paddle_csrl.builder import ZeroShotBuilder
 
-    names = {text: ZeroShotBuilder(load(opts=[f"zero_shot.unseen={text}"])).unseen_ids.tolist()
-             for text in ("cow", "cow,cat", "car, dog")}
-    assert names == {"cow": [3], "cow,cat": [1, 3], "car, dog": [2, 4]}
-
-
-def test_stage_config_repeats_a_single_loss_for_all_coefficients():
-    config = StageConfig({"iters": 3, "loss": {"types": [{"type": "MMDLoss"}], "coef": [1, 2]}})
-    assert config.iters == 3 and len(config.loss_cfg["types"]) == 2
-
-
-def test_stage_config_leaves_its_section_as_it_is():
-    section = {"iters": 3, "loss": {"types": [{"type": "MMDLoss"}], "coef": [1, 2]}}
-    StageConfig(section)
-    assert section == {"iters": 3, "loss": {"types": [{"type": "MMDLoss"}], "coef": [1, 2]}}
+    for text, ids in {"cow": [3], "cow,cat": [1, 3], "car, dog": [2, 4]}.items():
+        builder = ZeroShotBuilder(load(opts=[f"zero_shot.unseen={text}"]))
+        assert builder.classes.unseen_ids.tolist() == ids
 
 
 def test_an_option_reaches_into_a_list(tmp_path):

@@ -11,7 +11,7 @@ from PIL import Image
 import paddle_csrl  # noqa: F401  (first: it orders the imports of cv2 and paddle)
 from helpers import tiny_runs
 from paddle_csrl.config import ZeroShotConfig
-from paddle_csrl.stages.fit import load_weights
+from paddle_csrl.utils.weights import load_weights
 
 FOLDER = os.path.join(tiny_runs.ROOT, "configs", "zs3_protocol")
 CONFIGS = sorted(glob.glob(os.path.join(FOLDER, "*.yml")))

@@ -23,7 +23,6 @@ from paddle_csrl.cli import train
 from paddle_csrl.config import ZeroShotConfig
 from paddle_csrl.run import Run
 from paddle_csrl.stages.feature_bank import FeatureBank
-from paddle_csrl.stages.features import extract_features
 
 UNSEEN = (3, 4)
 # Long enough that more is predicted than the background.
@@ -237,7 +236,7 @@ def features_by_pixel(run: Finished) -> tuple:
         lambda layer, inputs: kept.append(inputs[0].numpy()[0]))
     seen, unseen = set(), set()
     plain = builder.val_dataset.transforms
-    for image_path, label_path in builder._inner_train.file_list:
+    for image_path, label_path in builder.train_dataset.dataset.file_list:
         data = plain({"img": image_path, "trans_info": []})
         with paddle.no_grad():
             builder.model(paddle.to_tensor(data["img"][None]))
@@ -272,9 +271,9 @@ def test_bank_counts_no_unseen_pixel(finished, name):
 def test_extraction_leaves_batch_norm_alone(original, tmp_path):
     copy = original.copy(tmp_path / "run")
     run = Run(ZeroShotConfig(copy.recipe.config, copy.recipe.opts, {"save_dir": copy.folder}))
-    extract_features(run)
+    run.stage("features").run(run.context)
     before = paddle.load(copy.path("segmentor", "model.pdparams"))
-    after = run.builder.model.state_dict()
+    after = run.context.segmentor.state_dict()
     assert any(key.endswith("._mean") for key in after)
     for key in before:
         assert before[key].numpy().tobytes() == after[key].numpy().tobytes(), key

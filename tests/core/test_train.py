@@ -26,7 +26,7 @@ from paddle_csrl.errors import UserError
 from paddle_csrl.evaluation.evaluate import evaluate
 from paddle_csrl.metrics import ZeroShotEvaluator
 from paddle_csrl.stages.feature_bank import FeatureBank
-from paddle_csrl.stages.fit import load_weights
+from paddle_csrl.utils.weights import load_weights
 
 SUMMARY = ("seen_miou", "unseen_miou", "miou", "hiou")
 UNSEEN = {
@@ -66,7 +66,7 @@ def predictions(run, path: str) -> list:
     """What the weights at ``path`` predict for every validation image."""
     builder, found = run.builder(), []
     load_weights(builder.model, path)
-    evaluator = ZeroShotEvaluator(len(builder.class_names), builder.unseen_ids)
+    evaluator = ZeroShotEvaluator(len(builder.classes.names), builder.classes.unseen_ids)
     evaluate(builder.model, builder.val_dataset, evaluator,
              on_prediction=lambda index, prediction, label: found.append(prediction))
     return found
@@ -145,9 +145,9 @@ def test_every_split_of_the_paper_loads(tmp_path, data, number):
     make = {"voc": voc_recipe, "context": context}[data]
     recipe = make(str(tmp_path), str(tmp_path / "cache"), f"csrl_{data}_unseen{number}")
     builder = ZeroShotBuilder(ZeroShotConfig(recipe.config, recipe.opts))
-    assert len(builder.unseen_ids) == number and 0 not in builder.unseen_ids
+    assert len(builder.classes.unseen_ids) == number and 0 not in builder.classes.unseen_ids
     assert builder.embeddings.shape == (NUM_CLASSES[data], 100)
-    splits = builder.config.zero_shot["unseen"]
+    splits = builder.config.settings.zero_shot.unseen
     assert splits[:2] == ["cow", "motorbike"]
 
 
@@ -269,7 +269,7 @@ def score_of(run, predict) -> dict:
     builder = run.builder()
     load_weights(builder.model, run.path("model.pdparams"))
     builder.model.eval()
-    evaluator = ZeroShotEvaluator(len(builder.class_names), builder.unseen_ids)
+    evaluator = ZeroShotEvaluator(len(builder.classes.names), builder.classes.unseen_ids)
     with paddle.no_grad():
         for data in builder.val_dataset:
             image = paddle.to_tensor(data["img"][None])
@@ -381,7 +381,7 @@ def test_interrupted_stage_runs_again(finished, tmp_path, monkeypatch):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("paddle_csrl.stages.fit.train", die)
+        patch.setattr("paddle_csrl.stages.generator.GeneratorBatches.__getitem__", die)
         with pytest.raises(KeyboardInterrupt):
             run.again("generator.iters=2")
     run.again()

@@ -207,7 +207,7 @@ def test_deploy_yaml_is_one_of_paddleseg(run, exported, target):
     if target == "paddle":
         theirs = DeployConfig(f"{folder}/deploy.yaml")
         assert os.path.isfile(theirs.model) and os.path.isfile(theirs.params)
-        image = np.float32(cv2.imread(run.builder()._inner_val.file_list[0][0]))
+        image = np.float32(cv2.imread(run.builder().val_dataset.dataset.file_list[0][0]))
         ours = DeployInfo.read(f"{folder}/deploy.yaml").compose
         assert np.array_equal(theirs.transforms({"img": image})["img"],
                               ours({"img": image})["img"])
@@ -218,7 +218,7 @@ def test_deploy_yaml_is_one_of_paddleseg(run, exported, target):
 def test_parity_is_checked_on_a_random_and_a_real_image(run, exports, target, output_op):
     folder, result = exports("--format", target, "--output_op", output_op)
     assert result["config"] == f"{folder}/deploy.yaml"
-    first = run.builder()._inner_val.file_list[0][0]
+    first = run.builder().val_dataset.dataset.file_list[0][0]
     assert [parity.image for parity in result["parity"]] == ["a random image, 97 x 130", first]
     for parity in result["parity"]:
         assert parity.holds and parity.equal > 0.999

@@ -90,8 +90,9 @@ def test_labels_are_those_of_paddleseg(deployed, photos, tmp_path, flags, option
     assert result == {"predicted": 3, "failed": {}, "save_dir": str(tmp_path / "ours")}
     builder = builder_of(deployed)
     listed = [f"{photos}/{name}" for name in ("a.jpg", "b.PNG", "sub/c.bmp")]
-    paddleseg.core.predict(builder.model, f"{deployed}/model.pdparams", builder.transforms, listed,
-                           photos, str(tmp_path / "theirs"), **options)
+    paddleseg.core.predict(
+        builder.new_segmentor(pretrained=False), f"{deployed}/model.pdparams", builder.transforms,
+        listed, photos, str(tmp_path / "theirs"), **options)
     values = set()
     for name in ("a.png", "b.png", "sub/c.png"):
         ours = read(tmp_path / "ours" / "label_prediction" / name)
@@ -139,9 +140,9 @@ def test_every_run_leaves_its_classes(finished, name):
     run = finished(name)
     content = json.load(open(run.path("classes.json"), encoding="utf-8"))
     builder = run.builder()
-    assert content == {"class_names": builder.class_names,
-                       "unseen": [builder.class_names[i] for i in builder.unseen_ids],
-                       "palette": builder.palette.tolist()}
+    assert content == {"class_names": builder.classes.names,
+                       "unseen": [builder.classes.names[i] for i in builder.classes.unseen_ids],
+                       "palette": builder.classes.palette.tolist()}
     metrics = [(item["name"], item["seen"]) for item in run.metrics["classes"]]
     assert metrics == [(item, item not in content["unseen"]) for item in content["class_names"]]
 

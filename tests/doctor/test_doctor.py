@@ -307,7 +307,7 @@ def test_the_room_that_is_needed_is_that_of_bank_and_checkpoints(recipe, tmp_pat
     opts = [*recipe.opts, "zero_shot.features.samples_per_class=1000",
             "zero_shot.features.dtype=float16", "keep_checkpoint_max=2", f"save_dir={tmp_path}/a/b"]
     run = Run(ZeroShotConfig(recipe.config, opts=opts))
-    model = run.builder.throwaway_model()
+    model = run.builder.new_segmentor()
     size = 4 * sum(tensor.size for tensor in model.state_dict().values())
     channels = run.builder.classification_layer(model)[1].weight.shape[1]
     needs = {"checkpoints": 2 * 3 * size, "models": 3 * size,

@@ -86,11 +86,6 @@ def test_generated_features_keep_their_spread_and_their_means_are_projected(outs
     assert (np.abs(after - before).max() > 0.1) == (outside < 1)
 
 
-def test_unknown_choice():
-    with pytest.raises(UserError, match="`generator.unseen_prototypes: convex` must be one of"):
-        _task("convex")
-
-
 @pytest.mark.parametrize("value", ["-0.1", "1.5", "far", "true"])
 def test_what_is_no_share_of_the_distance(value):
     path = os.path.join(tiny_runs.ROOT, "configs", "csrl_shapes.yml")

@@ -9,12 +9,12 @@ from paddleseg.models import DeepLabV3P, ResNet50_vd
 import paddle_csrl  # noqa: F401  (first: it orders the imports of cv2 and paddle)
 from paddle_csrl.datasets.transforms import labels_at
 from paddle_csrl.errors import UserError
-from paddle_csrl.models.last_layer import FeatureExtractor, find_classification_layer
+from paddle_csrl.models.last_layer import FeatureExtractor, find_classification_layer, put_back
 from paddle_csrl.models.pixel_classifier import PixelClassifier
 from paddle_csrl.models.tiny_net import CSRLTinyNet
+from paddle_csrl.stages.calibration import fold, unit_direction
 from paddle_csrl.stages.feature_bank import BottomKSampler, FeatureBank, Scale
 from paddle_csrl.stages.features import fill
-from paddle_csrl.stages.final_layer import final_layer, put_back, unit_direction
 
 
 def make_model(num_classes=7, seed=0):
@@ -227,7 +227,7 @@ def test_folding_gives_the_logits_of_standardized_features():
     classifier.conv.bias.set_value(paddle.randn([4]))
     scale = Scale(rng.normal(size=6).astype(np.float32),
                   rng.uniform(0.1, 3, 6).astype(np.float32))
-    layer = final_layer(classifier, scale, np.array([0, 3]), calibration=0.75)
+    layer = fold(classifier, scale, np.array([0, 3]), calibration=0.75)
     raw = rng.normal(size=(50, 6))
     weight = classifier.conv.weight.numpy()[:, :, 0, 0].astype(np.float64)
     expected = (raw - scale.mean) / scale.deviation @ weight.T + classifier.conv.bias.numpy()
@@ -241,7 +241,7 @@ def test_folding_gives_the_logits_of_standardized_features():
 def test_folding_leaves_the_classifier_as_it_is():
     classifier = PixelClassifier(6, 4)
     before = statistics(classifier)
-    final_layer(classifier, Scale(np.ones(6, np.float32), np.full(6, 2, np.float32)),
+    fold(classifier, Scale(np.ones(6, np.float32), np.full(6, 2, np.float32)),
                 np.arange(3), calibration=1.0)
     after = statistics(classifier)
     assert all(np.array_equal(before[name], after[name]) for name in before)
@@ -265,7 +265,7 @@ def test_the_segmentor_scores_features_as_the_trained_layer_does():
     features = FeatureExtractor(model, 7)(batch)
     scale = Scale(features.numpy().mean((0, 2, 3)), features.numpy().std((0, 2, 3)) + 0.1)
     classifier = PixelClassifier(features.shape[1], 7)
-    put_back(model.head.decoder.conv, final_layer(classifier, scale, np.arange(7), 0.0))
+    put_back(model.head.decoder.conv, fold(classifier, scale, np.arange(7), 0.0))
     shape = [1, -1, 1, 1]
     standardized = ((features - paddle.to_tensor(scale.mean).reshape(shape))
                     / paddle.to_tensor(scale.deviation).reshape(shape))
@@ -289,7 +289,7 @@ def test_a_layer_without_bias_gets_the_logits_of_the_trained_one_and_the_calibra
     expected[:, [0, 2]] -= 1.5
     unit = unit_direction(standardized, scale)
     np.testing.assert_allclose(bank.features @ unit, 1, atol=1e-3)
-    put_back(layer, final_layer(classifier, scale, np.array([0, 2]), 1.5, unit))
+    put_back(layer, fold(classifier, scale, np.array([0, 2]), 1.5, unit))
     found = layer(paddle.to_tensor(bank.features.T[None, :, :, None])).numpy()
     np.testing.assert_allclose(found, expected, atol=5e-3)
 

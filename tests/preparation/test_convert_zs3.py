@@ -14,7 +14,7 @@ from paddle_csrl.datasets import CLASS_NAMES
 from paddle_csrl.errors import UserError
 from paddle_csrl.models import CSRLResNet101, DeepLabV3PPlain
 from paddle_csrl.preparation.convert_zs3 import convert
-from paddle_csrl.stages.fit import load_weights, save_state
+from paddle_csrl.utils.weights import load_weights, save_state
 
 BACKBONE = 520  # tensors of the ResNet-101: 104 convolutions, each with a batch norm of four
 DEEPLAB = 567

@@ -368,7 +368,7 @@ def test_prepared_voc_serves_the_configs(voc):
     builder = ZeroShotBuilder(config)
     names = [os.path.basename(path)[:-4] for _, path in builder.train_dataset.file_list]
     seen_only = [name for name in VOC_TRAIN + AUG
-                 if not np.isin(fake.class_map(name, 21), builder.unseen_ids).any()]
+                 if not np.isin(fake.class_map(name, 21), builder.classes.unseen_ids).any()]
     assert 0 < len(seen_only) < 7
     assert names == seen_only
     sample = builder.train_dataset[0]

@@ -17,7 +17,7 @@ from paddle_csrl.cli import visualize
 from paddle_csrl.core import train as pipeline
 from paddle_csrl.errors import UserError
 from paddle_csrl.reports.run_report import data_uri, write_page
-from paddle_csrl.run import Run, open_run
+from paddle_csrl.run import Run
 from paddle_csrl.utils import read_json, write_json
 from paddle_csrl.utils.visualdl import StageLogWriter, read_scalars
 from paddle_csrl.visualize.curves import MAX_POINTS, curve_plot, thinned
@@ -152,7 +152,7 @@ def test_how_a_stage_was_made_does_not_decide_whether_it_is_up_to_date(finished,
     path = run.path("generator", "stage.json")
     record = read_json(path)
     write_json(path, {**record, "made": {"command": "another", "seconds": 1.0}})
-    assert open_run(run.folder).changes("generator") == []
+    assert Run.open(run.folder).changes("generator") == []
 
 
 @pytest.mark.parametrize("name", ["shapes", "spnet", "zs3net"])

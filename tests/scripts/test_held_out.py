@@ -22,7 +22,8 @@ def test_the_example_fits_the_config_that_it_names(tmp_path, monkeypatch):
     names = AttributeShapes("val", str(tmp_path), num_train=1, num_val=1).class_names
     for fold in args.fold:
         plain = held_out.held_out_config(args, fold)
-        assert len(set(names) & set(plain.zero_shot["unseen"])) == 4 + 2  # its own and the fold's
+        unseen = set(names) & set(plain.settings.zero_shot.unseen)
+        assert len(unseen) == 4 + 2  # its own and the fold's
         for variant in args.variant:
             config = held_out.held_out_config(args, fold, variant.split("=", 1)[1].split(";"))
             assert config.given["generator"] != plain.given["generator"]

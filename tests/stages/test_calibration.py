@@ -11,11 +11,17 @@ from helpers import tiny_runs
 from paddle_csrl.config import ZeroShotConfig
 from paddle_csrl.errors import UserError
 from paddle_csrl.models.pixel_classifier import PixelClassifier
-from paddle_csrl.run import Run, open_run
-from paddle_csrl.stages.calibration import Calibration, cost_calibration, margins_of
-from paddle_csrl.stages.classifier import calibration_of
+from paddle_csrl.run import Run
+from paddle_csrl.stages import calibration
+from paddle_csrl.stages.calibration import (
+    Calibration,
+    cost_calibration,
+    fold,
+    margins_of,
+    unit_direction,
+)
+from paddle_csrl.stages.classifier import ClassifierSection
 from paddle_csrl.stages.feature_bank import FeatureBank
-from paddle_csrl.stages.final_layer import final_layer, unit_direction
 
 
 def test_by_hand():
@@ -31,11 +37,15 @@ def test_a_negative_calibration_where_too_much_goes_there_by_itself():
     assert cost_calibration([np.array([-3.0, -2.0, 4.0, 5.0])], 0.3) == -2.0
 
 
+def section(**values) -> ClassifierSection:
+    return ClassifierSection.model_construct(**values)
+
+
 def test_of_a_section():
-    assert Calibration.of({}) == (0.0, False)
-    assert Calibration.of({"calibration": 2, "seen_cost": 0.3}) == (2.0, False)
-    assert Calibration.of({"calibration": "auto"}) == (0.1, True)
-    wanted = Calibration.of({"calibration": "auto", "seen_cost": 0.3})
+    assert Calibration.of(None) == Calibration.of(section()) == (0.0, False)
+    assert Calibration.of(section(calibration=2, seen_cost=0.3)) == (2.0, False)
+    assert Calibration.of(section(calibration="auto")) == (0.1, True)
+    wanted = Calibration.of(section(calibration="auto", seen_cost=0.3))
     assert wanted == (0.3, True)
     assert wanted.settings == {"classifier.calibration": "auto", "classifier.seen_cost": 0.3}
 
@@ -56,10 +66,9 @@ def test_the_final_layer_gives_that_share_of_the_seen_pixels_away(cost):
     raw, bank, scale = _data()
     paddle.seed(1)
     classifier = PixelClassifier(5, 4)
-    section = {"calibration": "auto", "seen_cost": cost}
     unseen, seen = np.array([2]), np.array([0, 1, 3])
-    value = calibration_of(section, classifier, bank, scale, unseen)
-    layer = final_layer(classifier, scale, seen, value)
+    value = Calibration(cost, is_cost=True).found(classifier, bank, scale, unseen)
+    layer = fold(classifier, scale, seen, value)
     shares = []
     for class_id in seen:
         logits = raw[class_id] @ layer["weight"][:, :, 0, 0].T + layer["bias"]
@@ -77,9 +86,8 @@ def test_a_layer_without_bias_gives_that_share_away_too():
     bank = bank.scaled(scale)
     classifier = PixelClassifier(6, 3, scale.origin)
     unit = unit_direction(bank, scale)
-    value = calibration_of({"calibration": "auto", "seen_cost": 0.25}, classifier, bank, scale,
-                           np.array([2]), unit)
-    layer = final_layer(classifier, scale, np.array([0, 1]), value, unit)
+    value = Calibration(0.25, is_cost=True).found(classifier, bank, scale, np.array([2]), unit)
+    layer = fold(classifier, scale, np.array([0, 1]), value, unit)
     logits = np.concatenate(raw) @ layer["weight"][:, :, 0, 0].T
     assert (logits.argmax(1) == 2).mean() == pytest.approx(0.25, abs=0.02)
 
@@ -88,7 +96,7 @@ def test_the_scale_of_the_logits_changes_the_value_but_not_the_decisions():
     _, bank, scale = _data()
     paddle.seed(1)
     classifier = PixelClassifier(5, 4)
-    layer = final_layer(classifier, scale, np.zeros(0, np.int64), 0.0)
+    layer = fold(classifier, scale, np.zeros(0, np.int64), 0.0)
     doubled = {name: 2 * value for name, value in layer.items()}
     one, two = (cost_calibration(margins_of(item, bank, scale, np.array([2])), 0.2)
                 for item in (layer, doubled))
@@ -116,12 +124,21 @@ def test_a_run_remembers_the_calibration_it_found(tmp_path):
     recipe = tiny_runs.shapes(str(tmp_path / "data"), str(tmp_path / "cache"))
     run = tiny_runs.run_all(recipe, tmp_path / "run", "classifier.calibration=auto",
                             "classifier.seen_cost=0.3")
-    found = open_run(run.folder).calibration
+    found = Run.open(run.folder).calibration
     with open(run.path("calibration.json"), encoding="utf-8") as file:
         assert json.load(file) == {"calibration": found}
     again = run.again("classifier.calibration=auto", "classifier.seen_cost=0.05")
-    assert open_run(run.folder).calibration < found  # a smaller cost, from the same stages
+    assert Run.open(run.folder).calibration < found  # a smaller cost, from the same stages
     assert again["seen_miou"] >= 0
+
+
+def test_the_bank_is_gone_over_once_for_one_layer(finished, tmp_path, monkeypatch):
+    """VisualDL's scores of the last iteration and the final model are of the same weights."""
+    calls, compute = [], calibration.margins_of
+    monkeypatch.setattr(calibration, "margins_of", lambda *args: calls.append(1) or compute(*args))
+    run = finished("shapes").copy(tmp_path / "run")
+    run.again("classifier.calibration=auto", "classifier.save_interval=4")
+    assert len(calls) == 1
 
 
 def test_a_lost_record_is_told(tmp_path):

@@ -11,7 +11,7 @@ import pytest
 import paddle_csrl  # noqa: F401  (first: it orders the imports of cv2 and paddle)
 from helpers import tiny_runs
 from helpers.tiny_config import tiny_content, write_config
-from helpers.tiny_runs import config_path, run_all, times
+from helpers.tiny_runs import STAGES, config_path, run_all, times
 from paddle_csrl.builder import ZeroShotBuilder
 from paddle_csrl.cli import train
 from paddle_csrl.config import ZeroShotConfig
@@ -19,7 +19,7 @@ from paddle_csrl.errors import UserError
 from paddle_csrl.evaluation.evaluate import evaluate
 from paddle_csrl.metrics import ZeroShotEvaluator
 from paddle_csrl.models import ProjectionSegmentor
-from paddle_csrl.run import STAGES, Run
+from paddle_csrl.run import Run
 
 SYSTEMS = ("spnet", "segdevise")
 SIMILARITY = {"spnet": "dot", "segdevise": "cosine"}
@@ -50,7 +50,7 @@ def test_a_config_is_that_of_csrl_but_for_the_system(system, data):
     """Data, splits, network and schedule are stated once, in the config of CSRL."""
     own = ZeroShotConfig(config_path(f"{system}/{system}_{data}"))
     csrl = ZeroShotConfig(config_path(f"csrl_{data}"))
-    assert own.projection == {"similarity": SIMILARITY[system]} and csrl.projection is None
+    assert own.projection.similarity == SIMILARITY[system] and csrl.projection is None
     assert own.save_dir.endswith(f"{system}_{data}")
     loss = {"spnet": "CrossEntropyLoss", "segdevise": "CosineRegressionLoss"}[system]
     assert [item["type"] for item in own.dic["loss"]["types"]] == [loss]
@@ -123,7 +123,7 @@ def test_what_a_stage_depends_on(tmp_path, content):
         run.begin(stage)
         with open(run.output(stage), "w", encoding="utf-8") as file:
             file.write(stage)
-        run.finish(stage, run.inputs(stage))
+        run.finish(stage, format=1, inputs=run.inputs(stage))
 
     def changed(**overrides):
         other = Run(load(tmp_path, content, save_dir=str(tmp_path / "out"), **overrides))
@@ -173,10 +173,10 @@ def test_scores_are_those_of_the_nearest_embedding(finished, name):
     scored = run.val()
     assert [scored[key] for key in keys] == [run.metrics[key] for key in keys]
     builder = run.builder()
-    model = builder.projecting().model
+    model = builder.new_projection()
     assert isinstance(model, ProjectionSegmentor) and model.similarity == SIMILARITY[name]
     model.set_state_dict(paddle.load(run.path("segmentor", "model.pdparams")))
-    evaluator = ZeroShotEvaluator(len(builder.class_names), builder.unseen_ids)
+    evaluator = ZeroShotEvaluator(len(builder.classes.names), builder.classes.unseen_ids)
     scores = evaluate(model, builder.val_dataset, evaluator).compute()
     assert scores["pixel_accuracy"] == pytest.approx(run.metrics["pixel_accuracy"], abs=1e-3)
     for score, item in zip(scores["class_iou"], run.metrics["classes"]):
@@ -241,7 +241,7 @@ def test_an_interrupted_training_goes_on(finished, tmp_path):
     state = paddle.load(run.path("segmentor", "iter_6", "model.pdopt"))
     assert state["LR_Scheduler"]["last_epoch"] == 6
     moments = [key for key in state if "moment1" in key]
-    assert len(moments) == len([item for item in run.builder().projecting().model.parameters()
+    assert len(moments) == len([item for item in run.builder().new_projection().parameters()
                                 if not item.stop_gradient])
     assert redone(before, after) == {"segmentor", "classifier"}
 
@@ -281,14 +281,14 @@ def test_a_stage_that_the_run_has_not_is_refused(finished, tmp_path, stage):
 
 def test_folding_takes_no_flags_of_training(finished, tmp_path):
     run = finished("spnet").copy(tmp_path / "run")
-    with pytest.raises(UserError, match="--stage classifier trains nothing: leave out --iters"):
+    with pytest.raises(UserError, match="classifier: leave out --iters, for it trains nothing"):
         run.again(stage="classifier", iters=5)
 
 
 def test_folding_cannot_be_resumed(finished, tmp_path):
     run = finished("spnet").copy(tmp_path / "run")
     shutil.copytree(run.path("segmentor", "iter_2"), run.path("classifier", "iter_2"))
-    with pytest.raises(UserError, match="--resume_model .* is no checkpoint of --stage"):
+    with pytest.raises(UserError, match="classifier cannot go on from a checkpoint; leave the"):
         run.again(resume_model=run.path("classifier", "iter_2"))
 
 
@@ -310,7 +310,7 @@ def test_a_stock_checkpoint_starts_all_but_the_last_layer(finished, name):
     path = source.path(name, "model.pdparams")
     recipe = tiny_runs.Recipe(config_path("spnet/spnet_custom"), source.recipe.opts)
     config = ZeroShotConfig(recipe.config, [*recipe.opts, f"model.pretrained={path}"])
-    state = ZeroShotBuilder(config).projecting().model.state_dict()
+    state = ZeroShotBuilder(config).new_projection().state_dict()
     start = weights(path)
     last = [key for key in start if key.startswith("head.decoder.conv.")]
     assert len(last) == 2 and len(start) == len(state)

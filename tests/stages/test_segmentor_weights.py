@@ -87,7 +87,7 @@ def test_the_record_of_a_trained_segmentor_does_not_know_the_key(source):
 
 def test_null_means_training(source):
     config = ZeroShotConfig(source.recipe.config, [*source.recipe.opts, "segmentor_weights=null"])
-    assert config.segmentor_weights is None
+    assert config.settings.segmentor_weights is None
 
 
 def test_a_missing_file_is_refused(source, tmp_path):

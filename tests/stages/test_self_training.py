@@ -12,17 +12,16 @@ from visualdl import LogReader
 
 import paddle_csrl  # noqa: F401  first: it orders the imports of cv2 and paddle
 from helpers.fabricated import write_label
-from helpers.tiny_runs import config_path, run_all, times, zs3net
+from helpers.tiny_runs import STAGES, config_path, run_all, times, zs3net
 from paddle_csrl.cli import train
 from paddle_csrl.config import ZeroShotConfig
 from paddle_csrl.datasets import LabelScan, ZeroShotDataset
 from paddle_csrl.datasets.unlabelled import UnlabelledImages
 from paddle_csrl.errors import UserError
 from paddle_csrl.models.last_layer import FeatureExtractor
-from paddle_csrl.run import STAGES, Run
+from paddle_csrl.run import Run
 from paddle_csrl.stages import self_training
 from paddle_csrl.stages.feature_bank import FeatureBank
-from paddle_csrl.stages.fit import load_weights
 from paddle_csrl.stages.self_training import (
     PseudoLabelledBatches,
     most_confident,
@@ -73,8 +72,9 @@ def test_real_features_are_mixed_with_generated_ones():
     pseudo = FeatureBank(np.array([[5, 5], [6, 6], [7, 7]], np.float32), np.array([0, 3, 0, 0]),
                          np.array([0, 3, 0, 0]))
     generated = np.stack([np.full((6, 2), -1), np.full((6, 2), -2)]).astype(np.float32)
-    batches = PseudoLabelledBatches(bank, generated, np.array([1, 2]), 500, 0.5, "balanced", 20, 0,
-                                    pseudo=pseudo, pseudo_share=0.3)
+    batches = PseudoLabelledBatches(
+        bank, generated, np.array([1, 2]), 500, unseen_share=0.5, class_balance="balanced",
+        length=20, seed=0, pseudo=pseudo, pseudo_share=0.3)
     items = [batches[index] for index in range(20)]
     values = np.concatenate([item["img"][0, :, 0] for item in items])
     labels = np.concatenate([item["label"][:, 0] for item in items])
@@ -92,7 +92,7 @@ def test_unlabelled_images_are_images_and_nothing_else(finished):
     for index, path in enumerate(dataset.paths):
         item = dataset[index]
         assert list(item) == ["img"]
-        whole = builder._inner_val.transforms({"img": path, "trans_info": []})
+        whole = builder.val_dataset.dataset.transforms({"img": path, "trans_info": []})
         assert np.array_equal(item["img"], whole["img"]) and item["img"].dtype == np.float32
 
 
@@ -100,7 +100,7 @@ def test_with_drop_these_are_the_images_left_out_and_with_ignore_the_unlabelled_
     for policy in (DROP, IGNORE):
         builder = finished("zs3net").builder(policy)
         expected = []
-        for image, label in builder._inner_train.file_list:
+        for image, label in builder.train_dataset.dataset.file_list:
             values = read_label(label)
             if np.isin(values, UNSEEN).any() or (policy == IGNORE and (values == 255).any()):
                 expected.append(image)
@@ -173,9 +173,8 @@ def make_run(finished_run, *opts):
 def test_predictions_and_their_features_by_hand(either):
     """Each pixel by itself, in NumPy, from what enters the last layer."""
     run = make_run(either)
-    model = run.builder.model
-    load_weights(model, either.path("model.pdparams"))
-    sample = sample_predictions(run, model, {"samples_per_class": 10**6})
+    model = run.builder.trained_segmentor(either.path("model.pdparams"))
+    sample = sample_predictions(run.context, model, 10**6)
     entered = []
     layer = model.head.decoder.conv
     hook = layer.register_forward_pre_hook(
@@ -205,8 +204,8 @@ def test_predictions_and_their_features_by_hand(either):
 
 def test_the_sample_is_bounded(trained):
     run = make_run(trained)
-    load_weights(run.builder.model, trained.path("model.pdparams"))
-    sample = sample_predictions(run, run.builder.model, {"samples_per_class": 5})
+    model = run.builder.trained_segmentor(trained.path("model.pdparams"))
+    sample = sample_predictions(run.context, model, 5)
     assert sample.counts.max() == 5 and sample.pixel_counts.max() > 5
 
 
@@ -312,9 +311,9 @@ def test_a_round_labels_with_the_layer_of_the_round_before(trained, tmp_path, mo
     run, layers = trained.copy(tmp_path / "run"), []
     sample = self_training.sample_predictions
 
-    def recorded(run, segmentor, section):
+    def recorded(context, segmentor, bound):
         layers.append(segmentor.head.decoder.conv.weight.numpy())
-        return sample(run, segmentor, section)
+        return sample(context, segmentor, bound)
 
     monkeypatch.setattr(self_training, "sample_predictions", recorded)
     run.again("self_training.rounds=2")
@@ -342,7 +341,7 @@ def changed_copy(trained, folder, change):
     shutil.copytree(os.path.join(source, "data"), os.path.join(folder, "data"))
     recipe = trained.recipe._replace(opts=tuple(
         item.replace(source, str(folder)) for item in trained.recipe.opts))
-    for image, label in trained._replace(recipe=recipe).builder()._inner_train.file_list:
+    for image, label in trained._replace(recipe=recipe).builder().train_dataset.dataset.file_list:
         change(image, label)
     return run_all(recipe, os.path.join(folder, "run"))
 
@@ -436,11 +435,11 @@ def test_a_projection_has_no_layer_to_train(opt, match):
 
 def test_the_stage_alone(finished, tmp_path):
     run = finished("zs3net").copy(tmp_path / "run")
-    with pytest.raises(UserError, match="--stage self_training trains the layer as the section"):
+    with pytest.raises(UserError, match="leave out --iters, for it trains the layer as"):
         run.again(ON, stage="self_training", iters=3)
     # A flag of the stage changes no other one.
     assert run.again(ON, stage="self_training", save_interval=1, log_iters=2)["transductive"]
-    with pytest.raises(UserError, match="cannot go on from within a round; leave the flag out"):
+    with pytest.raises(UserError, match="self_training cannot go on from a checkpoint"):
         run.again(ON, resume_model=run.path("self_training", "iter_2"))
 
 
@@ -448,5 +447,5 @@ def test_without_the_section_a_run_has_the_stages_and_inputs_it_had(finished):
     run = make_run(finished("zs3net"))
     assert run.stages == STAGES
     assert sorted(run.inputs("classifier")) == ["bank", "classifier", "embeddings", "generator",
-                                                "paddle_csrl", "seed", "segmentor", "unseen"]
+                                                "seed", "segmentor", "unseen"]
     assert make_run(finished("zs3net"), ON).inputs("classifier") == run.inputs("classifier")

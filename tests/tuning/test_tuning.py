@@ -14,13 +14,13 @@ from PIL import Image
 import paddle_csrl  # noqa: F401  first: it orders the imports of cv2 and paddle
 from helpers.tiny_runs import ROOT, Finished, custom, digest, run_all
 from paddle_csrl.cli import tune
-from paddle_csrl.config import ZeroShotConfig
+from paddle_csrl.config import ZeroShotConfig, read_settings
 from paddle_csrl.errors import UserError
 from paddle_csrl.models.pixel_classifier import PixelClassifier
 from paddle_csrl.run import Run
-from paddle_csrl.stages.calibration import Calibration
+from paddle_csrl.stages.calibration import Calibration, unit_direction
+from paddle_csrl.stages.calibration import fold as fold_layer
 from paddle_csrl.stages.feature_bank import FeatureBank, Scale
-from paddle_csrl.stages.final_layer import final_layer, unit_direction
 from paddle_csrl.tuning import (
     Budget,
     Fold,
@@ -213,8 +213,8 @@ def test_a_layer_without_bias_is_scored_as_it_ends_in_the_segmentor():
     fold = make_fold(seen, np.array([1]), 0)
     classifier, scale = PixelClassifier(6, 5, fold.origin), Scale.identity(6)
     classifier.conv.weight.set_value(seen.bank.prototypes(range(5))[:, :, None, None])
-    layer = final_layer(classifier, scale, np.array([0, 2, 3, 4]), 20.0,
-                        unit_direction(fold.bank, scale))
+    layer = fold_layer(classifier, scale, np.array([0, 2, 3, 4]), 20.0,
+                       unit_direction(fold.bank, scale))
     assert list(layer) == ["weight"]
     logits = fold.features @ layer["weight"][:, :, 0, 0].T
     expected = score_layer(np.eye(5, dtype=np.float32), np.zeros(5, np.float32),
@@ -254,25 +254,32 @@ def test_standardized_features_of_a_layer_without_bias_keep_their_zero():
 
 # The engine.
 
+def sections(dic):
+    settings = read_settings(dic, "a config")
+    return settings.section("generator"), settings.section("classifier")
+
+
 def test_a_trial_scores_each_layer_and_depends_on_its_seed(dic):
     fold = make_fold(made_classes(), np.array([1]), 0)
-    layers = [{**dic["classifier"], "iters": iters} for iters in (3, 6)]
-    first, again, other = (bank_trial(fold, dic["generator"], layers, offsets(0.0, 1.0), seed)
+    generator, classifier = sections(dic)
+    layers = [classifier.model_copy(update={"iters": iters}) for iters in (3, 6)]
+    first, again, other = (bank_trial(fold, generator, layers, offsets(0.0, 1.0), seed)
                            for seed in (0, 0, 1))
     assert first.shape == (2, 2, 3) and np.array_equal(first, again)
     assert not np.array_equal(first, other) and not np.array_equal(first[0], first[1])
-    alone = bank_trial(fold, dic["generator"], layers[1:], offsets(1.0), 0)
+    alone = bank_trial(fold, generator, layers[1:], offsets(1.0), 0)
     np.testing.assert_allclose(alone[0, 0], first[1, 1])
 
 
 def test_a_trial_without_a_class_learns_it_from_its_embedding(dic):
     """Held-out training rows do not matter, rows to score do."""
     fold = make_fold(made_classes(), np.array([1]), 0)
-    scores = bank_trial(fold, dic["generator"], [dic["classifier"]], offsets(0.0), 0)
+    generator, classifier = sections(dic)
+    scores = bank_trial(fold, generator, [classifier], offsets(0.0), 0)
     moved = fold._replace(features=fold.features.copy())
     moved.features[fold.labels == 1] += 50
     assert not np.array_equal(
-        bank_trial(moved, dic["generator"], [dic["classifier"]], offsets(0.0), 0), scores)
+        bank_trial(moved, generator, [classifier], offsets(0.0), 0), scores)
 
 
 def test_a_trial_of_a_layer_without_bias(dic):
@@ -280,10 +287,11 @@ def test_a_trial_of_a_layer_without_bias(dic):
     biased = make_fold(seen, np.array([1]), 0)
     seen.has_bias = False
     fold = make_fold(seen, np.array([1]), 0)
-    scores = bank_trial(fold, dic["generator"], [dic["classifier"]], offsets(0.0), 0)
+    generator, classifier = sections(dic)
+    scores = bank_trial(fold, generator, [classifier], offsets(0.0), 0)
     assert 0 < scores[0, 0, 0] <= 1
     assert not np.array_equal(
-        scores, bank_trial(biased, dic["generator"], [dic["classifier"]], offsets(0.0), 0))
+        scores, bank_trial(biased, generator, [classifier], offsets(0.0), 0))
 
 
 # The space.
@@ -382,10 +390,10 @@ def counted(monkeypatch) -> list:
     calls = []
 
     def scores(fold, generator, classifiers, calibrations, seed):
-        calls.append((generator["iters"], tuple(fold.held_out), seed))
-        value = (0.1 * generator["iters"] + 0.01 * fold.held_out[0] + 0.03 * seed
-                 * (generator["iters"] == 2))
-        return np.array([[[0.5, 0.5, value + 0.001 * layer["iters"] - 0.02 * abs(delta.value - 1)]
+        calls.append((generator.iters, tuple(fold.held_out), seed))
+        value = (0.1 * generator.iters + 0.01 * fold.held_out[0] + 0.03 * seed
+                 * (generator.iters == 2))
+        return np.array([[[0.5, 0.5, value + 0.001 * layer.iters - 0.02 * abs(delta.value - 1)]
                           for delta in calibrations] for layer in classifiers])
 
     monkeypatch.setattr(search_module, "bank_trial", scores)
@@ -605,8 +613,8 @@ def test_nothing_of_unseen_classes_is_in_reach_of_the_search(original, space_fil
     tuned(original, space_file, str(tmp_path / "chosen.yml"))
     builder = original.builder()
     data = os.path.join(os.path.dirname(original.folder), "data")
-    forbidden = [*(CLASSES[c] for c in builder.unseen_ids), data, "vectors.npz", "val.txt"]
-    vectors = builder.embeddings[builder.unseen_ids]
+    forbidden = [*(CLASSES[c] for c in builder.classes.unseen_ids), data, "vectors.npz", "val.txt"]
+    vectors = builder.embeddings[builder.classes.unseen_ids]
 
     def offends(item: Any) -> bool:
         if isinstance(item, str):
@@ -679,7 +687,7 @@ def test_a_config_takes_the_chosen_settings_by_base(base, space_file, tmp_path, 
     assert yaml.safe_load(text) == summary["chosen"]
     assert "method point" in text and f"{100 * summary['ranking'][0]['hiou']:.2f} ±" in text
     assert "2 seed(s)" in text and "paddleseg 2.8.0" in text
-    unseen = run.builder().config.zero_shot["unseen"]
+    unseen = run.builder().config.settings.zero_shot.unseen
     assert not any(name in text for name in unseen)
     (tmp_path / "mine.yml").write_text(f"_base_: [chosen.yml, {run.recipe.config}]")
     config = ZeroShotConfig(str(tmp_path / "mine.yml"), run.recipe.opts)

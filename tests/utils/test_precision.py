@@ -13,10 +13,10 @@ from paddle_csrl.models.generator_task import GeneratorTask
 from paddle_csrl.models.last_layer import FeatureExtractor
 from paddle_csrl.models.structural_generator import StructuralGenerator
 from paddle_csrl.run import Run
-from paddle_csrl.stages import fit as trainer
+from paddle_csrl.stages import segmentor
 from paddle_csrl.stages.feature_bank import BottomKSampler, FeatureBank
-from paddle_csrl.stages.fit import train_stage
 from paddle_csrl.utils import precision
+from paddle_csrl.utils.weights import save_state
 
 
 @pytest.fixture
@@ -80,11 +80,16 @@ def test_features_are_float32_whatever_reaches_the_layer():
 def test_a_model_that_training_made_half_is_float32_again(finished, tmp_path, monkeypatch):
     made = finished("custom")
     run = Run(ZeroShotConfig(made.recipe.config, [*made.recipe.opts, f"save_dir={tmp_path}"]))
-    monkeypatch.setattr(trainer, "train",
-                        lambda model, *args, **kwargs: model.to(dtype="float16"))
-    model = run.builder.model
-    train_stage(run, "segmentor", run.builder, run.builder.train_dataset, batch_size=2)
-    assert {value.dtype for value in model.state_dict().values()} == {paddle.float32}
+    models = []
+
+    def halve(model, *args, save_dir, iters, **kwargs):
+        models.append(model)
+        model.to(dtype="float16")
+        save_state({}, f"{save_dir}/iter_{iters}/model.pdparams")
+
+    monkeypatch.setattr(segmentor, "train", halve)
+    run.stage("segmentor").run(run.context)
+    assert {value.dtype for value in models[0].state_dict().values()} == {paddle.float32}
 
 
 def test_a_full_model_is_left_as_it_is():
@@ -121,15 +126,21 @@ def test_the_objective_is_float32_from_half_outputs(relation):
 def test_stages_on_features_train_in_float32_whatever_the_config_says(finished, tmp_path,
                                                                       monkeypatch):
     made, seen = finished("custom").copy(tmp_path / "run"), {}
-    original = trainer.train
+    original = segmentor.train
 
     def spy(model, *args, precision, **kwargs):
         seen[type(model).__name__] = precision
         return original(model, *args, precision=precision, **kwargs)
 
-    monkeypatch.setattr(trainer, "train", spy)
+    def watched(task, *args):
+        seen[type(task).__name__] = {str(value.dtype) for value in task.parameters()}
+        return compute(task, *args)
+
+    compute = GeneratorTask.loss_computation
+    monkeypatch.setattr(segmentor, "train", spy)
+    monkeypatch.setattr(GeneratorTask, "loss_computation", watched)
     made.again(iters=2, precision="fp16")
-    assert seen == {"DeepLabV3P": "fp16", "GeneratorTask": "fp32", "PixelClassifier": "fp32"}
+    assert seen == {"DeepLabV3P": "fp16", "GeneratorTask": {"paddle.float32"}}
 
 
 def test_a_bank_of_half_precision_takes_half_the_room_and_scales_to_float32(tmp_path):

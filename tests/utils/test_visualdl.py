@@ -46,16 +46,6 @@ def test_a_single_loss_is_recorded_by_name_too(tmp_path):
     assert read(tmp_path) == {"Train/loss": [(10, 3.0)], "Train/CrossEntropyLoss": [(10, 3.0)]}
 
 
-def test_listeners_hear_of_every_logged_iteration_once(tmp_path):
-    heard = []
-    with StageLogWriter(str(tmp_path), ["A"],
-                        lambda writer, step: heard.append((writer.loss_names, step))) as writer:
-        for step in (10, 20):
-            for tag in ("Train/loss", "Train/lr", "Train/batch_cost"):
-                writer.add_scalar(tag, 1.0, step)
-    assert heard == [(["A"], 10), (["A"], 20)]
-
-
 def test_scores_are_recorded_by_class(tmp_path):
     scores = {"seen_miou": 0.5, "unseen_miou": 0.25, "miou": 0.375, "hiou": 1 / 3,
               "class_iou": np.array([0.5, 0.25])}

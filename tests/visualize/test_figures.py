@@ -32,10 +32,9 @@ from paddle_csrl.reports.relations import (
     row_correlation,
     save_relations,
 )
-from paddle_csrl.run import open_run
+from paddle_csrl.run import Run
 from paddle_csrl.stages.feature_bank import FeatureBank
-from paddle_csrl.stages.generator import load_bank, load_generator
-from paddle_csrl.stages.segmentor import load_segmentor
+from paddle_csrl.stages.generator import trained_generator
 from paddle_csrl.visualize import Scene, comparison_panel, relation_figure
 
 
@@ -59,7 +58,7 @@ def centred_cosines(unseen, seen):
 
 @pytest.fixture(scope="module")
 def shapes(finished):
-    return open_run(finished("shapes").folder)
+    return Run.open(finished("shapes").folder)
 
 
 @pytest.fixture(scope="module")
@@ -77,8 +76,8 @@ def bank(shapes):
 
 def real_features(run, pad=0):
     """Features by unseen class, image by image and cell by cell."""
-    builder, found = run.builder, {int(c): [] for c in run.builder.unseen_ids}
-    extractor = FeatureExtractor(load_segmentor(run), len(builder.class_names))
+    builder, found = run.builder, {int(c): [] for c in run.builder.classes.unseen_ids}
+    extractor = FeatureExtractor(run.context.segmentor, len(builder.classes.names))
     for index, (_, label_path) in enumerate(builder.val_dataset.file_list):
         image = paddle.to_tensor(builder.val_dataset[index]["img"])[None]
         features = extractor(image)[0].numpy()
@@ -101,10 +100,9 @@ def real_features(run, pad=0):
 def test_real_prototypes_are_means_over_validation_pixels(shapes, bank):
     _, centre, deviation, _ = bank
     expected = real_features(shapes)
-    _, scale = load_bank(shapes)
-    prototypes, counts = real_prototypes(shapes, scale)
+    prototypes, counts = real_prototypes(shapes)
     assert sum(map(len, expected.values())) > 20
-    for row, class_id in enumerate(shapes.builder.unseen_ids):
+    for row, class_id in enumerate(shapes.builder.classes.unseen_ids):
         assert counts[row] == len(expected[class_id])
         if counts[row]:
             mean = (np.mean(expected[class_id], axis=0) - centre) / deviation
@@ -115,27 +113,26 @@ def test_real_prototypes_are_means_over_validation_pixels(shapes, bank):
 
 def test_labels_of_padded_validation_images_stay_in_place(finished):
     """VOC pads to 512 × 512; an unpadded label would be stretched over the padding."""
-    run = open_run(finished("voc").folder)
-    _, scale = load_bank(run)
-    _, counts = real_prototypes(run, scale)
+    run = Run.open(finished("voc").folder)
+    _, counts = real_prototypes(run)
     expected = real_features(run, pad=512)
     assert sum(map(len, expected.values())) > 0
-    assert counts.tolist() == [len(expected[c]) for c in run.builder.unseen_ids]
+    assert counts.tolist() == [len(expected[c]) for c in run.builder.classes.unseen_ids]
 
 
 def test_all_spaces_hold_the_same_quantity(shapes, bank, finished):
     prototypes, centre, deviation, ids = bank
     found = compare_relations(shapes)
     builder = shapes.builder
-    assert found.unseen == [builder.class_names[c] for c in builder.unseen_ids]
-    assert found.seen == [builder.class_names[c] for c in ids]
+    assert found.unseen == [builder.classes.names[c] for c in builder.classes.unseen_ids]
+    assert found.seen == [builder.classes.names[c] for c in ids]
     embeddings = builder.embeddings.astype(np.float64)
     np.testing.assert_allclose(
-        found.spaces[SEMANTIC], centred_cosines(embeddings[builder.unseen_ids], embeddings[ids]),
-        atol=1e-5)
+        found.spaces[SEMANTIC],
+        centred_cosines(embeddings[builder.classes.unseen_ids], embeddings[ids]), atol=1e-5)
     known = [row for row, name in enumerate(found.unseen) if found.pixels[name]]
     real = real_features(shapes)
-    real = np.stack([(np.mean(real[builder.unseen_ids[row]], axis=0) - centre) / deviation
+    real = np.stack([(np.mean(real[builder.classes.unseen_ids[row]], axis=0) - centre) / deviation
                      for row in known])
     np.testing.assert_allclose(found.spaces[REAL][known], centred_cosines(real, prototypes),
                                atol=2e-3)
@@ -148,8 +145,7 @@ def test_all_spaces_hold_the_same_quantity(shapes, bank, finished):
 
 
 def test_generated_relations_are_those_of_the_generator(shapes, bank):
-    content, _ = load_bank(shapes)
-    task = load_generator(shapes, content)
+    task = trained_generator(shapes.context)
     found = list(compare_relations(shapes).spaces.values())[2]
     utils.set_seed(shapes.seed("classifier"))  # the features that stage 3 trained on
     task.train()
@@ -275,7 +271,7 @@ def test_pictures_are_the_predictions_of_each_method(finished, tmp_path):
     builder = first.builder()
     weights = tmp_path / "other.pdparams"
     paddle.seed(5)
-    paddle.save(builder.throwaway_model().state_dict(), str(weights))
+    paddle.save(builder.new_segmentor().state_dict(), str(weights))
     pair = f"{first.path('config.yml')},{weights}"
     result = compare(first.folder, pair, "--names", "CSRL", "untrained", "--images", 2, 0,
                      "--save_dir", tmp_path / "out")
@@ -290,11 +286,11 @@ def test_pictures_are_the_predictions_of_each_method(finished, tmp_path):
                 label = predict(builder, path, data)
             left = 16 + column * (288 + 12)
             drawn = picture[42:42 + 288, left:left + 288]
-            np.testing.assert_array_equal(drawn[3::6, 3::6], builder.palette[label])
+            np.testing.assert_array_equal(drawn[3::6, 3::6], builder.classes.palette[label])
 
 
 def predict(builder, path, data):
-    model = builder.throwaway_model()
+    model = builder.new_segmentor()
     model.set_state_dict(paddle.load(str(path)))
     model.eval()
     with paddle.no_grad():
@@ -333,7 +329,7 @@ def test_comparison_by_default_goes_into_the_first_runs_folder(finished, tmp_pat
     assert len(result["paths"]) == 3
     methods = open_methods([run.folder])
     assert [method.name for method in methods] == ["csrl"]
-    np.testing.assert_array_equal(methods[0].builder.palette, visualize.palette(21, "voc"))
+    np.testing.assert_array_equal(methods[0].builder.classes.palette, visualize.palette(21, "voc"))
 
 
 @pytest.mark.parametrize("argv, match", [

@@ -1,0 +1,48 @@
+"""Scoring trained weights on seen and unseen classes."""
+
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from paddle_csrl.builder import ZeroShotBuilder
+from paddle_csrl.config import ZeroShotConfig
+from paddle_csrl.evaluation.score import score
+from paddle_csrl.utils import make_folder, make_folder_of
+from paddle_csrl.utils.weights import load_state, set_weights
+
+
+def evaluate(config: str, model_path: str, *, opts: Sequence[str] = (),
+             overrides: Mapping[str, Any] | None = None, out: str | None = None,
+             picture_dir: str | None = None) -> dict[str, Any]:
+    """Score a segmentor on the validation set, with every class.
+
+    Example:
+        >>> scores = evaluate("output/demo/config.yml",        # doctest: +SKIP
+        ...                   "output/demo/model.pdparams")
+        >>> round(100 * scores["unseen_miou"], 1)              # doctest: +SKIP
+        37.5
+
+    Args:
+        config: path of the YAML file that the weights were trained with.
+        model_path: the weights, ``.pdparams``.
+        opts: overrides of the config, each ``key.subkey=value``.
+        overrides: the same as dotted key to value, such as ``{"test_config.aug_eval": True}``.
+        out: file for the scores as JSON, if wanted.
+        picture_dir: folder for prediction pictures, if wanted.
+
+    Returns:
+        The content of ``metrics.json``: IoUs in [0, 1], by class and as means.
+
+    Raises:
+        UserError: a mistake in the config, the data or the weights.
+    """
+    read = ZeroShotConfig(config, opts=opts, overrides=dict(overrides or {}))
+    state = load_state(model_path)  # before the data, which may have to be drawn
+    builder = ZeroShotBuilder(read)
+    model = builder.new_segmentor()
+    set_weights(model, state, model_path)
+    if out:
+        make_folder_of(out, "--out")
+    if picture_dir:
+        make_folder(picture_dir, "--picture_dir")
+    return score(builder, model, out and os.path.normpath(out), picture_dir)

@@ -1,0 +1,217 @@
+"""What a stage is, and what it is handed.
+
+A stage is one object in one file: its name, its output, what its result depends on, its section
+of the config, the flags of tools/train.py that mean it, its checks and its run. ``register`` adds
+it behind those registered before it; nothing else has to know of it.
+"""
+
+import abc
+import hashlib
+from collections.abc import Callable
+from functools import cached_property
+from typing import Any, ClassVar, TypeVar
+
+import numpy as np
+import paddle
+
+from paddle_csrl.builder import ZeroShotBuilder
+from paddle_csrl.classes import ClassTable
+from paddle_csrl.config import ZeroShotConfig
+from paddle_csrl.config.schema import SECTIONS, Features, Section, Settings, TestConfig
+from paddle_csrl.errors import UserError
+from paddle_csrl.stages.feature_bank import FeatureBank, Scale
+from paddle_csrl.stages.folder import RunFolder, checksum
+
+Loaded = TypeVar("Loaded")
+
+
+class StageContext:
+    """What stages are handed: config, data, folder, and what earlier stages have made.
+
+    Everything is loaded when it is first asked for, and once.
+
+    Args:
+        config (ZeroShotConfig): the config.
+        builder (ZeroShotBuilder): its data sets and models.
+        files (RunFolder): where the stages keep their files.
+
+    Attributes:
+        resume_model (str, optional): the checkpoint folder that the running stage goes on from.
+        is_last (bool): whether the running stage is the last one, which saves the final model.
+    """
+
+    def __init__(self, config: ZeroShotConfig, builder: ZeroShotBuilder, files: RunFolder):
+        self.config, self.builder, self.files = config, builder, files
+        self.settings: Settings = config.settings
+        self.resume_model: str | None = None
+        self.is_last = False
+        self._loaded: dict[str, Any] = {}
+
+    @property
+    def classes(self) -> ClassTable:
+        return self.builder.classes
+
+    @property
+    def embeddings(self) -> np.ndarray:
+        """float32 [C, d_w]."""
+        return self.builder.embeddings
+
+    def seed(self, stage: str) -> int:
+        """The seed of a stage: that of its section, else of the config."""
+        return getattr(self.config.section(stage), "seed", self.settings.seed)
+
+    @cached_property
+    def segmentor(self) -> paddle.nn.Layer:
+        """The trained segmentor of stage 1, in eval mode; its last layer may be exchanged."""
+        return self.builder.trained_segmentor(self.files.output("segmentor"))
+
+    @cached_property
+    def _bank_and_scale(self) -> tuple[FeatureBank, Scale]:
+        path = self.files.output("features")
+        bank = FeatureBank.load(path)
+        if bank.counts[self.classes.unseen_ids].any():
+            raise UserError(f"{path} holds features of unseen classes; make it anew with --stage "
+                            f"features")
+        scale = bank.scale() if self.settings.zero_shot.features.normalize \
+            else Scale.identity(bank.feature_dim)
+        return bank.scaled(scale), scale
+
+    @property
+    def bank(self) -> FeatureBank:
+        """The feature bank, standardized by ``scale``.
+
+        Raises:
+            UserError: it is missing or broken, or holds features of unseen classes.
+        """
+        return self._bank_and_scale[0]
+
+    @property
+    def scale(self) -> Scale:
+        """What the features of the bank were standardized by."""
+        return self._bank_and_scale[1]
+
+    def loaded(self, name: str, load: Callable[[], Loaded]) -> Loaded:
+        """Return what ``load`` gives, called once for a ``name``: for what a stage makes itself."""
+        if name not in self._loaded:
+            self._loaded[name] = load()
+        return self._loaded[name]
+
+
+class Stage(abc.ABC):
+    """One step of a run. Subclasses are stateless and are registered by ``register``."""
+
+    #: Names the stage's folder, its section of the config, and ``--stage``.
+    name: ClassVar[str]
+    #: What it does, in a line for ``--help``.
+    help: ClassVar[str]
+    #: The file that it leaves in its folder.
+    output: ClassVar[str] = "model.pdparams"
+    #: What later stages call its result in their records.
+    result: ClassVar[str]
+    #: Raised when the same inputs would give another result, which makes old ones out of date.
+    format: ClassVar[int] = 1
+    #: Earlier stages whose outputs the result depends on.
+    needs: ClassVar[tuple[str, ...]] = ()
+    #: Of ``FLAGS``, those that mean something to it.
+    flags: ClassVar[tuple[str, ...]] = ("iters", "batch_size", "learning_rate", "save_interval",
+                                        "log_iters")
+    #: Why the others do not.
+    no_flags: ClassVar[str] = ""
+    #: Whether its training can go on from a checkpoint.
+    resumable: ClassVar[bool] = True
+
+    def takes_part(self, config: ZeroShotConfig) -> bool:
+        """Tell whether a run of ``config`` has the stage: if it has the stage's section."""
+        return config.section(self.name) is not None
+
+    def iterations(self, config: ZeroShotConfig) -> int:
+        """Return how many iterations its training has."""
+        return config.section(self.name).iters
+
+    def inputs(self, context: StageContext) -> dict[str, Any]:
+        """Return what else the result depends on, besides seed, classes and ``needs``.
+
+        The values are for JSON. Keys of logging and saving are none.
+        """
+        return {}
+
+    def check(self, context: StageContext) -> None:
+        """Raise ``UserError`` for what is bound to fail, before any stage of the run begins."""
+
+    def check_start(self, context: StageContext) -> None:
+        """Raise ``UserError`` for what is bound to fail if the run begins with this stage."""
+
+    @abc.abstractmethod
+    def run(self, context: StageContext) -> None:
+        """Do it, from ``context.files.begin(self.name)`` to the output."""
+
+
+#: All stages, in the order in which they run.
+STAGES: list[Stage] = []
+
+
+def register(stage: type[Stage]) -> type[Stage]:
+    """Add a stage behind those registered before it."""
+    STAGES.append(stage())
+    return stage
+
+
+def stage_names() -> tuple[str, ...]:
+    """Return the names of all stages, in order; one may be that of stages that exclude each other.
+    """
+    return tuple(dict.fromkeys(stage.name for stage in STAGES))
+
+
+def stages_of(config: ZeroShotConfig) -> tuple[Stage, ...]:
+    """Return the stages that take part in a run of ``config``, in order."""
+    return tuple(stage for stage in STAGES if stage.takes_part(config))
+
+
+def all_inputs(stage: Stage, context: StageContext) -> dict[str, Any]:
+    """Return all that the stage's result depends on, as values for JSON by name."""
+    classes = context.classes
+    results = {other.name: other.result for other in STAGES}
+    return {"seed": context.seed(stage.name),
+            "unseen": {classes.names[c]: int(c) for c in classes.unseen_ids},
+            **{results[name]: checksum(context.files.output(name)) for name in stage.needs},
+            **stage.inputs(context)}
+
+
+def section_inputs(section: Section) -> dict[str, Any]:
+    """Return a section as an input: without the keys that change no result."""
+    return section.model_dump(exclude=_NO_INPUTS, mode="json")
+
+
+def embeddings_input(context: StageContext) -> str:
+    return hashlib.sha256(context.embeddings.tobytes()).hexdigest()
+
+
+#: Of a section, what its result does not depend on, or what is an input by itself.
+_NO_INPUTS = {"save_interval", "log_iters", "seed"}
+#: What records of 0.1.0 hold besides, although no result depends on it.
+_NO_LONGER = {"paddle_csrl", "save_interval"}
+
+
+def changed_inputs(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
+    """Return the names of the inputs that differ; a value left out is its default."""
+    old, new = _settled(old), _settled(new)
+    return sorted(key for key in set(old) | set(new) if old.get(key) != new.get(key))
+
+
+def _settled(inputs: dict[str, Any]) -> dict[str, Any]:
+    kinds = {**SECTIONS, "features": Features, "test_config": TestConfig}
+    result = {}
+    for key, value in inputs.items():
+        if key in kinds and isinstance(value, (dict, type(None))):
+            result[key] = _filled(value or {}, kinds[key])
+        elif key not in _NO_LONGER:
+            field = Settings.model_fields.get(key)
+            result[key] = field.default if value is None and field else value
+    return result
+
+
+def _filled(content: dict[str, Any], kind: type[Section]) -> dict[str, Any]:
+    """Complete a section with its defaults, and leave out what is no input."""
+    defaults = {name: field.default for name, field in kind.model_fields.items()
+                if not field.is_required()}
+    return {key: value for key, value in {**defaults, **content}.items() if key not in _NO_INPUTS}
