@@ -30,9 +30,9 @@ from paddleseg.models import DeepLabV3P, ResNet50_vd  # noqa: E402
 from paddleseg.transforms import Normalize  # noqa: E402
 
 import paddle_csrl  # noqa: E402, F401  (first: it orders the imports of cv2 and paddle)
+from paddle_csrl.bank.feature_bank import BottomKSampler, FeatureBank  # noqa: E402
 from paddle_csrl.config.schema import Features  # noqa: E402
 from paddle_csrl.models.last_layer import FeatureExtractor  # noqa: E402
-from paddle_csrl.stages.feature_bank import BottomKSampler, FeatureBank  # noqa: E402
 from paddle_csrl.stages.features import fill  # noqa: E402
 
 SAMPLES_PER_CLASS = Features().samples_per_class

@@ -8,11 +8,11 @@ from typing import Any
 from paddle_csrl.builder import ZeroShotBuilder, classes_beside
 from paddle_csrl.config import ZeroShotConfig
 from paddle_csrl.errors import UserError
+from paddle_csrl.run_folder import RunFolder
 from paddle_csrl.stages import Stage, StageContext, stages_of
 from paddle_csrl.stages.base import all_inputs, changed_inputs
 from paddle_csrl.stages.calibration import Calibration
 from paddle_csrl.stages.fit import is_checkpoint
-from paddle_csrl.stages.folder import RunFolder
 from paddle_csrl.utils import read_json
 
 #: The file in a run's folder with all of its config.

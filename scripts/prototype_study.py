@@ -19,13 +19,13 @@ sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 import numpy as np
 
 import held_out
+from paddle_csrl.bank.feature_bank import BottomKSampler, FeatureBank
 from paddle_csrl.cli import run as run_cli
 from paddle_csrl.config import ZeroShotConfig
 from paddle_csrl.core.train import run_stages
 from paddle_csrl.datasets import ZeroShotDataset
 from paddle_csrl.models.convex_hull import project_to_hull
 from paddle_csrl.run import Run
-from paddle_csrl.stages.feature_bank import BottomKSampler, FeatureBank
 from paddle_csrl.stages.features import fill
 from paddle_csrl.utils import write_json
 

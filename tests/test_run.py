@@ -7,11 +7,11 @@ import pytest
 
 import paddle_csrl  # noqa: F401  (first: it orders the imports of cv2 and paddle)
 from helpers.tiny_config import tiny_content, write_config
+from paddle_csrl import run_folder as folder_module
 from paddle_csrl.config import ZeroShotConfig
 from paddle_csrl.errors import UserError
 from paddle_csrl.run import Run
-from paddle_csrl.stages import folder as folder_module
-from paddle_csrl.stages.folder import checksum
+from paddle_csrl.run_folder import checksum
 
 STAGES = ("segmentor", "features", "generator", "classifier")
 

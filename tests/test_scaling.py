@@ -15,6 +15,7 @@ from paddleseg.models.losses import CrossEntropyLoss
 import paddle_csrl  # noqa: F401  before paddle
 from helpers import tiny_runs
 from paddle_csrl import parallel
+from paddle_csrl.bank.feature_bank import BottomKSampler, FeatureBank, _common_threshold
 from paddle_csrl.datasets import scan_labels
 from paddle_csrl.losses import MMDLoss, PairwiseRelationLoss
 from paddle_csrl.metrics import ZeroShotEvaluator
@@ -23,7 +24,6 @@ from paddle_csrl.models.generator_task import GeneratorTask
 from paddle_csrl.models.pixel_classifier import PixelClassifier
 from paddle_csrl.models.structural_generator import StructuralGenerator
 from paddle_csrl.parallel import Share
-from paddle_csrl.stages.feature_bank import BottomKSampler, FeatureBank, _common_threshold
 
 sys.path.insert(0, os.path.join(tiny_runs.ROOT, "benchmarks"))
 

@@ -26,6 +26,7 @@ from paddle_csrl import visualize
 from paddle_csrl.add_class.class_list import VOCABULARY_FILE, Changes, ClassList
 from paddle_csrl.add_class.layer import Progress, folded_projection, trained_layer
 from paddle_csrl.add_class.resize import class_axes, require_classless_features, take_over
+from paddle_csrl.bank.feature_bank import FeatureBank
 from paddle_csrl.builder import ZeroShotBuilder
 from paddle_csrl.classes import CLASSES_FILE, ClassTable
 from paddle_csrl.config import ZeroShotConfig
@@ -35,7 +36,6 @@ from paddle_csrl.evaluation.evaluate import evaluate_as_configured, new_evaluato
 from paddle_csrl.evaluation.score import score
 from paddle_csrl.models.last_layer import put_back
 from paddle_csrl.run import CONFIG_FILE, Run
-from paddle_csrl.stages.feature_bank import FeatureBank
 from paddle_csrl.utils import read_json, write_json
 from paddle_csrl.utils.provenance import versions
 from paddle_csrl.utils.weights import save_state

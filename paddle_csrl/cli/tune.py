@@ -6,12 +6,12 @@ from typing import Any
 
 from paddleseg.utils import logger, utils
 
+from paddle_csrl.bank.feature_bank import FeatureBank
 from paddle_csrl.cli import options
 from paddle_csrl.config import ZeroShotConfig
 from paddle_csrl.core.train import run_stages
 from paddle_csrl.errors import UserError
 from paddle_csrl.run import Run
-from paddle_csrl.stages.feature_bank import FeatureBank
 from paddle_csrl.tuning import Budget, Search, SeenClasses, Space
 from paddle_csrl.tuning.search import table, write_settings
 from paddle_csrl.utils import make_folder_of

@@ -12,12 +12,12 @@ import numpy as np
 import paddle
 
 from paddle_csrl import visualize
+from paddle_csrl.bank.feature_bank import FeatureBank
 from paddle_csrl.datasets.class_names import find_class
 from paddle_csrl.datasets.transforms import labels_at
 from paddle_csrl.errors import UserError
 from paddle_csrl.losses import prototype_relations, standardize_rows
 from paddle_csrl.run import Run
-from paddle_csrl.stages.feature_bank import FeatureBank
 from paddle_csrl.stages.generator import generate, trained_generator
 from paddle_csrl.utils import progress, write_json
 

@@ -14,13 +14,13 @@ from typing import Any, ClassVar, TypeVar
 import numpy as np
 import paddle
 
+from paddle_csrl.bank.feature_bank import FeatureBank, Scale
 from paddle_csrl.builder import ZeroShotBuilder
 from paddle_csrl.classes import ClassTable
 from paddle_csrl.config import ZeroShotConfig
 from paddle_csrl.config.schema import SECTIONS, Features, Section, Settings, TestConfig
 from paddle_csrl.errors import UserError
-from paddle_csrl.stages.feature_bank import FeatureBank, Scale
-from paddle_csrl.stages.folder import RunFolder, checksum
+from paddle_csrl.run_folder import RunFolder, checksum
 
 Loaded = TypeVar("Loaded")
 

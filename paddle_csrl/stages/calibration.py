@@ -11,9 +11,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from paddleseg.utils import logger
 
+from paddle_csrl.bank.feature_bank import FeatureBank, Scale
 from paddle_csrl.config.schema import AUTO
 from paddle_csrl.models.pixel_classifier import PixelClassifier
-from paddle_csrl.stages.feature_bank import FeatureBank, Scale
 
 
 class Calibration(NamedTuple):

@@ -10,6 +10,8 @@ from paddleseg.utils import logger
 from pydantic import Field
 
 from paddle_csrl import parallel
+from paddle_csrl.bank.batches import ClassifierBatches
+from paddle_csrl.bank.feature_bank import FeatureBank, Scale
 from paddle_csrl.config import ZeroShotConfig
 from paddle_csrl.config.components import try_losses
 from paddle_csrl.config.schema import (
@@ -33,9 +35,7 @@ from paddle_csrl.stages.base import (
     register,
     section_inputs,
 )
-from paddle_csrl.stages.batches import ClassifierBatches
 from paddle_csrl.stages.calibration import Calibration, fold, unit_direction
-from paddle_csrl.stages.feature_bank import FeatureBank, Scale
 from paddle_csrl.stages.fit import Fit, TrainingBuilder, check_training, fit, fit_in_folder
 from paddle_csrl.stages.generator import generate, trained_generator
 from paddle_csrl.stages.legacy import LegacyBatches, label_counts

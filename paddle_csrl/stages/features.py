@@ -7,12 +7,12 @@ import paddle
 from paddleseg.utils import logger
 
 from paddle_csrl import parallel
+from paddle_csrl.bank.feature_bank import BottomKSampler
 from paddle_csrl.config import ZeroShotConfig
 from paddle_csrl.datasets.transforms import labels_at
 from paddle_csrl.evaluation.evaluate import shard
 from paddle_csrl.models.last_layer import FeatureExtractor
 from paddle_csrl.stages.base import Stage, StageContext, register
-from paddle_csrl.stages.feature_bank import BottomKSampler
 from paddle_csrl.utils import progress
 
 

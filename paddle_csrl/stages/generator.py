@@ -10,6 +10,8 @@ from paddleseg.utils import utils
 from pydantic import Field
 
 from paddle_csrl import parallel, visualize
+from paddle_csrl.bank.batches import GeneratorBatches
+from paddle_csrl.bank.feature_bank import FeatureBank
 from paddle_csrl.builder import UserErrorBuilder
 from paddle_csrl.config import ZeroShotConfig
 from paddle_csrl.config.components import try_losses, try_out
@@ -32,8 +34,6 @@ from paddle_csrl.stages.base import (
     register,
     section_inputs,
 )
-from paddle_csrl.stages.batches import GeneratorBatches
-from paddle_csrl.stages.feature_bank import FeatureBank
 from paddle_csrl.stages.fit import Fit, check_training, fit, fit_in_folder
 from paddle_csrl.utils.visualdl import StageLogWriter
 from paddle_csrl.utils.weights import load_weights, save_state

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import paddle
 
+from paddle_csrl.bank.feature_bank import FeatureBank
 from paddle_csrl.stages.base import StageContext
-from paddle_csrl.stages.feature_bank import FeatureBank
 
 
 class LegacyBatches(paddle.io.Dataset):

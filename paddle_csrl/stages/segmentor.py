@@ -16,9 +16,9 @@ from paddle_csrl.config import ZeroShotConfig
 from paddle_csrl.errors import UserError
 from paddle_csrl.evaluation.evaluate import evaluate
 from paddle_csrl.metrics import ZeroShotEvaluator
+from paddle_csrl.run_folder import checksum
 from paddle_csrl.stages.base import Stage, StageContext, embeddings_input, register
 from paddle_csrl.stages.fit import check_training
-from paddle_csrl.stages.folder import checksum
 from paddle_csrl.utils.precision import restore_full_precision
 from paddle_csrl.utils.visualdl import StageLogWriter, loss_names
 from paddle_csrl.utils.weights import keep_checkpoint, load_weights

@@ -14,6 +14,8 @@ import paddle.nn.functional as F
 from paddleseg.utils import logger
 from pydantic import Field
 
+from paddle_csrl.bank.batches import ClassifierBatches
+from paddle_csrl.bank.feature_bank import BottomKSampler, FeatureBank
 from paddle_csrl.config.schema import Count, Settings, StageSection, key, section
 from paddle_csrl.errors import UserError
 from paddle_csrl.evaluation.evaluate import shard
@@ -25,9 +27,7 @@ from paddle_csrl.stages.base import (
     register,
     section_inputs,
 )
-from paddle_csrl.stages.batches import ClassifierBatches
 from paddle_csrl.stages.classifier import LastLayer, train_layer
-from paddle_csrl.stages.feature_bank import BottomKSampler, FeatureBank
 from paddle_csrl.stages.features import offer
 from paddle_csrl.utils import progress
 from paddle_csrl.utils.weights import load_weights

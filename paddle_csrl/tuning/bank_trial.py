@@ -9,12 +9,12 @@ from typing import NamedTuple
 import numpy as np
 import paddle
 
+from paddle_csrl.bank.feature_bank import FeatureBank, Scale
 from paddle_csrl.metrics import ZeroShotEvaluator
 from paddle_csrl.models.generator_task import GeneratorTask
 from paddle_csrl.models.pixel_classifier import PixelClassifier
 from paddle_csrl.stages.calibration import Calibration, cost_calibration, unit_direction
 from paddle_csrl.stages.classifier import ClassifierSection, train_classifier
-from paddle_csrl.stages.feature_bank import FeatureBank, Scale
 from paddle_csrl.stages.generator import GeneratorSection, generate, train_generator
 from paddle_csrl.tuning.seen_classes import SeenClasses
 

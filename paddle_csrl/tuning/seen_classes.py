@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from paddle_csrl.bank.feature_bank import FeatureBank
 from paddle_csrl.errors import UserError
-from paddle_csrl.stages.feature_bank import FeatureBank
 
 #: Classes with fewer rows take no part: both training and scoring need some.
 MIN_ROWS = 4

@@ -19,6 +19,7 @@ from paddle_csrl import cli
 from paddle_csrl.add_class import change as vocabulary
 from paddle_csrl.add_class import layer as new_layer
 from paddle_csrl.add_class.change import change_classes
+from paddle_csrl.bank.feature_bank import FeatureBank
 from paddle_csrl.builder import ZeroShotBuilder
 from paddle_csrl.cli import add_class, export, predict, val
 from paddle_csrl.config import ZeroShotConfig
@@ -26,7 +27,6 @@ from paddle_csrl.embeddings import load_class_embeddings
 from paddle_csrl.errors import UserError
 from paddle_csrl.models.tiny_net import CSRLTinyNet
 from paddle_csrl.run import Run
-from paddle_csrl.stages.feature_bank import FeatureBank
 from paddle_csrl.utils import write_json
 
 

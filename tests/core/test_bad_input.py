@@ -16,11 +16,11 @@ from PIL import Image
 import paddle_csrl  # noqa: F401  first: it orders the imports of cv2 and paddle
 from helpers.fabricated import write_label
 from helpers.tiny_runs import ROOT, Recipe, config_path, custom, shapes, times
+from paddle_csrl.bank.feature_bank import FeatureBank
 from paddle_csrl.cli import run, train, val
 from paddle_csrl.config import ZeroShotConfig
 from paddle_csrl.core import preflight
 from paddle_csrl.run import Run
-from paddle_csrl.stages.feature_bank import FeatureBank
 
 LOSS = ("generator.loss={'types': [{'type': 'MMDLoss'}, {'type': 'PairwiseRelationLoss', "
         "'gamma': %s}], 'coef': [1.0, 1.0]}")

@@ -18,11 +18,11 @@ from visualdl import LogReader
 import paddle_csrl  # noqa: F401  first: it orders the imports of cv2 and paddle
 from helpers.fabricated import write_label
 from helpers.tiny_runs import Finished, custom, digest, run_all
+from paddle_csrl.bank.feature_bank import FeatureBank
 from paddle_csrl.builder import ZeroShotBuilder
 from paddle_csrl.cli import train
 from paddle_csrl.config import ZeroShotConfig
 from paddle_csrl.run import Run
-from paddle_csrl.stages.feature_bank import FeatureBank
 
 UNSEEN = (3, 4)
 # Long enough that more is predicted than the background.

@@ -16,6 +16,7 @@ from visualdl import LogReader
 
 from helpers import run_tools, tiny_runs
 from paddle_csrl import parallel
+from paddle_csrl.bank.feature_bank import FeatureBank
 from paddle_csrl.builder import ZeroShotBuilder
 from paddle_csrl.cli import programs
 from paddle_csrl.config import ZeroShotConfig
@@ -23,7 +24,6 @@ from paddle_csrl.deploy.predict import FOLDERS
 from paddle_csrl.losses import MMDLoss
 from paddle_csrl.models.pixel_classifier import PixelClassifier, can_be_shared
 from paddle_csrl.parallel import Share
-from paddle_csrl.stages.feature_bank import FeatureBank
 from paddle_csrl.utils import read_json
 
 #: A generator whose classes do not know of each other, and losses on its prototypes.

@@ -19,13 +19,13 @@ from visualdl import LogReader
 import paddle_csrl  # first: it orders the imports of cv2 and paddle
 from helpers.tiny_runs import ROOT, STAGES, Recipe, context, custom, digest, run_all, times
 from helpers.tiny_runs import voc as voc_recipe
+from paddle_csrl.bank.feature_bank import FeatureBank
 from paddle_csrl.builder import ZeroShotBuilder
 from paddle_csrl.cli import train, val
 from paddle_csrl.config import ZeroShotConfig
 from paddle_csrl.errors import UserError
 from paddle_csrl.evaluation.evaluate import evaluate
 from paddle_csrl.metrics import ZeroShotEvaluator
-from paddle_csrl.stages.feature_bank import FeatureBank
 from paddle_csrl.utils.weights import load_weights
 
 SUMMARY = ("seen_miou", "unseen_miou", "miou", "hiou")

@@ -7,13 +7,13 @@ from paddle import nn
 from paddleseg.models import DeepLabV3P, ResNet50_vd
 
 import paddle_csrl  # noqa: F401  (first: it orders the imports of cv2 and paddle)
+from paddle_csrl.bank.feature_bank import BottomKSampler, FeatureBank, Scale
 from paddle_csrl.datasets.transforms import labels_at
 from paddle_csrl.errors import UserError
 from paddle_csrl.models.last_layer import FeatureExtractor, find_classification_layer, put_back
 from paddle_csrl.models.pixel_classifier import PixelClassifier
 from paddle_csrl.models.tiny_net import CSRLTinyNet
 from paddle_csrl.stages.calibration import fold, unit_direction
-from paddle_csrl.stages.feature_bank import BottomKSampler, FeatureBank, Scale
 from paddle_csrl.stages.features import fill
 
 

@@ -8,6 +8,7 @@ import paddle
 import pytest
 
 from helpers import tiny_runs
+from paddle_csrl.bank.feature_bank import FeatureBank
 from paddle_csrl.config import ZeroShotConfig
 from paddle_csrl.errors import UserError
 from paddle_csrl.models.pixel_classifier import PixelClassifier
@@ -21,7 +22,6 @@ from paddle_csrl.stages.calibration import (
     unit_direction,
 )
 from paddle_csrl.stages.classifier import ClassifierSection
-from paddle_csrl.stages.feature_bank import FeatureBank
 
 
 def test_by_hand():

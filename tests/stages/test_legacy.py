@@ -9,12 +9,12 @@ from PIL import Image
 
 import paddle_csrl  # noqa: F401  first: it orders the imports of cv2 and paddle
 from helpers.tiny_runs import ROOT, custom, digest, run_all
+from paddle_csrl.bank.feature_bank import FeatureBank
 from paddle_csrl.config import ZeroShotConfig
 from paddle_csrl.core.preflight import examine
 from paddle_csrl.datasets import ZeroShotDataset
 from paddle_csrl.errors import UserError
 from paddle_csrl.run import Run
-from paddle_csrl.stages.feature_bank import FeatureBank
 from paddle_csrl.stages.legacy import LegacyBatches, label_counts
 
 LEGACY = "classifier.mode=legacy"

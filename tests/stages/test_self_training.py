@@ -13,6 +13,7 @@ from visualdl import LogReader
 import paddle_csrl  # noqa: F401  first: it orders the imports of cv2 and paddle
 from helpers.fabricated import write_label
 from helpers.tiny_runs import STAGES, config_path, run_all, times, zs3net
+from paddle_csrl.bank.feature_bank import FeatureBank
 from paddle_csrl.cli import train
 from paddle_csrl.config import ZeroShotConfig
 from paddle_csrl.datasets import LabelScan, ZeroShotDataset
@@ -21,7 +22,6 @@ from paddle_csrl.errors import UserError
 from paddle_csrl.models.last_layer import FeatureExtractor
 from paddle_csrl.run import Run
 from paddle_csrl.stages import self_training
-from paddle_csrl.stages.feature_bank import FeatureBank
 from paddle_csrl.stages.self_training import (
     PseudoLabelledBatches,
     most_confident,

@@ -13,6 +13,7 @@ from PIL import Image
 
 import paddle_csrl  # noqa: F401  first: it orders the imports of cv2 and paddle
 from helpers.tiny_runs import ROOT, Finished, custom, digest, run_all
+from paddle_csrl.bank.feature_bank import FeatureBank, Scale
 from paddle_csrl.cli import tune
 from paddle_csrl.config import ZeroShotConfig, read_settings
 from paddle_csrl.errors import UserError
@@ -20,7 +21,6 @@ from paddle_csrl.models.pixel_classifier import PixelClassifier
 from paddle_csrl.run import Run
 from paddle_csrl.stages.calibration import Calibration, unit_direction
 from paddle_csrl.stages.calibration import fold as fold_layer
-from paddle_csrl.stages.feature_bank import FeatureBank, Scale
 from paddle_csrl.tuning import (
     Budget,
     Fold,

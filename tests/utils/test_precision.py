@@ -6,6 +6,7 @@ import pytest
 from paddle import nn
 
 from helpers import tiny_runs
+from paddle_csrl.bank.feature_bank import BottomKSampler, FeatureBank
 from paddle_csrl.config import ZeroShotConfig
 from paddle_csrl.errors import UserError
 from paddle_csrl.losses import ListwiseRelationLoss, MMDLoss, PairwiseRelationLoss
@@ -14,7 +15,6 @@ from paddle_csrl.models.last_layer import FeatureExtractor
 from paddle_csrl.models.structural_generator import StructuralGenerator
 from paddle_csrl.run import Run
 from paddle_csrl.stages import segmentor
-from paddle_csrl.stages.feature_bank import BottomKSampler, FeatureBank
 from paddle_csrl.utils import precision
 from paddle_csrl.utils.weights import save_state
 

@@ -19,6 +19,7 @@ from PIL import Image
 
 from helpers import tiny_runs
 from paddle_csrl import visualize
+from paddle_csrl.bank.feature_bank import FeatureBank
 from paddle_csrl.cli import visualize as cli
 from paddle_csrl.errors import UserError
 from paddle_csrl.models.last_layer import FeatureExtractor
@@ -33,7 +34,6 @@ from paddle_csrl.reports.relations import (
     save_relations,
 )
 from paddle_csrl.run import Run
-from paddle_csrl.stages.feature_bank import FeatureBank
 from paddle_csrl.stages.generator import trained_generator
 from paddle_csrl.visualize import Scene, comparison_panel, relation_figure
 

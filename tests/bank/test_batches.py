@@ -5,8 +5,8 @@ import paddle
 import pytest
 
 import paddle_csrl  # noqa: F401  (first: it orders the imports of cv2 and paddle)
-from paddle_csrl.stages.batches import ClassifierBatches, GeneratorBatches
-from paddle_csrl.stages.feature_bank import FeatureBank
+from paddle_csrl.bank.batches import ClassifierBatches, GeneratorBatches
+from paddle_csrl.bank.feature_bank import FeatureBank
 
 # Classes 1 and 4 are unseen; class 5 is seen, but no image shows it.
 COUNTS = np.array([8, 0, 3, 5, 0, 0])

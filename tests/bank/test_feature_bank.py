@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 import paddle_csrl  # noqa: F401  (first: it orders the imports of cv2 and paddle)
+from paddle_csrl.bank.feature_bank import BottomKSampler, FeatureBank, Scale
 from paddle_csrl.errors import UserError
-from paddle_csrl.stages.feature_bank import BottomKSampler, FeatureBank, Scale
 
 
 def offer(sampler, labels, seed, offset=0):

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import paddle
 
+from paddle_csrl.bank.feature_bank import FeatureBank
 from paddle_csrl.config.schema import AUTO
-from paddle_csrl.stages.feature_bank import FeatureBank
 
 #: How real samples are spread over seen classes: exponent of a class's pixel count.
 CLASS_BALANCE = {"balanced": 0.0, "sqrt": 0.5, "frequency": 1.0}
