@@ -18,13 +18,7 @@ from paddleseg.utils import logger
 from paddle_csrl.datasets import sources
 from paddle_csrl.datasets.class_names import CLASS_NAMES
 from paddle_csrl.errors import UserError
-from paddle_csrl.preparation.archives import (
-    Member,
-    copy_member,
-    require_input,
-    require_md5,
-    walk,
-)
+from paddle_csrl.preparation.archives import Member, copy_member, require_input, require_md5, walk
 from paddle_csrl.preparation.labels import (
     is_whole_label,
     left_out,

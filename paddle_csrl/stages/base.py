@@ -117,12 +117,15 @@ class Stage(abc.ABC):
                                         "log_iters")
     #: Why the others do not.
     no_flags: ClassVar[str] = ""
+    #: Whether it is also of use to a config with a ``projection``.
+    projects: ClassVar[bool] = False
     #: Whether its training can go on from a checkpoint.
     resumable: ClassVar[bool] = True
 
     def takes_part(self, config: ZeroShotConfig) -> bool:
-        """Tell whether a run of ``config`` has the stage: if it has the stage's section."""
-        return config.section(self.name) is not None
+        """Tell whether a run of ``config`` has the stage: if it has the section of that name."""
+        return (self.name not in SECTIONS or config.section(self.name) is not None) \
+            and (config.projection is None or self.projects)
 
     def iterations(self, config: ZeroShotConfig) -> int:
         """Return how many iterations its training has."""

@@ -12,29 +12,14 @@ from pydantic import Field
 from paddle_csrl import parallel
 from paddle_csrl.bank.batches import ClassifierBatches
 from paddle_csrl.bank.feature_bank import FeatureBank, Scale
-from paddle_csrl.config import ZeroShotConfig
 from paddle_csrl.config.components import try_losses
-from paddle_csrl.config.schema import (
-    AUTO,
-    Count,
-    Loss,
-    Settings,
-    TrainedSection,
-    key,
-    section,
-)
+from paddle_csrl.config.schema import AUTO, Count, Loss, Settings, TrainedSection, key, section
 from paddle_csrl.evaluation.evaluate import evaluate, new_evaluator
 from paddle_csrl.evaluation.pictures import PictureBook
 from paddle_csrl.models.last_layer import put_back, save_layer
 from paddle_csrl.models.pixel_classifier import PixelClassifier, can_be_shared
 from paddle_csrl.parallel import Share
-from paddle_csrl.stages.base import (
-    Stage,
-    StageContext,
-    embeddings_input,
-    register,
-    section_inputs,
-)
+from paddle_csrl.stages.base import Stage, StageContext, embeddings_input, register, section_inputs
 from paddle_csrl.stages.calibration import Calibration, fold, unit_direction
 from paddle_csrl.stages.fit import Fit, TrainingBuilder, check_training, fit, fit_in_folder
 from paddle_csrl.stages.generator import generate, trained_generator
@@ -90,9 +75,6 @@ class ClassifierStage(Stage):
     name, result = "classifier", "layer"
     help = "a new last layer learns real seen and generated unseen features"
     needs = ("segmentor", "features", "generator")
-
-    def takes_part(self, config: ZeroShotConfig) -> bool:
-        return config.projection is None
 
     def inputs(self, context: StageContext) -> dict[str, Any]:
         inputs = {"classifier": section_inputs(context.config.section(self.name)),

@@ -8,7 +8,6 @@ from paddleseg.utils import logger
 
 from paddle_csrl import parallel
 from paddle_csrl.bank.feature_bank import BottomKSampler
-from paddle_csrl.config import ZeroShotConfig
 from paddle_csrl.datasets.transforms import labels_at
 from paddle_csrl.evaluation.evaluate import shard
 from paddle_csrl.models.last_layer import FeatureExtractor
@@ -25,9 +24,6 @@ class FeaturesStage(Stage):
     needs = ("segmentor",)
     flags, no_flags = (), "it trains nothing"
     resumable = False
-
-    def takes_part(self, config: ZeroShotConfig) -> bool:
-        return config.projection is None
 
     def inputs(self, context: StageContext) -> dict[str, Any]:
         settings = context.settings

@@ -13,7 +13,6 @@ from paddle_csrl import parallel, visualize
 from paddle_csrl.bank.batches import GeneratorBatches
 from paddle_csrl.bank.feature_bank import FeatureBank
 from paddle_csrl.builder import UserErrorBuilder
-from paddle_csrl.config import ZeroShotConfig
 from paddle_csrl.config.components import try_losses, try_out
 from paddle_csrl.config.schema import (
     Component,
@@ -27,13 +26,7 @@ from paddle_csrl.config.schema import (
 from paddle_csrl.errors import UserError
 from paddle_csrl.models.generator_task import GeneratorTask
 from paddle_csrl.parallel import Share
-from paddle_csrl.stages.base import (
-    Stage,
-    StageContext,
-    embeddings_input,
-    register,
-    section_inputs,
-)
+from paddle_csrl.stages.base import Stage, StageContext, embeddings_input, register, section_inputs
 from paddle_csrl.stages.fit import Fit, check_training, fit, fit_in_folder
 from paddle_csrl.utils.visualdl import StageLogWriter
 from paddle_csrl.utils.weights import load_weights, save_state
@@ -79,9 +72,6 @@ class GeneratorStage(Stage):
     name = result = "generator"
     help = "learns to make features from class embeddings (CSRL's losses)"
     needs = ("features",)
-
-    def takes_part(self, config: ZeroShotConfig) -> bool:
-        return config.projection is None
 
     def inputs(self, context: StageContext) -> dict[str, Any]:
         return {"generator": section_inputs(context.config.section(self.name)),

@@ -38,10 +38,8 @@ class SegmentorStage(Stage):
     """
 
     name = result = "segmentor"
+    projects = True
     help = "a PaddleSeg segmentor learns the seen classes, or to project pixels onto embeddings"
-
-    def takes_part(self, config: ZeroShotConfig) -> bool:
-        return True
 
     def iterations(self, config: ZeroShotConfig) -> int:
         return config.settings.iters

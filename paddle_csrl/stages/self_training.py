@@ -20,13 +20,7 @@ from paddle_csrl.config.schema import Count, Settings, StageSection, key, sectio
 from paddle_csrl.errors import UserError
 from paddle_csrl.evaluation.evaluate import shard
 from paddle_csrl.models.pixel_classifier import PixelClassifier
-from paddle_csrl.stages.base import (
-    Stage,
-    StageContext,
-    embeddings_input,
-    register,
-    section_inputs,
-)
+from paddle_csrl.stages.base import Stage, StageContext, embeddings_input, register, section_inputs
 from paddle_csrl.stages.classifier import LastLayer, train_layer
 from paddle_csrl.stages.features import offer
 from paddle_csrl.utils import progress

@@ -11,13 +11,7 @@ from pydantic import ValidationError
 import paddle_csrl  # noqa: F401  (first: it orders the imports of cv2 and paddle)
 from helpers.tiny_config import tiny_content, write_config
 from helpers.tiny_runs import ROOT
-from paddle_csrl.config import (
-    ZeroShotConfig,
-    load_yaml,
-    read_settings,
-    schema,
-    set_key,
-)
+from paddle_csrl.config import ZeroShotConfig, load_yaml, read_settings, schema, set_key
 from paddle_csrl.errors import UserError
 
 CONFIGS = os.path.join(ROOT, "configs")
