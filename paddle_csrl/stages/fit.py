@@ -7,6 +7,8 @@ are PaddleSeg's.
 """
 
 import contextlib
+import glob
+import math
 import os
 import shutil
 import time
@@ -166,11 +168,11 @@ def fit_in_folder(context: StageContext, stage: str, section: TrainedSection,
               trained: TrainedSection) -> None:
         settings, folder = context.settings, context.files.folder(stage)
         context.files.begin(stage, resumed=bool(context.resume_model))
-        callbacks: list[Callback] = []
+        names = loss_names(_SectionConfig({"loss": trained.loss}).loss_cfg)
+        callbacks: list[Callback] = [StopAtDivergence(stage, names, folder)]
         with contextlib.ExitStack() as stack:
             if parallel.is_first():
-                writer = stack.enter_context(StageLogWriter(folder, loss_names(
-                    _SectionConfig({"loss": trained.loss}).loss_cfg))) \
+                writer = stack.enter_context(StageLogWriter(folder, names)) \
                     if settings.use_vdl else None
                 callbacks.append(ProgressLog(trained.iters, section.log_iters, writer))
                 if writer and record:
@@ -199,7 +201,7 @@ class ProgressLog:
 
     Args:
         iters (int): iterations in all.
-        interval (int): iterations between two lines; the last one has a line in any case.
+        interval (int): iterations between two lines.
         writer (StageLogWriter, optional): gets the same as scalars, and the loss by term.
     """
 
@@ -232,6 +234,30 @@ class ProgressLog:
             for number, value in enumerate(means[:0] if len(means) == 1 else means):
                 self.writer.add_scalar(f"Train/loss_{number}", value, step.iteration)
         self._restart()
+
+
+class StopAtDivergence:
+    """Ends a training at the first loss term that is no finite number, before it is saved.
+
+    Args:
+        stage (str): its name.
+        names (sequence of str): names of the terms.
+        folder (str): of its checkpoints.
+    """
+
+    def __init__(self, stage: str, names: Sequence[str], folder: str):
+        self.stage, self.names, self.folder = stage, names, folder
+
+    def __call__(self, step: Step) -> None:
+        for name, term in zip(self.names, step.terms):
+            if math.isfinite(float(term)):
+                continue
+            saved = glob.glob(os.path.join(glob.escape(self.folder), "iter_*"))
+            last = f"the last checkpoint before is {max(saved, key=iterations_done)}" if saved \
+                else "there is no checkpoint before"
+            raise UserError(f"stage {self.stage} has diverged: {name} is {float(term)} at "
+                            f"iteration {step.iteration}; lower its learning rate or set "
+                            f"`optimizer.grad_clip_cfg` ({last})")
 
 
 class Checkpoints:
@@ -276,6 +302,8 @@ def load_checkpoint(folder: str, builder: TrainingBuilder) -> int:
 def _set_random_state(content: Any) -> None:
     states = paddle.get_rng_state()
     if not content or len(content) != len(states) or not content[0][-1]:
+        logger.warning("the checkpoint holds no random state: training goes on with other noise "
+                       "than without the stop")
         return
     restored = [type(state).__new__(type(state)) for state in states]
     for state, values in zip(restored, content):
