@@ -122,6 +122,7 @@ class ZeroShotConfig(Config):
         except (AssertionError, RuntimeError) as error:
             cause = error.__cause__ or error.__context__ or error
             raise UserError(f"{path}: {' '.join(str(cause).split())}") from None
+        self.settings = _typed_settings(self.dic, path)  # with what PaddleSeg's rules completed
         self.given = copy.deepcopy(self.dic)
 
     @classmethod
@@ -141,7 +142,7 @@ class ZeroShotConfig(Config):
                     kind is None or kind.required or dic.get(kind.name) is not None):
                 set_key(dic, dotted, _unshared(value))
         _unwrap_zero_shot_datasets(dic)
-        self.settings = read_settings(dic, self.path)
+        read_settings(dic, self.path)
         return dic
 
     def section(self, name: str) -> Any:
@@ -250,24 +251,28 @@ def read_settings(dic: dict[str, Any], place: str) -> Settings:
         UserError: a missing, misspelt or ill-typed key or value, or parts that do not go together.
     """
     check_components(dic, place)
+    settings = _typed_settings(dic, place)
+    try:
+        try_losses(settings.loss, "loss")
+        for item in (settings, *settings.complete_sections()):
+            item.check(settings)
+    except UserError as error:
+        raise UserError(f"{place}: {error}") from None
+    return settings
+
+
+def _typed_settings(dic: dict[str, Any], place: str) -> Settings:
     dic = _unshared(dic)  # PaddleSeg adds to the content as it builds
     settings = _typed(Settings, {key: value for key, value in dic.items() if key not in SECTIONS},
                       "", place)
     given = {name for name in SECTIONS if dic.get(name) is not None}
     replaced = {other for name in given for other in SECTIONS[name].replaces}
     needed = {name for name, kind in SECTIONS.items() if kind.required} - replaced
-    parts = [name for name in SECTIONS if name in given | needed]
-    for name in parts:
+    for name in (name for name in SECTIONS if name in given | needed):
         if name not in dic:
             raise missing(name, place)
         settings.add(_typed(SECTIONS[name], dic[name], name, place, settings,
                             whole=name not in replaced))
-    try:
-        try_losses(settings.loss, "loss")
-        for item in [settings, *(settings.section(name) for name in parts if name not in replaced)]:
-            item.check(settings)
-    except UserError as error:
-        raise UserError(f"{place}: {error}") from None
     return settings
 
 

@@ -268,6 +268,11 @@ class Settings(Section):
         """Add the section of a stage."""
         self._sections[section.name] = section
 
+    def complete_sections(self) -> list[Section]:
+        """The sections that no other one replaces."""
+        replaced = {name for section in self._sections.values() for name in section.replaces}
+        return [section for name, section in self._sections.items() if name not in replaced]
+
     def section(self, name: str) -> Any:
         """The typed section of a stage, an instance of ``SECTIONS[name]``; None without one."""
         return self._sections.get(name)

@@ -146,6 +146,13 @@ def test_values_have_the_types_and_defaults_of_the_schema(load):
         config.settings.seed = 3
 
 
+def test_settings_have_what_paddleseg_completes(load):
+    config = load({"train_dataset.ignore_index": 65535, "val_dataset.ignore_index": 65535})
+    assert config.settings.loss["types"] == [{"type": "CrossEntropyLoss", "ignore_index": 65535}]
+    config.dic["loss"]["types"].clear()
+    assert config.settings.loss["types"]
+
+
 def test_a_flag_does_not_switch_a_stage_on(load):
     overrides = {"self_training.save_interval": 5, "classifier.save_interval": 5}
     config = load(overrides=overrides)
