@@ -14,6 +14,7 @@ from paddleseg.utils.utils import CachedProperty as cached_property
 from paddle_csrl import visualize
 from paddle_csrl.classes import CLASSES_FILE, ClassTable, read_classes_beside
 from paddle_csrl.config import ZeroShotConfig
+from paddle_csrl.config.components import UserErrorBuilder
 from paddle_csrl.datasets.class_names import class_names_for, read_class_names, resolve_classes
 from paddle_csrl.datasets.label_scan import fingerprint
 from paddle_csrl.datasets.sources import require_data
@@ -24,38 +25,6 @@ from paddle_csrl.errors import UserError
 from paddle_csrl.models.last_layer import FeatureExtractor, find_classification_layer
 from paddle_csrl.models.projection_segmentor import ProjectionSegmentor
 from paddle_csrl.utils.weights import load_weights
-
-
-class UserErrorBuilder(SegBuilder):
-    """PaddleSeg's ``SegBuilder`` whose errors are for users.
-
-    Attributes:
-        is_silent (bool): do not show the section of what is made, as PaddleSeg does.
-    """
-
-    is_silent = True
-
-    def show_msg(self, *args: Any) -> None:
-        if not self.is_silent:
-            super().show_msg(*args)
-
-    def build_component(self, cfg: dict[str, Any]) -> Any:
-        """Build as PaddleSeg does, but let a mistake a user can mend surface as it was raised."""
-        try:
-            return super().build_component(cfg)
-        except RuntimeError as error:
-            raise _user_error_behind(error) or UserError(
-                f"could not make {cfg.get('type')}: "
-                f"{' '.join(str(error.__context__ or error).split())}") from error
-
-    @cached_property
-    def optimizer(self) -> paddle.optimizer.Optimizer:
-        """As PaddleSeg's, but a wrong argument of it or of its schedule is the user's mistake."""
-        try:
-            return SegBuilder.optimizer.func(self)
-        except (ArithmeticError, AssertionError, RuntimeError, TypeError, ValueError) as error:
-            raise UserError(f"could not make `optimizer` with `lr_scheduler`: "
-                            f"{' '.join(str(error).split())}") from error
 
 
 class ZeroShotBuilder(UserErrorBuilder):
@@ -304,12 +273,3 @@ def without_pretrained(content: Any) -> Any:
         return {key: without_pretrained(value) for key, value in content.items()
                 if key != "pretrained"}
     return content
-
-
-def _user_error_behind(error: BaseException | None) -> UserError | None:
-    """The ``UserError`` that led to ``error``, if one did."""
-    while error is not None:
-        if isinstance(error, UserError):
-            return error
-        error = error.__cause__ or error.__context__
-    return None

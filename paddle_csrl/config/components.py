@@ -10,6 +10,7 @@ from typing import Any
 import paddle
 from paddle.optimizer import lr
 from paddleseg.cvlibs import SegBuilder, manager
+from paddleseg.utils.utils import CachedProperty
 
 from paddle_csrl.config.wording import join, no_pairs, unknown_key
 from paddle_csrl.errors import UserError
@@ -24,18 +25,36 @@ _NOUNS = {"model": "model", "backbone": "backbone", "dataset": "data set",
           "optimizer": "optimizer", "lr_scheduler": "schedule"}
 
 
-def build(content: dict[str, Any]) -> Any:
-    """Make a component as PaddleSeg does.
+class UserErrorBuilder(SegBuilder):
+    """PaddleSeg's ``SegBuilder`` whose errors are for users.
 
-    Raises:
-        UserError: it cannot be made; a mistake that a user can mend surfaces as it was raised.
+    Attributes:
+        is_silent (bool): do not show the section of what is made, as PaddleSeg does.
     """
-    try:
-        return SegBuilder(None).build_component(content)
-    except RuntimeError as error:
-        raise _user_error_behind(error) or UserError(
-            f"could not make {content.get('type')}: "
-            f"{' '.join(str(error.__context__ or error).split())}") from error
+
+    is_silent = True
+
+    def show_msg(self, *args: Any) -> None:
+        if not self.is_silent:
+            super().show_msg(*args)
+
+    def build_component(self, cfg: dict[str, Any]) -> Any:
+        """Build as PaddleSeg does, but let a mistake a user can mend surface as it was raised."""
+        try:
+            return super().build_component(cfg)
+        except RuntimeError as error:
+            raise _user_error_behind(error) or UserError(
+                f"could not make {cfg.get('type')}: "
+                f"{' '.join(str(error.__context__ or error).split())}") from error
+
+    @CachedProperty
+    def optimizer(self) -> paddle.optimizer.Optimizer:
+        """As PaddleSeg's, but a wrong argument of it or of its schedule is the user's mistake."""
+        try:
+            return SegBuilder.optimizer.func(self)
+        except (ArithmeticError, AssertionError, RuntimeError, TypeError, ValueError) as error:
+            raise UserError(f"could not make `optimizer` with `lr_scheduler`: "
+                            f"{' '.join(str(error).split())}") from error
 
 
 def _user_error_behind(error: BaseException | None) -> UserError | None:
@@ -58,7 +77,7 @@ def try_out(content: dict[str, Any], dotted: str, **more: Any) -> Any:
     """
     with _apart():
         try:
-            return build({**content, **more})
+            return UserErrorBuilder(None).build_component({**content, **more})
         except UserError as error:
             raise UserError(f"`{dotted}`: {error}") from None
 

@@ -12,8 +12,8 @@ from paddleseg.core.infer import reverse_transform
 from paddleseg.cvlibs import SegBuilder
 from paddleseg.transforms import Compose
 
-from paddle_csrl.builder import UserErrorBuilder
 from paddle_csrl.classes import ClassTable
+from paddle_csrl.config.components import UserErrorBuilder
 from paddle_csrl.deploy.images import Sample
 from paddle_csrl.deploy.predict import Prediction
 from paddle_csrl.errors import UserError
