@@ -33,6 +33,8 @@ class RunFolder:
     def __init__(self, save_dir: str, outputs: Mapping[str, str], shared_dir: str | None = None,
                  shared_stages: Sequence[str] = ("segmentor", "features"), restart: bool = False):
         self.save_dir, self.outputs, self.restart = save_dir, dict(outputs), restart
+        #: What a stage that begins is made from, by its name; goes into its record.
+        self.origins: dict[str, dict[str, Any]] = {}
         self.shared_dir = shared_dir
         self.shared_stages = tuple(shared_stages) if shared_dir else ()
 
@@ -88,7 +90,7 @@ class RunFolder:
                 self.check_folder(stage)
                 self._clear(stage)
             os.makedirs(self.folder(stage), exist_ok=True)
-            self._write_record(stage, {"finished": False})
+            self._write_record(stage, {"finished": False, **self.origins.get(stage, {})})
         parallel.barrier()
 
     def finish(self, stage: str, **record: Any) -> None:

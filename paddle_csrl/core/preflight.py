@@ -3,11 +3,14 @@
 import os
 from collections.abc import Sequence
 
+from paddleseg.utils import logger
+
 from paddle_csrl.errors import UserError
 from paddle_csrl.run import Run
+from paddle_csrl.stages.base import MAY_CHANGE, changed_inputs
 from paddle_csrl.stages.fit import iterations_done
-from paddle_csrl.utils import make_folder
-from paddle_csrl.utils.weights import load_state
+from paddle_csrl.utils import make_folder, read_json
+from paddle_csrl.utils.weights import load_state, load_weights
 
 
 def check(run: Run, stages: Sequence[str]) -> None:
@@ -54,5 +57,30 @@ def _check_resumed(run: Run, stages: Sequence[str]) -> None:
     if done >= iters:
         raise UserError(f"--resume_model {path} has done all of `iters: {iters}` of stage {stage}; "
                         f"raise it above {done}")
-    for name in ("model.pdparams", "model.pdopt"):
-        load_state(os.path.join(path, name))
+    _check_origin(run, stage)
+    if stage == "segmentor":  # PaddleSeg's trainer would go on from what fits, or from nothing
+        model = run.builder.new_projection(pretrained=False) if run.config.projection \
+            else run.builder.new_segmentor(pretrained=False)
+        load_weights(model, os.path.join(path, "model.pdparams"))
+    load_state(os.path.join(path, "model.pdopt"))
+
+
+def _check_origin(run: Run, stage: str) -> None:
+    """Insist that the checkpoint was trained on what the run trains on.
+
+    One of another split has seen labels of classes that are unseen now.
+    """
+    path = str(run.resume_model)
+    record = read_json(os.path.join(os.path.dirname(path), "stage.json"))
+    if not isinstance(record, dict):
+        raise UserError(f"--resume_model {path}: no stage.json in the folder above says what it "
+                        f"was trained on; to start from its weights set `model.pretrained`")
+    if "inputs" not in record:
+        logger.warning(f"--resume_model {path}: stage {stage} was begun by 0.1.0, which did not "
+                       f"write down what it was trained on; that this is the same is for you to "
+                       f"say")
+        return
+    changed = changed_inputs(record["inputs"], run.inputs(stage), apart=MAY_CHANGE)
+    if changed:
+        raise UserError(f"--resume_model {path} was trained with another {', '.join(changed)}; go "
+                        f"on with the config it was trained with, or leave the flag out")

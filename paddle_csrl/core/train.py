@@ -125,13 +125,16 @@ def _run_unless_current(run: Run, name: str) -> None:
         return
     if changes:
         logger.info(f"[{name}] runs again, for these changed: {', '.join(changes)}")
-    inputs, start = run.inputs(name), time.time()
+    made_from, start = {"format": stage.format, "inputs": run.inputs(name)}, time.time()
+    if context.resume_model:
+        made_from["resumed_from"] = context.resume_model
+    run.origins[name] = made_from
     # A checkpoint knows parameters by the names that Paddle counts up, which must therefore not
     # depend on what else was built in this process.
     with paddle.utils.unique_name.guard():
         stage.run(context)
     seconds = time.time() - start
-    run.finish(name, format=stage.format, inputs=inputs, made=how_made(seconds))
+    run.finish(name, **made_from, made=how_made(seconds))
     if context.is_last and run.is_made_by_others():
         run.mark_unfinished("self_training")
     logger.info(f"[{name}] took {seconds:.0f} s")

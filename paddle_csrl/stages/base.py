@@ -7,7 +7,7 @@ it behind those registered before it; nothing else has to know of it.
 
 import abc
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from functools import cached_property
 from typing import Any, ClassVar, TypeVar
 
@@ -195,26 +195,38 @@ _NO_INPUTS = {"save_interval", "log_iters", "seed"}
 _NO_LONGER = {"paddle_csrl", "save_interval"}
 
 
-def changed_inputs(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
-    """Return the names of the inputs that differ; a value left out is its default."""
-    old, new = _settled(old), _settled(new)
-    return sorted(key for key in set(old) | set(new) if old.get(key) != new.get(key))
+#: What may change where a training goes on from a checkpoint.
+MAY_CHANGE = {"iters", "batch_size", "optimizer", "lr_scheduler", "val_dataset", "test_config",
+              "do_eval", "to_static_training", "precision", "amp_level", "seed"}
 
 
-def _settled(inputs: dict[str, Any]) -> dict[str, Any]:
+def changed_inputs(old: dict[str, Any], new: dict[str, Any],
+                   apart: Collection[str] = ()) -> list[str]:
+    """Return the names of the inputs that differ; a value left out is its default.
+
+    Args:
+        old, new: of a record, and of now.
+        apart: names that do not count, of inputs and within sections.
+    """
+    old, new = (_settled(inputs, {*_NO_INPUTS, *apart}) for inputs in (old, new))
+    return sorted(key for key in {*old, *new} - {*apart} if old.get(key) != new.get(key))
+
+
+def _settled(inputs: dict[str, Any], apart: Collection[str]) -> dict[str, Any]:
     kinds = {**SECTIONS, "features": Features, "test_config": TestConfig}
     result = {}
     for key, value in inputs.items():
         if key in kinds and isinstance(value, (dict, type(None))):
-            result[key] = _filled(value or {}, kinds[key])
+            result[key] = _filled(value or {}, kinds[key], apart)
         elif key not in _NO_LONGER:
             field = Settings.model_fields.get(key)
             result[key] = field.default if value is None and field else value
     return result
 
 
-def _filled(content: dict[str, Any], kind: type[Section]) -> dict[str, Any]:
-    """Complete a section with its defaults, and leave out what is no input."""
+def _filled(content: dict[str, Any], kind: type[Section],
+            apart: Collection[str]) -> dict[str, Any]:
+    """Complete a section with its defaults, but for the keys ``apart``."""
     defaults = {name: field.default for name, field in kind.model_fields.items()
                 if not field.is_required()}
-    return {key: value for key, value in {**defaults, **content}.items() if key not in _NO_INPUTS}
+    return {key: value for key, value in {**defaults, **content}.items() if key not in apart}

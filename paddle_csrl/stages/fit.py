@@ -29,7 +29,7 @@ from paddle_csrl.errors import UserError
 from paddle_csrl.stages.base import StageContext
 from paddle_csrl.utils import read_json, write_json
 from paddle_csrl.utils.visualdl import StageLogWriter, loss_names
-from paddle_csrl.utils.weights import load_state, save_state
+from paddle_csrl.utils.weights import load_state, load_weights, save_state
 
 
 class _SectionConfig(Config):
@@ -293,7 +293,7 @@ def load_checkpoint(folder: str, builder: TrainingBuilder) -> int:
     Where the random state is missing, as in checkpoints of 0.1.0 and on Paddle 2.6, which does
     not tell it, training goes on with other noise than without the stop.
     """
-    builder.model.set_state_dict(load_state(os.path.join(folder, "model.pdparams")))
+    load_weights(builder.model, os.path.join(folder, "model.pdparams"))
     builder.optimizer.set_state_dict(load_state(os.path.join(folder, "model.pdopt")))
     _set_random_state(read_json(os.path.join(folder, _RANDOM_STATE)))
     return iterations_done(folder)

@@ -635,3 +635,37 @@ def test_log_of_the_scores(finished):
         assert found[f"Evaluate/{key}"][0] == pytest.approx(run.metrics[key], abs=1e-6)
     assert "IoU/red_plain" in found
     assert sorted(reader.get_tags()["image"]) == [f"Predictions/{n}" for n in range(4)]
+
+
+@pytest.mark.parametrize("stage, opts, changed", [
+    ("segmentor", ("zero_shot.unseen=cat,dog",), "unseen"),
+    ("segmentor", ("zero_shot.policy=drop",), "data, policy"),
+    ("segmentor", ("model.backbone.width=8",), "model"),
+    ("generator", ("zero_shot.embeddings.normalize=false",), "embeddings"),
+    ("generator", ("generator.num_samples=5",), "generator"),
+])
+def test_a_checkpoint_of_other_inputs_is_not_resumed(finished, tmp_path, stage, opts, changed):
+    """One of another split would have learned classes that are unseen now."""
+    run = finished("custom").copy(tmp_path / "run")
+    with pytest.raises(UserError, match=f"iter_2 was trained with another .*{changed}"):
+        run.again(*opts, stage=stage, resume_model=run.path(stage, "iter_2"))
+
+
+def test_a_checkpoint_says_where_it_is_from(finished, tmp_path):
+    run = finished("custom").copy(tmp_path / "run")
+    shutil.copytree(run.path("segmentor", "iter_2"), tmp_path / "elsewhere" / "iter_2")
+    with pytest.raises(UserError, match="no stage.json in the folder above"):
+        run.again(resume_model=str(tmp_path / "elsewhere" / "iter_2"))
+    checkpoint = run.path("segmentor", "iter_2")
+    run.again(resume_model=checkpoint)
+    with open(run.path("segmentor", "stage.json"), encoding="utf-8") as file:
+        assert json.load(file)["resumed_from"] == checkpoint
+
+
+def test_weights_that_do_not_fit_are_not_resumed(finished, tmp_path):
+    run = finished("custom").copy(tmp_path / "run")
+    for stage in ("segmentor", "generator"):
+        path = run.path(stage, "iter_2", "model.pdparams")
+        paddle.save({f"module.{key}": value for key, value in paddle.load(path).items()}, path)
+        with pytest.raises(UserError, match="model.pdparams does not fit"):
+            run.again(stage=stage, resume_model=os.path.dirname(path))
