@@ -12,9 +12,8 @@ import os
 import sys
 from typing import Any
 
-__version__ = "0.1.0"
-
 from paddle_csrl import mkl
+from paddle_csrl.version import __version__ as __version__
 
 mkl.apply()  # before paddle is imported
 
@@ -30,8 +29,7 @@ def _is_doctor() -> bool:
 if importlib.util.find_spec("paddle") and not _is_doctor():
     from paddle_csrl import compat  # before the others: it orders the imports of cv2 and paddle
 
-    #: Names of the faults of the installed PaddleSeg that are mended.
-    mended = compat.mend_paddleseg()
+    compat.mend_paddleseg()
     compat.mend_data_loader()
 
     from paddle_csrl import datasets, losses, metrics, models, stages  # noqa: F401  to register

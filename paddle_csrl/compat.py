@@ -81,6 +81,10 @@ class Fault(NamedTuple):
     mend: Callable[[], None]
 
 
+#: Names of the faults of the installed PaddleSeg that are mended.
+mended: list[str] = []
+
+
 def mend_paddleseg() -> list[str]:
     """Mend every fault of the installed PaddleSeg that a stock DeepLabV3P config runs into.
 
@@ -88,13 +92,14 @@ def mend_paddleseg() -> list[str]:
         list[str]: the names of the faults that were there and are mended now; empty on a second
             call and on a PaddleSeg that needs no mending.
     """
-    mended = []
+    found = []
     with _on_cpu():
         for fault in FAULTS:
             if fault.is_present():
                 fault.mend()
-                mended.append(fault.name)
-    return mended
+                found.append(fault.name)
+    mended.extend(found)
+    return found
 
 
 @contextlib.contextmanager

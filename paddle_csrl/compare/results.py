@@ -1,7 +1,6 @@
 """What is recorded of a comparison's cells, in percent, as data frames for tables and plots."""
 
 import math
-import os
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -10,7 +9,6 @@ import numpy as np
 import pandas as pd
 import yaml
 
-import paddle_csrl
 from paddle_csrl.compare.cells import read_scores
 from paddle_csrl.compare.curve import with_ends
 from paddle_csrl.compare.plan import Cell, Plan
@@ -21,6 +19,7 @@ from paddle_csrl.compare.statistics import (
     paired_difference,
     summarize,
 )
+from paddle_csrl.utils.io import asset
 
 #: The scores of a table's columns, by their key in ``scores.json``.
 SCORES = {"seen_miou": "seen mIoU", "unseen_miou": "unseen mIoU", "miou": "mIoU", "hiou": "hIoU"}
@@ -139,6 +138,5 @@ def paper_table(name: str | None) -> dict[str, Any]:
     """A table of the paper: ``title``, ``notes`` and, by split and method, its four figures."""
     if name is None:
         return {"title": "", "notes": [], "splits": {}}
-    path = os.path.join(os.path.dirname(paddle_csrl.__file__), "assets", "paper_tables.yml")
-    with open(path, encoding="utf-8") as file:
+    with open(asset("paper_tables.yml"), encoding="utf-8") as file:
         return yaml.safe_load(file)[name]

@@ -7,9 +7,7 @@ import re
 from collections.abc import Sequence
 
 from paddle_csrl.errors import UserError
-
-_ASSETS = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))),
-                       "assets", "class_names")
+from paddle_csrl.utils.io import asset
 
 # PaddleSeg's data set types and the built-in names that go with their label ids.
 _BY_DATASET_TYPE = {"PascalVOC": "voc", "PascalContext": "context", "Cityscapes": "cityscapes",
@@ -173,7 +171,7 @@ def _read_file(path: str) -> list[str]:
 
 
 def _built_in() -> dict[str, list[str]]:
-    paths = sorted(glob.glob(os.path.join(_ASSETS, "*.txt")))
+    paths = sorted(glob.glob(asset("class_names", "*.txt")))
     return {os.path.splitext(os.path.basename(path))[0]: _read_file(path) for path in paths}
 
 

@@ -2,7 +2,6 @@
 
 import ipaddress
 import logging
-import os
 import socket
 
 import cv2
@@ -11,13 +10,12 @@ from flask import Flask, Response, abort, jsonify, request
 from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
 from werkzeug.serving import BaseWSGIServer, make_server
 
-import paddle_csrl
 from paddle_csrl.demo.session import DemoSession, explain
 from paddle_csrl.errors import UserError
+from paddle_csrl.utils.io import asset
 
 #: Largest uploaded file, in MiB.
 MAX_UPLOAD = 20
-_ASSETS = os.path.join(os.path.dirname(paddle_csrl.__file__), "assets", "demo")
 #: The browser loads nothing from elsewhere.
 _POLICY = ("default-src 'self'; img-src 'self' blob:; object-src 'none'; frame-ancestors 'none'; "
            "base-uri 'none'")
@@ -41,7 +39,7 @@ def make_app(session: DemoSession, local: bool = True) -> Flask:
         local: answer under the names of this machine alone, so that no page of the web gets at
             the server by a name that it points here.
     """
-    app = Flask(__name__, static_folder=_ASSETS, static_url_path="/static")
+    app = Flask(__name__, static_folder=asset("demo"), static_url_path="/static")
     app.config["MAX_CONTENT_LENGTH"] = MAX_UPLOAD * 2**20
     app.json.sort_keys = False  # type: ignore[attr-defined]  # the default provider has it
 

@@ -16,7 +16,6 @@ from urllib.parse import urlparse
 import numpy as np
 import paddle
 
-import paddle_csrl
 from paddle_csrl import compat
 from paddle_csrl.config import ZeroShotConfig
 from paddle_csrl.core import preflight
@@ -102,8 +101,8 @@ def check_mending() -> list[Finding]:
     if left:
         return [Finding(PROBLEM, "PaddleSeg", f"cannot be mended: {', '.join(left)}",
                         "pip install paddleseg==2.8.0")]
-    return [Finding(OK, "PaddleSeg", f"{len(paddle_csrl.mended)} faults with this Paddle mended"
-                    if paddle_csrl.mended else "has no fault with this Paddle")]
+    return [Finding(OK, "PaddleSeg", f"{len(compat.mended)} faults with this Paddle mended"
+                    if compat.mended else "has no fault with this Paddle")]
 
 
 def check_device() -> list[Finding]:

@@ -16,7 +16,6 @@ A class name is looked up by these rules, the first that succeeds; a name that l
 
 import difflib
 import itertools
-import os
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
@@ -27,10 +26,10 @@ from paddleseg.utils import logger
 from paddle_csrl.embeddings.readers import WordVector, iterate_rows, read_vectors
 from paddle_csrl.errors import UserError
 from paddle_csrl.utils import progress
+from paddle_csrl.utils.io import asset
 
 #: The vectors that come with the package; see ``paddle_csrl/assets/glove/README.md``.
-GLOVE100 = os.path.join(os.path.dirname(os.path.dirname(__file__)),
-                        "assets", "glove", "glove100.npz")
+GLOVE100 = asset("glove", "glove100.npz")
 
 #: Names that many word-vector files lack, or that the later rules would misread, by what stands
 #: in for them; the keys are without blanks and dashes.

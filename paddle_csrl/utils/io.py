@@ -28,6 +28,12 @@ def atomic_path(path: str) -> Iterator[str]:
             os.remove(temporary)
 
 
+def asset(*names: str) -> str:
+    """Return the path of a file or folder that comes with the package."""
+    return os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "assets",
+                        *names)
+
+
 def make_folder(folder: str, option: str) -> None:
     """Make ``folder`` unless it is there.
 

@@ -10,8 +10,8 @@ import numpy as np
 import paddle
 import paddleseg
 
-import paddle_csrl
 from paddle_csrl import mkl, parallel
+from paddle_csrl.version import __version__
 
 
 def how_made(seconds: float) -> dict[str, Any]:
@@ -33,6 +33,6 @@ def how_made(seconds: float) -> dict[str, Any]:
 
 def versions() -> dict[str, str]:
     """Versions that the numbers depend on."""
-    return {"paddle_csrl": paddle_csrl.__version__, "paddlepaddle": paddle.__version__,
+    return {"paddle_csrl": __version__, "paddlepaddle": paddle.__version__,
             "paddleseg": paddleseg.__version__, "numpy": np.__version__,
             "python": platform.python_version()}
