@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 
-import paddle_csrl  # noqa: F401  before paddle: see paddle_csrl.compat.check_zlib
+import paddle_csrl  # noqa: F401  before any test imports paddle: see compat.check_zlib
 from helpers import tiny_runs
 from helpers.tiny_runs import Finished
 

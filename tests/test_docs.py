@@ -11,7 +11,6 @@ import shlex
 import pytest
 from paddleseg.cvlibs import manager
 
-import paddle_csrl  # noqa: F401  before paddle
 from helpers import tiny_runs
 from paddle_csrl.config import ZeroShotConfig, load_yaml
 from paddle_csrl.config.schema import SECTIONS, Settings, ZeroShot, markdown_table

@@ -12,7 +12,6 @@ import pytest
 import yaml
 from paddleseg.cvlibs import manager
 
-import paddle_csrl  # noqa: F401  before paddle
 from helpers import tiny_runs
 from helpers.fabricated import make_dataset
 from paddle_csrl.cli import predict, train

@@ -14,7 +14,7 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
-import paddle_csrl  # noqa: F401  before paddle: see paddle_csrl.compat.check_zlib
+import paddle_csrl
 from helpers.tiny_runs import ROOT
 from paddle_csrl.doctor import installation as doctor
 

@@ -8,7 +8,6 @@ import pytest
 from paddle import io, nn
 from paddleseg.cvlibs import manager
 
-import paddle_csrl  # noqa: F401  registers
 from paddle_csrl.registry import EVALUATORS, register
 
 REGISTRIES = (manager.MODELS, manager.BACKBONES, manager.DATASETS, manager.TRANSFORMS,
@@ -17,8 +16,7 @@ REGISTRIES = (manager.MODELS, manager.BACKBONES, manager.DATASETS, manager.TRANS
 BUILT = {"backbone": nn.Layer, "dataset": io.Dataset}
 COMPONENTS = [component for registry in REGISTRIES
               for component in registry.components_dict.values()
-              if component.__module__.startswith("paddle_csrl.")
-             ]
+              if component.__module__.startswith("paddle_csrl.")]
 
 
 @pytest.mark.parametrize("component", COMPONENTS, ids=lambda component: component.__name__)

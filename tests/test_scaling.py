@@ -12,7 +12,6 @@ import pytest
 from paddle.base import core
 from paddleseg.models.losses import CrossEntropyLoss
 
-import paddle_csrl  # noqa: F401  before paddle
 from helpers import tiny_runs
 from paddle_csrl import parallel
 from paddle_csrl.bank.feature_bank import BottomKSampler, FeatureBank, _common_threshold

@@ -1,6 +1,5 @@
 """Classes added, removed and renamed after training: what changes, what stays, what is refused."""
 
-import json
 import os
 
 import cv2
@@ -9,11 +8,10 @@ import paddle
 import pytest
 import yaml
 from paddleseg.models import DeepLabV3P
-from PIL import Image
 
-import paddle_csrl  # noqa: F401  first: it orders the imports of cv2 and paddle
 from helpers import tiny_runs
-from helpers.tiny_runs import files, times
+from helpers.fabricated import pairs, read_label
+from helpers.tiny_runs import differing, files, times
 from paddle_csrl import builder as builder_module
 from paddle_csrl import cli
 from paddle_csrl.add_class import change as vocabulary
@@ -22,23 +20,22 @@ from paddle_csrl.add_class.change import change_classes
 from paddle_csrl.bank.feature_bank import FeatureBank
 from paddle_csrl.builder import ZeroShotBuilder
 from paddle_csrl.cli import add_class, export, predict, val
-from paddle_csrl.config import ZeroShotConfig
+from paddle_csrl.config import ZeroShotConfig, load_yaml
 from paddle_csrl.embeddings import load_class_embeddings
 from paddle_csrl.errors import UserError
 from paddle_csrl.models.tiny_net import CSRLTinyNet
 from paddle_csrl.run import Run
-from paddle_csrl.utils import write_json
+from paddle_csrl.utils import read_json, write_json
 
 
 def state_of(folder):
-    return {name: value.numpy() if hasattr(value, "numpy") else np.asarray(value)
-            for name, value in paddle.load(os.path.join(str(folder), "model.pdparams")).items()}
+    return tiny_runs.weights(os.path.join(folder, "model.pdparams"))
 
 
-def assert_same(one, other):
-    assert one.keys() == other.keys()
-    for name in one:
-        np.testing.assert_array_equal(one[name], other[name], err_msg=name)
+def scored(folder):
+    """Metrics of the run in ``folder`` by val.py."""
+    return val.main(["-c", os.path.join(folder, "config.yml"), "--device", "cpu",
+                     "--model_path", os.path.join(folder, "model.pdparams")])
 
 
 def last_layer(state, number):
@@ -49,56 +46,53 @@ def last_layer(state, number):
     return names[0]
 
 
-def read(folder, name):
-    with open(os.path.join(str(folder), name), encoding="utf-8") as file:
-        return yaml.safe_load(file) if name.endswith("yml") else json.load(file)
+@pytest.fixture(scope="module")
+def trained(finished):
+    """The folder of a finished run on word vectors. Not to be changed."""
+    return finished("custom").folder
 
 
 @pytest.fixture(scope="module")
-def zebra(finished, tmp_path_factory):
+def zebra(trained, tmp_path_factory):
     """The tiny run on word vectors with two classes more."""
     folder = tmp_path_factory.mktemp("zebra") / "run"
-    return change_classes(finished("custom").folder, str(folder), ["zebra", "pony=horse"])
+    return change_classes(trained, str(folder), ["zebra", "pony=horse"])
 
 
-def test_new_classes_follow_the_old_ones(finished, zebra):
+def test_new_classes_follow_the_old_ones(trained, zebra):
     names = ["background", "cat", "dog", "cow", "car", "zebra", "pony"]
-    assert zebra.classes == names
+    assert (zebra.classes, zebra.removed, zebra.renamed) == (names, [], {})
     assert zebra.unseen == ["cow", "car", "zebra", "pony"]
     assert zebra.added == {"zebra": "zebra", "pony": "horse"}
-    assert (zebra.removed, zebra.renamed) == ([], {})
-    classes, old = (read(folder, "classes.json")
-                    for folder in (zebra.save_dir, finished("custom").folder))
+    classes, old = (read_json(os.path.join(folder, "classes.json"))
+                    for folder in (zebra.save_dir, trained))
     assert classes["class_names"] == names and classes["unseen"] == zebra.unseen
     assert classes["palette"][:5] == old["palette"]
     assert len(set(map(tuple, classes["palette"]))) == 7
-    record = read(zebra.save_dir, "vocabulary.json")
+    record = read_json(os.path.join(zebra.save_dir, "vocabulary.json"))
     assert record["trained_ids"] == [0, 1, 2, 3, 4, None, None]
     assert record["changes"][0]["added"] == zebra.added
 
 
-def test_only_the_last_layer_changes(finished, zebra):
-    old, new = state_of(finished("custom").folder), state_of(zebra.save_dir)
+def test_only_the_last_layer_changes(trained, zebra):
+    old, new = state_of(trained), state_of(zebra.save_dir)
     weight = last_layer(old, 5)
-    layer = {weight, weight.replace("weight", "bias")}
-    assert_same({name: value for name, value in old.items() if name not in layer},
-                {name: value for name, value in new.items() if name not in layer})
+    assert differing(old, new) == [weight, weight.replace("weight", "bias")]
     assert new[weight].shape == (7, *old[weight].shape[1:])
     assert np.abs(new[weight]).reshape(7, -1).max(1).min() > 0
 
 
 def test_the_checkpoint_loads_into_the_stock_segmentor(zebra):
     model = DeepLabV3P(7, CSRLTinyNet(width=4), backbone_indices=[0, 1], aspp_ratios=(1, 2, 4, 6))
-    state = paddle.load(os.path.join(zebra.save_dir, "model.pdparams"))
-    assert {name: list(value.shape) for name, value in model.state_dict().items()} \
-        == {name: list(value.shape) for name, value in state.items()}
+    assert {name: tuple(value.shape) for name, value in model.state_dict().items()} \
+        == {name: value.shape for name, value in state_of(zebra.save_dir).items()}
 
 
-def test_scores_are_shares_of_the_bank(finished, zebra):
+def test_scores_are_shares_of_the_bank(finished, trained, zebra):
     """Per class and by hand, with the weights of both checkpoints."""
     bank = FeatureBank.load(finished("custom").path("features", "bank.npz"))
     names = ["background", "cat", "dog"]
-    for folder, classes, scores in ((finished("custom").folder, 5, zebra.before),
+    for folder, classes, scores in ((trained, 5, zebra.before),
                                     (zebra.save_dir, 7, zebra.after)):
         state = state_of(folder)
         weight = last_layer(state, classes)
@@ -115,24 +109,24 @@ def test_scores_are_shares_of_the_bank(finished, zebra):
     assert "background" in zebra.table() and "mean" in zebra.table()
 
 
-def test_no_data_set_is_asked_for(finished, tmp_path, monkeypatch, zebra):
+def test_no_data_set_is_asked_for(trained, tmp_path, monkeypatch, zebra):
     def refuse(*args, **kwargs):
         raise AssertionError("a data set was asked for")
 
     monkeypatch.setattr(builder_module, "ZeroShotDataset", refuse)
     monkeypatch.setattr(cv2, "imread", refuse)
-    change_classes(finished("custom").folder, str(tmp_path / "run"), ["zebra", "pony=horse"],
+    change_classes(trained, str(tmp_path / "run"), ["zebra", "pony=horse"],
                    opts=["train_dataset.dataset_root=/nowhere",
                          "val_dataset.dataset_root=/nowhere"])
-    assert_same(state_of(tmp_path / "run"), state_of(zebra.save_dir))
+    assert not differing(state_of(tmp_path / "run"), state_of(zebra.save_dir))
 
 
-def test_one_after_another_is_the_same_as_together(zebra, finished, tmp_path):
-    change_classes(finished("custom").folder, str(tmp_path / "one"), ["zebra"])
+def test_one_after_another_is_the_same_as_together(zebra, trained, tmp_path):
+    change_classes(trained, str(tmp_path / "one"), ["zebra"])
     again = change_classes(str(tmp_path / "one"), str(tmp_path / "two"), ["pony=horse"])
     assert again.classes == zebra.classes
-    assert_same(state_of(tmp_path / "two"), state_of(zebra.save_dir))
-    record = read(tmp_path / "two", "vocabulary.json")
+    assert not differing(state_of(tmp_path / "two"), state_of(zebra.save_dir))
+    record = read_json(os.path.join(tmp_path / "two", "vocabulary.json"))
     assert [list(change["added"]) for change in record["changes"]] == [["zebra"], ["pony"]]
 
 
@@ -141,10 +135,10 @@ def test_an_unseen_class_taken_away_and_added_again_gives_the_trained_model(fini
     run = finished("custom")
     change_classes(run.folder, str(tmp_path / "without"), remove=["car"])
     change_classes(str(tmp_path / "without"), str(tmp_path / "again"), ["car"])
-    assert_same(state_of(tmp_path / "again"), state_of(run.folder))
+    assert not differing(state_of(tmp_path / "again"), state_of(run.folder))
     at_once = change_classes(run.folder, str(tmp_path / "at_once"), ["car"], ["car"])
     assert at_once.classes == ["background", "cat", "dog", "cow", "car"]
-    assert_same(state_of(tmp_path / "at_once"), state_of(run.folder))
+    assert not differing(state_of(tmp_path / "at_once"), state_of(run.folder))
 
 
 def test_a_rename_changes_names_alone(finished, zebra, tmp_path):
@@ -152,8 +146,8 @@ def test_a_rename_changes_names_alone(finished, zebra, tmp_path):
                             rename=["dog=hound", "zebra=okapi"])
     assert change.classes == ["background", "cat", "hound", "cow", "car", "okapi", "pony"]
     assert change.before == change.after
-    assert_same(state_of(tmp_path / "run"), state_of(zebra.save_dir))
-    section = read(tmp_path / "run", "config.yml")["zero_shot"]
+    assert not differing(state_of(tmp_path / "run"), state_of(zebra.save_dir))
+    section = load_yaml(str(tmp_path / "run" / "config.yml"))["zero_shot"]
     assert section["label_names"] == ["background", "cat", "hound", "cow", "car"]
     assert section["embeddings"]["words"] == {"hound": "dog", "okapi": "zebra", "pony": "horse"}
     more = change_classes(str(tmp_path / "run"), str(tmp_path / "more"), ["sheep"])
@@ -161,14 +155,12 @@ def test_a_rename_changes_names_alone(finished, zebra, tmp_path):
 
 
 @pytest.mark.parametrize("removed, kept", [("car", [0, 1, 2, 3]), ("dog", [0, 1, 3, 4])])
-def test_a_removed_class_leaves_the_logits_of_the_others(finished, tmp_path, removed, kept):
-    change_classes(finished("custom").folder, str(tmp_path / "run"), remove=[removed])
-    old, new = state_of(finished("custom").folder), state_of(tmp_path / "run")
+def test_a_removed_class_leaves_the_logits_of_the_others(trained, tmp_path, removed, kept):
+    change_classes(trained, str(tmp_path / "run"), remove=[removed])
+    old, new = state_of(trained), state_of(tmp_path / "run")
     for name in (last_layer(old, 5), last_layer(old, 5).replace("weight", "bias")):
         np.testing.assert_array_equal(new[name], old[name][kept])
-    metrics = val.main(["-c", str(tmp_path / "run" / "config.yml"), "--device", "cpu",
-                        "--model_path", str(tmp_path / "run" / "model.pdparams")])
-    assert removed not in [item["name"] for item in metrics["classes"]]
+    assert removed not in [item["name"] for item in scored(tmp_path / "run")["classes"]]
 
 
 def test_nothing_of_a_removed_seen_class_takes_part_later(finished, tmp_path, monkeypatch):
@@ -185,20 +177,12 @@ def test_nothing_of_a_removed_seen_class_takes_part_later(finished, tmp_path, mo
     assert len(banks[0].features) == bank.counts[:2].sum()
 
 
-def pairs_of(data):
-    """Image path and label, int [H, W] as in the file, of the validation set."""
-    with open(os.path.join(data, "val.txt"), encoding="utf-8") as file:
-        lines = [line.split() for line in file]
-    return [(os.path.join(data, image), np.asarray(Image.open(os.path.join(data, label))))
-            for image, label in lines]
-
-
 def predicted(folder, image, out):
     """Class ids that the run in ``folder`` predicts for an image file."""
     predict.main(["--run", str(folder), "--image_path", image, "--save_dir", str(out),
                   "--device", "cpu"])
     name = os.path.splitext(os.path.basename(image))[0]
-    return np.asarray(Image.open(os.path.join(str(out), "label_prediction", f"{name}.png")))
+    return read_label(os.path.join(out, "label_prediction", f"{name}.png"))
 
 
 def test_a_class_that_training_did_not_list_is_scored_against_its_labels(tmp_path):
@@ -216,32 +200,28 @@ def test_a_class_that_training_did_not_list_is_scored_against_its_labels(tmp_pat
 
     change = change_classes(run.folder, str(tmp_path / "car"), ["car"], evaluate=True)
     assert change.iou_before.keys() == change.iou_after.keys() == {"background", "cat", "dog"}
-    metrics = read(tmp_path / "car", "metrics.json")
+    metrics = read_json(os.path.join(tmp_path / "car", "metrics.json"))
     assert metrics["config"]["save_dir"] == str(tmp_path / "car")
-    pairs = pairs_of(data)
-    truth = np.concatenate([label.ravel() for _, label in pairs])
+    images, labels = zip(*pairs(data, "val"))
+    truth = np.concatenate([read_label(label).ravel() for label in labels])
     guess = np.concatenate([predicted(tmp_path / "car", image, tmp_path / "pictures").ravel()
-                            for image, _ in pairs])
+                            for image in images])
     truth, guess = truth[truth != 255], guess[truth != 255]
     assert (truth == 4).any()
     expected = [((guess == c) & (truth == c)).sum() / max(1, ((guess == c) | (truth == c)).sum())
                 for c in range(5)]
     assert [item["iou"] for item in metrics["classes"]] == pytest.approx(expected, abs=1e-9)
     assert [item["name"] for item in metrics["classes"] if not item["seen"]] == ["cow", "car"]
-    assert val.main(["-c", str(tmp_path / "car" / "config.yml"), "--device", "cpu",
-                     "--model_path", str(tmp_path / "car" / "model.pdparams")
-                     ])["classes"] == metrics["classes"]
+    assert scored(tmp_path / "car")["classes"] == metrics["classes"]
 
 
-def test_other_tools_take_the_new_run(zebra, finished, tmp_path):
-    image = pairs_of(str(os.path.dirname(finished("custom").folder)) + "/data/custom")[0][0]
+def test_other_tools_take_the_new_run(zebra, trained, tmp_path):
+    image, _ = pairs(os.path.join(os.path.dirname(trained), "data", "custom"), "val")[0]
     assert predicted(zebra.save_dir, image, tmp_path / "pictures").max() < 7
     exported = export.main(["--run", zebra.save_dir, "--save_dir", str(tmp_path / "exported"),
                             "--image_path", image])
     assert all(parity.holds for parity in exported["parity"])
-    metrics = val.main(["-c", os.path.join(zebra.save_dir, "config.yml"), "--device", "cpu",
-                        "--model_path", os.path.join(zebra.save_dir, "model.pdparams")])
-    assert [item["name"] for item in metrics["classes"]] == zebra.classes
+    assert [item["name"] for item in scored(zebra.save_dir)["classes"]] == zebra.classes
 
 
 @pytest.mark.parametrize("name, word", [("spnet", "zebra"), ("segdevise", "red striped")])
@@ -264,21 +244,21 @@ def test_a_projection_takes_the_new_embedding(finished, tmp_path, name, word):
     np.testing.assert_allclose(new[weight][-1, :, 0, 0], vector @ projection[:, :, 0, 0],
                                rtol=1e-4, atol=1e-6)
     change_classes(str(tmp_path / "run"), str(tmp_path / "less"), remove=["new"])
-    assert_same(state_of(tmp_path / "less"),
-                {key: value[:-1] if key in (weight, bias) else value
-                 for key, value in new.items()})
+    assert not differing(state_of(tmp_path / "less"), {
+        key: value[:-1] if key in (weight, bias) else value for key, value in new.items()})
 
 
-def test_a_self_trained_run_goes_on_without_self_training(finished, tmp_path, zebra):
+def test_a_self_trained_run_goes_on_without_self_training(trained, tmp_path, zebra):
     """Its pseudo-labels need images; what is left is the method without them, named so."""
-    change_classes(finished("custom").folder, str(tmp_path / "run"), ["zebra", "pony=horse"],
+    change_classes(trained, str(tmp_path / "run"), ["zebra", "pony=horse"],
                    opts=["self_training={'share': 0.5}"])
-    assert "self_training" not in read(tmp_path / "run", "config.yml")
-    assert_same(state_of(tmp_path / "run"), state_of(zebra.save_dir))
+    assert "self_training" not in load_yaml(str(tmp_path / "run" / "config.yml"))
+    assert not differing(state_of(tmp_path / "run"), state_of(zebra.save_dir))
 
 
 def untrained(folder, name, cache):
     """A run of a shipped config with random weights, as far as prediction needs one."""
+    os.mkdir(folder)
     config = ZeroShotConfig(tiny_runs.config_path(f"segmentors/{name}_shapes"), [
         f"{split}_dataset.{item}" for split in ("train", "val")
         for item in ("num_train=4", "num_val=1", "image_size=48", f"dataset_root={cache}")])
@@ -296,7 +276,6 @@ def untrained(folder, name, cache):
 
 
 def test_auxiliary_heads_have_the_new_classes_too(tmp_path):
-    (tmp_path / "run").mkdir()
     old = untrained(str(tmp_path / "run"), "bisenetv2", str(tmp_path / "data"))
     change = change_classes(str(tmp_path / "run"), str(tmp_path / "new"), remove=["red checkered"])
     kept = [place for place, name in enumerate(old.classes.names) if name != "red checkered"]
@@ -309,16 +288,14 @@ def test_auxiliary_heads_have_the_new_classes_too(tmp_path):
     with paddle.no_grad():
         expected, logits = old.model(images)[0], new(images)[0]
     np.testing.assert_allclose(logits.numpy(), expected.numpy()[:, kept], rtol=1e-4, atol=1e-5)
-    pairs = [(old.model.state_dict()[name], value) for name, value in new.state_dict().items()]
-    resized = [(before.numpy(), after.numpy()) for before, after in pairs
-               if before.shape != after.shape]
+    before, after = old.model.state_dict(), new.state_dict()
+    resized = [name for name in after if before[name].shape != after[name].shape]
     assert len(resized) > 2
-    for before, after in resized:
-        np.testing.assert_array_equal(after, before[kept])
+    for name in resized:
+        np.testing.assert_array_equal(after[name].numpy(), before[name].numpy()[kept])
 
 
 def test_a_segmentor_whose_features_know_the_classes_is_refused(tmp_path):
-    (tmp_path / "run").mkdir()
     untrained(str(tmp_path / "run"), "ocrnet", str(tmp_path / "data"))
     with pytest.raises(UserError, match="OCRNet cannot have other classes without training"):
         change_classes(str(tmp_path / "run"), str(tmp_path / "new"), remove=["red checkered"])
@@ -337,7 +314,9 @@ def test_attributes_compose_a_class(finished, tmp_path):
 
 
 BAD = {
-    "nothing": (dict(), "nothing to do"),
+    "nothing": ({}, "nothing to do"),
+    "too many": (dict(add=[f"cat {number}=cat" for number in range(251)]),
+                 "256 classes are more than the 255"),
     "existing": (dict(add=["Cat"]), "Cat is already a class"),
     "two lines": (dict(add=["bird\nfish=bird"]), r"'bird\\nfish' is no name of a class"),
     "twice": (dict(add=["zebra", "zebra"]), "zebra is already named"),
@@ -371,31 +350,25 @@ BAD = {
 
 
 @pytest.mark.parametrize("case", BAD)
-def test_bad_requests_are_refused_and_leave_nothing(finished, tmp_path, case):
+def test_bad_requests_are_refused_and_leave_nothing(trained, tmp_path, case):
     request, message = BAD[case]
-    before = times(finished("custom").folder)
+    before = times(trained)
     with pytest.raises(UserError, match=message) as raised:
-        change_classes(finished("custom").folder, str(tmp_path / "new" / "run"), **request)
+        change_classes(trained, str(tmp_path / "new" / "run"), **request)
     assert "\n" not in str(raised.value)
     assert files(str(tmp_path)) == []
-    assert times(finished("custom").folder) == before
+    assert times(trained) == before
 
 
-def test_a_folder_that_appears_meanwhile_is_left_as_it_is(finished, tmp_path, monkeypatch):
+def test_a_folder_that_appears_meanwhile_is_left_as_it_is(trained, tmp_path, monkeypatch):
     def interfere(*args):
         (tmp_path / "run").mkdir()
         (tmp_path / "run" / "mine").write_text("mine")
 
     monkeypatch.setattr(vocabulary, "_keep_trained", interfere)
     with pytest.raises(UserError, match="was made by something else meanwhile"):
-        change_classes(finished("custom").folder, str(tmp_path / "run"), rename=["cat=kitten"])
+        change_classes(trained, str(tmp_path / "run"), rename=["cat=kitten"])
     assert files(str(tmp_path)) == ["run/mine"]
-
-
-def test_too_many_classes_are_refused(finished, tmp_path):
-    names = [f"cat {number}=cat" for number in range(251)]
-    with pytest.raises(UserError, match="256 classes are more than the 255"):
-        change_classes(finished("custom").folder, str(tmp_path / "run"), names)
 
 
 def test_a_run_whose_parts_are_gone_is_refused(finished, tmp_path):
@@ -419,30 +392,30 @@ def test_attributes_that_are_not_there_are_refused(finished, tmp_path):
         change_classes(finished("segdevise").folder, str(tmp_path / "run"), ["orange striped"])
 
 
-def test_a_folder_in_use_is_refused_and_an_empty_one_taken(finished, tmp_path):
-    run, target = finished("custom").folder, tmp_path / "new"
+def test_a_folder_in_use_is_refused_and_an_empty_one_taken(trained, tmp_path):
+    target = tmp_path / "new"
     target.mkdir()
-    change_classes(run, str(target), rename=["cat=kitten"])
+    change_classes(trained, str(target), rename=["cat=kitten"])
     before = times(str(target))
     for folder, message in ((str(target), "is there already and not empty"),
-                            (run, "is there already and not empty"),
-                            (os.path.join(run, "new"), "name a folder beside it")):
+                            (trained, "is there already and not empty"),
+                            (os.path.join(trained, "new"), "name a folder beside it")):
         with pytest.raises(UserError, match=message):
-            change_classes(run, folder, ["zebra"])
+            change_classes(trained, folder, ["zebra"])
     assert times(str(target)) == before
 
 
 @pytest.mark.parametrize("step", ["trained_layer", "_write_record", "_keep_trained"])
-def test_an_interruption_leaves_nothing(finished, tmp_path, monkeypatch, step):
+def test_an_interruption_leaves_nothing(trained, tmp_path, monkeypatch, step):
     def interrupt(*args, **kwargs):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(vocabulary, step, interrupt)
-    before = times(finished("custom").folder)
+    before = times(trained)
     with pytest.raises(KeyboardInterrupt):
-        change_classes(finished("custom").folder, str(tmp_path / "run"), ["zebra"])
+        change_classes(trained, str(tmp_path / "run"), ["zebra"])
     assert os.listdir(tmp_path) == []
-    assert times(finished("custom").folder) == before
+    assert times(trained) == before
 
 
 def test_the_tool_counts_versions_up(finished, tmp_path):
@@ -454,9 +427,8 @@ def test_the_tool_counts_versions_up(finished, tmp_path):
     assert second.classes[-1] == "okapi"
 
 
-def test_a_mistake_ends_the_tool_with_one_line(finished, tmp_path, capsys):
-    argv = ["cat", "--run", finished("custom").folder, "--device", "cpu", "--save_dir",
-            str(tmp_path / "run")]
+def test_a_mistake_ends_the_tool_with_one_line(trained, tmp_path, capsys):
+    argv = ["cat", "--run", trained, "--device", "cpu", "--save_dir", str(tmp_path / "run")]
     capsys.readouterr()
     with pytest.raises(SystemExit) as end:
         cli.run(lambda: add_class.main(argv))
@@ -466,21 +438,21 @@ def test_a_mistake_ends_the_tool_with_one_line(finished, tmp_path, capsys):
     assert os.listdir(tmp_path) == []
 
 
-def test_progress_is_told(finished, tmp_path):
+def test_progress_is_told(trained, tmp_path):
     told = []
-    change_classes(finished("custom").folder, str(tmp_path / "run"), ["zebra"],
+    change_classes(trained, str(tmp_path / "run"), ["zebra"],
                    on_progress=lambda text, share: told.append((text, share)))
     shares = [share for _, share in told]
     assert shares == sorted(shares) and shares[0] == 0 and shares[-1] == 1
     assert {"generating features of zebra", "training the layer"} <= {text for text, _ in told}
 
 
-def test_a_seed_of_ones_own(finished, zebra, tmp_path):
-    change_classes(finished("custom").folder, str(tmp_path / "one"), ["zebra"], seed=7)
-    change_classes(finished("custom").folder, str(tmp_path / "two"), ["zebra"], seed=8)
+def test_a_seed_of_ones_own(trained, tmp_path):
+    for name, seed in (("one", 7), ("two", 8)):
+        change_classes(trained, str(tmp_path / name), ["zebra"], seed=seed)
     one, two = state_of(tmp_path / "one"), state_of(tmp_path / "two")
     assert not np.array_equal(one[last_layer(one, 6)], two[last_layer(two, 6)])
-    assert read(tmp_path / "one", "config.yml")["classifier"]["seed"] == 7
+    assert load_yaml(str(tmp_path / "one" / "config.yml"))["classifier"]["seed"] == 7
 
 
 def test_a_renumbered_bank():
@@ -500,12 +472,12 @@ def test_labels_count_as_the_classes_of_their_names(tmp_path, mode, policy):
             f"zero_shot.label_names={tmp_path}/data/custom/classes.txt",
             f"zero_shot.policy={policy}", "train_dataset.num_classes=4",
             "val_dataset.num_classes=4", "train_dataset.transforms=[{'type': 'Normalize'}]"]
-    builder = ZeroShotBuilder(ZeroShotConfig(recipe.config, [*recipe.opts, *opts]))
+    builder = recipe.builder(*opts)
     dataset = builder.train_dataset if mode == "train" else builder.val_dataset
     table = {0: 1, 1: 255, 2: 0, 3: 255 if mode == "train" else 3, 4: 255, 255: 255}
     counts = np.zeros(4, int)
     for index, (_, path) in enumerate(dataset.file_list):
-        raw = np.asarray(Image.open(path))
+        raw = read_label(path)
         assert policy == "ignore" or mode == "val" or not (raw == 3).any()
         expected = np.vectorize(table.get)(raw)
         np.testing.assert_array_equal(np.squeeze(dataset[index]["label"]), expected)
@@ -522,7 +494,7 @@ def test_a_label_beyond_the_names_is_refused(tmp_path):
     opts = [f"zero_shot.class_names={names + ['car', 'zebra']}", "zero_shot.unseen=cow",
             f"zero_shot.label_names={names}", "train_dataset.num_classes=6",
             "val_dataset.num_classes=6"]
-    builder = ZeroShotBuilder(ZeroShotConfig(recipe.config, [*recipe.opts, *opts]))
+    builder = recipe.builder(*opts)
     with pytest.raises(UserError, match="holds 4, but with 4 classes"):
         for index in range(len(builder.val_dataset)):
             builder.val_dataset[index]

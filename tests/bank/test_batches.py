@@ -4,7 +4,6 @@ import numpy as np
 import paddle
 import pytest
 
-import paddle_csrl  # noqa: F401  (first: it orders the imports of cv2 and paddle)
 from paddle_csrl.bank.batches import ClassifierBatches, GeneratorBatches
 from paddle_csrl.bank.feature_bank import FeatureBank
 
@@ -62,15 +61,12 @@ def test_a_class_without_samples_has_none_valid():
     assert item["img"].shape == (2, 4, 2)
 
 
-def _generator(seed):
-    return GeneratorBatches(make_bank(), SEEN, 4, 10, seed)
+MAKERS = pytest.mark.parametrize("make", [
+    lambda seed: GeneratorBatches(make_bank(), SEEN, 4, 10, seed),
+    lambda seed: make_batches(seed=seed)], ids=["generator", "classifier"])
 
 
-def _classifier(seed):
-    return make_batches(seed=seed)
-
-
-@pytest.mark.parametrize("make", [_generator, _classifier])
+@MAKERS
 def test_items_depend_on_seed_and_index_alone(make):
     first, second, other = make(0), make(0), make(1)
     later = [first[i]["img"] for i in (7, 2)]
@@ -80,7 +76,7 @@ def test_items_depend_on_seed_and_index_alone(make):
     assert not np.array_equal(other[7]["img"], later[0])
 
 
-@pytest.mark.parametrize("make", [_generator, _classifier])
+@MAKERS
 def test_length_is_the_number_of_items_a_loader_yields(make):
     batches = make(0)
     loader = paddle.io.DataLoader(batches, batch_size=1, shuffle=False, num_workers=0)

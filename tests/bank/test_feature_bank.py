@@ -1,5 +1,6 @@
 """The feature bank: uniform bounded sampling, scale, draws and the file it lives in."""
 
+import io
 import os
 import pickle
 import tracemalloc
@@ -7,7 +8,6 @@ import tracemalloc
 import numpy as np
 import pytest
 
-import paddle_csrl  # noqa: F401  (first: it orders the imports of cv2 and paddle)
 from paddle_csrl.bank.feature_bank import BottomKSampler, FeatureBank, Scale
 from paddle_csrl.errors import UserError
 
@@ -245,49 +245,40 @@ def test_the_same_bank_gives_the_same_bytes(tmp_path):
     assert (tmp_path / "a.npz").read_bytes() == (tmp_path / "b.npz").read_bytes()
 
 
-def _write_npy(path):
-    with open(path, "wb") as file:
-        np.save(file, np.zeros(3))
+def arrays(features=(4, 2), counts=(4,), pixel_counts=(4,)):
+    return {"features": np.zeros(features, np.float32), "counts": np.array(counts),
+            "pixel_counts": np.array(pixel_counts)}
 
 
-def _write_pickle(path):
-    with open(path, "wb") as file:
-        pickle.dump({"features": 1}, file)
+_npy = io.BytesIO()
+np.save(_npy, np.zeros(3))
 
-
-def _write_objects(path):
-    np.savez(path, features=np.array([{}]), counts=np.ones(1, int), pixel_counts=np.ones(1, int))
-
-
+#: Content of a file: bytes, or arrays by name.
 BROKEN_FILES = {
-    "empty": lambda path: open(path, "wb").close(),
-    "text": lambda path: open(path, "w").write("not a bank"),
-    "npy": _write_npy,
-    "pickle": _write_pickle,
-    "objects": _write_objects,
-    "other keys": lambda path: np.savez(path, weights=np.zeros(3)),
-    "missing key": lambda path: np.savez(path, features=np.zeros((2, 3)), counts=np.array([2])),
-    "flat features": lambda path: np.savez(path, features=np.zeros(3), counts=np.array([3]),
-                                           pixel_counts=np.array([3])),
-    "too few counted": lambda path: np.savez(path, features=np.zeros((4, 2), np.float32),
-                                             counts=np.array([3]), pixel_counts=np.array([3])),
-    "negative count": lambda path: np.savez(path, features=np.zeros((4, 2), np.float32),
-                                            counts=np.array([5, -1]),
-                                            pixel_counts=np.array([5, 1])),
-    "unequal counts": lambda path: np.savez(path, features=np.zeros((4, 2), np.float32),
-                                            counts=np.array([4]), pixel_counts=np.array([4, 1])),
-    "fractional counts": lambda path: np.savez(path, features=np.zeros((4, 2), np.float32),
-                                               counts=np.array([4.0]),
-                                               pixel_counts=np.array([4])),
-    "no features": lambda path: np.savez(path, features=np.zeros((0, 2), np.float32),
-                                         counts=np.zeros(3, int), pixel_counts=np.zeros(3, int)),
+    "empty": b"",
+    "text": b"not a bank",
+    "npy": _npy.getvalue(),
+    "pickle": pickle.dumps({"features": 1}),
+    "objects": {**arrays((1, 2), (1,), (1,)), "features": np.array([{}])},
+    "other keys": {"weights": np.zeros(3)},
+    "missing key": {"features": np.zeros((2, 3)), "counts": np.array([2])},
+    "flat features": arrays(3, (3,), (3,)),
+    "too few counted": arrays(counts=(3,), pixel_counts=(3,)),
+    "negative count": arrays(counts=(5, -1), pixel_counts=(5, 1)),
+    "unequal counts": arrays(pixel_counts=(4, 1)),
+    "fractional counts": arrays(counts=(4.0,)),
+    "no features": arrays((0, 2), (0, 0, 0), (0, 0, 0)),
 }
 
 
 @pytest.mark.parametrize("kind", BROKEN_FILES)
 def test_a_broken_file_is_refused_by_name(tmp_path, kind):
     path = str(tmp_path / "bank.npz")
-    BROKEN_FILES[kind](path)
+    content = BROKEN_FILES[kind]
+    if isinstance(content, bytes):
+        (tmp_path / "bank.npz").write_bytes(content)
+    else:
+        np.savez(path, **content)
     with pytest.raises(UserError, match="bank.npz") as caught:
         FeatureBank.load(path)
     assert "--stage features" in str(caught.value) and "\n" not in str(caught.value)
@@ -301,22 +292,18 @@ def test_features_that_are_not_finite_are_refused(tmp_path):
         FeatureBank.load(str(tmp_path / "bank.npz"))
 
 
-@pytest.mark.parametrize("kept", [0.2, 0.9, 0.999])
-def test_a_torn_file_is_refused(tmp_path, kept):
-    path = tmp_path / "bank.npz"
-    make_bank(dim=64, counts=(50, 0, 20, 3)).save(str(path))
-    whole = path.read_bytes()
-    path.write_bytes(whole[:int(kept * len(whole))])
-    with pytest.raises(UserError, match="bank.npz is not a whole feature bank"):
-        FeatureBank.load(str(path))
+def flipped(content):
+    middle = len(content) // 3
+    return content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1:]
 
 
-def test_a_flipped_byte_is_noticed(tmp_path):
+@pytest.mark.parametrize("change", [
+    *(lambda content, kept=kept: content[:int(kept * len(content))] for kept in (0.2, 0.9, 0.999)),
+    flipped])
+def test_a_torn_or_flipped_file_is_refused(tmp_path, change):
     path = tmp_path / "bank.npz"
     make_bank(dim=64, counts=(50, 0, 20, 3)).save(str(path))
-    content = bytearray(path.read_bytes())
-    content[len(content) // 3] ^= 1
-    path.write_bytes(content)
+    path.write_bytes(change(path.read_bytes()))
     with pytest.raises(UserError, match="bank.npz is not a whole feature bank"):
         FeatureBank.load(str(path))
 

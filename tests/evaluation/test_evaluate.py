@@ -8,7 +8,6 @@ from paddleseg.datasets import Dataset
 from paddleseg.models import DeepLabV3P
 from paddleseg.transforms import Normalize, Padding, Resize
 
-import paddle_csrl  # noqa: F401  (first: it orders the imports of cv2 and paddle)
 from helpers.fabricated import make_dataset
 from paddle_csrl.evaluation import evaluate as module
 from paddle_csrl.evaluation.evaluate import evaluate, shard

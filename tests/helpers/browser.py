@@ -9,7 +9,6 @@ import sys
 
 import pytest
 
-import paddle_csrl  # noqa: F401  before paddle: see paddle_csrl.compat.check_zlib
 from helpers.tiny_runs import ROOT
 from paddle_csrl.cli import train
 

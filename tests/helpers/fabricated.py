@@ -89,6 +89,12 @@ def draw_sample(classes: Sequence[int], num_classes: int, size: tuple[int, int],
     return np.clip(image, 0, 255).astype(np.uint8), label
 
 
+def pairs(root: str, split: str) -> list[list[str]]:
+    """Image and label path of every sample of a split of ``make_dataset``."""
+    with open(os.path.join(root, f"{split}.txt"), encoding="utf-8") as file:
+        return [[os.path.join(root, name) for name in line.split()] for line in file]
+
+
 def damage(path: str | os.PathLike, content: bytes | None = None) -> None:
     """Cut a file short, or write another ``content``."""
     with open(path, "r+b") as file:
@@ -96,6 +102,11 @@ def damage(path: str | os.PathLike, content: bytes | None = None) -> None:
         file.seek(0)
         file.truncate()
         file.write(whole[:int(len(whole) * 0.6)] if content is None else content)
+
+
+def read_label(path: str | os.PathLike) -> np.ndarray:
+    with Image.open(path) as image:
+        return np.array(image)
 
 
 def write_label(path: str, label: np.ndarray, palette: bool = True) -> None:

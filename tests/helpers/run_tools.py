@@ -12,7 +12,6 @@ import sys
 import time
 from types import SimpleNamespace
 
-import paddle_csrl  # noqa: F401  before paddle
 from paddle_csrl.cli import predict, train, val
 from paddle_csrl.models import structural_generator
 

@@ -1,14 +1,21 @@
 """Runs of the whole pipeline that take seconds: tiny data, a tiny segmentor, a few iterations."""
 
+import glob
 import hashlib
 import os
 import shutil
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
+
+import numpy as np
+import paddle
+from visualdl import LogReader
 
 from helpers.fabricated import make_context, make_dataset, make_voc
 from paddle_csrl.builder import ZeroShotBuilder
 from paddle_csrl.cli import train, val
 from paddle_csrl.config import ZeroShotConfig
+from paddle_csrl.run import Run
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 STAGES = ("segmentor", "features", "generator", "classifier")
@@ -42,6 +49,12 @@ class Recipe(NamedTuple):
         opts = (*self.opts, *opts)
         return [*line, "--opts", *opts] if opts else line
 
+    def load(self, *opts: str, **overrides: Any) -> ZeroShotConfig:
+        return ZeroShotConfig(self.config, [*self.opts, *opts], overrides)
+
+    def builder(self, *opts: str) -> ZeroShotBuilder:
+        return ZeroShotBuilder(self.load(*opts))
+
 
 class Finished(NamedTuple):
     """A finished run: its recipe, folder and the content of ``metrics.json``."""
@@ -53,6 +66,10 @@ class Finished(NamedTuple):
     def path(self, *names: str) -> str:
         return os.path.join(self.folder, *names)
 
+    def weights(self, *folder: str) -> dict[str, np.ndarray]:
+        """``model.pdparams`` of the run, or of a folder within it."""
+        return weights(self.path(*folder, "model.pdparams"))
+
     def copy(self, folder: Any) -> "Finished":
         """The same run in a folder of its own, to be changed; times are kept."""
         shutil.copytree(self.folder, str(folder))
@@ -62,13 +79,32 @@ class Finished(NamedTuple):
         """Run the command line once more on this folder."""
         return train.main(self.recipe.argv(*opts, save_dir=self.folder, **flags))
 
+    def redo(self, *opts: str, **flags: Any) -> set[str]:
+        """Run it once more; folders, and files outside of them, that this changes."""
+        before = times(self.folder)
+        self.again(*opts, **flags)
+        after = times(self.folder)
+        return {name.split(os.sep)[0] for name in before | after
+                if before.get(name) != after.get(name)}
+
+    def moved(self, folder: Any) -> Recipe:
+        """The recipe on a copy of the data beside the run; no cache fits it."""
+        source = os.path.dirname(self.folder)
+        shutil.copytree(os.path.join(source, "data"), os.path.join(folder, "data"))
+        return self.recipe._replace(opts=tuple(
+            item.replace(source, str(folder)) for item in self.recipe.opts))
+
     def val(self, *opts: str, **flags: Any) -> dict[str, Any]:
         flags.setdefault("model_path", self.path("model.pdparams"))
         return val.main(self.recipe.argv(*opts, **flags))
 
     def builder(self, *opts: str) -> ZeroShotBuilder:
         """A builder of the run's config, with an untrained segmentor."""
-        return ZeroShotBuilder(ZeroShotConfig(self.recipe.config, [*self.recipe.opts, *opts]))
+        return self.recipe.builder(*opts)
+
+    def open(self, *opts: str) -> Run:
+        """The run under its recipe and more ``opts``."""
+        return Run(self.recipe.load(*opts, save_dir=self.folder))
 
 
 def run_all(recipe: Recipe, folder: Any, *opts: str, **flags: Any) -> Finished:
@@ -137,6 +173,44 @@ def files(folder: str) -> list[str]:
 def times(folder: str) -> dict[str, int]:
     """Modification time of every file below ``folder``, in ns."""
     return {name: os.stat(os.path.join(folder, name)).st_mtime_ns for name in files(folder)}
+
+
+def weights(path: str) -> dict[str, np.ndarray]:
+    return {name: np.asarray(value) for name, value in paddle.load(str(path)).items()}
+
+
+def differing(first: dict[str, np.ndarray], second: dict[str, np.ndarray]) -> list[str]:
+    """Names of the arrays that are not the same bit for bit; both must have the same names."""
+    assert list(first) == list(second)
+    return [name for name in first if first[name].tobytes() != second[name].tobytes()]
+
+
+def predictions(builder: ZeroShotBuilder, path: Any,
+                predict: Callable = lambda model, image: model(image)[0]) -> list[np.ndarray]:
+    """Class ids that the weights at ``path`` give for every validation image."""
+    model = builder.new_segmentor()
+    model.set_state_dict(paddle.load(str(path)))
+    model.eval()
+    with paddle.no_grad():
+        return [predict(model, paddle.to_tensor(data["img"][None])).numpy()[0].argmax(0)
+                for data in builder.val_dataset]
+
+
+def recorded(folder: str, kind: str = "scalar") -> dict[str, dict[int, Any]]:
+    """Values, or records of another kind, of the only VisualDL log in a folder: by tag and step."""
+    path, = glob.glob(os.path.join(folder, "vdlrecords*"))
+    reader = LogReader(file_path=path)
+    return {tag: {item.id: item.value if kind == "scalar" else item
+                  for item in reader.get_data(kind, tag)}
+            for tag in reader.get_tags().get(kind, [])}
+
+
+def cells(features: np.ndarray, label: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
+    """Of every cell of features [D, h, w]: the label [H, W] under its middle, and the vector."""
+    for row, column in np.ndindex(*features.shape[1:]):
+        y = int((row + 0.5) * label.shape[0] / features.shape[1])
+        x = int((column + 0.5) * label.shape[1] / features.shape[2])
+        yield int(label[y, x]), features[:, row, column]
 
 
 def digest(path: str) -> str:

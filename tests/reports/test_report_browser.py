@@ -7,8 +7,6 @@ import cv2
 import pytest
 from playwright.sync_api import expect
 
-import paddle_csrl  # noqa: F401  before paddle: see paddle_csrl.compat.check_zlib
-
 pytestmark = pytest.mark.browser
 
 

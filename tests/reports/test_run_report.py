@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from paddleseg.utils import logger
 
-import paddle_csrl  # noqa: F401  before paddle: see paddle_csrl.compat.check_zlib
+from helpers.browser import CHROMIUM
 from paddle_csrl.cli import visualize
 from paddle_csrl.core import train as pipeline
 from paddle_csrl.errors import UserError
@@ -23,9 +23,6 @@ from paddle_csrl.utils.visualdl import StageLogWriter, read_scalars
 from paddle_csrl.visualize.curves import MAX_POINTS, curve_plot, thinned
 
 _VOID = ("meta", "img", "br", "hr", "link", "input")
-_CHROMIUM = next(filter(None, map(shutil.which, (
-    "chromium", "chromium-browser", "google-chrome", "chrome"))), None)
-
 
 #: What a name may hold, and what may not reach the page as anything but text.
 HOSTILE = """<script>alert("1", '2') {{7*7}} &amp;"""
@@ -93,8 +90,7 @@ def test_training_ends_with_a_page_that_has_every_part(finished, text):
     scores = ["this run", *(f"{100 * metrics[key]:.2f}" for key in (
         "seen_miou", "unseen_miou", "miou", "hiou", "pixel_accuracy"))]
     assert scores in shown.rows
-    assert [name for name, _ in metrics["versions"].items()
-            if [name, metrics["versions"][name]] not in shown.rows] == []
+    assert all(list(item) in shown.rows for item in metrics["versions"].items())
 
 
 def test_every_class_has_its_bar_and_the_unseen_ones_are_marked(finished, text):
@@ -150,8 +146,7 @@ def test_the_page_says_how_each_stage_was_made(finished, text):
 def test_how_a_stage_was_made_does_not_decide_whether_it_is_up_to_date(finished, tmp_path):
     run = finished("shapes").copy(tmp_path / "run")
     path = run.path("generator", "stage.json")
-    record = read_json(path)
-    write_json(path, {**record, "made": {"command": "another", "seconds": 1.0}})
+    write_json(path, {**read_json(path), "made": {"command": "another", "seconds": 1.0}})
     assert Run.open(run.folder).changes("generator") == []
 
 
@@ -246,8 +241,8 @@ def test_heat_maps_drawn_since_are_on_the_page(copied):
 def test_the_tool_makes_the_page_anew_without_the_data(copied, monkeypatch, tmp_path):
     monkeypatch.setattr(Run, "__init__", lambda *args: pytest.fail("the data were looked at"))
     os.remove(copied.path("report.html"))
-    assert visualize.main(["report", "--run", copied.folder])["paths"] == [
-        copied.path("report.html")]
+    page = visualize.main(["report", "--run", copied.folder])["paths"]
+    assert page == [copied.path("report.html")]
     assert Page(read(copied.path("report.html"))).images
     other = str(tmp_path / "pages")
     paths = visualize.main(["report", "--run", copied.folder, "--save_dir", other])["paths"]
@@ -259,17 +254,15 @@ def test_a_folder_without_scores_is_refused(tmp_path):
         visualize.main(["report", "--run", str(tmp_path)])
 
 
-@pytest.mark.parametrize("content", [{"classes": 3, "images": 1}, {"classes": [{"name": "cat"}],
-                                                                   "images": 1}])
-def test_scores_of_another_form_are_refused(copied, content):
-    write_json(copied.path("metrics.json"), content)
+@pytest.mark.parametrize("classes", [3, [{"name": "cat"}]])
+def test_scores_of_another_form_are_refused(copied, classes):
+    write_json(copied.path("metrics.json"), {"classes": classes, "images": 1})
     with pytest.raises(UserError, match="has no whole metrics.json"):
         write_page(copied.folder)
 
 
 def test_a_torn_picture_is_named(copied):
-    with open(copied.path("generator", "relations.png"), "r+b") as file:
-        file.truncate(20)
+    os.truncate(copied.path("generator", "relations.png"), 20)
     before = read(copied.path("report.html"))
     with pytest.raises(UserError, match=r"generator/relations\.png is no whole picture"):
         write_page(copied.folder)
@@ -287,14 +280,14 @@ def test_a_page_that_fails_costs_one_line_and_not_the_run(copied, monkeypatch):
     assert f"visualize.py report --run {copied.folder}" in line
 
 
-@pytest.mark.skipif(_CHROMIUM is None, reason="no Chromium: the other tests read the page")
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium: the other tests read the page")
 def test_chromium_shows_the_page_offline(finished, tmp_path):
     page_url = f"file://{finished('shapes').path('report.html')}"
     shot = str(tmp_path / "page.png")
     # Its sandbox does not run as root; a proxy that is not there stands for being offline.
     flags = ["--headless", "--no-sandbox", "--disable-gpu", "--proxy-server=127.0.0.1:9",
              f"--user-data-dir={tmp_path / 'profile'}", "--window-size=1200,1600"]
-    dumped = subprocess.run([_CHROMIUM, *flags, f"--screenshot={shot}", "--dump-dom", page_url],
+    dumped = subprocess.run([CHROMIUM, *flags, f"--screenshot={shot}", "--dump-dom", page_url],
                             capture_output=True, text=True, timeout=120, check=True).stdout
     shown = Page(dumped.replace("<!DOCTYPE html>", ""))
     original = Page(read(finished("shapes").path("report.html")))

@@ -1,7 +1,5 @@
 """What is taken off the logits of seen classes: a number, or what a share of their pixels costs."""
 
-import json
-import os
 
 import numpy as np
 import paddle
@@ -14,14 +12,9 @@ from paddle_csrl.errors import UserError
 from paddle_csrl.models.pixel_classifier import PixelClassifier
 from paddle_csrl.run import Run
 from paddle_csrl.stages import calibration
-from paddle_csrl.stages.calibration import (
-    Calibration,
-    cost_calibration,
-    fold,
-    margins_of,
-    unit_direction,
-)
+from paddle_csrl.stages.calibration import Calibration, cost_calibration, fold
 from paddle_csrl.stages.classifier import ClassifierSection
+from paddle_csrl.utils import read_json
 
 
 def test_by_hand():
@@ -85,7 +78,7 @@ def test_a_layer_without_bias_gives_that_share_away_too():
     scale = bank.scale()
     bank = bank.scaled(scale)
     classifier = PixelClassifier(6, 3, scale.origin)
-    unit = unit_direction(bank, scale)
+    unit = calibration.unit_direction(bank, scale)
     value = Calibration(0.25, is_cost=True).found(classifier, bank, scale, np.array([2]), unit)
     layer = fold(classifier, scale, np.array([0, 1]), value, unit)
     logits = np.concatenate(raw) @ layer["weight"][:, :, 0, 0].T
@@ -98,35 +91,28 @@ def test_the_scale_of_the_logits_changes_the_value_but_not_the_decisions():
     classifier = PixelClassifier(5, 4)
     layer = fold(classifier, scale, np.zeros(0, np.int64), 0.0)
     doubled = {name: 2 * value for name, value in layer.items()}
-    one, two = (cost_calibration(margins_of(item, bank, scale, np.array([2])), 0.2)
-                for item in (layer, doubled))
+    one, two = (cost_calibration(margins, 0.2) for margins in (
+        calibration.margins_of(item, bank, scale, np.array([2])) for item in (layer, doubled)))
     assert two == pytest.approx(2 * one, rel=1e-5)
 
 
-@pytest.mark.parametrize("opts, message", [
-    (["classifier.calibration=much"], "`classifier.calibration: much` must be a number or auto"),
-    (["classifier.seen_cost=0"], "`classifier.seen_cost: 0` must be a number between 0 and 1"),
-    (["classifier.seen_cost=1.0"], "`classifier.seen_cost: 1.0` must be a number between 0 and 1"),
-    (["classifier.seen_cost=low"], "`classifier.seen_cost: low` must be a number between 0 and 1"),
+@pytest.mark.parametrize("name, opt, message", [
+    ("csrl_shapes", "classifier.calibration=much", "calibration: much` must be a number or auto"),
+    ("csrl_shapes", "classifier.seen_cost=0", "seen_cost: 0` must be a number between 0 and 1"),
+    ("csrl_shapes", "classifier.seen_cost=1.0", "seen_cost: 1.0` must be a number between 0 and 1"),
+    ("csrl_shapes", "classifier.seen_cost=low", "seen_cost: low` must be a number between 0 and 1"),
+    ("spnet/spnet_shapes", "classifier.calibration=auto", "calibration: auto` needs features of"),
 ])
-def test_what_is_no_calibration(opts, message):
-    with pytest.raises(UserError, match=message):
-        ZeroShotConfig(os.path.join(tiny_runs.ROOT, "configs", "csrl_shapes.yml"), opts=opts)
+def test_what_is_no_calibration(name, opt, message):
+    with pytest.raises(UserError, match=f"`classifier.{message}"):
+        ZeroShotConfig(tiny_runs.config_path(name), opts=[opt])
 
 
-def test_a_projection_takes_a_number():
-    with pytest.raises(UserError, match="`classifier.calibration: auto` needs features of seen"):
-        ZeroShotConfig(os.path.join(tiny_runs.ROOT, "configs", "spnet", "spnet_shapes.yml"),
-                       opts=["classifier.calibration=auto"])
-
-
-def test_a_run_remembers_the_calibration_it_found(tmp_path):
-    recipe = tiny_runs.shapes(str(tmp_path / "data"), str(tmp_path / "cache"))
-    run = tiny_runs.run_all(recipe, tmp_path / "run", "classifier.calibration=auto",
-                            "classifier.seen_cost=0.3")
+def test_a_run_remembers_the_calibration_it_found(finished, tmp_path):
+    run = finished("shapes").copy(tmp_path / "run")
+    run.again("classifier.calibration=auto", "classifier.seen_cost=0.3")
     found = Run.open(run.folder).calibration
-    with open(run.path("calibration.json"), encoding="utf-8") as file:
-        assert json.load(file) == {"calibration": found}
+    assert read_json(run.path("calibration.json")) == {"calibration": found}
     again = run.again("classifier.calibration=auto", "classifier.seen_cost=0.05")
     assert Run.open(run.folder).calibration < found  # a smaller cost, from the same stages
     assert again["seen_miou"] >= 0
@@ -142,7 +128,7 @@ def test_the_bank_is_gone_over_once_for_one_layer(finished, tmp_path, monkeypatc
 
 
 def test_a_lost_record_is_told(tmp_path):
-    config = ZeroShotConfig(os.path.join(tiny_runs.ROOT, "configs", "csrl_shapes.yml"),
+    config = ZeroShotConfig(tiny_runs.config_path("csrl_shapes"),
                             overrides={"save_dir": str(tmp_path)})
     with pytest.raises(UserError, match="calibration.json does not say which calibration"):
         Run(config).calibration

@@ -1,17 +1,15 @@
 """A trained segmentor in place of stage 1."""
 
-import json
 import os
 import shutil
 
 import paddle
 import pytest
 
-import paddle_csrl  # noqa: F401  (first: it orders the imports of cv2 and paddle)
 from helpers.tiny_runs import digest
 from paddle_csrl.cli import train
-from paddle_csrl.config import ZeroShotConfig
 from paddle_csrl.errors import UserError
+from paddle_csrl.utils import read_json
 
 
 @pytest.fixture
@@ -39,8 +37,7 @@ def adopt(source, folder, weights, *opts, **flags):
 
 
 def record(folder):
-    with open(os.path.join(folder, "segmentor", "stage.json"), encoding="utf-8") as file:
-        return json.load(file)
+    return read_json(os.path.join(folder, "segmentor", "stage.json"))
 
 
 def test_the_checkpoint_becomes_the_stages_result_untrained(adopted, weights):
@@ -86,7 +83,7 @@ def test_the_record_of_a_trained_segmentor_does_not_know_the_key(source):
 
 
 def test_null_means_training(source):
-    config = ZeroShotConfig(source.recipe.config, [*source.recipe.opts, "segmentor_weights=null"])
+    config = source.recipe.load("segmentor_weights=null")
     assert config.settings.segmentor_weights is None
 
 
@@ -129,4 +126,4 @@ def test_resuming_stage_1_contradicts_it(source, weights, tmp_path):
 @pytest.mark.parametrize("value", ["5", "['a.pdparams']", "True"])
 def test_it_must_be_a_path(source, value):
     with pytest.raises(UserError, match="`segmentor_weights: .*` must be a path"):
-        ZeroShotConfig(source.recipe.config, [*source.recipe.opts, f"segmentor_weights={value}"])
+        source.recipe.load(f"segmentor_weights={value}")

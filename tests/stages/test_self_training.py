@@ -1,45 +1,27 @@
 """Self-training: which images and pixels are taken, that no label is, and the stage in a run."""
 
-import json
 import os
-import shutil
 
 import numpy as np
 import paddle
 import pytest
 from PIL import Image
-from visualdl import LogReader
 
-import paddle_csrl  # noqa: F401  first: it orders the imports of cv2 and paddle
-from helpers.fabricated import write_label
-from helpers.tiny_runs import STAGES, config_path, run_all, times, zs3net
+from helpers.fabricated import read_label, write_label
+from helpers.tiny_runs import STAGES, config_path, differing, recorded, run_all, zs3net
 from paddle_csrl.bank.feature_bank import FeatureBank
-from paddle_csrl.cli import train
 from paddle_csrl.config import ZeroShotConfig
 from paddle_csrl.datasets import LabelScan, ZeroShotDataset
 from paddle_csrl.datasets.unlabelled import UnlabelledImages
 from paddle_csrl.errors import UserError
 from paddle_csrl.models.last_layer import FeatureExtractor
-from paddle_csrl.run import Run
 from paddle_csrl.stages import self_training
-from paddle_csrl.stages.self_training import (
-    PseudoLabelledBatches,
-    most_confident,
-    sample_predictions,
-)
+from paddle_csrl.stages.self_training import PseudoLabelledBatches, most_confident
+from paddle_csrl.utils import read_json
 
 ON = "self_training={'share': 0.5}"
 DROP, IGNORE = "zero_shot.policy=drop", "zero_shot.policy=ignore"
 UNSEEN = (3, 4)
-
-
-def read_label(path):
-    with Image.open(path) as image:
-        return np.array(image)
-
-
-def weights(path):
-    return {key: value.numpy().tobytes() for key, value in paddle.load(path).items()}
 
 
 # Parts.
@@ -164,17 +146,17 @@ def either(request):
     return request.getfixturevalue(request.param)
 
 
-def make_run(finished_run, *opts):
-    recipe = finished_run.recipe
-    return Run(ZeroShotConfig(recipe.config, [*recipe.opts, *opts],
-                              {"save_dir": finished_run.folder}))
+@pytest.fixture
+def run(trained, tmp_path):
+    """A copy of the run under `drop`, to be changed."""
+    return trained.copy(tmp_path / "run")
 
 
 def test_predictions_and_their_features_by_hand(either):
     """Each pixel by itself, in NumPy, from what enters the last layer."""
-    run = make_run(either)
+    run = either.open()
     model = run.builder.trained_segmentor(either.path("model.pdparams"))
-    sample = sample_predictions(run.context, model, 10**6)
+    sample = self_training.sample_predictions(run.context, model, 10**6)
     entered = []
     layer = model.head.decoder.conv
     hook = layer.register_forward_pre_hook(
@@ -203,21 +185,19 @@ def test_predictions_and_their_features_by_hand(either):
 
 
 def test_the_sample_is_bounded(trained):
-    run = make_run(trained)
+    run = trained.open()
     model = run.builder.trained_segmentor(trained.path("model.pdparams"))
-    sample = sample_predictions(run.context, model, 5)
+    sample = self_training.sample_predictions(run.context, model, 5)
     assert sample.counts.max() == 5 and sample.pixel_counts.max() > 5
 
 
-def test_without_predictions_all_is_generated_and_that_is_said(trained, tmp_path, capsys):
-    run = trained.copy(tmp_path / "run")
+def test_without_predictions_all_is_generated_and_that_is_said(run, capsys):
     run.again("classifier.calibration=-1000.0")
     assert "no pixel is predicted as cow, car, whose features" in capsys.readouterr().out
 
 
 def test_the_run_is_called_transductive(trained, finished, capsys):
-    with open(trained.path("metrics.json"), encoding="utf-8") as file:
-        assert json.load(file)["transductive"] is True
+    assert read_json(trained.path("metrics.json"))["transductive"] is True
     assert trained.val()["transductive"] is True
     assert "transductive" not in finished("zs3net").metrics
     capsys.readouterr()
@@ -230,38 +210,22 @@ def test_the_run_is_called_transductive(trained, finished, capsys):
 
 
 def test_the_layer_alone_is_new(trained):
-    first, final = (paddle.load(trained.path(*path)) for path in (
-        ["segmentor", "model.pdparams"], ["model.pdparams"]))
-    differing = [key for key in first if not np.array_equal(first[key].numpy(),
-                                                            final[key].numpy())]
-    assert sorted(differing) == ["head.decoder.conv.bias", "head.decoder.conv.weight"]
-    assert weights(trained.path("self_training", "model.pdparams")) != weights(
-        trained.path("classifier", "model.pdparams"))
+    changed = differing(trained.weights("segmentor"), trained.weights())
+    assert sorted(changed) == ["head.decoder.conv.bias", "head.decoder.conv.weight"]
+    assert differing(trained.weights("self_training"), trained.weights("classifier"))
 
 
 def test_the_stages_before_are_those_of_a_run_without(finished, tmp_path):
     run = finished("zs3net").copy(tmp_path / "run")
-    before = times(run.folder)
-    run = run._replace(metrics=run.again(ON))
-    after = times(run.folder)
-    assert {name.split(os.sep)[0] for name in after if after[name] != before.get(name)} >= {
-        "self_training", "model.pdparams"}
-    assert all(before[name] == after[name] for name in before if name.split(os.sep)[0] in STAGES)
-    [log] = [name for name in os.listdir(run.path("self_training")) if "vdlrecords" in name]
-    scores = LogReader(file_path=run.path("self_training", log)).get_data("scalar",
-                                                                          "Evaluate/hiou")
-    assert scores[-1].id == 4
-    assert scores[-1].value == pytest.approx(run.metrics["hiou"], abs=1e-6)
+    changed = run.redo(ON)
+    assert changed >= {"self_training", "model.pdparams"} and not changed & set(STAGES)
+    *_, last = recorded(run.path("self_training"))["Evaluate/hiou"].items()
+    assert last == (4, pytest.approx(read_json(run.path("metrics.json"))["hiou"], abs=1e-6))
 
 
-def test_a_second_run_does_nothing(trained, tmp_path, capsys):
-    run = trained.copy(tmp_path / "run")
-    before = times(run.folder)
-    run.again()
-    after = times(run.folder)
+def test_a_second_run_does_nothing(run, capsys):
+    assert not run.redo() & {"model.pdparams", "self_training"}
     assert "[self_training] up to date" in capsys.readouterr().out
-    assert before["model.pdparams"] == after["model.pdparams"]
-    assert before["self_training/model.pdparams"] == after["self_training/model.pdparams"]
 
 
 @pytest.mark.parametrize("opt, redone", [
@@ -272,31 +236,26 @@ def test_a_second_run_does_nothing(trained, tmp_path, capsys):
     ("self_training.log_iters=2", set()),
     ("classifier.iters=3", {"classifier", "self_training"}),
 ])
-def test_changes_run_again_what_depends_on_them(trained, tmp_path, opt, redone):
-    run = trained.copy(tmp_path / "run")
-    before = {stage: weights(run.path(stage, "model.pdparams"))
-              for stage in ("classifier", "self_training")}
+def test_changes_run_again_what_depends_on_them(trained, run, opt, redone):
     run.again(opt)
-    assert {stage for stage in before
-            if weights(run.path(stage, "model.pdparams")) != before[stage]} == redone
+    assert {stage for stage in ("classifier", "self_training")
+            if differing(trained.weights(stage), run.weights(stage))} == redone
 
 
 def test_the_final_model_follows_the_section(finished, tmp_path):
     """On, off and on again: the final model is never that of another config."""
     run = finished("zs3net").copy(tmp_path / "run")
-    found = []
+    plain, found = run.weights(), []
     for opts in ([ON], [], [], [ON], ["self_training=null"]):
-        metrics = run.again(*opts)
-        found.append(weights(run.path("model.pdparams")))
-        assert metrics.get("transductive", False) is (opts == [ON])
-    plain = weights(finished("zs3net").path("model.pdparams"))
-    assert found[1:3] == [plain, plain] == found[4:] * 2
-    assert found[0] == found[3] != plain
+        assert run.again(*opts).get("transductive", False) is (opts == [ON])
+        found.append(run.weights())
+    assert [bool(differing(plain, weights)) for weights in found] == [True, False, False, True,
+                                                                      False]
+    assert not differing(found[0], found[3])
 
 
-def test_every_image_goes_through_the_backbone_once_a_round(trained, tmp_path, monkeypatch):
-    run, calls = trained.copy(tmp_path / "run"), []
-    call = FeatureExtractor.__call__
+def test_every_image_goes_through_the_backbone_once_a_round(run, monkeypatch):
+    calls, call = [], FeatureExtractor.__call__
 
     def counted(self, images):
         calls.append(images.shape[0])
@@ -304,12 +263,11 @@ def test_every_image_goes_through_the_backbone_once_a_round(trained, tmp_path, m
 
     monkeypatch.setattr(FeatureExtractor, "__call__", counted)
     run.again("self_training.rounds=2")
-    assert calls == [1] * 2 * len(trained.builder().unlabelled_dataset)
+    assert calls == [1] * 2 * len(run.builder().unlabelled_dataset)
 
 
-def test_a_round_labels_with_the_layer_of_the_round_before(trained, tmp_path, monkeypatch):
-    run, layers = trained.copy(tmp_path / "run"), []
-    sample = self_training.sample_predictions
+def test_a_round_labels_with_the_layer_of_the_round_before(trained, run, monkeypatch):
+    layers, sample = [], self_training.sample_predictions
 
     def recorded(context, segmentor, bound):
         layers.append(segmentor.head.decoder.conv.weight.numpy())
@@ -317,7 +275,7 @@ def test_a_round_labels_with_the_layer_of_the_round_before(trained, tmp_path, mo
 
     monkeypatch.setattr(self_training, "sample_predictions", recorded)
     run.again("self_training.rounds=2")
-    once = paddle.load(trained.path("model.pdparams"))["head.decoder.conv.weight"].numpy()
+    once = trained.weights()["head.decoder.conv.weight"]
     assert len(layers) == 2 and not np.array_equal(layers[0], once)
     assert np.array_equal(layers[1], once)
 
@@ -337,13 +295,10 @@ def other_labels(label, policy, rng):
 
 def changed_copy(trained, folder, change):
     """The same run on a copy of its data of which every training pair went through ``change``."""
-    source = os.path.dirname(trained.folder)
-    shutil.copytree(os.path.join(source, "data"), os.path.join(folder, "data"))
-    recipe = trained.recipe._replace(opts=tuple(
-        item.replace(source, str(folder)) for item in trained.recipe.opts))
-    for image, label in trained._replace(recipe=recipe).builder().train_dataset.dataset.file_list:
+    recipe = trained.moved(folder)
+    for image, label in recipe.builder().train_dataset.dataset.file_list:
         change(image, label)
-    return run_all(recipe, os.path.join(folder, "run"))
+    return run_all(recipe, folder / "run")
 
 
 def policy_of(run):
@@ -362,13 +317,11 @@ def test_labels_of_unlabelled_images_change_no_bit(either, tmp_path):
     second = changed_copy(either, tmp_path, relabel)
     assert sum(number) > 3
     for name in ("segmentor", "generator", "classifier", "self_training", ""):
-        assert weights(either.path(name, "model.pdparams")) == weights(
-            second.path(name, "model.pdparams")), name
+        assert not differing(either.weights(name), second.weights(name)), name
 
 
-def test_label_files_of_unlabelled_images_are_not_opened(trained, tmp_path):
+def test_label_files_of_unlabelled_images_are_not_opened(run, monkeypatch):
     """The scan, which the policy needs, is the only one to have read them."""
-    run = trained.copy(tmp_path / "run")
     dataset, opened = run.builder().train_dataset, []
     labels = {label for image, label in dataset.dataset.file_list
               if image in set(dataset.unlabelled_images)}
@@ -378,9 +331,8 @@ def test_label_files_of_unlabelled_images_are_not_opened(trained, tmp_path):
         opened.append(path)
         return original(path, *args, **kwargs)
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Image, "open", watched)
-        run.again("self_training.seed=1")
+    monkeypatch.setattr(Image, "open", watched)
+    run.again("self_training.seed=1")
     assert labels and not labels & set(map(str, opened))
 
 
@@ -394,8 +346,7 @@ def test_pixels_of_unlabelled_images_do_matter(trained, tmp_path):
 
     second = changed_copy(trained, tmp_path, repaint)
     same = [stage for stage in ("segmentor", "generator", "classifier", "self_training")
-            if weights(trained.path(stage, "model.pdparams"))
-            == weights(second.path(stage, "model.pdparams"))]
+            if not differing(trained.weights(stage), second.weights(stage))]
     assert same == ["segmentor", "generator", "classifier"]
 
 
@@ -412,15 +363,14 @@ def test_pixels_of_unlabelled_images_do_matter(trained, tmp_path):
     ("self_training=yes", "`self_training` must hold `key: value` pairs"),
 ])
 def test_a_bad_section_is_refused(finished, opt, match):
-    recipe = finished("zs3net").recipe
     with pytest.raises(UserError, match=match):
-        ZeroShotConfig(recipe.config, [*recipe.opts, opt])
+        finished("zs3net").recipe.load(opt)
 
 
 def test_the_stage_needs_its_section(finished, tmp_path):
+    run = finished("zs3net")._replace(folder=str(tmp_path))
     with pytest.raises(UserError, match="--stage self_training: .*custom.yml has no `self_"):
-        train.main(finished("zs3net").recipe.argv(save_dir=tmp_path, stage="self_training",
-                                                  save_interval=3))  # which does not add one
+        run.again(stage="self_training", save_interval=3)  # which does not add one
     assert not os.listdir(tmp_path)
 
 
@@ -444,8 +394,8 @@ def test_the_stage_alone(finished, tmp_path):
 
 
 def test_without_the_section_a_run_has_the_stages_and_inputs_it_had(finished):
-    run = make_run(finished("zs3net"))
+    run = finished("zs3net").open()
     assert run.stages == STAGES
     assert sorted(run.inputs("classifier")) == ["bank", "classifier", "embeddings", "generator",
                                                 "seed", "segmentor", "unseen"]
-    assert make_run(finished("zs3net"), ON).inputs("classifier") == run.inputs("classifier")
+    assert finished("zs3net").open(ON).inputs("classifier") == run.inputs("classifier")

@@ -6,14 +6,7 @@ from PIL import Image
 
 from paddle_csrl import visualize
 from paddle_csrl.errors import UserError
-from paddle_csrl.visualize import (
-    overlay,
-    palette,
-    prediction_panel,
-    relation_heatmap,
-    relation_panel,
-    save_png,
-)
+from paddle_csrl.visualize import overlay, palette, prediction_panel, relation_heatmap
 
 NAMES = ["background", "red striped", "blue dotted", "green plain"]
 LOW, MIDDLE, HIGH = (5, 48, 97), (247, 247, 247), (103, 0, 31)
@@ -68,15 +61,12 @@ def test_colours_repeat_beyond_256():
     np.testing.assert_array_equal(palette(300)[256:], palette(44))
 
 
-@pytest.mark.parametrize("number", [0, 65537])
-def test_palette_of_no_size(number):
-    with pytest.raises(UserError, match=f"1 to 65536 colours, not {number}"):
-        palette(number)
-
-
-def test_palette_of_unknown_name():
-    with pytest.raises(UserError, match="no palette `ade`"):
-        palette(3, "ade")
+@pytest.mark.parametrize("number, name, match", [
+    (0, None, "1 to 65536 colours, not 0"), (65537, None, "1 to 65536 colours, not 65537"),
+    (3, "ade", "no palette `ade`")])
+def test_palettes_that_there_are_not(number, name, match):
+    with pytest.raises(UserError, match=match):
+        palette(number, name)
 
 
 # --- overlay -------------------------------------------------------------------------------
@@ -93,14 +83,12 @@ def test_overlay_mixes_and_keeps_ignored_pixels():
     assert (image == 100).all() and mixed.dtype == np.uint8
 
 
-def test_overlay_refuses_a_label_of_another_size():
-    with pytest.raises(UserError, match=r"label is int64 \[2, 3\].*whole numbers \[2, 2\]"):
-        overlay(np.zeros((2, 2, 3), np.uint8), np.zeros((2, 3), np.int64), palette(2))
-
-
-def test_overlay_refuses_unknown_ids():
-    with pytest.raises(UserError, match="label has the id 2; classes are 0 to 1"):
-        overlay(np.zeros((1, 2, 3), np.uint8), np.array([[0, 2]]), palette(2))
+@pytest.mark.parametrize("label, match", [
+    (np.zeros((2, 3), np.int64), r"label is int64 \[2, 3\].*whole numbers \[1, 2\]"),
+    (np.array([[0, 2]]), "label has the id 2; classes are 0 to 1")])
+def test_overlay_refuses_labels_that_do_not_fit(label, match):
+    with pytest.raises(UserError, match=match):
+        overlay(np.zeros((1, 2, 3), np.uint8), label, palette(2))
 
 
 # --- prediction panel ----------------------------------------------------------------------
@@ -178,22 +166,14 @@ def test_panel_leaves_its_inputs_alone(scene):
         np.testing.assert_array_equal(array, copy)
 
 
-def test_panel_refuses_a_float_image(scene):
+@pytest.mark.parametrize("image_by, prediction_by, names, match", [
+    (1 / 255, 1, NAMES, "image must be uint8"),
+    (1, 0.5, NAMES, "Prediction is float64"),
+    (1, 1, NAMES[:2], "Ground truth has the id 2; classes are 0 to 1")])
+def test_panel_refuses_what_does_not_fit(scene, image_by, prediction_by, names, match):
     image, truth, prediction = scene
-    with pytest.raises(UserError, match="image must be uint8"):
-        prediction_panel(image / 255, truth, prediction, NAMES)
-
-
-def test_panel_refuses_scores_for_a_prediction(scene):
-    image, truth, prediction = scene
-    with pytest.raises(UserError, match="Prediction is float64"):
-        prediction_panel(image, truth, prediction * 0.5, NAMES)
-
-
-def test_panel_refuses_ids_without_a_name(scene):
-    image, truth, prediction = scene
-    with pytest.raises(UserError, match="Ground truth has the id 2; classes are 0 to 1"):
-        prediction_panel(image, truth, prediction, NAMES[:2])
+    with pytest.raises(UserError, match=match):
+        prediction_panel(image * image_by, truth, prediction * prediction_by, names)
 
 
 # --- relations -----------------------------------------------------------------------------
@@ -260,19 +240,13 @@ def test_heatmap_of_many_classes():
     assert 81 * 18 < picture.shape[0] < 81 * 18 + 200
 
 
-def test_heatmap_refuses_names_that_do_not_fit():
-    with pytest.raises(UserError, match=r"relations are \[2, 2\] for 2 row and 3 column names"):
-        relation_heatmap(np.eye(2), ["a", "b"], ["c", "d", "e"])
-
-
-def test_heatmap_refuses_an_empty_matrix():
-    with pytest.raises(UserError, match="at least one"):
-        relation_heatmap(np.zeros((0, 2)), [], ["a", "b"])
-
-
-def test_heatmap_refuses_an_empty_range():
-    with pytest.raises(UserError, match="`vmin: 1` must be less than `vmax: 1`"):
-        relation_heatmap(np.eye(2), ["a", "b"], ["c", "d"], vmin=1, vmax=1)
+@pytest.mark.parametrize("matrix, rows, columns, limits, match", [
+    (np.eye(2), "ab", "cde", {}, r"relations are \[2, 2\] for 2 row and 3 column names"),
+    (np.zeros((0, 2)), "", "ab", {}, "at least one"),
+    (np.eye(2), "ab", "cd", {"vmin": 1, "vmax": 1}, "`vmin: 1` must be less than `vmax: 1`")])
+def test_heatmap_refuses_what_does_not_fit(matrix, rows, columns, limits, match):
+    with pytest.raises(UserError, match=match):
+        relation_heatmap(matrix, list(rows), list(columns), **limits)
 
 
 @pytest.mark.parametrize("columns, axis", [(4, 1), (5, 0)])
@@ -281,7 +255,7 @@ def test_relation_panel_goes_beside_or_below(columns, axis):
     names = ["a", "b"], ["c"] * columns
     low, high = np.full((2, columns), -1.0), np.full((2, columns), 1.0)
     one = relation_heatmap(low, *names, "Same")
-    two = relation_panel(low, high, *names, ("Same", "Same"))
+    two = visualize.relation_panel(low, high, *names, ("Same", "Same"))
     assert two.shape[1 - axis] == one.shape[1 - axis]
     assert 44 * (2, columns)[axis] < two.shape[axis] - one.shape[axis] < one.shape[axis]
     places = [np.argwhere((two == color).all(-1)).mean(0) for color in (LOW, HIGH)]
@@ -290,8 +264,8 @@ def test_relation_panel_goes_beside_or_below(columns, axis):
 
 
 def test_titles_of_maps_beside_each_other_do_not_meet():
-    short, long = (relation_panel(np.eye(2), -np.eye(2), ["a", "b"], ["c", "d"], (title, "G"))
-                   for title in ("S", "S" * 60))
+    short, long = (visualize.relation_panel(np.eye(2), -np.eye(2), ["a", "b"], ["c", "d"],
+                                            (title, "G")) for title in ("S", "S" * 60))
     assert is_picture(long) and long.shape[1] > short.shape[1] + 300
 
 
@@ -299,12 +273,12 @@ def test_titles_of_maps_beside_each_other_do_not_meet():
 
 def test_save_png_is_exact_and_leaves_one_file(tmp_path, scene):
     path = tmp_path / "new" / "picture.png"
-    save_png(str(path), scene[0])
+    visualize.save_png(str(path), scene[0])
     np.testing.assert_array_equal(np.array(Image.open(path)), scene[0])
     assert os.listdir(path.parent) == ["picture.png"]
 
 
 def test_save_png_refuses_what_is_no_picture(tmp_path):
     with pytest.raises(UserError, match="uint8"):
-        save_png(str(tmp_path / "a.png"), np.zeros((2, 2)))
+        visualize.save_png(str(tmp_path / "a.png"), np.zeros((2, 2)))
     assert os.listdir(tmp_path) == []
