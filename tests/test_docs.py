@@ -1,12 +1,12 @@
 """What the documents say is there is there, and the other way round."""
 
-import glob
 import importlib
 import importlib.util
 import inspect
 import os
 import re
 import shlex
+from pathlib import Path
 
 import pytest
 from paddleseg.cvlibs import manager
@@ -16,13 +16,11 @@ from paddle_csrl.config import ZeroShotConfig, load_yaml
 from paddle_csrl.config.schema import SECTIONS, Settings, ZeroShot, markdown_table
 
 DOCUMENTS = ["README.md", "README_cn.md", "CONTRIBUTING.md", "CHANGELOG.md", *sorted(
-    os.path.relpath(path, tiny_runs.ROOT)
-    for path in glob.glob(os.path.join(tiny_runs.ROOT, "docs", "*.md")))]
+    f"docs/{path.name}" for path in Path(tiny_runs.ROOT, "docs").glob("*.md"))]
 
 
 def read(*names: str) -> str:
-    with open(os.path.join(tiny_runs.ROOT, *names), encoding="utf-8") as file:
-        return file.read()
+    return Path(tiny_runs.ROOT, *names).read_text("utf-8")
 
 
 def table(heading, first="key"):
@@ -111,7 +109,7 @@ def test_the_two_readmes_have_the_same_commands_links_and_configs():
 
 def test_messages_of_the_troubleshooting_are_in_the_code():
     """Quotes in the first column, apart from commands and settings; capitals are placeholders."""
-    paths = glob.glob(os.path.join(tiny_runs.ROOT, "paddle_csrl", "**", "*.py"), recursive=True)
+    paths = Path(tiny_runs.ROOT, "paddle_csrl").rglob("*.py")
     code = re.sub(r'"\s*\n\s*f?"', "", "".join(map(read, paths)))  # strings over several lines
     symptoms = re.findall(r"^\| (.+?) \| ", read("docs", "troubleshooting.md"), re.MULTILINE)
     quotes = [double or single for symptom in symptoms

@@ -5,6 +5,7 @@ import re
 import shlex
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import paddle
@@ -23,9 +24,17 @@ from paddle_csrl.tuning.space import Space
 
 def blocks(language, *path):
     """The blocks of a document, docs/extending.md unless another is named."""
-    path = os.path.join(tiny_runs.ROOT, *(path or ("docs", "extending.md")))
-    with open(path, encoding="utf-8") as file:
-        return re.findall(rf"^```{language}\n(.*?)^```", file.read(), re.MULTILINE | re.DOTALL)
+    text = Path(tiny_runs.ROOT, *(path or ("docs", "extending.md"))).read_text("utf-8")
+    return re.findall(rf"^```{language}\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+
+
+def write_config(folder):
+    """Write the config of docs/extending.md and return its path."""
+    content = yaml.safe_load(blocks("yaml")[0])
+    content["_base_"] = os.path.join(tiny_runs.ROOT, content["_base_"])
+    path = folder / "mine.yml"
+    path.write_text(yaml.safe_dump(content))
+    return str(path)
 
 
 @pytest.fixture
@@ -49,11 +58,7 @@ def test_the_loss_is_what_its_docstring_says(margin_loss):
 
 
 def test_a_config_names_the_loss_and_the_generator_trains_on_it(margin_loss, tmp_path):
-    content = yaml.safe_load(blocks("yaml")[0])
-    content["_base_"] = os.path.join(tiny_runs.ROOT, content["_base_"])
-    path = tmp_path / "mine.yml"
-    path.write_text(yaml.safe_dump(content))
-    named = ZeroShotConfig(str(path)).dic["generator"]["loss"]
+    named = ZeroShotConfig(write_config(tmp_path)).dic["generator"]["loss"]
     assert named["types"][1] == {"type": "MarginLoss", "margin": 2.0}
 
     rng = np.random.default_rng(1)
@@ -74,9 +79,7 @@ def test_the_command_trains_with_the_loss_through_all_stages(tmp_path):
     """In a folder of its own, as the text says, but on tiny data."""
     code, = blocks("python")
     (tmp_path / "margin_loss.py").write_text(code)
-    content = yaml.safe_load(blocks("yaml")[0])
-    content["_base_"] = os.path.join(tiny_runs.ROOT, content["_base_"])
-    (tmp_path / "mine.yml").write_text(yaml.safe_dump(content))
+    write_config(tmp_path)
     recipe = tiny_runs.shapes(str(tmp_path / "data"), str(tmp_path / "cache"))
     command, = (shlex.split(line) for block in blocks("bash") for line in block.splitlines())
     assert command[0] == "python"
@@ -85,8 +88,8 @@ def test_the_command_trains_with_the_loss_through_all_stages(tmp_path):
         env={**os.environ, "PYTHONPATH": tiny_runs.ROOT}, capture_output=True, text=True,
         check=False)
     assert ended.returncode == 0, ended.stderr
-    with open(tmp_path / "output" / "mine" / "report.html", encoding="utf-8") as file:
-        assert "<title>generator: MarginLoss</title>" in file.read()
+    page = (tmp_path / "output" / "mine" / "report.html").read_text("utf-8")
+    assert "<title>generator: MarginLoss</title>" in page
 
 
 @pytest.mark.parametrize("readme", ["README.md", "README_cn.md"])

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import zipfile
 from importlib import metadata
+from pathlib import Path
 
 import paddle
 import pytest
@@ -54,8 +55,8 @@ def required(package):
 
 def pins():
     """Requirements of requirements.txt by name."""
-    with open(os.path.join(ROOT, "requirements.txt"), encoding="utf-8") as file:
-        lines = [Requirement(line.strip()) for line in file if not line.startswith("#")]
+    lines = Path(ROOT, "requirements.txt").read_text("utf-8").splitlines()
+    lines = [Requirement(line.strip()) for line in lines if not line.startswith("#")]
     return {folded(item.name): item.specifier for item in lines}
 
 

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import tracemalloc
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -30,8 +31,7 @@ import scaling  # noqa: E402
 
 
 def test_the_table_of_the_document_is_that_of_the_script():
-    with open(os.path.join(tiny_runs.ROOT, "docs", "scaling.md"), encoding="utf-8") as file:
-        text = file.read()
+    text = Path(tiny_runs.ROOT, "docs", "scaling.md").read_text("utf-8")
     assert scaling.table(scaling.Case()) in text
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+from pathlib import Path
 
 import cv2
 import pytest
@@ -11,8 +12,7 @@ pytestmark = pytest.mark.browser
 
 
 def read(*path):
-    with open(os.path.join(*path), encoding="utf-8") as file:
-        return file.read()
+    return Path(*path).read_text("utf-8")
 
 
 @pytest.fixture(scope="module")

@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 from html.parser import HTMLParser
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -72,8 +73,7 @@ class Page(HTMLParser):
 
 
 def read(path):
-    with open(path, encoding="utf-8") as file:
-        return file.read()
+    return Path(path).read_text("utf-8")
 
 
 @pytest.fixture(scope="module")
@@ -196,8 +196,7 @@ def test_whatever_comes_from_the_run_is_escaped(copied, tmp_path):
         ("command", "finished_at", "device", "processes", "mkl"), HOSTILE))
     write_json(copied.path("metrics.json"), metrics)
     write_json(copied.path("segmentor", "stage.json"), record)
-    with open(copied.path("config.yml"), "w", encoding="utf-8") as file:
-        file.write(HOSTILE)
+    Path(copied.path("config.yml")).write_text(HOSTILE)
     with StageLogWriter(copied.path("classifier"), []) as writer:
         for step in (1, 2):
             writer.add_scalar(f"Train/{HOSTILE}", step, step)

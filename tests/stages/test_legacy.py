@@ -1,6 +1,6 @@
 """The sampler of ZS3Net's published code, and that nothing but its own mode gets at it."""
 
-import os
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -145,12 +145,8 @@ def test_without_the_mode_the_labels_are_refused(finished):
 
 
 def test_nothing_else_names_the_leaking_method():
-    users = []
-    for folder, _, names in os.walk(os.path.join(ROOT, "paddle_csrl")):
-        for name in names:
-            if name.endswith(".py"):
-                with open(os.path.join(folder, name), encoding="utf-8") as file:
-                    users += [name] * ("leaked_label_counts" in file.read())
+    users = [path.name for path in Path(ROOT, "paddle_csrl").rglob("*.py")
+             if "leaked_label_counts" in path.read_text("utf-8")]
     assert sorted(users) == ["legacy.py", "zero_shot.py"]
 
 
