@@ -110,12 +110,13 @@ def policy(run: Finished) -> str:
     return run.metrics["config"]["zero_shot"]["policy"]
 
 
-def run_on_changed_data(original: Finished, folder, change, splits=("train", "val")) -> Finished:
+def run_on_changed_data(original: Finished, folder, change, splits=("train", "val"),
+                        **flags) -> Finished:
     """The same run on a changed copy of the data."""
     recipe = original.moved(folder)
     for split in splits:
         assert change(os.path.join(folder, "data", "custom"), split) > 0
-    return run_all(recipe, os.path.join(folder, "run"))
+    return run_all(recipe, os.path.join(folder, "run"), **flags)
 
 
 CHANGES = {
@@ -136,14 +137,16 @@ def test_unseen_classes_change_no_bit(original, tmp_path, number):
 
 def test_seen_classes_do_change_bits(original, tmp_path):
     """The control: the comparison notices a change that may matter."""
-    changed = run_on_changed_data(original, tmp_path, renaming({1: 2, 2: 1}), ["train"])
+    changed = run_on_changed_data(original, tmp_path, renaming({1: 2, 2: 1}), ["train"],
+                                  stage="segmentor")
     with pytest.raises(AssertionError):
         same_training(original, changed)
 
 
 def test_selection_depends_on_seen_classes(original, tmp_path):
     """The control for the choice of the checkpoint: seen pixels of validation do count."""
-    changed = run_on_changed_data(original, tmp_path, renaming({0: 1, 1: 0}), ["val"])
+    changed = run_on_changed_data(original, tmp_path, renaming({0: 1, 1: 0}), ["val"],
+                                  stage="segmentor")
     first, second = selection(original)
     assert first != second and selection(changed) not in ([first, second], [second, first])
 
@@ -164,7 +167,8 @@ def test_unseen_classes_change_no_bit_of_a_projection(name, tmp_path):
     changed = run_on_changed_data(first, tmp_path / "changed", change)
     same_training(first, changed)
     assert changed.metrics["classes"] != first.metrics["classes"]
-    control = run_on_changed_data(first, tmp_path / "control", renaming({1: 2, 2: 1}), ["train"])
+    control = run_on_changed_data(first, tmp_path / "control", renaming({1: 2, 2: 1}), ["train"],
+                                  stage="segmentor")
     with pytest.raises(AssertionError):
         same_training(first, control)
 

@@ -125,15 +125,16 @@ def guarded(monkeypatch):
     monkeypatch.setattr(LegacyBatches, "__init__", leak)
 
 
-@pytest.mark.parametrize("opts", [[], ["classifier.mode=clean"],
-                                  ["self_training={}", "zero_shot.policy=drop"]])
+@pytest.mark.parametrize("opts", [(), ("self_training={}", "zero_shot.policy=drop")])
 def test_no_other_mode_gets_at_the_labels(finished, tmp_path, guarded, opts):
-    run_all(finished("zs3net").recipe, tmp_path / "run", *opts)
+    recipe = finished("zs3net").recipe
+    assert recipe.load(*opts).section("classifier").mode == "clean"
+    run_all(recipe, tmp_path / "run", *opts)
 
 
 def test_the_guard_of_that_test_works(finished, tmp_path, guarded):
     with pytest.raises(AssertionError, match="labels of unseen classes are read"):
-        run_all(finished("zs3net").recipe, tmp_path / "run", LEGACY)
+        finished("zs3net").copy(tmp_path / "run").again(LEGACY)
 
 
 def test_without_the_mode_the_labels_are_refused(finished):
