@@ -2,6 +2,7 @@
 
 import difflib
 import inspect
+import math
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -128,6 +129,19 @@ def check_components(value: Any, place: str, dotted: str = "") -> None:
     elif isinstance(value, str) and _is_exponent_number(value):
         raise UserError(f"{place}: `{dotted}: {value}` is text to YAML; write a dot, "
                         f"such as 1.0e-4")
+    elif isinstance(value, float) and not math.isfinite(value):
+        raise UserError(f"{place}: `{dotted}: {value}` must be a finite number")
+    elif dotted.endswith("learning_rate") and not _is_learning_rate(value):
+        raise UserError(f"{place}: `{dotted}: {value}` must be a number above 0 and up to "
+                        f"{_MOST_LEARNING_RATE}")
+
+
+#: Any larger step ends in weights that say nothing, though their loss may stay finite.
+_MOST_LEARNING_RATE = 1000
+
+
+def _is_learning_rate(value: Any) -> bool:
+    return type(value) in (int, float) and 0 < value <= _MOST_LEARNING_RATE
 
 
 def _is_exponent_number(text: str) -> bool:

@@ -20,6 +20,7 @@ from paddle_csrl.reports.run_report import write_page
 from paddle_csrl.run import CONFIG_FILE, Run
 from paddle_csrl.utils import atomic_path, write_json
 from paddle_csrl.utils.provenance import how_made
+from paddle_csrl.utils.weights import load_state, require_finite
 
 
 def train(config: str, *, save_dir: str | None = None, stage: str | None = None,
@@ -133,6 +134,8 @@ def _run_unless_current(run: Run, name: str) -> None:
     # depend on what else was built in this process.
     with paddle.utils.unique_name.guard():
         stage.run(context)
+    if run.output(name).endswith(".pdparams"):
+        require_finite(load_state(run.output(name)), run.output(name))
     seconds = time.time() - start
     run.finish(name, **made_from, made=how_made(seconds))
     if context.is_last and run.is_made_by_others():

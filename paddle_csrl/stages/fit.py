@@ -169,7 +169,12 @@ def fit_in_folder(context: StageContext, stage: str, section: TrainedSection,
         settings, folder = context.settings, context.files.folder(stage)
         context.files.begin(stage, resumed=bool(context.resume_model))
         names = loss_names(_SectionConfig({"loss": trained.loss}).loss_cfg)
-        callbacks: list[Callback] = [StopAtDivergence(stage, names, folder)]
+
+        def require_finite(step: Step) -> None:
+            for name, term in zip(names, step.terms):
+                require_finite_loss(term, name, step.iteration, stage, folder)
+
+        callbacks: list[Callback] = [require_finite]
         with contextlib.ExitStack() as stack:
             if parallel.is_first():
                 writer = stack.enter_context(StageLogWriter(folder, names)) \
@@ -236,28 +241,27 @@ class ProgressLog:
         self._restart()
 
 
-class StopAtDivergence:
-    """Ends a training at the first loss term that is no finite number, before it is saved.
+def require_finite_loss(term: paddle.Tensor, name: str, iteration: int, stage: str,
+                        folder: str) -> None:
+    """Stop a training at the first loss term that is no finite number, before it is saved.
 
     Args:
-        stage (str): its name.
-        names (sequence of str): names of the terms.
-        folder (str): of its checkpoints.
+        term: the term.
+        name: its name.
+        iteration: in which it was computed.
+        stage: the stage.
+        folder: of its checkpoints.
+
+    Raises:
+        UserError: it is not.
     """
-
-    def __init__(self, stage: str, names: Sequence[str], folder: str):
-        self.stage, self.names, self.folder = stage, names, folder
-
-    def __call__(self, step: Step) -> None:
-        for name, term in zip(self.names, step.terms):
-            if math.isfinite(float(term)):
-                continue
-            saved = glob.glob(os.path.join(glob.escape(self.folder), "iter_*"))
-            last = f"the last checkpoint before is {max(saved, key=iterations_done)}" if saved \
-                else "there is no checkpoint before"
-            raise UserError(f"stage {self.stage} has diverged: {name} is {float(term)} at "
-                            f"iteration {step.iteration}; lower its learning rate or set "
-                            f"`optimizer.grad_clip_cfg` ({last})")
+    value = float(term)
+    if not math.isfinite(value):
+        saved = glob.glob(os.path.join(glob.escape(folder), "iter_*"))
+        last = f"the last checkpoint before is {max(saved, key=iterations_done)}" if saved \
+            else "there is no checkpoint before"
+        raise UserError(f"stage {stage} has diverged: {name} is {value} at iteration {iteration}; "
+                        f"lower its learning rate or set `optimizer.grad_clip_cfg` ({last})")
 
 
 class Checkpoints:

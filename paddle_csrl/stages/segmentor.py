@@ -1,5 +1,6 @@
 """Stage 1: a PaddleSeg segmentor, stock or with a projection, trained on seen classes only."""
 
+import itertools
 import os
 import random
 from typing import Any
@@ -18,7 +19,7 @@ from paddle_csrl.evaluation.evaluate import evaluate
 from paddle_csrl.metrics import ZeroShotEvaluator
 from paddle_csrl.run_folder import checksum
 from paddle_csrl.stages.base import Stage, StageContext, embeddings_input, register
-from paddle_csrl.stages.fit import check_training
+from paddle_csrl.stages.fit import check_training, iterations_done, require_finite_loss
 from paddle_csrl.utils.precision import restore_full_precision
 from paddle_csrl.utils.visualdl import StageLogWriter, loss_names
 from paddle_csrl.utils.weights import keep_checkpoint, load_weights
@@ -94,6 +95,8 @@ def _train(context: StageContext, stage: str, builder: ZeroShotBuilder) -> str:
     require_full_batch(dataset, settings.batch_size)
     optimizer, losses = builder.optimizer, builder.loss
     names = loss_names(builder.config.loss_cfg)
+    for loss in losses["types"]:
+        _stop_at_divergence(loss, context, stage)
     # Not before all is built, for it clears the folder.
     context.files.begin(stage, resumed=bool(context.resume_model))
     with trainer_hooks(evaluate=lambda model, dataset, **options: _selection_score(
@@ -113,6 +116,20 @@ def _train(context: StageContext, stage: str, builder: ZeroShotBuilder) -> str:
     restore_full_precision(builder.model)
     parallel.barrier()  # the first process has saved the checkpoint
     return os.path.join(folder, f"iter_{settings.iters}")
+
+
+def _stop_at_divergence(loss: paddle.nn.Layer, context: StageContext, stage: str) -> None:
+    """Have ``loss`` end the training once it is no finite number; the trainer goes on."""
+    start = iterations_done(context.resume_model) if context.resume_model else 0
+    iterations = itertools.count(start + 1)
+
+    def check(_: paddle.nn.Layer, inputs: Any, output: Any) -> None:
+        iteration = next(iterations)
+        for term in output if isinstance(output, (list, tuple)) else [output]:
+            require_finite_loss(term, type(loss).__name__, iteration, stage,
+                                context.files.folder(stage))
+
+    loss.register_forward_post_hook(check)
 
 
 def _adopt(context: StageContext, path: str) -> None:

@@ -44,7 +44,22 @@ def set_weights(model: paddle.nn.Layer, state: dict, path: str) -> None:
         raise UserError(f"{path} does not fit {type(model).__name__} of this config: {len(wrong)} "
                         f"entries differ, the first is {wrong[0]}; use the config it was "
                         f"trained with")
+    require_finite(state, path)
     model.set_state_dict(state)
+
+
+def require_finite(state: dict, path: str) -> None:
+    """Insist that a training has not diverged.
+
+    Raises:
+        UserError: a tensor of ``state`` holds what is no finite number; the message names it and
+            the file at ``path``.
+    """
+    for name, value in state.items():
+        if isinstance(value, paddle.Tensor) and value.is_floating_point() \
+                and not bool(paddle.isfinite(value.astype("float32")).all()):
+            raise UserError(f"{path}: {name} holds values that are not finite, so the training "
+                            f"has diverged; train again with a lower learning rate")
 
 
 def save_state(state: dict, path: str) -> None:

@@ -201,7 +201,7 @@ def test_a_section_has_one_class():
     ("classifier.unseen_share", True, "`classifier.unseen_share: True` must be auto or a number"),
     ("classifier.class_balance", "foo", "must be one of balanced, sqrt, frequency"),
     ("classifier.calibration", True, "`classifier.calibration: True` must be a number or auto"),
-    ("classifier.calibration", float("nan"), "calibration: nan` must be a number or auto"),
+    ("classifier.calibration", float("nan"), "calibration: nan` must be a finite number"),
     ("classifier.num_generated", "64", "num_generated: 64` must be an integer of at least 1"),
     ("test_config", {"scales": []}, "`test_config.scales: .*` must be numbers above 0"),
     ("test_config", {"crop_size": [32]}, "`test_config.crop_size: .*` must be two whole numbers"),
