@@ -12,7 +12,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, PrivateAttr, model_
 
 from paddle_csrl.compare.curve import EXTREME
 from paddle_csrl.config import ZeroShotConfig, load_yaml, parse_opts
-from paddle_csrl.config.schema import MAY_BE_NULL, Keys, Wanted, key
+from paddle_csrl.config.schema import MAY_BE_NULL, Keys, Path, key, wanted
 from paddle_csrl.config.wording import read_keys
 from paddle_csrl.errors import UserError
 
@@ -60,13 +60,12 @@ def _check_different(values: list[float]) -> list[float]:
 Name = Annotated[str, BeforeValidator(_check_name)]
 Seeds = Annotated[
     list[Annotated[int, Field(ge=0, lt=_OWN_SEEDS)]], Field(min_length=1),
-    AfterValidator(_check_different), Wanted(f"a list of whole numbers from 0 to {_OWN_SEEDS - 1}")]
+    wanted(f"a list of whole numbers from 0 to {_OWN_SEEDS - 1}"), AfterValidator(_check_different)]
 Calibrations = Annotated[
-    list[Annotated[float, Field(gt=-EXTREME, lt=EXTREME)]], AfterValidator(_check_different),
-    Wanted(f"a list of numbers between -{EXTREME:.0f} and {EXTREME:.0f}, such as [0, 1, 2, 4]")]
-Opts = Annotated[dict[str, Any], MAY_BE_NULL, AfterValidator(_check_opts),
-                 Wanted("dotted keys with values, such as generator.iters: 500")]
-_BY_NAME = Wanted("`name: ...` pairs, at least one")
+    list[Annotated[float, Field(gt=-EXTREME, lt=EXTREME)]],
+    wanted(f"a list of numbers between -{EXTREME:.0f} and {EXTREME:.0f}, such as [0, 1, 2, 4]"),
+    AfterValidator(_check_different)]
+Opts = Annotated[dict[str, Any], MAY_BE_NULL, AfterValidator(_check_opts)]
 
 
 class Split(Keys):
@@ -76,7 +75,7 @@ class Split(Keys):
         list[Annotated[str, Field(min_length=1)]], Field(min_length=1),
         BeforeValidator(lambda names: [name.strip() for name in names.split(",")]
                         if isinstance(names, str) else names),
-        Wanted("a list of class names, the unseen ones")]
+        wanted("a list of class names, the unseen ones")]
     opts: Opts = {}
 
     @model_validator(mode="before")
@@ -90,8 +89,7 @@ class Method(Keys):
 
     config: str | None = None
     include: Annotated[
-        list[str], BeforeValidator(lambda path: [path] if isinstance(path, str) else path),
-        Wanted("a list of YAML files")] = []
+        list[str], BeforeValidator(lambda path: [path] if isinstance(path, str) else path)] = []
     opts: Opts = {}
 
 
@@ -118,13 +116,12 @@ class Plan(Keys, frozen=False):
     config: str = key(..., "the config of all methods, and of the stages they share")
     opts: Opts = key({}, "dotted settings for all, such as `generator.iters: 500`; `--opts` on the "
                          "command line are stronger than all others")
-    splits: Annotated[dict[Name, Split], Field(min_length=1), _BY_NAME] = key(
+    splits: Annotated[dict[Name, Split], Field(min_length=1)] = key(
         ..., "name → unseen classes, or name → `{unseen: [...], opts: {...}}` with data settings "
              "of its own")
     stage1_seeds: Seeds = key([0], "seeds of the segmentor and the features")
     seeds: Seeds = key([0], "seeds of the stages after them")
-    methods: Annotated[
-        dict[Name, Annotated[Method, MAY_BE_NULL]], Field(min_length=1), _BY_NAME] = key(
+    methods: Annotated[dict[Name, Annotated[Method, MAY_BE_NULL]], Field(min_length=1)] = key(
         ..., "name → `{}` or any of `config`: another config; `include`: YAML files merged over "
              "it; `opts`: dotted settings, applied after those of the split")
     reference: str = key("", "paired differences are to this one", "the first method")
@@ -135,8 +132,7 @@ class Plan(Keys, frozen=False):
     calibrations: Calibrations = key(
         [], "calibrations δ at which every cell is scored as well, for the seen–unseen curve: "
             "`[0, 0.5, 1, 2, 4]`; training does not repeat")
-    save_dir: Annotated[
-        str, BeforeValidator(lambda folder: folder or ""), Wanted("a folder's name")] = key(
+    save_dir: Annotated[Path, BeforeValidator(lambda folder: folder or "")] = key(
         "", "folder of everything", "`output/NAME`")
 
     _path: str = PrivateAttr("")

@@ -1,24 +1,17 @@
 """Every key of a config, once: its type and range, default, unit and meaning.
 
 The sections of stages stand in the files of their stages, under ``@section``. The tables of
-``docs/configs.md`` and the help of the tools come out of these classes, and the sentences about
-wrong values out of the types (``wording``).
+``docs/configs.md`` and the help of the tools come out of these classes.
 """
 
 import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    PrivateAttr,
-    model_validator,
-)
+import pydantic
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, PrivateAttr, WrapValidator
 from pydantic.fields import FieldInfo
+from pydantic_core import PydanticCustomError
 
 from paddle_csrl.errors import UserError
 
@@ -28,10 +21,16 @@ MOST = 2 ** 32 - 1
 AUTO = "auto"
 
 
-class Wanted(str):
-    """What a value must be, where the type does not say it well."""
+def wanted(what: str) -> WrapValidator:
+    """Say what a value must be, where pydantic does not say it well."""
 
+    def check(value: Any, handler: Callable[[Any], Any]) -> Any:
+        try:
+            return handler(value)
+        except pydantic.ValidationError:
+            raise PydanticCustomError("wanted", "must be {what}", {"what": what}) from None
 
+    return WrapValidator(check)
 
 
 def _check_loss(content: dict[str, Any]) -> dict[str, Any]:
@@ -48,13 +47,13 @@ def _check_loss(content: dict[str, Any]) -> dict[str, Any]:
 Count = Annotated[int, Field(ge=1, le=MOST)]
 Whole = Annotated[int, Field(ge=0, le=MOST)]
 PositiveFloat = Annotated[float, Field(gt=0)]
-Path = Annotated[str, Wanted("a path, in quotes where it looks like a number")]
-Component = Annotated[dict[str, Any], Wanted("`key: value` pairs")]
+Path = Annotated[str, wanted("a path, in quotes where it looks like a number")]
+Component = dict[str, Any]
 Loss = Annotated[Component, AfterValidator(_check_loss)]
 Names = Annotated[str | Sequence[str],
-                  Wanted("a list of names, in quotes where they look like something else, or text")]
+                  wanted("a list of names, in quotes where they look like something else, or text")]
 Size = Annotated[Sequence[Count], Field(min_length=2, max_length=2),
-                 Wanted("two whole numbers above 0, width and height")]
+                 wanted("two whole numbers above 0, width and height")]
 MAY_BE_NULL = BeforeValidator(lambda value: {} if value is None else value)
 
 
@@ -69,7 +68,7 @@ def key(default: Any, meaning: str, shown: str = "") -> Any:
     return Field(default, description=meaning, json_schema_extra={"shown": shown})
 
 
-class Keys(BaseModel):
+class Keys(pydantic.BaseModel):
     """Keys of a YAML file; values are of exactly the type that the key has."""
 
     model_config = ConfigDict(strict=True, frozen=True, extra="forbid", allow_inf_nan=False)
@@ -132,7 +131,7 @@ class Embeddings(Section):
         "vectors (AttributeShapes has some); null: the GloVe-100 vectors that come with "
         "the project")
     normalize: bool = key(True, "scale embeddings to length 1")
-    words: Annotated[dict[Any, Any], MAY_BE_NULL, Wanted("`class: word` pairs")] = key(
+    words: Annotated[dict[Any, Any], MAY_BE_NULL] = key(
         {}, "class name → word to look up instead, such as `{sign: signboard}`; several, with "
         "commas, are tried in turn")
 
@@ -148,7 +147,7 @@ class Features(Section):
     normalize: bool = key(
         True, "stages 2 and 3 work on features standardized over the bank; the final layer has "
         "this folded into its weights")
-    transforms: Annotated[list[Component], Wanted("a list of transforms")] | None = key(
+    transforms: list[Component] | None = key(
         None, "transforms for the pass that fills the bank", "validation's")
 
 
@@ -188,7 +187,7 @@ class TestConfig(Section):
         False, "test-time augmentation: average over scales and flips when scores are taken and "
         "images predicted")
     scales: Annotated[PositiveFloat | Annotated[Sequence[PositiveFloat], Field(min_length=1)],
-                      Wanted("numbers above 0")] = key(
+                      wanted("numbers above 0")] = key(
         1.0, "factors of the image's size to average over, one or a list")
     flip_horizontal: bool = key(False, "average over the mirrored image, too")
     flip_vertical: bool = key(False, "average over the image upside down, too")
@@ -197,7 +196,7 @@ class TestConfig(Section):
         None, "width and height of the windows in pixels; needed with `is_slide`")
     stride: Size | None = key(None, "step of the windows in pixels, as `crop_size`")
 
-    @model_validator(mode="after")
+    @pydantic.model_validator(mode="after")
     def _check_windows(self) -> "TestConfig":
         if not self.is_slide:
             return self

@@ -342,7 +342,7 @@ BAD = {
         "classifier.loss.types.0.weight=[1.0, 1.0, 1.0, 1.0, 1.0]"]), "5 weights for the 6"),
     "seed": (dict(add=["zebra"], seed=-1), "classifier.seed: -1` must be an integer"),
     "large seed": (dict(add=["zebra"], seed=2 ** 32),
-                   "classifier.seed: 4294967296` must be no more than 4294967295"),
+                   "classifier.seed: 4294967296` must be less than or equal to 4294967295"),
     "other segmentor": (dict(add=["zebra"], opts=[
         "model.backbone={'type': 'CSRLTinyNet', 'width': 8}"]), "does not fit DeepLabV3P"),
     "legacy": (dict(add=["zebra"], opts=["classifier.mode=legacy"]), "mode: legacy"),

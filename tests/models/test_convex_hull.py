@@ -89,5 +89,5 @@ def test_generated_features_keep_their_spread_and_their_means_are_projected(outs
 @pytest.mark.parametrize("value", ["-0.1", "1.5", "far", "true"])
 def test_what_is_no_share_of_the_distance(value):
     path = os.path.join(tiny_runs.ROOT, "configs", "csrl_shapes.yml")
-    with pytest.raises(UserError, match="`generator.outside_hull: .*` must be a number from 0"):
+    with pytest.raises(UserError, match="`generator.outside_hull: .*` must be "):
         ZeroShotConfig(path, opts=[f"generator.outside_hull={value}"])

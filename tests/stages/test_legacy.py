@@ -152,7 +152,7 @@ def test_nothing_else_names_the_leaking_method():
 
 
 def test_an_unknown_mode_is_refused(finished):
-    with pytest.raises(UserError, match="classifier.mode: dirty` must be one of clean, legacy"):
+    with pytest.raises(UserError, match="classifier.mode: dirty` must be 'clean' or 'legacy'"):
         finished("zs3net").recipe.load("classifier.mode=dirty")
 
 

@@ -67,14 +67,14 @@ def test_a_projection_may_be_taken_back(tmp_path, content):
 @pytest.mark.parametrize("changes, match", [
     ({"projection": {}}, "`projection.similarity` is missing"),
     ({"projection": 5}, "`projection` must hold `key: value` pairs"),
-    ({"projection": {"similarity": "euclid"}}, "`projection.similarity: euclid` must be one of "
-                                               "dot, cosine"),
-    ({"projection": {"similarity": ["dot"]}}, "`projection.similarity: .* must be one of"),
+    ({"projection": {"similarity": "euclid"}}, "`projection.similarity: euclid` must be "
+                                               "'dot' or 'cosine'"),
+    ({"projection": {"similarity": ["dot"]}}, "`projection.similarity: .* must be 'dot' or"),
     ({"projection": {"similarty": "dot"}}, "unknown key `projection.similarty`; did you mean "
                                            "`similarity`"),
     ({"loss": {"types": [{"type": "CosineRegressionLoss"}], "coef": [1]}},
      "`loss` names CosineRegressionLoss, .* set `projection.similarity: cosine`"),
-    ({"classifier": {"calibration": "much"}}, "`classifier.calibration: much` must be a number"),
+    ({"classifier": {"calibration": "much"}}, "`classifier.calibration: much` must be a valid"),
     ({"segmentor_weights": "a.pdparams"}, "`segmentor_weights` stands for a trained stage 1, .* "
                                           "set `model.pretrained: a.pdparams`"),
     ({"generator": {"iterss": 3}}, "unknown key `generator.iterss`"),

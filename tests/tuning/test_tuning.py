@@ -370,7 +370,7 @@ def test_a_bad_space_is_named(tmp_path, text, message):
     ("generator.model.num_layers: [0]", "num_layers must be an integer >= 1"),
     ("generator.loss.coef: [[1.0]]", "two lists of one length"),
     ("generator.loss.types.9.gamma: [1.0]", "cannot be set, for `types` holds"),
-    ("classifier.unseen_share: [2.0]", "must be auto or a number"),
+    ("classifier.unseen_share: [2.0]", "must be 'auto' or less than 1"),
     ("classifier.mode: [legacy]", "`classifier.mode: legacy` reads labels of unseen classes"),
 ])
 def test_a_bad_candidate_is_found_before_anything_is_trained(tmp_path, dic, monkeypatch, line,
