@@ -185,14 +185,14 @@ class ZeroShotBuilder(UserErrorBuilder):
                 or self.config.val_dataset_cfg.get("transforms", []))
 
     @cached_property
-    def _training_images(self) -> paddle.io.Dataset:
+    def _training_images(self) -> Any:
         return self._build_dataset(self.config.train_dataset_cfg)
 
     @cached_property
-    def _labelled_images(self) -> paddle.io.Dataset:
+    def _labelled_images(self) -> Any:
         return self._build_dataset(self.config.val_dataset_cfg)
 
-    def _build_dataset(self, cfg: dict[str, Any]) -> paddle.io.Dataset:
+    def _build_dataset(self, cfg: dict[str, Any]) -> Any:  # a data set of PaddleSeg's
         require_data(cfg)
         return self.build_component(cfg)
 
@@ -216,7 +216,7 @@ class ZeroShotBuilder(UserErrorBuilder):
         return fingerprint(self.train_dataset.file_list)
 
 
-def classes_of(config: ZeroShotConfig, dataset: paddle.io.Dataset | None = None) -> ClassTable:
+def classes_of(config: ZeroShotConfig, dataset: Any = None) -> ClassTable:
     """Find out the classes of a config.
 
     Args:
@@ -228,7 +228,7 @@ def classes_of(config: ZeroShotConfig, dataset: paddle.io.Dataset | None = None)
         UserError: nothing names them, or their number is not that of the data set.
     """
     zero_shot, data_type = config.settings.zero_shot, config.val_dataset_cfg["type"]
-    labels = zero_shot.label_names and read_class_names(zero_shot.label_names)
+    labels = read_class_names(zero_shot.label_names) if zero_shot.label_names else None
     own = getattr(dataset, "class_names", None)
     names = (read_class_names(zero_shot.class_names) if zero_shot.class_names
              else list(own or class_names_for(data_type)))
@@ -264,7 +264,7 @@ def classes_beside(config: ZeroShotConfig, model_path: str) -> ClassTable | None
                         f"classes, but `model.num_classes: {expected}`; use the config that "
                         f"the model was trained with")
     labels = config.settings.zero_shot.label_names
-    return replace(classes, label_names=labels and read_class_names(labels))
+    return replace(classes, label_names=read_class_names(labels) if labels else None)
 
 
 def without_pretrained(content: Any) -> Any:

@@ -6,6 +6,7 @@ from functools import cached_property
 from typing import Any
 
 from paddle_csrl.builder import ZeroShotBuilder, classes_beside
+from paddle_csrl.classes import ClassTable
 from paddle_csrl.config import ZeroShotConfig
 from paddle_csrl.errors import UserError
 from paddle_csrl.run_folder import RunFolder
@@ -84,7 +85,7 @@ class Run(RunFolder):
         return cls(config, builder=ZeroShotBuilder(config, classes))
 
     @property
-    def classes(self):
+    def classes(self) -> ClassTable:
         """Names, unseen classes and colours: a ``ClassTable``."""
         return self.builder.classes
 

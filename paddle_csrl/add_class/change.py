@@ -77,9 +77,9 @@ class ClassChange(NamedTuple):
 
     def table(self) -> str:
         """How the seen classes moved, in percent, as a text table."""
-        measures = {title: pair for title, pair in (
-            ("features kept %", (self.before, self.after)),
-            ("IoU %", (self.iou_before, self.iou_after))) if pair[0]}
+        measures = {title: (old, new) for title, old, new in (
+            ("features kept %", self.before, self.after),
+            ("IoU %", self.iou_before, self.iou_after)) if old and new}
         table = PrettyTable(["seen class", *measures], align="r")
         table.align["seen class"] = "l"
         names = list(next(iter(measures.values()))[0]) if measures else []
@@ -87,9 +87,13 @@ class ClassChange(NamedTuple):
             table.add_row([name, *(_cell(old[name], new[name]) for old, new in measures.values())],
                           divider=name == names[-1])
         if names:
-            table.add_row(["mean", *(_cell(*(np.mean(list(scores.values())) for scores in pair))
-                                     for pair in measures.values())])
+            table.add_row(["mean", *(_cell(_mean(old), _mean(new))
+                                     for old, new in measures.values())])
         return str(table)
+
+
+def _mean(scores: dict[str, float]) -> float:
+    return float(np.mean(list(scores.values())))
 
 
 def _cell(old: float, new: float) -> str:

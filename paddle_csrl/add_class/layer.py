@@ -81,7 +81,8 @@ def trained_layer(trained: Run, target: Run, classes: ClassList,
     generated, state = _generate(trained, target, classes, seed, tell)
     own = bank.renumbered(classes.trained_ids)
 
-    def told_fit(classifier: paddle.nn.Layer, batches: ClassifierBatches, section: Any) -> None:
+    def told_fit(classifier: paddle.nn.Layer, batches: paddle.io.Dataset,
+                 section: Any) -> None:
         def progress(step: Step) -> None:
             tell("training the layer", 0.5 + 0.4 * step.iteration / section.iters)
 

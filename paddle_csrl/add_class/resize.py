@@ -1,6 +1,7 @@
 """A trained segmentor with another number of classes."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import paddle
@@ -113,9 +114,12 @@ def require_classless_features(model: nn.Layer, layer_name: str, axes: dict[str,
 
 
 def _features(model: nn.Layer, layer_name: str, image: paddle.Tensor) -> np.ndarray:
-    reached = []
-    layer = dict(model.named_sublayers())[layer_name]
-    hook = layer.register_forward_pre_hook(lambda _, inputs: reached.append(inputs[0].numpy()))
+    reached: list[np.ndarray] = []
+
+    def keep(_: nn.Layer, inputs: Any) -> Any:
+        reached.append(inputs[0].numpy())
+
+    hook = dict(model.named_sublayers())[layer_name].register_forward_pre_hook(keep)
     model.eval()
     try:
         with paddle.no_grad():

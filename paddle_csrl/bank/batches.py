@@ -73,11 +73,11 @@ class ClassifierBatches(paddle.io.Dataset):
                  batch_size: int, unseen_share: float | str, class_balance: str,
                  length: int, seed: int):
         self.seen_ids = bank.present_ids
-        if unseen_share == AUTO:
-            unseen_share = len(unseen_ids) / (len(unseen_ids) + len(self.seen_ids))
+        share = (len(unseen_ids) / (len(unseen_ids) + len(self.seen_ids))
+                 if unseen_share == AUTO else float(unseen_share))
         self.bank, self.generated, self.unseen_ids = bank, generated, unseen_ids
         self.batch_size, self.length, self.seed = batch_size, length, seed
-        self.unseen_share = unseen_share if len(unseen_ids) else 0.0
+        self.unseen_share = share if len(unseen_ids) else 0.0
         weights = bank.pixel_counts[self.seen_ids] ** CLASS_BALANCE[class_balance]
         self.seen_probabilities = weights / weights.sum()
 

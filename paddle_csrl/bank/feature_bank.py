@@ -281,7 +281,7 @@ class FeatureBank:
     def _is_consistent(self) -> bool:
         """Whether the arrays fit together as the attributes say."""
         counts = self.counts
-        return (self.features.ndim == 2 and self.features.dtype.kind == "f"
-                and counts.ndim == 1 and counts.shape == self.pixel_counts.shape
-                and counts.dtype.kind == self.pixel_counts.dtype.kind == "i"
-                and (counts >= 0).all() and counts.sum() == len(self.features))
+        return bool(self.features.ndim == 2 and self.features.dtype.kind == "f"
+                    and counts.ndim == 1 and counts.shape == self.pixel_counts.shape
+                    and counts.dtype.kind == self.pixel_counts.dtype.kind == "i"
+                    and (counts >= 0).all() and counts.sum() == len(self.features))

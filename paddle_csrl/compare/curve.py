@@ -17,7 +17,7 @@ from paddle_csrl.metrics import ZeroShotEvaluator
 EXTREME = 1e4
 
 
-def swept_layers(layer: dict[str, np.ndarray], seen_ids: Sequence[int], calibration: float,
+def swept_layers(layer: dict[str, np.ndarray], seen_ids: np.ndarray, calibration: float,
                  calibrations: Sequence[float]) -> list[dict[str, np.ndarray]]:
     """``layer`` at ±``EXTREME`` and every other calibration in between, in rising order.
 

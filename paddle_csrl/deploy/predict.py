@@ -121,10 +121,10 @@ class ResultFiles:
         """Write the results of one image, uint8 RGB [H, W, 3]."""
         classes, label = self.classes, prediction.label.astype(np.uint8)
         pictures = {"overlay": visualize.overlay(image, label, classes.palette),
-                    "mask": visualize.labelled_mask(label, classes.names, classes.unseen_ids,
-                                                    classes.palette),
+                    "mask": visualize.labelled_mask(
+                        label, classes.names, classes.unseen_ids.tolist(), classes.palette),
                     "label": label}
-        if "confidence" in self.kinds:
+        if "confidence" in self.kinds and prediction.confidence is not None:
             pictures["confidence"] = np.rint(255 * prediction.confidence).astype(np.uint8)
         with contextlib.ExitStack() as stack:
             for kind, picture in pictures.items():

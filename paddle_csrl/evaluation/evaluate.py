@@ -45,7 +45,8 @@ def evaluate_as_configured(builder: ZeroShotBuilder, model: nn.Layer, evaluator:
 def evaluate(model: nn.Layer, dataset: paddle.io.Dataset, evaluator: ZeroShotEvaluator,
              num_workers: int = 0, precision: str = "fp32", amp_level: str = "O1",
              aug_eval: bool = False, on_prediction: Callable | None = None,
-             title: str = "evaluate", alone: bool = False, **test_config) -> ZeroShotEvaluator:
+             title: str = "evaluate", alone: bool = False,
+             **test_config: Any) -> ZeroShotEvaluator:
     """Run ``model`` over ``dataset`` and count predictions in ``evaluator``.
 
     Inference is PaddleSeg's own (``core.infer``), at the label's resolution. With several

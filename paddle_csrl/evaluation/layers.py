@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import paddle
@@ -60,7 +61,7 @@ def _score_together(builder: ZeroShotBuilder, segmentor: nn.Layer,
     for replacement, layer in zip(copies, layers):
         put_back(replacement, layer)
 
-    def answer(_, inputs, output):
+    def answer(_: nn.Layer, inputs: Any, output: paddle.Tensor) -> paddle.Tensor:
         return paddle.concat([replacement(*inputs) for replacement in copies])
 
     evaluators = _Evaluators([new_evaluator(builder) for _ in layers])

@@ -37,7 +37,7 @@ class ZeroShotEvaluator:
         UserError: an argument outside the above.
     """
 
-    def __init__(self, num_classes: int, unseen: Sequence[int] | Sequence[str],
+    def __init__(self, num_classes: int, unseen: Sequence[int] | Sequence[str] | np.ndarray,
                  ignore_index: int = 255, class_names: Sequence[str] | None = None,
                  absent: str = "zero"):
         if num_classes < 1:
@@ -153,7 +153,7 @@ class ZeroShotEvaluator:
                         + (f" or ignore_index {self.ignore_index}" if what == "label" else ""))
 
 
-def _unseen_ids(unseen: Sequence[int] | Sequence[str], num_classes: int,
+def _unseen_ids(unseen: Sequence[int] | Sequence[str] | np.ndarray, num_classes: int,
                 class_names: Sequence[str] | None) -> list[int]:
     if any(isinstance(item, str) for item in unseen):
         if class_names is None:

@@ -1,6 +1,5 @@
 """What stage 2 trains: a generator with its objective."""
 
-from collections.abc import Sequence
 
 import numpy as np
 import paddle
@@ -47,7 +46,7 @@ class GeneratorTask(nn.Layer):
     """
 
     def __init__(self, generator: nn.Layer, embeddings: np.ndarray, prototypes: np.ndarray,
-                 seen_ids: Sequence[int], unseen_ids: Sequence[int], num_samples: int,
+                 seen_ids: np.ndarray, unseen_ids: np.ndarray, num_samples: int,
                  relation: str = "prototypes", relation_warmup: int = 0,
                  unseen_prototypes: str = "free", outside_hull: float = 0.0):
         super().__init__()

@@ -3,6 +3,7 @@
 import contextlib
 import zipfile
 from collections.abc import Iterator
+from typing import Any, NoReturn
 
 import numpy as np
 import paddle
@@ -33,7 +34,7 @@ def find_classification_layer(model: nn.Layer, num_classes: int,
         UserError: there is no such layer, or ``path`` names none.
     """
     candidates = {name: layer for name, layer in model.named_sublayers()
-                  if _scores_features(layer, num_classes)}
+                  if isinstance(layer, nn.Conv2D) and _scores_features(layer, num_classes)}
     title = type(model).__name__
     if path is not None:
         if path not in candidates:
@@ -50,8 +51,8 @@ def find_classification_layer(model: nn.Layer, num_classes: int,
                     f"{', '.join(candidates)} will do, name it with `{_OPTION}`")
 
 
-def _scores_features(layer: nn.Layer, num_classes: int) -> bool:
-    return (isinstance(layer, nn.Conv2D) and layer.weight.shape[0] == num_classes
+def _scores_features(layer: nn.Conv2D, num_classes: int) -> bool:
+    return (layer.weight.shape[0] == num_classes
             and list(layer.weight.shape[2:]) == [1, 1] and layer._groups == 1)
 
 
@@ -71,7 +72,7 @@ def _makes_the_logits(model: nn.Layer, layer: nn.Conv2D, num_classes: int) -> bo
     """Whether constants in place of the layer's output come out as the logits."""
     constants = np.arange(num_classes, dtype=np.float32)[:, None, None]
 
-    def replaced(layer, inputs, output):
+    def replaced(_: nn.Layer, inputs: Any, output: paddle.Tensor) -> paddle.Tensor:
         return paddle.to_tensor(constants).astype(output.dtype).expand_as(output)
 
     stem = next(part for part in model.sublayers() if isinstance(part, nn.Conv2D))
@@ -132,7 +133,7 @@ class FeatureExtractor:
         """float32 images [B, 3, H, W] -> features [B, D, h, w], at the layer's own stride."""
         reached: list[paddle.Tensor] = []
 
-        def stop(layer, inputs):
+        def stop(_: nn.Layer, inputs: Any) -> NoReturn:
             reached.append(inputs[0])
             raise _FeatureReached
 
@@ -159,7 +160,7 @@ def read_layer(layer: nn.Conv2D) -> dict[str, np.ndarray]:
     return values
 
 
-def put_back(layer: nn.Conv2D, values: dict[str, np.ndarray]) -> None:
+def put_back(layer: nn.Layer, values: dict[str, np.ndarray]) -> None:
     """Write ``weight`` and ``bias`` into a segmentor's classification layer."""
     for name, value in values.items():
         getattr(layer, name).set_value(value)

@@ -33,33 +33,36 @@ class PixelClassifier(nn.Layer):
         self.conv = nn.Conv2D(feature_dim, num_classes, 1,
                               bias_attr=None if origin is None else False)
         self.share: Share | None = None
-        self.register_buffer("origin", None if origin is None else
-                             paddle.to_tensor(origin).reshape([-1, 1, 1]), persistable=False)
+        self.register_buffer(
+            "origin", None if origin is None  # type: ignore[arg-type]  # it may be None
+            else paddle.to_tensor(origin).reshape([-1, 1, 1]), persistable=False)
 
     def forward(self, features: Tensor) -> list[Tensor]:
-        if self._is_shared:
-            features = self._own(features)
+        if share := self._share_in_training:
+            features = _own(share, features)
         return [self.conv(features if self.origin is None else features + self.origin)]
 
     def loss_computation(self, logits_list: list[Tensor], losses: dict,
                          data: dict[str, Tensor]) -> list[Tensor]:
         """PaddleSeg's terms over ``data["label"]``, int64 [B, H, W], or this process's part."""
         labels = data["label"]
-        own = self._own(labels.unsqueeze(1)).squeeze(1) if self._is_shared else labels
+        share = self._share_in_training
+        own = _own(share, labels.unsqueeze(1)).squeeze(1) if share else labels
         terms = loss_computation(logits_list=logits_list, labels=own, edges=None, losses=losses)
-        if not self._is_shared:
+        if share is None:
             return terms
-        return self.share.reported([
-            term * (0.0 if self.share.is_empty else _weight(loss, own) / _weight(loss, labels))
+        return share.reported([
+            term * (0.0 if share.is_empty else _weight(loss, own) / _weight(loss, labels))
             for term, loss in zip(terms, losses["types"])])
 
     @property
-    def _is_shared(self) -> bool:
-        return self.training and self.share is not None and self.share.ranks > 1
+    def _share_in_training(self) -> Share | None:
+        return self.share if self.training and self.share and self.share.ranks > 1 else None
 
-    def _own(self, batch: Tensor) -> Tensor:
-        """The share of [B, C, H, W]."""
-        return batch.index_select(paddle.to_tensor(self.share.rows), axis=2)
+
+def _own(share: Share, batch: Tensor) -> Tensor:
+    """The share of [B, C, H, W]."""
+    return batch.index_select(paddle.to_tensor(share.rows), axis=2)
 
 
 def can_be_shared(loss: nn.Layer) -> bool:

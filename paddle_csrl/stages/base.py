@@ -213,7 +213,7 @@ def changed_inputs(old: dict[str, Any], new: dict[str, Any],
 
 
 def _settled(inputs: dict[str, Any], apart: Collection[str]) -> dict[str, Any]:
-    kinds = {**SECTIONS, "features": Features, "test_config": TestConfig}
+    kinds: dict[str, type[Section]] = {**SECTIONS, "features": Features, "test_config": TestConfig}
     result = {}
     for key, value in inputs.items():
         if key in kinds and isinstance(value, (dict, type(None))):

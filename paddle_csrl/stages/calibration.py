@@ -87,12 +87,12 @@ def unit_direction(bank: FeatureBank, scale: Scale) -> np.ndarray:
     """
     origin = scale.origin.astype(np.float64)
     present = bank.present_ids
-    mean, moment = 0.0, 0.0
+    mean, moment = np.zeros(len(origin)), np.zeros((len(origin), len(origin)))
     for rows in (bank.of(c) + origin for c in present):
-        mean = mean + rows.mean(0) / len(present)
-        moment = moment + rows.T @ rows / (len(rows) * len(present))
+        mean += rows.mean(0) / len(present)
+        moment += rows.T @ rows / (len(rows) * len(present))
     unit = np.linalg.lstsq(moment, mean, rcond=1e-6)[0]
-    error = np.sqrt(max(0.0, 1 - 2 * mean @ unit + unit @ moment @ unit))
+    error = np.sqrt(max(0.0, float(1 - 2 * mean @ unit + unit @ moment @ unit)))
     logger.info(f"[classifier] the layer has no bias: the calibration goes into its weights, "
                 f"exact up to {100 * error:.1f} % (root mean square over seen features)")
     return (unit / scale.deviation).astype(np.float32)
@@ -115,7 +115,7 @@ def cost_calibration(margins: Sequence[np.ndarray], cost: float) -> float:
     rows = np.concatenate(margins)
     order = np.argsort(rows, kind="stable")
     lost = np.cumsum(weights[order]) / weights.sum()
-    return float(rows[order[min(np.searchsorted(lost, cost), len(order) - 1)]])
+    return float(rows[order[min(int(np.searchsorted(lost, cost)), len(order) - 1)]])
 
 
 def margins_of(layer: dict[str, np.ndarray], bank: FeatureBank, scale: Scale,

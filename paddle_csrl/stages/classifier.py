@@ -97,7 +97,7 @@ class ClassifierStage(Stage):
 
 def train_classifier(section: ClassifierSection, bank: FeatureBank, generated: np.ndarray,
                      unseen_ids: np.ndarray, seed: int, *, origin: np.ndarray | None = None,
-                     fit: Fit = fit,
+                     fit: Fit[PixelClassifier] = fit,
                      batches_of: BatchesOf = ClassifierBatches.of) -> PixelClassifier:
     """Make the layer, from Paddle's random state, and train it.
 

@@ -14,7 +14,7 @@ import shutil
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import paddle
 from paddleseg.cvlibs import Config
@@ -106,8 +106,9 @@ class Step:
 
 
 Callback = Callable[[Step], None]
+AnyModel = TypeVar("AnyModel", bound=paddle.nn.Layer)
 #: Trains a model on whole batches, one per iteration, as a section says.
-Fit = Callable[[paddle.nn.Layer, paddle.io.Dataset, TrainedSection], None]
+Fit = Callable[[AnyModel, paddle.io.Dataset, Any], None]
 
 
 def fit(model: paddle.nn.Layer, batches: paddle.io.Dataset, section: TrainedSection,
@@ -273,7 +274,8 @@ class Checkpoints:
     """
 
     def __init__(self, folder: str, keep: int):
-        self.folder, self.keep, self._written = folder, keep, []
+        self.folder, self.keep = folder, keep
+        self._written: list[str] = []
 
     def __call__(self, step: Step) -> None:
         target = os.path.join(self.folder, f"iter_{step.iteration}")

@@ -90,10 +90,10 @@ class GeneratorStage(Stage):
             writer.add_picture("Relations/semantic_generated",
                                relation_picture(shown[0], context.classes.names), iteration)
 
-        def share_out(task: GeneratorTask, *rest: Any) -> None:
+        def share_out(task: GeneratorTask, batches: paddle.io.Dataset, trained: Any) -> None:
             task.share = Share.of_this_process(len(task.embeddings))
             shown.append(task)
-            fit_in_folder(context, self.name, section, record)(task, *rest)
+            fit_in_folder(context, self.name, section, record)(task, batches, trained)
 
         task = train_generator(section, context.embeddings, bank, context.classes.unseen_ids,
                                context.seed(self.name), share_out)
@@ -137,7 +137,8 @@ def check_generator(section: GeneratorSection, embeddings: np.ndarray, seen_ids:
 
 
 def train_generator(section: GeneratorSection, embeddings: np.ndarray, bank: FeatureBank,
-                    unseen_ids: np.ndarray, seed: int, fit: Fit = fit) -> GeneratorTask:
+                    unseen_ids: np.ndarray, seed: int,
+                    fit: Fit[GeneratorTask] = fit) -> GeneratorTask:
     """Make the generator of a section and train it on the bank.
 
     Args:

@@ -14,6 +14,7 @@ from paddle_csrl import parallel
 from paddle_csrl.builder import ZeroShotBuilder
 from paddle_csrl.compat import trainer_hooks
 from paddle_csrl.config import ZeroShotConfig
+from paddle_csrl.datasets import ZeroShotDataset
 from paddle_csrl.errors import UserError
 from paddle_csrl.evaluation.evaluate import evaluate
 from paddle_csrl.metrics import ZeroShotEvaluator
@@ -163,7 +164,7 @@ def _selection_dataset(context: StageContext) -> paddle.io.Dataset | None:
         return None
 
 
-def _selection_score(context: StageContext, model: paddle.nn.Layer, dataset: paddle.io.Dataset,
+def _selection_score(context: StageContext, model: paddle.nn.Layer, dataset: ZeroShotDataset,
                      **options: Any) -> tuple:
     """Stand in for ``paddleseg.core.evaluate`` in the trainer, with its return values."""
     evaluator = ZeroShotEvaluator(len(context.classes), context.classes.unseen_ids,

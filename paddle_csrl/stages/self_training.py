@@ -135,8 +135,8 @@ def sample_predictions(context: StageContext, segmentor: paddle.nn.Layer,
         with paddle.no_grad():
             probabilities = F.softmax(extractor.layer(features), axis=1)
             confidence, predicted = probabilities.max(1, keepdim=True), probabilities.argmax(1)
-        predicted = predicted.numpy().reshape(-1)
-        labels = np.where(np.isin(predicted, context.classes.unseen_ids), predicted, _NO_LABEL)
+        ids = predicted.numpy().reshape(-1)
+        labels = np.where(np.isin(ids, context.classes.unseen_ids), ids, _NO_LABEL)
         offer(sampler, paddle.concat([features, confidence], axis=1), labels,
               [context.seed(stage), index])
     sampler.merge_processes(everywhere=True)
