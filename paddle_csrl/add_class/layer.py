@@ -8,7 +8,6 @@ import paddle
 
 from paddle_csrl.add_class.class_list import ClassList
 from paddle_csrl.add_class.resize import take_over
-from paddle_csrl.bank.batches import ClassifierBatches
 from paddle_csrl.errors import UserError
 from paddle_csrl.run import Run
 from paddle_csrl.stages.calibration import unit_direction
