@@ -124,7 +124,7 @@ def _stop_at_divergence(loss: paddle.nn.Layer, context: StageContext, stage: str
     start = iterations_done(context.resume_model) if context.resume_model else 0
     iterations = itertools.count(start + 1)
 
-    def check(_: paddle.nn.Layer, inputs: Any, output: Any) -> None:
+    def check(_: paddle.nn.Layer, inputs: Any, output: Any) -> Any:
         iteration = next(iterations)
         for term in output if isinstance(output, (list, tuple)) else [output]:
             require_finite_loss(term, type(loss).__name__, iteration, stage,
