@@ -11,7 +11,7 @@ from paddleseg.cvlibs import SegBuilder
 from paddleseg.transforms import Compose
 from paddleseg.utils.utils import CachedProperty as cached_property
 
-from paddle_csrl import visualize
+from paddle_csrl import compat, visualize
 from paddle_csrl.classes import CLASSES_FILE, ClassTable, read_classes_beside
 from paddle_csrl.config import ZeroShotConfig
 from paddle_csrl.config.components import UserErrorBuilder
@@ -23,6 +23,7 @@ from paddle_csrl.datasets.zero_shot import ZeroShotDataset
 from paddle_csrl.embeddings import embed_classes
 from paddle_csrl.errors import UserError
 from paddle_csrl.models.last_layer import FeatureExtractor, find_classification_layer
+from paddle_csrl.models.pretrained import check_pretrained
 from paddle_csrl.models.projection_segmentor import ProjectionSegmentor
 from paddle_csrl.utils.weights import load_weights
 
@@ -84,7 +85,8 @@ class ZeroShotBuilder(UserErrorBuilder):
             pretrained: load, or download, what ``pretrained`` in the config names.
         """
         if pretrained:
-            return SegBuilder.model.func(self)
+            with compat.pretrained_checked(check_pretrained):
+                return SegBuilder.model.func(self)
         builder = ZeroShotBuilder(self.config, self.classes)
         builder.config.dic["model"] = without_pretrained(builder.config.dic["model"])
         return builder.new_segmentor()

@@ -66,7 +66,7 @@ from google.protobuf import struct_pb2  # noqa: E402  (of Paddle's requirements)
 from paddle import Tensor, nn  # noqa: E402
 from paddle.io.dataloader import dataloader_iter  # noqa: E402
 from paddleseg.models.losses import CrossEntropyLoss, OhemCrossEntropyLoss  # noqa: E402
-from paddleseg.utils import logger, metrics  # noqa: E402
+from paddleseg.utils import logger, metrics, utils  # noqa: E402
 
 # `paddleseg.core.train` is the function; the module of that name is only to be had from here.
 _TRAINER: Any = sys.modules["paddleseg.core.train"]
@@ -456,6 +456,23 @@ def trainer_hooks(evaluate: Callable | None = None,
             sampler = functools.partial(paddle.io.DistributedBatchSampler, num_replicas=1, rank=0)
             stack.enter_context(_replaced(paddle.distributed, "ParallelEnv", lambda: environment))
             stack.enter_context(_replaced(paddle.io, "DistributedBatchSampler", sampler))
+        yield
+
+
+@contextlib.contextmanager
+def pretrained_checked(check: Callable[[nn.Layer, str], None]) -> Iterator[None]:
+    """Have ``check(model, pretrained)`` look before PaddleSeg loads weights inside the block.
+
+    Upstream cause: ``load_pretrained_model`` passes over whatever does not fit, be it all.
+    """
+    load = utils.load_pretrained_model
+
+    def checked(model: nn.Layer, pretrained: str | None) -> None:
+        if pretrained is not None:
+            check(model, pretrained)
+        load(model, pretrained)
+
+    with _replaced(utils, "load_pretrained_model", checked):
         yield
 
 

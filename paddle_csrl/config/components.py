@@ -129,7 +129,8 @@ def check_components(value: Any, place: str, dotted: str = "") -> None:
     elif isinstance(value, str) and _is_exponent_number(value):
         raise UserError(f"{place}: `{dotted}: {value}` is text to YAML; write a dot, "
                         f"such as 1.0e-4")
-    elif isinstance(value, float) and not math.isfinite(value):
+    elif isinstance(value, float) and not math.isfinite(value) \
+            and re.search(r"(^|\.)(model|optimizer|lr_scheduler|loss|\w+_dataset)\b", dotted):
         raise UserError(f"{place}: `{dotted}: {value}` must be a finite number")
     elif dotted.endswith("learning_rate") and not _is_learning_rate(value):
         raise UserError(f"{place}: `{dotted}: {value}` must be a number above 0 and up to "

@@ -5,10 +5,35 @@ from collections.abc import Sequence
 from urllib.parse import urlparse
 
 from paddle import nn
-from paddleseg.utils import utils
+from paddleseg.utils import logger, utils
 
 from paddle_csrl.errors import UserError
 from paddle_csrl.utils.weights import load_state
+
+
+def check_pretrained(model: nn.Layer, pretrained: str) -> None:
+    """See how much of ``model`` PaddleSeg's loader will find in a file, and say so if not all.
+
+    Raises:
+        UserError: nothing, or the file is missing or torn.
+    """
+    state, weights = model.state_dict(), load_state(_local(pretrained))
+    missing = [key for key, value in state.items()
+               if key not in weights or list(weights[key].shape) != list(value.shape)]
+    title = type(model).__name__
+    if len(missing) == len(state):
+        raise UserError(f"`pretrained: {pretrained}` has none of the {len(state)} tensors of "
+                        f"{title}, first {missing[0]}, so that all would stay random; give weights "
+                        f"of this network, or null")
+    if missing:
+        logger.warning(f"`pretrained: {pretrained}` lacks {len(missing)} of the {len(state)} "
+                       f"tensors of {title}, first {missing[0]}; these stay random")
+
+
+def _local(pretrained: str) -> str:
+    """The file of ``pretrained``, downloaded if it is an address."""
+    return utils.download_pretrained_model(pretrained) if urlparse(pretrained).netloc \
+        else pretrained
 
 
 def load_pretrained(model: nn.Layer, pretrained: str, optional: Sequence[str] = ()) -> None:
@@ -24,8 +49,7 @@ def load_pretrained(model: nn.Layer, pretrained: str, optional: Sequence[str] = 
         UserError: there is no such file, or a tensor is missing in it or of another shape.
     """
     place = f"{type(model).__name__}: pretrained is {pretrained}"
-    is_url = bool(urlparse(pretrained).netloc)
-    path = utils.download_pretrained_model(pretrained) if is_url else pretrained
+    path = _local(pretrained)
     if not os.path.isfile(path):
         raise UserError(f"{place}, which is no file; give a .pdparams file or a URL")
     weights, state = load_state(path), model.state_dict()
