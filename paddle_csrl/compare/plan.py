@@ -11,7 +11,8 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BeforeValidator, Field, PrivateAttr, model_validator
 
 from paddle_csrl.compare.curve import EXTREME
-from paddle_csrl.config import ZeroShotConfig, load_yaml, parse_opts
+from paddle_csrl.config import ZeroShotConfig, load_yaml
+from paddle_csrl.config.load import parse_opts
 from paddle_csrl.config.schema import MAY_BE_NULL, Keys, Path, key, wanted
 from paddle_csrl.config.wording import read_keys
 from paddle_csrl.errors import UserError

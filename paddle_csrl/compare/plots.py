@@ -7,18 +7,7 @@ import numpy as np
 
 from paddle_csrl.compare.results import Results
 from paddle_csrl.compare.statistics import Interval
-from paddle_csrl.visualize.drawing import (
-    FAINT,
-    GRID,
-    INK,
-    Picture,
-    legend_above,
-    line,
-    mark,
-    new_axes,
-    style,
-    text_width,
-)
+from paddle_csrl.visualize import drawing
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -27,7 +16,7 @@ _HEIGHT, _ROW, _PANEL, _WIDTH = 250, 18, 210, 1080  # pixels; a page is a little
 _OVER_SPLITS = "over splits"
 
 
-@style()
+@drawing.style()
 def all_plots(results: Results) -> dict[str, str]:
     """SVG texts by file name; only what there are results for."""
     plots = {"hiou.svg": _scores(results), "hiou_differences.svg": _differences(results),
@@ -42,22 +31,22 @@ def _scores(results: Results, key: str = "hiou") -> str:
     """Every cell's score, by split and method, with the mean as a bar."""
     splits, methods = list(results.plan.splits), list(results.plan.methods)
     columns = len(methods) + 1  # of a split, one of them empty
-    room = max(110, min(22 * columns, _WIDTH / len(splits)), *(text_width(split) + 16
+    room = max(110, min(22 * columns, _WIDTH / len(splits)), *(drawing.text_width(split) + 16
                                                                for split in splits))
-    axes = new_axes(room * len(splits), _HEIGHT, f"{results.scores[key]}, %")
+    axes = drawing.new_axes(room * len(splits), _HEIGHT, f"{results.scores[key]}, %")
     for place, split in enumerate(splits):
         for index, method in enumerate(methods):
             values = results.finished(split, method)[key].dropna()
             x = place * columns + index
             reach = 0.25 if len(values) > 1 else 0
             axes.plot(x + np.linspace(-reach, reach, len(values)), values, alpha=0.55,
-                      **mark(index))
+                      **drawing.mark(index))
             if len(values):
-                axes.hlines(values.mean(), x - 0.4, x + 0.4, INK)
+                axes.hlines(values.mean(), x - 0.4, x + 0.4, drawing.INK)
     if not axes.collections:
         return ""
     for place in range(1, len(splits)):
-        axes.axvline(place * columns - 1, color=GRID)
+        axes.axvline(place * columns - 1, color=drawing.GRID)
     axes.set_xlim(-1, len(splits) * columns - 1)
     axes.set_xticks(np.arange(len(splits)) * columns + (columns - 2) / 2, splits)
     return _named(axes, results, methods, f"{results.scores[key]} by split and method")
@@ -76,8 +65,8 @@ def _differences(results: Results, key: str = "hiou") -> str:
         return ""
     intervals = [interval for rows in blocks.values() for interval in rows.values()]
     against = f"{results.scores[key]} against {results.label(results.plan.reference)}"
-    axes = new_axes(400, _ROW * (len(intervals) + 1.4 * len(blocks)),
-                    f"{against}, in points: mean and 95 % interval")
+    axes = drawing.new_axes(400, _ROW * (len(intervals) + 1.4 * len(blocks)),
+                            f"{against}, in points: mean and 95 % interval")
     axes.set_xlim(_shown_range(intervals))
     labels, y = {}, 0.0
     for method, rows in blocks.items():
@@ -85,32 +74,32 @@ def _differences(results: Results, key: str = "hiou") -> str:
         for name, interval in rows.items():
             y += 1
             labels[y] = name
-            _interval(axes, y, interval, mark(_index(results, method)),
+            _interval(axes, y, interval, drawing.mark(_index(results, method)),
                       weight=2 if name == _OVER_SPLITS else 1)
         y += 1.4
     axes.set_ylim(y - 0.6, -0.8)
     axes.set_yticks(list(labels), list(labels.values()))
     for label in axes.get_yticklabels():
         is_split = label.get_text() in results.plan.splits
-        label.set(color=INK, weight="normal" if is_split else "bold")
+        label.set(color=drawing.INK, weight="normal" if is_split else "bold")
     axes.tick_params(length=0)
     axes.grid(False, axis="y")
     axes.grid(axis="x")
-    axes.axvline(0, color=INK, linewidth=1, zorder=1)
+    axes.axvline(0, color=drawing.INK, linewidth=1, zorder=1)
     axes.spines["left"].set_visible(False)
-    return Picture(axes, against).svg
+    return drawing.Picture(axes, against).svg
 
 
 def _interval(axes: "Axes", y: float, interval: Interval, shape: dict, weight: int) -> None:
     """A mean and its interval, whose ends are pointed where they are outside of the axis."""
     low, high = axes.get_xlim()
-    axes.hlines(y, interval.low, interval.high, FAINT, linewidth=1.2 * weight)
+    axes.hlines(y, interval.low, interval.high, drawing.FAINT, linewidth=1.2 * weight)
     for end, pointed in ((interval.low, "<"), (interval.high, ">")):
-        axes.plot(np.clip(end, low, high), y, "|" if low <= end <= high else pointed, color=FAINT,
-                  markeredgewidth=1.2 * weight, clip_on=False)
+        axes.plot(np.clip(end, low, high), y, "|" if low <= end <= high else pointed,
+                  color=drawing.FAINT, markeredgewidth=1.2 * weight, clip_on=False)
     axes.plot(interval.mean, y, markersize=4.5 + 1.5 * weight, **shape)
     axes.text(1.02, y, f"n = {interval.n}", transform=axes.get_yaxis_transform(), va="center",
-              color=FAINT)
+              color=drawing.FAINT)
 
 
 def _by_seen_classes(results: Results, key: str = "hiou") -> str:
@@ -124,14 +113,14 @@ def _by_seen_classes(results: Results, key: str = "hiou") -> str:
     if len(ticks) < 2 or not intervals:
         return ""
     reference = results.label(results.plan.reference)
-    axes = new_axes(540, _HEIGHT, f"{results.scores[key]} against {reference}, points")
+    axes = drawing.new_axes(540, _HEIGHT, f"{results.scores[key]} against {reference}, points")
     shift = min((ticks[-1] - ticks[0]) / 45, 0.6 * np.diff(ticks).min() / len(methods))
     for place, (method, points) in enumerate(zip(methods, series)):
         for split, interval in points.items():
             x = sizes[split] + shift * (place - (len(methods) - 1) / 2)
-            axes.vlines(x, interval.low, interval.high, FAINT)
-            axes.plot(x, interval.mean, **mark(_index(results, method)))
-    axes.axhline(0, color=FAINT, linewidth=1, zorder=1)
+            axes.vlines(x, interval.low, interval.high, drawing.FAINT)
+            axes.plot(x, interval.mean, **drawing.mark(_index(results, method)))
+    axes.axhline(0, color=drawing.FAINT, linewidth=1, zorder=1)
     axes.set_ylim(_shown_range(intervals))
     axes.set_xticks(ticks)
     axes.set_xlabel("number of seen classes")
@@ -150,15 +139,15 @@ def _curves(results: Results) -> str:
     panels = {split: curves for split, curves in panels.items() if curves}
     if not panels:
         return ""
-    first = axes = new_axes(_PANEL, _HEIGHT, "unseen mIoU, %")
+    first = axes = drawing.new_axes(_PANEL, _HEIGHT, "unseen mIoU, %")
     for place, (split, curves) in enumerate(panels.items()):
         if place:
             axes = first.figure.add_axes((1.1 * place, 0, 1, 1), sharey=first)
             axes.tick_params(labelleft=False)
         for method, points in curves.items():
             own = [results.summary(split, method, key).mean for key in ("seen_miou", "unseen_miou")]
-            axes.plot(*points.T, **line(_index(results, method)) | {"marker": ""})
-            axes.plot(*own, markersize=8, **mark(_index(results, method)))
+            axes.plot(*points.T, **drawing.line(_index(results, method)) | {"marker": ""})
+            axes.plot(*own, markersize=8, **drawing.mark(_index(results, method)))
         axes.set_xlim(left=0)
         axes.set_xlabel("seen mIoU, %")
         axes.text(0.5, -0.24, split, transform=axes.transAxes, ha="center", weight="bold")
@@ -178,9 +167,9 @@ def _index(results: Results, method: str) -> int:
 def _named(axes: "Axes", results: Results, methods: Sequence[str], title: str,
            room: float = 0) -> str:
     """The SVG, with a legend of the methods."""
-    legend_above(axes, [results.label(method) for method in methods],
-                 [_index(results, method) for method in methods], room)
-    return Picture(axes, title).svg
+    drawing.legend_above(axes, [results.label(method) for method in methods],
+                         [_index(results, method) for method in methods], room)
+    return drawing.Picture(axes, title).svg
 
 
 def _shown_range(intervals: Sequence[Interval]) -> tuple[float, float]:

@@ -185,22 +185,21 @@ class ZeroShotConfig(Config):
 
 
 def parse_opts(items: Iterable[str]) -> dict[str, Any]:
-    """Dotted key to value of ``key=value`` texts, as ``--opts`` takes them."""
-    return dict(map(_parse_opt, items))
+    """Dotted key to value of ``key=value`` texts, as ``--opts`` takes them.
 
-
-def _parse_opt(item: str) -> tuple:
-    """Dotted key and value of ``key=value``: a Python literal, true, false, null, or text."""
-    key, _, text = item.partition("=")
-    if item.count("=") != 1:
-        raise UserError(f"--opts {item}: write key=value, such as zero_shot.policy=ignore")
-    words = {"true": True, "false": False, "null": None}
-    if text.lower() in words:
-        return key, words[text.lower()]
-    try:
-        return key, ast.literal_eval(text)
-    except (ValueError, SyntaxError, TypeError):
-        return key, text
+    A value is a Python literal, true, false, null, or text.
+    """
+    words, opts = {"true": True, "false": False, "null": None}, {}
+    for item in items:
+        key, _, text = item.partition("=")
+        if item.count("=") != 1:
+            raise UserError(f"--opts {item}: write key=value, such as zero_shot.policy=ignore")
+        try:
+            opts[key] = (words[text.lower()] if text.lower() in words
+                         else ast.literal_eval(text))
+        except (ValueError, SyntaxError, TypeError):
+            opts[key] = text
+    return opts
 
 
 def _unshared(value: Any) -> Any:

@@ -5,6 +5,3 @@ from paddle_csrl.datasets.label_scan import LabelScan, scan_labels
 from paddle_csrl.datasets.shapes import AttributeShapes
 from paddle_csrl.datasets.transforms import RandomGaussianBlur, ResizeShortSide
 from paddle_csrl.datasets.zero_shot import ZeroShotDataset
-
-__all__ = ["CLASS_NAMES", "AttributeShapes", "LabelScan", "RandomGaussianBlur", "ResizeShortSide",
-           "ZeroShotDataset", "scan_labels"]

@@ -98,8 +98,9 @@ def scan_labels(file_list: FileList, num_classes: int, ignore_index: int = 255,
             from its image or holds a value that is no class. The message names the file.
     """
     key = repr((fingerprint(file_list), num_classes, ignore_index, zero_is_unlabelled))
-    path = os.path.join(cache_dir or default_cache_dir(),
-                        f"labels_{hashlib.sha256(key.encode()).hexdigest()[:20]}.npz")
+    folder = cache_dir or os.environ.get("PADDLE_CSRL_CACHE") or os.path.join(
+        ".cache", "paddle_csrl")
+    path = os.path.join(folder, f"labels_{hashlib.sha256(key.encode()).hexdigest()[:20]}.npz")
     columns = _load(path, len(file_list), num_classes) if parallel.is_first() else None
     if not parallel.from_first(np.array([columns is not None], np.int64))[0]:
         own = np.array_split(np.arange(len(file_list)), parallel.world_size())
@@ -110,11 +111,6 @@ def scan_labels(file_list: FileList, num_classes: int, ignore_index: int = 255,
             _save(path, columns)
     columns = columns or _Columns.none()
     return _Columns(*map(parallel.from_first, columns)).scan(num_classes)
-
-
-def default_cache_dir() -> str:
-    """PADDLE_CSRL_CACHE, else ``.cache/paddle_csrl`` below the current folder."""
-    return os.environ.get("PADDLE_CSRL_CACHE") or os.path.join(".cache", "paddle_csrl")
 
 
 def fingerprint(file_list: FileList) -> str:
@@ -180,8 +176,7 @@ def require_whole_image(path: str) -> None:
 def require_readable(image_path: str, label_path: str | None) -> None:
     """Raise ``UserError`` if the image or the label cannot be decoded."""
     require_whole_image(image_path)
-    if cv2.imread(image_path) is None:
-        raise _unreadable("image", image_path, "not a picture that OpenCV reads")
+    _read_image(image_path)
     if label_path:
         read_label(label_path)
 
@@ -240,9 +235,7 @@ def _require_same_size(image_path: str, label_path: str, shape: tuple[int, ...])
                 return
     except Exception:  # PIL raises many types on formats it lacks; OpenCV decides
         pass
-    image = cv2.imread(image_path)  # turned by its EXIF orientation, unlike PIL's size
-    if image is None:
-        raise _unreadable("image", image_path, "not a picture that OpenCV reads")
+    image = _read_image(image_path)  # turned by its EXIF orientation, unlike PIL's size
     if image.shape[:2] != shape:
         raise UserError(f"label {label_path} is {shape[0]} x {shape[1]} pixels (height x width), "
                         f"but its image {image_path} is {image.shape[0]} x {image.shape[1]}; the "
@@ -255,6 +248,13 @@ def _decode(path: str, kind: str) -> np.ndarray:
             return np.asarray(image)
     except Exception as error:  # PIL raises OSError, SyntaxError, ValueError and others
         raise _unreadable(kind, path, str(error)) from error
+
+
+def _read_image(path: str) -> np.ndarray:
+    image = cv2.imread(path)
+    if image is None:
+        raise _unreadable("image", path, "not a picture that OpenCV reads")
+    return image
 
 
 def _unreadable(kind: str, path: str, reason: str) -> UserError:

@@ -354,7 +354,13 @@ class AttributeShapes(Dataset):
 
         The A columns are: being background, the colours, the patterns (``attribute_names``).
         """
-        return _attributes(len(self.colors), len(self.patterns))
+        num_colors, num_patterns = len(self.colors), len(self.patterns)
+        color = np.repeat(np.eye(num_colors), num_patterns, axis=0)
+        pattern = np.tile(np.eye(num_patterns), (num_colors, 1))
+        attributes = np.zeros((1 + len(color), 1 + num_colors + num_patterns), np.float32)
+        attributes[0, 0] = 1
+        attributes[1:, 1:] = np.concatenate([color, pattern], axis=1)
+        return attributes
 
     @property
     def attribute_names(self) -> list[str]:
@@ -368,7 +374,11 @@ class AttributeShapes(Dataset):
         The background is dark grey, the hue tells the class's colour and the lightness its
         pattern, so that a picture shows which of the two a prediction got wrong.
         """
-        return _label_palette(self.colors, len(self.patterns))
+        rgb = np.array([[_COLORS[color] for color in self.colors]], np.float32) / 255
+        lab = np.repeat(cv2.cvtColor(rgb, cv2.COLOR_RGB2LAB), len(self.patterns), axis=1)
+        lab[..., 0] = np.tile(np.linspace(42, 86, len(self.patterns)), len(self.colors))
+        shades = cv2.cvtColor(lab, cv2.COLOR_LAB2RGB)[0].clip(0, 1) * 255
+        return np.concatenate([[[52, 54, 60]], np.rint(shades)]).astype(np.uint8)
 
     def write_attributes(self, path: str) -> None:
         """Write ``class_names`` and ``attributes`` as a class-embedding file.
@@ -430,23 +440,6 @@ class AttributeShapes(Dataset):
         combinations = len(self.colors) * len(self.patterns)
         return _draw_scene(np.random.default_rng([self.seed, split, index]), self.image_size,
                            self.colors, self.patterns, first_class=1 + index % combinations)
-
-
-def _attributes(num_colors: int, num_patterns: int) -> np.ndarray:
-    color = np.repeat(np.eye(num_colors), num_patterns, axis=0)
-    pattern = np.tile(np.eye(num_patterns), (num_colors, 1))
-    attributes = np.zeros((1 + len(color), 1 + num_colors + num_patterns), np.float32)
-    attributes[0, 0] = 1
-    attributes[1:, 1:] = np.concatenate([color, pattern], axis=1)
-    return attributes
-
-
-def _label_palette(colors: Sequence[str], num_patterns: int) -> np.ndarray:
-    rgb = np.array([[_COLORS[color] for color in colors]], np.float32) / 255
-    lab = np.repeat(cv2.cvtColor(rgb, cv2.COLOR_RGB2LAB), num_patterns, axis=1)
-    lab[..., 0] = np.tile(np.linspace(42, 86, num_patterns), len(colors))
-    shades = cv2.cvtColor(lab, cv2.COLOR_LAB2RGB)[0].clip(0, 1) * 255
-    return np.concatenate([[[52, 54, 60]], np.rint(shades)]).astype(np.uint8)
 
 
 def _check_range(name: str, value: int, low: int, high: int) -> None:

@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -10,20 +11,14 @@ from paddleseg.cvlibs import manager
 from paddleseg.datasets import ADE20K
 from scipy.sparse import csr_array
 
+from paddle_csrl.datasets import label_scan
 from paddle_csrl.datasets.class_names import (
     class_names_for,
     fold_name,
     read_class_names,
     resolve_classes,
 )
-from paddle_csrl.datasets.label_scan import (
-    LabelScan,
-    class_pixels,
-    require_classes,
-    require_readable,
-    require_whole_image,
-    scan_labels,
-)
+from paddle_csrl.datasets.label_scan import LabelScan
 from paddle_csrl.errors import UserError
 from paddle_csrl.registry import register
 
@@ -96,7 +91,6 @@ class ZeroShotDataset(paddle.io.Dataset):
         self.seen_ids = np.setdiff1d(np.arange(self.num_classes), self.unseen_ids)
         self.hides_unseen = hide_unseen or self.mode not in ("val", "test")
         self._scan_options: dict[str, Any] = {"cache_dir": cache_dir, "num_workers": num_workers}
-        self._scan = self._scan_dataset() if self.hides_unseen else None
         self._sources = self._choose()
         self._relabel = _Relabel(self._class_of, self.unseen_ids if self._remaps else None,
                                  self.ignore_index)
@@ -178,7 +172,7 @@ class ZeroShotDataset(paddle.io.Dataset):
         result = {"policy": self.policy if self.hides_unseen else "none",
                   "images_total": len(self.dataset), "images_used": len(self),
                   "images_dropped": len(self.dataset) - len(self)}
-        scan = self._late_scan()
+        scan = self._scan
         if scan is None:
             return result
         pixels = scan.counts[self._sources].sum(0)
@@ -207,27 +201,21 @@ class ZeroShotDataset(paddle.io.Dataset):
 
     def class_pixels(self) -> np.ndarray | None:
         """int64 [N, C]: pixels of every class in every sample; None where labels have no files."""
-        scan = self._late_scan()
-        return None if scan is None else scan.counts[self._sources].toarray()
-
-    def _late_scan(self) -> LabelScan | None:
-        """The label scan, also where the policy did not ask for one."""
-        if self._scan is None:
-            self._scan = self._scan_dataset()
-        return self._scan
+        return None if self._scan is None else self._scan.counts[self._sources].toarray()
 
     def _has_unseen(self, scan: LabelScan) -> np.ndarray:
         """bool [N]: whether an image of the data set shows an unseen class."""
         return np.diff(scan.counts[:, self.unseen_ids].indptr) > 0
 
-    def _scan_dataset(self) -> LabelScan | None:
+    @cached_property
+    def _scan(self) -> LabelScan | None:
         """Pixels per image and class; ``None`` if the data set offers no way to know."""
         scan = self._scan_files()
         return scan if scan is None or self._class_of is None else _by_class(
             scan, self._class_of, self.num_classes)
 
     def _scan_files(self) -> LabelScan | None:
-        """Pixels per image and label id of the files; ``None`` as for ``_scan_dataset``."""
+        """Pixels per image and label id of the files; ``None`` as for ``_scan``."""
         num_labels = self.num_classes if self._class_of is None else len(self._class_of)
         if hasattr(self.dataset, "label_histogram"):
             counts = np.asarray(self.dataset.label_histogram(), np.int64)
@@ -238,10 +226,10 @@ class ZeroShotDataset(paddle.io.Dataset):
             return LabelScan.of_dense(counts)
         if self._files is None:
             return None
-        return scan_labels(self._files, num_labels, self.ignore_index,
-                           title=f"checking labels ({self.mode})",
-                           zero_is_unlabelled=isinstance(self.dataset, ADE20K),
-                           **self._scan_options)
+        return label_scan.scan_labels(self._files, num_labels, self.ignore_index,
+                                      title=f"checking labels ({self.mode})",
+                                      zero_is_unlabelled=isinstance(self.dataset, ADE20K),
+                                      **self._scan_options)
 
     def _choose(self) -> np.ndarray:
         """int64 [N']: the indices, in the data set, of the samples to be used."""
@@ -276,14 +264,14 @@ class ZeroShotDataset(paddle.io.Dataset):
     def _read(self, source: int) -> dict[str, Any]:
         """The data set's sample; what goes wrong for a broken file becomes a ``UserError``."""
         if self._files:
-            require_whole_image(self._files[source][0])
+            label_scan.require_whole_image(self._files[source][0])
         try:
             data = self._inner[source]
         except UserError:
             raise
         except Exception:
             if self._files:
-                require_readable(*self._files[source])
+                label_scan.require_readable(*self._files[source])
             raise
         if not isinstance(data, dict):
             raise UserError(f"{type(self.dataset).__name__} gives samples of type "
@@ -291,7 +279,7 @@ class ZeroShotDataset(paddle.io.Dataset):
         return data
 
     def _guard(self, label: np.ndarray, source: int) -> None:
-        values, _ = class_pixels(label)
+        values, _ = label_scan.class_pixels(label)
         if self.hides_unseen:
             # The ignored value is no label, even where it equals an unseen class's id.
             leaked = np.intersect1d(values[values != self.ignore_index], self.unseen_ids)
@@ -299,7 +287,7 @@ class ZeroShotDataset(paddle.io.Dataset):
                 raise RuntimeError(f"must never happen: {self._name(source)} is about to be used "
                                    f"with the unseen class {self.class_names[leaked[0]]} "
                                    f"(policy: {self.policy})")
-        require_classes(values, self.num_classes, self.ignore_index, self._name(source))
+        label_scan.require_classes(values, self.num_classes, self.ignore_index, self._name(source))
 
     def _name(self, source: int) -> str:
         """The label file of a sample, or its number."""
@@ -333,8 +321,8 @@ class _Relabel:
     def label(self, label: np.ndarray, name: str) -> np.ndarray:
         """The label in ids of classes; ``name`` stands for it in messages."""
         if self.class_of is not None:
-            values, _ = class_pixels(label)
-            require_classes(values, len(self.class_of), self.ignore_index, name)
+            values, _ = label_scan.class_pixels(label)
+            label_scan.require_classes(values, len(self.class_of), self.ignore_index, name)
             ignored = label == self.ignore_index
             classes = self.class_of[np.where(ignored, 0, label)]
             label = np.where(ignored, self.ignore_index, classes).astype(label.dtype)

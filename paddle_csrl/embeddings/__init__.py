@@ -3,6 +3,3 @@
 from paddle_csrl.embeddings.attributes import attribute_vectors, embed_classes, takes_attributes
 from paddle_csrl.embeddings.readers import read_vectors
 from paddle_csrl.embeddings.resolve import load_class_embeddings, resolve_class_embeddings
-
-__all__ = ["attribute_vectors", "embed_classes", "load_class_embeddings", "read_vectors",
-           "resolve_class_embeddings", "takes_attributes"]

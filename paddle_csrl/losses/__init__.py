@@ -6,8 +6,3 @@ from paddle_csrl.losses.listwise_relation_loss import ListwiseRelationLoss
 from paddle_csrl.losses.mmd_loss import MMDLoss
 from paddle_csrl.losses.pairwise_relation_loss import PairwiseRelationLoss
 from paddle_csrl.losses.prototype_norm_loss import PrototypeNormLoss
-
-__all__ = [
-    "CosineRegressionLoss", "ListwiseRelationLoss", "MMDLoss", "PairwiseRelationLoss",
-    "PrototypeNormLoss", "prototype_relations", "standardize_rows",
-]

@@ -4,7 +4,7 @@ Shape letters: U unseen classes, S seen classes, D feature dimensions.
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from numbers import Real
 from typing import Any
 
@@ -65,13 +65,13 @@ def check_prototypes(generated: Tensor, real: Tensor, place: str) -> None:
                         f"got {list(generated.shape)} and {list(real.shape)}")
 
 
-def differentiable_zero(empty: Tensor) -> Tensor:
-    """A zero whose ``backward`` works, the loss of an ``empty`` tensor.
+def differentiable_zero(empty: Tensor, shape: Sequence[int] = ()) -> Tensor:
+    """Zeros whose ``backward`` works, such as the loss of an ``empty`` tensor.
 
-    It stands apart from the graph of ``empty``, which has no gradient to receive: Paddle 2.6
+    They stand apart from the graph of ``empty``, which has no gradient to receive: Paddle 2.6
     cannot reduce an empty tensor and crashes on the way back through one.
     """
-    zero = paddle.zeros([], dtype=empty.dtype)
+    zero = paddle.zeros(list(shape), dtype=empty.dtype)
     zero.stop_gradient = empty.stop_gradient
     return zero
 
@@ -125,7 +125,7 @@ def prototype_relations(generated_prototypes: Tensor, real_prototypes: Tensor) -
     """
     check_prototypes(generated_prototypes, real_prototypes, "prototype_relations")
     if generated_prototypes.shape[0] == 0:
-        return _empty_rows(generated_prototypes, real_prototypes.shape[0])
+        return differentiable_zero(generated_prototypes, [0, real_prototypes.shape[0]])
     centre = real_prototypes.mean(axis=0)
     generated = directions(generated_prototypes - centre, generated_prototypes)
     real = directions(real_prototypes - centre, real_prototypes)
@@ -148,9 +148,3 @@ def standardize_rows(relations: Tensor) -> Tensor:
         return relations
     centred = relations - relations.mean(axis=-1, keepdim=True)
     return relations.shape[-1]**0.5 * directions(centred, relations)
-
-
-def _empty_rows(like: Tensor, columns: int) -> Tensor:
-    empty = paddle.zeros([0, columns], dtype=like.dtype)
-    empty.stop_gradient = like.stop_gradient
-    return empty

@@ -13,13 +13,7 @@ from paddle import Tensor, nn
 from paddleseg.cvlibs import manager
 
 from paddle_csrl.errors import UserError
-from paddle_csrl.losses.functional import (
-    attach_gradient,
-    check_positive,
-    check_relations,
-    differentiable_zero,
-    in_full_precision,
-)
+from paddle_csrl.losses import functional
 from paddle_csrl.registry import register
 
 METHODS = ("auto", "exact", "sampled")
@@ -70,20 +64,20 @@ class ListwiseRelationLoss(nn.Layer):
         if isinstance(num_samples, bool) or not isinstance(num_samples, int) or num_samples < 1:
             raise UserError("ListwiseRelationLoss: num_samples must be an integer >= 1, "
                             f"got {num_samples!r}")
-        self.gamma = check_positive(gamma, "ListwiseRelationLoss: gamma")
+        self.gamma = functional.check_positive(gamma, "ListwiseRelationLoss: gamma")
         self.method = method
         self.num_samples = num_samples
         self._table: _SetTable | None = None
 
-    @in_full_precision
+    @functional.in_full_precision
     def forward(self, generated: Tensor, semantic: Tensor) -> Tensor:
-        check_relations(generated, semantic, "ListwiseRelationLoss")
+        functional.check_relations(generated, semantic, "ListwiseRelationLoss")
         unseen, seen = generated.shape
         if self.method == "exact" and seen > MAX_EXACT:
             raise UserError(f"ListwiseRelationLoss: method 'exact' takes at most {MAX_EXACT} seen "
                             f"classes, got {seen}; use 'sampled' or 'auto'")
         if unseen == 0:
-            return differentiable_zero(generated)
+            return functional.differentiable_zero(generated)
         if seen == 1:  # there is one order
             return (generated * 0).sum()
         target = semantic.detach().astype("float64") / self.gamma
@@ -175,7 +169,7 @@ def _mean_log_sigmoid(high: Tensor, low: Tensor, weights: Tensor) -> Tensor:
         slopes = weights * (1 - values.exp())
         total = (weights * values).sum(axis=[1, 2])
         of_high, of_low = slopes.sum(axis=2), -slopes.sum(axis=1)
-    return attach_gradient(attach_gradient(total, high, of_high), low, of_low)
+    return functional.attach_gradient(functional.attach_gradient(total, high, of_high), low, of_low)
 
 
 def _nonempty_logsumexp(scores: Tensor) -> Tensor:

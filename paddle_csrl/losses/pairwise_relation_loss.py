@@ -3,13 +3,7 @@
 from paddle import Tensor, nn
 from paddleseg.cvlibs import manager
 
-from paddle_csrl.losses.functional import (
-    check_positive,
-    check_relations,
-    differentiable_zero,
-    in_full_precision,
-    log_softmax,
-)
+from paddle_csrl.losses import functional
 from paddle_csrl.registry import register
 
 
@@ -35,14 +29,14 @@ class PairwiseRelationLoss(nn.Layer):
 
     def __init__(self, gamma: float = 0.1, ignore_index: int = 255):
         super().__init__()
-        self.gamma = check_positive(gamma, "PairwiseRelationLoss: gamma")
+        self.gamma = functional.check_positive(gamma, "PairwiseRelationLoss: gamma")
 
-    @in_full_precision
+    @functional.in_full_precision
     def forward(self, generated: Tensor, semantic: Tensor) -> Tensor:
-        check_relations(generated, semantic, "PairwiseRelationLoss")
+        functional.check_relations(generated, semantic, "PairwiseRelationLoss")
         if generated.shape[0] == 0:
-            return differentiable_zero(generated)
-        target = log_softmax(semantic.detach() / self.gamma)
-        model = log_softmax(generated / self.gamma)
+            return functional.differentiable_zero(generated)
+        target = functional.log_softmax(semantic.detach() / self.gamma)
+        model = functional.log_softmax(generated / self.gamma)
         # Rounding alone can take a divergence of zero below zero.
         return (target.exp() * (target - model)).sum(axis=1).mean().clip(min=0)

@@ -1,5 +1,3 @@
 """Scores of generalized zero-shot segmentation."""
 
 from paddle_csrl.metrics.zero_shot_evaluator import ZeroShotEvaluator
-
-__all__ = ["ZeroShotEvaluator"]

@@ -9,7 +9,3 @@ from paddle_csrl.models.projection_segmentor import ProjectionSegmentor
 from paddle_csrl.models.resnet import CSRLResNet50, CSRLResNet101
 from paddle_csrl.models.structural_generator import StructuralGenerator
 from paddle_csrl.models.tiny_net import CSRLTinyNet
-
-__all__ = ["CSRLResNet101", "CSRLResNet50", "CSRLTinyNet", "DeepLabV3PPlain", "FeatureGenerator",
-           "GeneratorOutput", "GeneratorTask", "MLPGenerator", "PixelClassifier",
-           "ProjectionSegmentor", "StructuralGenerator"]

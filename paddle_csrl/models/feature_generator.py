@@ -15,6 +15,8 @@ from paddle_csrl.parallel import Share
 
 #: Negative slope of LeakyReLU, as in ZS3Net.
 LEAK = 0.2
+#: Distributions: standard normal, and uniform from [0, 1); by Paddle and by NumPy.
+NOISES = {"gaussian": (paddle.randn, "standard_normal"), "uniform": (paddle.rand, "random")}
 
 
 class GeneratorOutput(NamedTuple):
@@ -37,6 +39,8 @@ class FeatureGenerator(nn.Layer):
     #: Whether the relations after e^0 are learned, so that ``generator.relation: edges`` has
     #: something to compare.
     learns_relations = False
+    #: The distribution of the noise, of ``NOISES``.
+    noise = "gaussian"
 
     def __init__(self, embed_dim: int, noise_dim: int, dropout: float, **sizes: int):
         super().__init__()
@@ -81,8 +85,12 @@ class FeatureGenerator(nn.Layer):
         raise NotImplementedError
 
     def draw_noise(self, shape: list[int], like: Tensor) -> Tensor:
-        """Noise of a shape, of the dtype and at the place of ``like``: standard normal."""
-        return normal(shape, like)
+        """Noise of a shape, of the dtype and at the place of ``like``."""
+        on_device, on_host = NOISES[self.noise]
+        if not like.place.is_cpu_place():
+            return on_device(shape, dtype=like.dtype)
+        draws = getattr(_host_generator(), on_host)(shape, dtype=np.float32)
+        return paddle.to_tensor(draws, dtype=like.dtype, place=like.place)
 
     def _check_inputs(self, embeddings: Tensor, num_samples: int,
                       noise: Tensor | None) -> Tensor:
@@ -143,22 +151,6 @@ def _host_generator() -> np.random.Generator:
     Paddle's own draws on the CPU take longer than the matrix products they go into.
     """
     return np.random.Generator(np.random.SFC64(int(paddle.randint(0, 2**31 - 1, [1]))))
-
-
-def normal(shape: list[int], like: Tensor) -> Tensor:
-    """Standard normal values of the dtype and at the place of ``like``."""
-    if not like.place.is_cpu_place():
-        return paddle.randn(shape, dtype=like.dtype)
-    draws = _host_generator().standard_normal(shape, dtype=np.float32)
-    return paddle.to_tensor(draws, dtype=like.dtype, place=like.place)
-
-
-def uniform(shape: list[int], like: Tensor) -> Tensor:
-    """Uniform values from [0, 1) of the dtype and at the place of ``like``."""
-    if not like.place.is_cpu_place():
-        return paddle.rand(shape, dtype=like.dtype)
-    draws = _host_generator().random(shape, dtype=np.float32)
-    return paddle.to_tensor(draws, dtype=like.dtype, place=like.place)
 
 
 class HostDropout(nn.Dropout):

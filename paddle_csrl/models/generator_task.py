@@ -5,7 +5,6 @@ import numpy as np
 import paddle
 from paddle import nn
 
-from paddle_csrl.errors import UserError
 from paddle_csrl.losses import prototype_relations, standardize_rows
 from paddle_csrl.models.convex_hull import project_to_hull
 from paddle_csrl.parallel import Share
@@ -30,7 +29,6 @@ class GeneratorTask(nn.Layer):
             prototypes against those between the embeddings, both with rows z-scored.
         relation_warmup (int): iterations over which the losses on unseen classes grow linearly
             to their full weight, so that the generator first learns what a feature is.
-
         unseen_prototypes (str): ``free``, or ``hull``: after training the features of an unseen
             class are moved, all by one vector, so that their mean lies at the convex hull of the
             seen prototypes.
@@ -40,9 +38,6 @@ class GeneratorTask(nn.Layer):
     Attributes:
         share (Share): the classes for which this process trains; all by default. What is
             trained is the sum over the processes of the terms that each computes.
-
-    Raises:
-        UserError: a ``relation`` that the generator does not learn.
     """
 
     def __init__(self, generator: nn.Layer, embeddings: np.ndarray, prototypes: np.ndarray,
@@ -50,9 +45,6 @@ class GeneratorTask(nn.Layer):
                  relation: str = "prototypes", relation_warmup: int = 0,
                  unseen_prototypes: str = "free", outside_hull: float = 0.0):
         super().__init__()
-        if relation == "edges" and not getattr(generator, "learns_relations", True):
-            raise UserError(f"`generator.relation: edges` compares relations that "
-                            f"{type(generator).__name__} does not learn; take prototypes")
         self.generator = generator
         self.relation, self.num_samples = relation, num_samples
         self.relation_warmup = relation_warmup

@@ -1,28 +1,17 @@
 """The generator of ZS3Net: one MLP from a class embedding and noise to a visual feature."""
 
-
 import paddle
 from paddle import Tensor
 from paddleseg.cvlibs import manager
 
 from paddle_csrl.errors import UserError
-from paddle_csrl.models.feature_generator import (
-    FeatureGenerator,
-    GeneratorOutput,
-    apply_mlp,
-    mlp,
-    normal,
-    semantic_relations,
-    uniform,
-)
+from paddle_csrl.models import feature_generator as base
 from paddle_csrl.parallel import Share
 from paddle_csrl.registry import register
 
-NOISES = {"gaussian": normal, "uniform": uniform}
-
 
 @register(manager.MODELS)
-class MLPGenerator(FeatureGenerator):
+class MLPGenerator(base.FeatureGenerator):
     """ZS3Net's generator (Bucher et al., NeurIPS 2019): x_in = f([a_i + z_in]) for each class i.
 
     + stands for concatenation (a embeddings, z noise). f is Linear - LeakyReLU(0.2) - Dropout -
@@ -49,20 +38,16 @@ class MLPGenerator(FeatureGenerator):
                  num_classes: int | None = None, in_channels: int = 3):
         super().__init__(embed_dim, noise_dim, dropout, feature_dim=feature_dim,
                          hidden_dim=hidden_dim)
-        if noise not in list(NOISES):  # a list, for YAML may give what has no hash
-            raise UserError(f"MLPGenerator: noise must be one of {', '.join(NOISES)}, "
+        if noise not in list(base.NOISES):  # a list, for YAML may give what has no hash
+            raise UserError(f"MLPGenerator: noise must be one of {', '.join(base.NOISES)}, "
                             f"got {noise!r}")
         self.noise = noise
-        self.mlp = mlp(embed_dim + noise_dim, hidden_dim, feature_dim, dropout)
+        self.mlp = base.mlp(embed_dim + noise_dim, hidden_dim, feature_dim, dropout)
 
-    def generate(self, embeddings: Tensor, noise: Tensor, share: Share) -> GeneratorOutput:
+    def generate(self, embeddings: Tensor, noise: Tensor, share: Share) -> base.GeneratorOutput:
         """Generate features; the relations are e^0 alone."""
         own = share.take(embeddings)
         expanded = own.unsqueeze(1).expand([len(own), noise.shape[1], self.embed_dim])
         nodes = paddle.concat([expanded, share.take(noise)], axis=2)
-        features = apply_mlp(self.mlp, nodes, share)
-        return GeneratorOutput(features, [semantic_relations(embeddings)])
-
-    def draw_noise(self, shape: list[int], like: Tensor) -> Tensor:
-        """The noise that the config names."""
-        return NOISES[self.noise](shape, like)
+        features = base.apply_mlp(self.mlp, nodes, share)
+        return base.GeneratorOutput(features, [base.semantic_relations(embeddings)])

@@ -1,6 +1,5 @@
 """The classification layer that stage 3 trains."""
 
-
 import numpy as np
 import paddle
 from paddle import Tensor, nn

@@ -12,14 +12,7 @@ from paddle.autograd import PyLayer
 from paddle.distributed.fleet.utils import recompute
 from paddleseg.cvlibs import manager
 
-from paddle_csrl.models.feature_generator import (
-    LEAK,
-    FeatureGenerator,
-    GeneratorOutput,
-    apply_mlp,
-    mlp,
-    semantic_relations,
-)
+from paddle_csrl.models import feature_generator as base
 from paddle_csrl.parallel import Share
 from paddle_csrl.registry import register
 
@@ -29,7 +22,7 @@ PAIR_BLOCK_SIZE = 2**22
 
 
 @register(manager.MODELS)
-class StructuralGenerator(FeatureGenerator):
+class StructuralGenerator(base.FeatureGenerator):
     """CSRL's generator (NeurIPS 2020, section 4.1, Eqs. 1-3).
 
     It starts from the nodes v^0_in = [a_i + z_in] (concatenated; a embeddings, z noise) and the
@@ -67,17 +60,17 @@ class StructuralGenerator(FeatureGenerator):
                          num_layers=num_layers, hidden_dim=hidden_dim)
         widths = [embed_dim + noise_dim] + [hidden_dim] * (num_layers - 1) + [feature_dim]
         self.feature_mlps = nn.LayerList(
-            [mlp(2 * before, hidden_dim, after, dropout)
+            [base.mlp(2 * before, hidden_dim, after, dropout)
              for before, after in zip(widths, widths[1:])])
         self.relation_mlps = nn.LayerList(
-            [mlp(width, hidden_dim, 1, dropout) for width in widths[1:]])
+            [base.mlp(width, hidden_dim, 1, dropout) for width in widths[1:]])
 
-    def generate(self, embeddings: Tensor, noise: Tensor, share: Share) -> GeneratorOutput:
+    def generate(self, embeddings: Tensor, noise: Tensor, share: Share) -> base.GeneratorOutput:
         """Generate features and edges; with C = 1 there are no neighbours, their sum in (2) is 0.
 
         Nodes are those of the share, prototypes and edges those of all classes.
         """
-        relations = [semantic_relations(embeddings)]
+        relations = [base.semantic_relations(embeddings)]
         nodes = _initial_nodes(share.take(embeddings), share.take(noise))
         prototypes = _initial_nodes(embeddings, noise).prototypes()
         for feature_mlp, relation_mlp in zip(self.feature_mlps, self.relation_mlps):
@@ -86,7 +79,7 @@ class StructuralGenerator(FeatureGenerator):
                                         share)
             prototypes = share.complete(nodes.prototypes())
             relations.append(_pair_scores(relation_mlp, prototypes, share) * relations[-1])
-        return GeneratorOutput(nodes.values(), relations)
+        return base.GeneratorOutput(nodes.values(), relations)
 
 
 class _Nodes(NamedTuple):
@@ -158,7 +151,7 @@ class _PerClassLinear(PyLayer):
 @paddle.no_grad()
 def _activation_factor(hidden: Tensor, dropout: nn.Layer, share: Share) -> Tensor:
     """Return the factor of LeakyReLU and dropout together: one pass, also backwards."""
-    factor = (hidden > 0).astype(hidden.dtype).scale_(1 - LEAK, LEAK)
+    factor = (hidden > 0).astype(hidden.dtype).scale_(1 - base.LEAK, base.LEAK)
     mask = dropout.mask(hidden, share)
     return factor if mask is None else factor.multiply_(mask)
 
@@ -175,7 +168,7 @@ def _pair_scores(mlp: nn.Layer, prototypes: Tensor, share: Share) -> Tensor:
 
     def scores(prototypes: Tensor, first: Tensor, second: Tensor, pairs: Share) -> Tensor:
         one, other = (paddle.gather(prototypes, pairs.take(ids)) for ids in (first, second))
-        return apply_mlp(mlp, (one - other).abs(), pairs).squeeze(1)
+        return base.apply_mlp(mlp, (one - other).abs(), pairs).squeeze(1)
 
     first, second = paddle.to_tensor(rows), paddle.to_tensor(columns)
     first_layer, *_ = mlp.children()

@@ -1,6 +1,5 @@
 """A backbone small enough to train on a CPU within minutes."""
 
-
 import paddle
 from paddle import nn
 from paddleseg.cvlibs import manager

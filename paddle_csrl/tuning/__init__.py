@@ -9,6 +9,3 @@ from paddle_csrl.tuning.folds import draw_folds
 from paddle_csrl.tuning.search import Budget, Search
 from paddle_csrl.tuning.seen_classes import SeenClasses
 from paddle_csrl.tuning.space import Draw, Space
-
-__all__ = ["Budget", "Draw", "Fold", "Search", "SeenClasses", "Space", "bank_trial",
-           "draw_folds", "make_fold"]

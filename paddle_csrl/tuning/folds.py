@@ -1,6 +1,5 @@
 """Which seen classes are held out together."""
 
-
 import numpy as np
 
 from paddle_csrl.errors import UserError

@@ -340,7 +340,7 @@ BAD = {
                    "no word-vector file at /nowhere.txt"),
     "weights": (dict(add=["zebra"], opts=[
         "classifier.loss.types.0.weight=[1.0, 1.0, 1.0, 1.0, 1.0]"]), "5 weights for the 6"),
-    "seed": (dict(add=["zebra"], seed=-1), "classifier.seed: -1` must be an integer"),
+    "seed": (dict(add=["zebra"], seed=-1), "classifier.seed: -1` must be greater than"),
     "large seed": (dict(add=["zebra"], seed=2 ** 32),
                    "classifier.seed: 4294967296` must be less than or equal to 4294967295"),
     "other segmentor": (dict(add=["zebra"], opts=[

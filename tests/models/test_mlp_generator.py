@@ -8,7 +8,7 @@ from paddleseg.cvlibs import manager
 import paddle_csrl  # noqa: F401  (first: it orders the imports of cv2 and paddle)
 from paddle_csrl.errors import UserError
 from paddle_csrl.losses import MMDLoss
-from paddle_csrl.models import GeneratorTask, MLPGenerator, StructuralGenerator
+from paddle_csrl.models import MLPGenerator
 
 C, N, W, Z, H, D = 4, 3, 5, 2, 7, 6
 
@@ -107,18 +107,6 @@ def test_bad_inputs_are_refused(embeddings):
 
 def test_it_is_registered():
     assert manager.MODELS["MLPGenerator"] is MLPGenerator
-
-
-def make_task(generator, embeddings, relation):
-    return GeneratorTask(generator, embeddings, np.ones((3, D), np.float32), [0, 1, 3], [2], N,
-                         relation)
-
-
-def test_there_are_no_learned_edges_to_compare(embeddings):
-    assert make_task(build(), embeddings, "prototypes")
-    assert make_task(StructuralGenerator(W, D, Z), embeddings, "edges")
-    with pytest.raises(UserError, match="relation: edges` compares .* MLPGenerator does not learn"):
-        make_task(build(), embeddings, "edges")
 
 
 def zs3net_loss(x, y):

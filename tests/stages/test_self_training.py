@@ -358,7 +358,7 @@ def test_pixels_of_unlabelled_images_do_matter(trained, tmp_path):
     ("self_training.share=many", "self_training.share: many` must"),
     ("self_training.pseudo_share=True", "self_training.pseudo_share: True` must"),
     ("self_training.rounds=0", "`self_training.rounds: 0` must be greater than or equal to 1"),
-    ("self_training.samples_per_class=0", "samples_per_class: 0` must be an integer"),
+    ("self_training.samples_per_class=0", "samples_per_class: 0` must be greater than"),
     ("self_training.shares=1", "unknown key `self_training.shares`; did you mean `share`"),
     ("self_training=yes", "`self_training` must hold `key: value` pairs"),
 ])
