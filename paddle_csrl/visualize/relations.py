@@ -28,47 +28,27 @@ if TYPE_CHECKING:
 _NAME_ROOM, _GAP, _BETWEEN, _FIGURE_CELL, _CELL_WITH_VALUE = 190, 40, 75, 38, 36
 
 
-def relation_heatmap(matrix: np.ndarray, row_names: Sequence[str], col_names: Sequence[str],
-                     title: str = "", vmin: float = -1.0, vmax: float = 1.0) -> np.ndarray:
-    """A heat map of the relations between classes, with names, values and a colour bar.
+def relation_panel(semantic: np.ndarray, generated: np.ndarray, row_names: Sequence[str],
+                   col_names: Sequence[str],
+                   titles: Sequence[str] = ("Semantic relations", "Generated relations"),
+                   vmin: float = -1.0, vmax: float = 1.0) -> np.ndarray:
+    """Draw two heat maps of the same classes: side by side, or under one another if they are wide.
 
     Blue - white - red where vmin < 0 < vmax (white is the middle of the range), else cividis.
     Values outside the range take the colour of its end; what is not a number is hatched.
 
     Args:
-        matrix (np.ndarray): float [R, K], such as cosines [U, S].
+        semantic, generated (np.ndarray): float [R, K], such as cosines [U, S].
         row_names (list[str]): R names.
         col_names (list[str]): K names.
-        title (str, optional): written above.
-        vmin (float): lower end of the colours.
-        vmax (float): upper end of the colours.
-
-    Returns:
-        uint8 [H, W, 3].
-
-    Raises:
-        UserError: the matrix is empty or does not fit the names, or vmin >= vmax.
-    """
-    return _maps([(title, matrix, "")], row_names, col_names, vmin=vmin, vmax=vmax).pixels
-
-
-def relation_panel(semantic: np.ndarray, generated: np.ndarray, row_names: Sequence[str],
-                   col_names: Sequence[str],
-                   titles: Sequence[str] = ("Semantic relations", "Generated relations"),
-                   vmin: float = -1.0, vmax: float = 1.0) -> np.ndarray:
-    """Two heat maps of the same classes: side by side, or one over the other if they are wide.
-
-    Args:
-        semantic (np.ndarray): float [R, K].
-        generated (np.ndarray): float [R, K].
-        row_names, col_names, vmin, vmax: as for ``relation_heatmap``.
         titles (list[str]): one for each map.
+        vmin, vmax (float): ends of the colours.
 
     Returns:
         uint8 [H, W, 3].
 
     Raises:
-        UserError: as ``relation_heatmap``.
+        UserError: a matrix is empty or does not fit the names, or vmin >= vmax.
     """
     maps = [(title, matrix, "") for title, matrix in zip(titles, (semantic, generated))]
     return _maps(maps, row_names, col_names, vmin=vmin, vmax=vmax,
@@ -78,11 +58,11 @@ def relation_panel(semantic: np.ndarray, generated: np.ndarray, row_names: Seque
 def relation_figure(panels: Mapping[str, np.ndarray], row_names: Sequence[str],
                     col_names: Sequence[str], captions: Mapping[str, str],
                     notes: Sequence[str] = (), vmin: float = -1.0, vmax: float = 1.0) -> Picture:
-    """Heat maps of the same classes in several spaces, under one another on one colour scale.
+    """Draw heat maps of the same classes in several spaces, under one another on one colour scale.
 
     Args:
         panels (dict[str, np.ndarray]): float [R, K] by title.
-        row_names, col_names, vmin, vmax: as for ``relation_heatmap``.
+        row_names, col_names, vmin, vmax: as for ``relation_panel``.
         captions (dict[str, str]): the line under a panel, by its title.
         notes (list[str]): what is said below all panels.
 
@@ -90,7 +70,7 @@ def relation_figure(panels: Mapping[str, np.ndarray], row_names: Sequence[str],
         Picture: to be saved as PNG and SVG.
 
     Raises:
-        UserError: as ``relation_heatmap``, or there is no panel.
+        UserError: as ``relation_panel``, or there is no panel.
     """
     if not panels:
         raise UserError("a figure of relations needs at least one panel")

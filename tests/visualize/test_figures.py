@@ -457,7 +457,7 @@ def test_matplotlib_is_imported_by_the_first_picture_alone():
         import sys
         from paddle_csrl import cli, core, visualize
         assert "matplotlib" not in sys.modules
-        visualize.relation_heatmap([[1.0]], ["a"], ["b"])
+        visualize.relation_panel([[1.0]], [[1.0]], ["a"], ["b"])
         assert "matplotlib" in sys.modules and "matplotlib.pyplot" not in sys.modules
     """
     subprocess.run([sys.executable, "-c", code], check=True, cwd=tiny_runs.ROOT)

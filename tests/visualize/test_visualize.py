@@ -6,7 +6,7 @@ from PIL import Image
 
 from paddle_csrl import visualize
 from paddle_csrl.errors import UserError
-from paddle_csrl.visualize import overlay, palette, prediction_panel, relation_heatmap
+from paddle_csrl.visualize import overlay, palette, prediction_panel, relations
 
 NAMES = ["background", "red striped", "blue dotted", "green plain"]
 LOW, MIDDLE, HIGH = (5, 48, 97), (247, 247, 247), (103, 0, 31)
@@ -20,6 +20,11 @@ def scene():
     prediction = truth.copy()
     prediction[60:, 60:] = 1
     return image, truth, prediction
+
+
+def relation_heatmap(matrix, rows, columns, title="", vmin=-1.0, vmax=1.0):
+    """One map, whose cells are as large as fits."""
+    return relations._maps([(title, matrix, "")], rows, columns, vmin=vmin, vmax=vmax).pixels
 
 
 def count(picture, color):
