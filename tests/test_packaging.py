@@ -12,6 +12,7 @@ from pathlib import Path
 
 import paddle
 import pytest
+import yaml
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
@@ -87,7 +88,8 @@ def test_every_file_of_the_package_is_installed(wheel):
 
 
 def test_the_version_is_that_of_the_package(package):
-    assert package.version == paddle_csrl.__version__
+    with open(os.path.join(ROOT, "CITATION.cff"), encoding="utf-8") as file:
+        assert package.version == paddle_csrl.__version__ == yaml.safe_load(file)["version"]
 
 
 def test_every_tool_is_a_program(package, monkeypatch):
