@@ -19,12 +19,12 @@ from paddleseg.deploy.export import WrappedModel
 import paddle_csrl  # noqa: F401  first: it orders the imports of cv2 and paddle
 from paddle_csrl.config import ZeroShotConfig
 from paddle_csrl.deploy.export import export_model
-from paddle_csrl.deploy.exported import DeployInfo, PaddleBackend
+from paddle_csrl.deploy.exported import Backend, DeployInfo, paddle_backend
 from paddle_csrl.deploy.model import DeployBuilder
 from paddle_csrl.utils.weights import save_state
 
 
-def seconds(backend: PaddleBackend, pixels: np.ndarray) -> float:
+def seconds(backend: Backend, pixels: np.ndarray) -> float:
     start = time.perf_counter()
     backend(pixels)
     return time.perf_counter() - start
@@ -69,8 +69,8 @@ def main() -> None:
         ours = DeployInfo.read(export_model(builder, os.path.join(folder, "ours"))["config"]).model
         theirs = stock_export(builder.trained_model, os.path.join(folder, "stock"))
         names = operators(ours)
-        backends = [PaddleBackend(path, f"{os.path.splitext(path)[0]}.pdiparams",
-                                  threads=args.threads) for path in (theirs, ours)]
+        backends = [paddle_backend(path, f"{os.path.splitext(path)[0]}.pdiparams",
+                                   threads=args.threads) for path in (theirs, ours)]
         pixels = np.random.default_rng(0).standard_normal(
             (1, builder.img_channels, args.size, args.size)).astype(np.float32)
         times: list[list[float]] = [[], []]

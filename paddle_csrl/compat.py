@@ -11,7 +11,6 @@ zlib and Paddle are loaded; `mend_paddleseg` does the rest.
 import ast
 import collections
 import contextlib
-import functools
 import gc
 import inspect
 import io
@@ -23,8 +22,9 @@ import textwrap
 import time
 import zlib  # noqa: F401
 from collections.abc import Callable, Iterator
-from types import SimpleNamespace
+from functools import partial, wraps
 from typing import Any, NamedTuple, cast
+from unittest.mock import patch
 
 import cv2  # noqa: F401
 import PIL.Image  # noqa: F401
@@ -92,28 +92,17 @@ def mend_paddleseg() -> list[str]:
         list[str]: the names of the faults that were there and are mended now; empty on a second
             call and on a PaddleSeg that needs no mending.
     """
-    found = []
-    with _on_cpu():
+    found, device = [], paddle.get_device()
+    paddle.set_device("cpu")  # so that an import allocates nothing on a GPU
+    try:
         for fault in FAULTS:
             if fault.is_present():
                 fault.mend()
                 found.append(fault.name)
-    mended.extend(found)
-    return found
-
-
-@contextlib.contextmanager
-def _on_cpu() -> Iterator[None]:
-    """Run the probes on the CPU, so that an import allocates nothing on a GPU."""
-    device = paddle.get_device()
-    if device == "cpu":
-        yield
-        return
-    paddle.set_device("cpu")
-    try:
-        yield
     finally:
         paddle.set_device(device)
+    mended.extend(found)
+    return found
 
 
 def _fails(probe: Callable[[], Any]) -> bool:
@@ -128,7 +117,7 @@ def _cross_entropy_fails() -> bool:
     """``_post_process_loss`` multiplies float masks by int64 labels, which Paddle 3 refuses."""
     logit, label = paddle.zeros([1, 2, 1, 1]), paddle.zeros([1, 1, 1], "int64")
     losses = CrossEntropyLoss(), CrossEntropyLoss(weight=[1.0, 1.0])
-    return any(_fails(functools.partial(loss, logit, label)) for loss in losses)
+    return any(_fails(partial(loss, logit, label)) for loss in losses)
 
 
 def _post_process_loss(self: Any, logit: Tensor, label: Tensor, semantic_weights: Tensor | None,
@@ -152,10 +141,6 @@ def _post_process_loss(self: Any, logit: Tensor, label: Tensor, semantic_weights
         return loss.mean() / ((mask * coef).mean() + self.EPS)
     loss, hardest = loss.flatten().topk(int(self.top_k_percent_pixels * label.size))
     return loss.mean() / (coef.flatten().gather(hardest).mean() + self.EPS)
-
-
-def _mend_cross_entropy() -> None:
-    CrossEntropyLoss._post_process_loss = _post_process_loss
 
 
 def _ohem_fails() -> bool:
@@ -186,10 +171,6 @@ def _ohem_forward(self: Any, logit: Tensor, label: Tensor) -> Tensor:
     return (loss * kept).mean() / (kept.mean() + self.EPS)
 
 
-def _mend_ohem() -> None:
-    OhemCrossEntropyLoss.forward = _ohem_forward
-
-
 def _loss_terms_are_0d() -> bool:
     """``train`` logs ``l[0]`` of every loss term, but a mean is 0-D since Paddle 2.5."""
     losses = {"types": [lambda logit, label: paddle.zeros([2]).mean()], "coef": [1]}
@@ -202,7 +183,7 @@ def _loss_terms_are_0d() -> bool:
 
 
 def _one_element_terms(loss_computation: Callable[..., list[Tensor]]) -> Callable:
-    @functools.wraps(loss_computation)
+    @wraps(loss_computation)
     def mended(*args: Any, **kwargs: Any) -> list[Tensor]:
         terms = loss_computation(*args, **kwargs)
         return [term.reshape([1]) if term.ndim == 0 else term for term in terms]
@@ -214,11 +195,11 @@ def _mend_loss_terms() -> None:
     """Reshape the terms of the trainer's ``loss_computation`` and of a model's own."""
     train = _TRAINER.train
 
-    @functools.wraps(train)
+    @wraps(train)
     def mended(model: nn.Layer, *args: Any, **kwargs: Any) -> None:
         if not hasattr(model, "loss_computation"):
             return train(model, *args, **kwargs)
-        with _replaced(model, "loss_computation", _one_element_terms(model.loss_computation)):
+        with patch.object(model, "loss_computation", _one_element_terms(model.loss_computation)):
             return train(model, *args, **kwargs)
 
     _TRAINER.loss_computation = _one_element_terms(_TRAINER.loss_computation)
@@ -301,10 +282,6 @@ def _calculate_area(pred: Tensor, label: Tensor, num_classes: int,
             count(label, paddle.ones_like(labelled)))
 
 
-def _mend_calculate_area() -> None:
-    metrics.calculate_area = _calculate_area
-
-
 def _fleet_config_fails() -> bool:
     """Paddle 2.6's ``fleet.init`` reads a property of fields that protobuf 7 has renamed."""
     return hasattr(_STRATEGY, "get_msg_dict") and _fails(
@@ -321,10 +298,6 @@ def _message_as_dict(message: Any) -> dict[str, Any]:
                      else list(value))
         fields[field.name] = value
     return fields
-
-
-def _mend_fleet_config() -> None:
-    _STRATEGY.get_msg_dict = _message_as_dict
 
 
 def _log_garbles() -> bool:
@@ -350,19 +323,19 @@ def _log(level: int = 2, message: str = "") -> None:
     print(line.encode(encoding, "backslashreplace").decode(encoding), flush=True)
 
 
-def _mend_log() -> None:
-    logger.log = _log
-
-
 #: Every fault that `mend_paddleseg` knows, in the order in which it looks.
 FAULTS = (
-    Fault("CrossEntropyLoss mixes dtypes", _cross_entropy_fails, _mend_cross_entropy),
-    Fault("OhemCrossEntropyLoss mixes dtypes", _ohem_fails, _mend_ohem),
+    Fault("CrossEntropyLoss mixes dtypes", _cross_entropy_fails,
+          partial(setattr, CrossEntropyLoss, "_post_process_loss", _post_process_loss)),
+    Fault("OhemCrossEntropyLoss mixes dtypes", _ohem_fails,
+          partial(setattr, OhemCrossEntropyLoss, "forward", _ohem_forward)),
     Fault("train saves scores it has not", lambda: bool(_unset_scores()), _mend_unset_scores),
     Fault("train indexes 0-D loss terms", _loss_terms_are_0d, _mend_loss_terms),
-    Fault("calculate_area concatenates 0-D sums", _calculate_area_fails, _mend_calculate_area),
-    Fault("fleet reads what protobuf has renamed", _fleet_config_fails, _mend_fleet_config),
-    Fault("log garbles what is not ASCII", _log_garbles, _mend_log),
+    Fault("calculate_area concatenates 0-D sums", _calculate_area_fails,
+          partial(setattr, metrics, "calculate_area", _calculate_area)),
+    Fault("fleet reads what protobuf has renamed", _fleet_config_fails,
+          partial(setattr, _STRATEGY, "get_msg_dict", _message_as_dict)),
+    Fault("log garbles what is not ASCII", _log_garbles, partial(setattr, logger, "log", _log)),
 )
 
 
@@ -388,7 +361,7 @@ def mend_data_loader() -> None:
 
 
 def _without_parents_garbage(worker_loop: Callable) -> Callable:
-    @functools.wraps(worker_loop)
+    @wraps(worker_loop)
     def mended(*args: Any) -> None:
         gc.freeze()
         worker_loop(*args)
@@ -397,7 +370,7 @@ def _without_parents_garbage(worker_loop: Callable) -> Callable:
 
 
 def _keeping_error(thread_loop: Callable) -> Callable:
-    @functools.wraps(thread_loop)
+    @wraps(thread_loop)
     def mended(self: Any, *args: Any) -> None:
         try:
             thread_loop(self, *args)
@@ -409,7 +382,7 @@ def _keeping_error(thread_loop: Callable) -> Callable:
 
 
 def _raising_kept_error(read_next: Callable) -> Callable:
-    @functools.wraps(read_next)
+    @wraps(read_next)
     def mended(self: Any) -> Any:
         try:
             return read_next(self)
@@ -428,34 +401,19 @@ def _raising_kept_error(read_next: Callable) -> Callable:
 
 
 @contextlib.contextmanager
-def trainer_hooks(evaluate: Callable | None = None,
-                  log_writer: Callable[[str], Any] | None = None,
-                  alone: bool = False) -> Iterator[None]:
-    """Give PaddleSeg's trainer what it has no argument for: evaluator, log writer, processes.
+def trainer_hooks(evaluate: Callable, log_writer: Callable[[str], Any]) -> Iterator[None]:
+    """Give PaddleSeg's trainer what it has no argument for: an evaluator and a log writer.
 
     Args:
-        evaluate (callable, optional): takes the place of ``paddleseg.core.evaluate`` inside
-            ``train``: ``(model, val_dataset, **kwargs)`` to ``(miou, acc, class_iou,
-            class_precision, kappa)``; the first decides which model is the best.
-        log_writer (callable, optional): ``log_writer(save_dir)`` takes the place of
+        evaluate (callable): takes the place of ``paddleseg.core.evaluate`` inside ``train``:
+            ``(model, val_dataset, **kwargs)`` to ``(miou, acc, class_iou, class_precision,
+            kappa)``; the first decides which model is the best.
+        log_writer (callable): ``log_writer(save_dir)`` takes the place of
             ``visualdl.LogWriter``, which ``train(use_vdl=True)`` calls: an object with
             ``add_scalar(tag, value, step)`` and ``close()``. A factory that needs the real
             ``LogWriter`` has to import it before the block.
-        alone (bool): every process trains as if it were the only one, on all of the data in
-            the same order; only the first one writes and logs.
     """
-    with contextlib.ExitStack() as stack:
-        if evaluate is not None:
-            stack.enter_context(_replaced(_TRAINER, "evaluate", evaluate))
-        if log_writer is not None:
-            import visualdl
-
-            stack.enter_context(_replaced(visualdl, "LogWriter", log_writer))
-        if alone and paddle.distributed.get_world_size() > 1:
-            environment = SimpleNamespace(nranks=1, local_rank=paddle.distributed.get_rank())
-            sampler = functools.partial(paddle.io.DistributedBatchSampler, num_replicas=1, rank=0)
-            stack.enter_context(_replaced(paddle.distributed, "ParallelEnv", lambda: environment))
-            stack.enter_context(_replaced(paddle.io, "DistributedBatchSampler", sampler))
+    with patch.object(_TRAINER, "evaluate", evaluate), patch("visualdl.LogWriter", log_writer):
         yield
 
 
@@ -472,18 +430,5 @@ def pretrained_checked(check: Callable[[nn.Layer, str], None]) -> Iterator[None]
             check(model, pretrained)
         load(model, pretrained)
 
-    with _replaced(utils, "load_pretrained_model", checked):
+    with patch.object(utils, "load_pretrained_model", checked):
         yield
-
-
-@contextlib.contextmanager
-def _replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
-    """Set ``owner.name`` inside the block; afterwards the owner's own entry is as it was."""
-    own: dict[str, Any] = {name: vars(owner)[name]} if name in vars(owner) else {}
-    setattr(owner, name, value)
-    try:
-        yield
-    finally:
-        delattr(owner, name)
-        for key, previous in own.items():
-            setattr(owner, key, previous)

@@ -65,10 +65,9 @@ def decide(environ: Mapping[str, str] = os.environ, cpuinfo: str = _CPUINFO) -> 
         environ: the environment.
         cpuinfo: the kernel's description of the CPU.
     """
-    is_amd = vendor(cpuinfo) == "AuthenticAMD"
     if VARIABLE in environ:
         return Setting(None, f"{VARIABLE}={environ[VARIABLE]}, as found in the environment", True)
-    if not is_amd:
+    if cpu("vendor_id", cpuinfo) != "AuthenticAMD":
         return Setting(None, f"{VARIABLE} is not set: it helps AMD CPUs alone", False)
     if environ.get(SWITCH, "").strip().lower() in _OFF:
         return Setting(None, f"{VARIABLE} is not set, for {SWITCH}={environ[SWITCH]}: slower on "
@@ -80,20 +79,11 @@ def decide(environ: Mapping[str, str] = os.environ, cpuinfo: str = _CPUINFO) -> 
                           f"leaves it out", True)
 
 
-def vendor(cpuinfo: str = _CPUINFO) -> str | None:
-    """Return the CPU's maker, such as ``AuthenticAMD``; None where the system does not say."""
-    return _field("vendor_id", cpuinfo)
-
-
-def cpu_name(cpuinfo: str = _CPUINFO) -> str | None:
-    """Return the CPU's name; None where the system does not say."""
-    return _field("model name", cpuinfo)
-
-
-def _field(name: str, cpuinfo: str) -> str | None:
+def cpu(name: str, cpuinfo: str = _CPUINFO) -> str | None:
+    """Return a field of the CPU's description, such as ``model name``; None where there is none."""
     try:
         with open(cpuinfo, encoding="utf-8", errors="replace") as file:
             found = re.search(rf"^{name}\s*:\s*(.+?)\s*$", file.read(), re.MULTILINE)
     except OSError:
         return None
-    return found and found.group(1)
+    return found and found[1]

@@ -7,7 +7,7 @@ import itertools
 import json
 import os
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -15,12 +15,17 @@ import paddle
 from paddle import Tensor
 from paddle.autograd import PyLayer
 from paddle.base import core
+from paddleseg.utils import utils
 
 _meetings = itertools.count()
 
 
-def start() -> None:
-    """Connect the processes: by NCCL on GPUs, by Gloo on CPUs. To be called once, first."""
+def start(device: str) -> None:
+    """Choose the device and connect the processes: by NCCL on GPUs, by Gloo on CPUs.
+
+    To be called once, first.
+    """
+    utils.set_device(device)
     if world_size() > 1:
         if paddle.get_device() == "cpu":
             os.environ.setdefault("PADDLE_DISTRI_BACKEND", "gloo")
@@ -125,20 +130,6 @@ def from_first(array: np.ndarray) -> np.ndarray:
     if length:
         paddle.distributed.broadcast(tensor, 0)
     return tensor.numpy()
-
-
-def add_gradients_before(optimizer: paddle.optimizer.Optimizer,
-                         parameters: Sequence[Tensor]) -> None:
-    """Have ``optimizer.step`` start by adding up the processes' gradients."""
-    if world_size() == 1:
-        return
-    step = optimizer.step
-
-    def step_on_sums() -> None:
-        add_gradients(parameters)
-        step()
-
-    optimizer.step = step_on_sums
 
 
 def add_gradients(parameters: Iterable[Tensor]) -> None:

@@ -465,14 +465,6 @@ def test_hooks_are_taken_out_when_the_block_fails():
     assert (TRAINER.evaluate, visualdl.LogWriter) == originals
 
 
-def test_hooks_left_out_replace_nothing():
-    import visualdl
-
-    originals = TRAINER.evaluate, visualdl.LogWriter
-    with compat.trainer_hooks():
-        assert (TRAINER.evaluate, visualdl.LogWriter) == originals
-
-
 @pytest.fixture
 def stock_config(tmp_path):
     """A plain DeepLabV3P config over four pictures of three classes and an unlabelled edge."""

@@ -57,12 +57,13 @@ def test_nothing_is_set_once_paddle_is_there(cpuinfo):
 def test_systems_without_that_file(tmp_path, without_paddle):
     missing = str(tmp_path / "nothing")
     assert mkl.decide({}, missing).value is None
-    assert mkl.vendor(missing) is None and mkl.cpu_name(missing) is None
+    assert mkl.cpu("vendor_id", missing) is None
 
 
 def test_the_cpu_is_read(cpuinfo):
     path = cpuinfo(AMD)
-    assert (mkl.vendor(path), mkl.cpu_name(path)) == ("AuthenticAMD", "AMD EPYC 7B13")
+    assert (mkl.cpu("vendor_id", path), mkl.cpu("model name", path)) == (
+        "AuthenticAMD", "AMD EPYC 7B13")
 
 
 # Runs as a process that has not imported anything yet; the file stands in for the kernel's.

@@ -1,5 +1,12 @@
-"""The command-line tools: thin parsers over the package. Each ``main(argv)`` returns results."""
+"""The command-line tools: thin parsers over the package.
 
+Each module is a tool: its docstring is the help, ``parse_args(argv)`` takes the flags, and
+``main(argv)`` runs the command line and returns results. What a user has to mend, in the flags or
+in what they name, is raised as ``UserError``.
+"""
+
+import argparse
+import inspect
 import os
 import sys
 import time
@@ -12,6 +19,18 @@ from paddle_csrl.errors import UserError, user_message
 
 #: Seconds that ``paddle.distributed.launch`` has to find the process that failed first.
 _PATIENCE = 20.0
+
+
+def help_texts(doc: str | None) -> dict[str, Any]:
+    """Turn a docstring into arguments of a parser: its first paragraph stands before the flags."""
+    description, _, epilog = inspect.cleandoc(doc or "").partition("\n\n")
+    return {"description": description, "epilog": epilog,
+            "formatter_class": argparse.RawDescriptionHelpFormatter}
+
+
+def make_parser(module: str, doc: str | None) -> argparse.ArgumentParser:
+    """Make the parser of a tool from its module's name and docstring."""
+    return argparse.ArgumentParser(prog=f"{module.rsplit('.', 1)[-1]}.py", **help_texts(doc))
 
 
 def run(main: Callable[[], Any], many: bool = False) -> None:

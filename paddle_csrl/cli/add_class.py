@@ -1,15 +1,5 @@
-"""Add classes to a finished run by their names: no pixels and no training of the segmentor."""
+r"""Add classes to a finished run by their names: no pixels and no training of the segmentor.
 
-import argparse
-import os
-import re
-
-from paddleseg.utils import logger, utils
-
-from paddle_csrl.add_class.change import ClassChange, change_classes
-from paddle_csrl.cli import options
-
-_EPILOG = """
 A NAME is a class whose word is in the run's word vectors; NAME=WORD takes the vector of another
 word, NAME=WORD1,WORD2 that of the first that is there. On AttributeShapes with its attributes a
 name is made of colours and patterns, such as "both=red dotted striped".
@@ -24,19 +14,25 @@ examples:
   python tools/add_class.py --run output/voc zebra --save_dir output/safari --do_eval
   python tools/add_class.py --run output/demo "red checkered" --remove "red checkered"
   python tools/add_class.py --run output/voc --remove sheep --rename sofa=couch
-  python tools/add_class.py --run output/voc hedgehog --opts \\
+  python tools/add_class.py --run output/voc hedgehog --opts \
       zero_shot.embeddings.path=glove.6B.100d.txt
 """
 
+import argparse
+import os
+import re
+
+from paddleseg.utils import logger, utils
+
+from paddle_csrl.add_class.change import ClassChange, change_classes
+from paddle_csrl.cli import make_parser, options
+
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="add_class.py", description=__doc__, epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser(__name__, __doc__)
     parser.add_argument("names", nargs="*", metavar="NAME",
                         help="class to add, or NAME=WORD")
-    parser.add_argument("--run", required=True, metavar="DIR",
-                        help="folder of a finished run, such as output/demo")
+    options.add_run(parser)
     parser.add_argument("--remove", nargs="+", default=[], metavar="NAME",
                         help="classes to take away")
     parser.add_argument("--rename", nargs="+", default=[], metavar="OLD=NEW",
@@ -54,18 +50,12 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def main(argv: list[str] | None = None) -> ClassChange:
-    """Run the command line ``argv``.
-
-    Raises:
-        UserError: as ``change_classes``.
-    """
+    """Return what was done."""
     args = parse_args(argv)
     utils.set_device(args.device)
-    overrides = [f"{key}={value}" for key, value in options.common_overrides(args).items()
-                 if value is not None]
     change = change_classes(args.run, args.save_dir or _next_folder(args.run), args.names,
                             args.remove, args.rename, seed=args.seed,
-                            opts=[*args.opts, *overrides], evaluate=args.do_eval)
+                            opts=options.all_opts(args), evaluate=args.do_eval)
     _report(change)
     return change
 

@@ -1,17 +1,5 @@
-"""Compare methods over splits and seeds: train, score, tables."""
+"""Compare methods over splits and seeds: train, score, tables.
 
-import argparse
-from typing import Any
-
-from paddleseg.utils import logger, utils
-
-from paddle_csrl.cli import options
-from paddle_csrl.compare.cells import run_cells
-from paddle_csrl.compare.output import write_results
-from paddle_csrl.compare.plan import Plan
-from paddle_csrl.utils import make_folder
-
-_EPILOG = """
 The YAML file names a config, the splits (unseen classes), the seeds and the methods; see
 configs/compare_shapes.yml. Stage 1 is trained once per split and stage-1 seed and shared. A
 second call goes on where the first ended; finished cells are skipped unless their settings or
@@ -26,11 +14,20 @@ examples:
   python tools/compare.py -c configs/compare_voc.yml --device gpu --num_workers 8
 """
 
+import argparse
+from typing import Any
+
+from paddleseg.utils import logger, utils
+
+from paddle_csrl.cli import make_parser, options
+from paddle_csrl.compare.cells import run_cells
+from paddle_csrl.compare.output import write_results
+from paddle_csrl.compare.plan import Plan
+from paddle_csrl.utils import make_folder
+
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="compare.py", description=__doc__, epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser(__name__, __doc__)
     options.add_common(parser)
     parser.add_argument("--save_dir", metavar="DIR",
                         help="folder of all runs and results (default: as the file says)")
@@ -48,20 +45,12 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def main(argv: list[str] | None = None) -> dict[str, Any]:
-    """Run the command line ``argv``.
+    """Return how many cells are ``finished``, ``failed`` and ``missing``, of the whole comparison.
 
-    Returns:
-        ``finished``, ``failed`` and ``missing``: numbers of cells, of the whole comparison.
-
-    Raises:
-        UserError: a mistake in the file or the flags. What goes wrong in a cell is recorded
-            there instead.
+    What goes wrong in a cell is recorded there.
     """
     args = parse_args(argv)
-    flags = {key: value for key, value in options.common_overrides(args).items()
-             if value is not None}
-    plan = Plan.read(args.config, [*args.opts, *(f"{key}={value}" for key, value in flags.items())],
-                args.save_dir)
+    plan = Plan.read(args.config, options.all_opts(args), args.save_dir)
     cells = plan.cells(args.methods, args.splits, args.stage1_seeds, args.seeds)
     plan.check()
     make_folder(plan.save_dir, "save_dir")

@@ -1,4 +1,18 @@
-"""Make ZS3Net's released PyTorch weights loadable here: .pth.tar to .pdparams."""
+r"""Make ZS3Net's released PyTorch weights loadable here: .pth.tar to .pdparams.
+
+ZS3Net (https://github.com/valeoai/ZS3) publishes a ResNet-101 pre-trained on ImageNet without the
+classes of VOC or Context, and a DeepLabV3+ trained on the seen classes of every split. Reading
+them needs PyTorch: pip install "torch>=2.6". Nothing in the file is run.
+
+examples:
+  python tools/convert_zs3.py --model_path resnet_backbone.pth.tar --out resnet101.pdparams
+  python tools/train.py -c configs/zs3_protocol/csrl_voc_unseen2.yml \
+      --opts model.backbone.pretrained=resnet101.pdparams
+
+  python tools/convert_zs3.py --model_path deeplab_voc_02_unseen.pth.tar --out deeplab.pdparams
+  python tools/train.py -c configs/zs3_protocol/csrl_voc_unseen2.yml \
+      --opts segmentor_weights=deeplab.pdparams     # in place of stage 1
+"""
 
 import argparse
 from typing import Any
@@ -6,25 +20,11 @@ from typing import Any
 import paddle
 from paddleseg.utils import logger
 
+from paddle_csrl.cli import make_parser
 from paddle_csrl.errors import UserError
 from paddle_csrl.preparation.convert_zs3 import KINDS, convert, read_torch
 from paddle_csrl.stages.fit import save_state
 from paddle_csrl.utils import make_folder_of
-
-_EPILOG = """
-ZS3Net (https://github.com/valeoai/ZS3) publishes a ResNet-101 pre-trained on ImageNet without the
-classes of VOC or Context, and a DeepLabV3+ trained on the seen classes of every split. Reading
-them needs PyTorch: pip install "torch>=2.6". Nothing in the file is run.
-
-examples:
-  python tools/convert_zs3.py --model_path resnet_backbone.pth.tar --out resnet101.pdparams
-  python tools/train.py -c configs/zs3_protocol/csrl_voc_unseen2.yml \\
-      --opts model.backbone.pretrained=resnet101.pdparams
-
-  python tools/convert_zs3.py --model_path deeplab_voc_02_unseen.pth.tar --out deeplab.pdparams
-  python tools/train.py -c configs/zs3_protocol/csrl_voc_unseen2.yml \\
-      --opts segmentor_weights=deeplab.pdparams     # in place of stage 1
-"""
 
 _USE = {"backbone": "model.backbone.pretrained={out}",
         "deeplab": "segmentor_weights={out} (in place of stage 1) or model.pretrained={out} (where "
@@ -32,9 +32,7 @@ _USE = {"backbone": "model.backbone.pretrained={out}",
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="convert_zs3.py", description=__doc__, epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser(__name__, __doc__)
     parser.add_argument("--model_path", required=True, metavar="FILE",
                         help="the PyTorch checkpoint, such as deeplab_voc_02_unseen.pth.tar")
     parser.add_argument("--out", required=True, metavar="FILE",
@@ -49,14 +47,11 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def main(argv: list[str] | None = None) -> dict[str, Any]:
-    """Run the command line ``argv``.
+    """Convert; nothing is written where that fails.
 
     Returns:
         ``kind``, ``num_tensors``, ``num_values``, ``num_classes`` (None for a backbone),
         ``left_out`` (names) and ``out``.
-
-    Raises:
-        UserError: PyTorch is missing, or the file is none of ZS3Net's; then nothing is written.
     """
     args = parse_args(argv)
     if not args.out.endswith(".pdparams"):

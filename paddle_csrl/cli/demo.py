@@ -1,19 +1,5 @@
-"""Open a local web page to play with a finished run: look at pictures, add classes by name."""
+"""Open a local web page to play with a finished run: look at pictures, add classes by name.
 
-import argparse
-import contextlib
-import os
-import signal
-import sys
-import threading
-import webbrowser
-from typing import Any
-
-from paddleseg.utils import logger
-
-from paddle_csrl.errors import UserError
-
-_EPILOG = """
 The page shows the run's validation images and those that you upload, the class of every pixel,
 and the classes to show or hide. A class typed there, such as `zebra`, or `name=word` where the
 word vectors know it by another word, is added as tools/add_class.py does: the generator makes
@@ -29,15 +15,25 @@ examples:
   ssh -L 8041:127.0.0.1:8041 SERVER    # then the same page on this machine
 """
 
+import argparse
+import contextlib
+import os
+import signal
+import sys
+import threading
+import webbrowser
+from typing import Any
+
+from paddleseg.utils import logger
+
+from paddle_csrl.cli import make_parser, options
+from paddle_csrl.errors import UserError
+
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="demo.py", description=__doc__, epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--run", required=True, metavar="DIR",
-                        help="folder of a finished run, such as output/demo")
-    parser.add_argument("--opts", nargs="+", action="extend", default=[], metavar="KEY=VALUE",
-                        help="override keys of the run's config, such as where the images are")
+    parser = make_parser(__name__, __doc__)
+    options.add_run(parser)
+    options.add_opts(parser, "the run's config", "val_dataset.dataset_root=DIR")
     parser.add_argument("--save_dir", metavar="DIR",
                         help="keep a run folder per change of the classes there, for "
                              "tools/predict.py --run DIR/1 (default: none is kept)")
@@ -50,21 +46,12 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--open_browser", action=argparse.BooleanOptionalAction,
                         default=_has_desktop(),
                         help="open the page in the browser (default: where there is a desktop)")
-    parser.add_argument("--device", default="gpu", choices=["cpu", "gpu", "xpu", "npu", "mlu"],
-                        help="where to compute; falls back to cpu where there is none "
-                             "(default: gpu)")
+    options.add_device(parser)
     return parser.parse_args(argv)
 
 
 def main(argv: list[str] | None = None) -> dict[str, Any]:
-    """Run the command line ``argv`` until it is interrupted.
-
-    Returns:
-        dict: ``url``, where the page was.
-
-    Raises:
-        UserError: a mistake in the run or the flags, a port in use, or Flask is missing.
-    """
+    """Run until it is interrupted, and return ``url``, where the page was."""
     args = parse_args(argv)
     if args.num_images < 0:
         raise UserError(f"--num_images {args.num_images}: give a number from 0")

@@ -1,13 +1,5 @@
-"""Look at an installation, and at a config, and say what to mend."""
+"""Look at an installation, and at a config, and say what to mend.
 
-import argparse
-import json
-from typing import Any
-
-from paddle_csrl.doctor.installation import PROBLEM, WARNING, count, examine
-from paddle_csrl.errors import UserError
-
-_EPILOG = """
 Versions, CPU and GPU, memory, and whether Paddle computes what it should. With -c also the config:
 its data and labels, the words of its classes, weights files, and whether disk and memory do for
 its feature bank and checkpoints. Labels are read as training reads them; what was read is kept in
@@ -25,12 +17,19 @@ examples:
   python tools/doctor.py -c configs/csrl_custom.yml --opts train_dataset.dataset_root=DIR
 """
 
+import argparse
+import collections
+import json
+from typing import Any
+
+from paddle_csrl.cli import make_parser
+from paddle_csrl.doctor.installation import PROBLEM, WARNING, examine
+from paddle_csrl.errors import UserError
+
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     # The flags of cli.options are not to be had without Paddle.
-    parser = argparse.ArgumentParser(
-        prog="doctor.py", description=__doc__, epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser(__name__, __doc__)
     parser.add_argument("-c", "--config", metavar="FILE",
                         help="a YAML config to look at, such as configs/csrl_shapes.yml")
     parser.add_argument("--opts", nargs="+", action="extend", default=[], metavar="KEY=VALUE",
@@ -40,14 +39,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def main(argv: list[str] | None = None) -> dict[str, Any]:
-    """Run the command line ``argv``.
-
-    Returns:
-        dict: ``findings`` (list of ``Finding``) and ``failed``, how many of them are problems.
-
-    Raises:
-        UserError: ``--opts`` without a config.
-    """
+    """Return ``findings`` (list of ``Finding``) and ``failed``, how many of them are problems."""
     args = parse_args(argv)
     if args.opts and not args.config:
         raise UserError("--opts overrides keys of a config; name it with -c/--config")
@@ -56,7 +48,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
         findings.append(finding)
         if not args.json:
             print(finding, flush=True)
-    numbers = count(findings)
+    numbers = collections.Counter(finding.status for finding in findings)
     if args.json:
         print(json.dumps([finding._asdict() for finding in findings], indent=2,
                          ensure_ascii=False))

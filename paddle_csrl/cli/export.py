@@ -1,16 +1,5 @@
-"""Export a trained segmentor for Paddle Inference or ONNX and compare it with the trained one."""
+r"""Export a trained segmentor for Paddle Inference or ONNX and compare it with the trained one.
 
-import argparse
-from typing import Any
-
-from paddleseg.utils import logger, utils
-
-from paddle_csrl.cli import options
-from paddle_csrl.core.export import export
-from paddle_csrl.deploy.export import OPSET
-from paddle_csrl.deploy.exported import OUTPUT_DTYPES
-
-_EPILOG = """
 writes into --save_dir:
   paddle: model.json (model.pdmodel on Paddle 2.6), model.pdiparams, deploy.yaml
   onnx:   model.onnx, deploy.yaml; needs pip install '.[onnx]'
@@ -21,15 +10,23 @@ model, nothing is written. tools/infer.py runs both kinds.
 examples:
   python tools/export.py --run output/demo --save_dir output/demo_paddle
   python tools/export.py --run output/demo --format onnx --save_dir output/demo_onnx
-  python tools/export.py -c configs/csrl_voc_unseen4.yml --model_path model.pdparams \\
+  python tools/export.py -c configs/csrl_voc_unseen4.yml --model_path model.pdparams \
       --input_shape 1 3 512 512 --output_op softmax --image_path photo.jpg
 """
 
+import argparse
+from typing import Any
+
+from paddleseg.utils import logger, utils
+
+from paddle_csrl.cli import make_parser, options
+from paddle_csrl.core.export import export
+from paddle_csrl.deploy.export import OPSET
+from paddle_csrl.deploy.exported import OUTPUT_DTYPES
+
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="export.py", description=__doc__, epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser(__name__, __doc__)
     options.add_model(parser)
     parser.add_argument("--save_dir", default="output/inference_model", metavar="DIR",
                         help="where the model goes (default: output/inference_model)")
@@ -50,16 +47,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def main(argv: list[str] | None = None) -> dict[str, Any]:
-    """Run the command line ``argv``.
-
-    Returns:
-        dict: ``config`` (path of the deploy.yaml) and ``parity``
-        (list of ``paddle_csrl.deploy.export.Parity``).
-
-    Raises:
-        UserError: a mistake in the config, the weights or the flags, or an exported model that
-            differs from the trained one.
-    """
+    """Return what ``paddle_csrl.core.export.export`` returns."""
     args = parse_args(argv)
     options.fill_in_run(args)
     utils.set_device("cpu")

@@ -18,18 +18,30 @@ def add_config(parser: argparse.ArgumentParser, required: bool = True) -> None:
     add_opts(parser)
 
 
-def add_opts(parser: argparse.ArgumentParser) -> None:
+def add_opts(parser: argparse.ArgumentParser, of: str = "the config", such_as: str = (
+        "zero_shot.unseen=\"['cow','motorbike']\" generator.iters=500")) -> None:
     """What overrides the config."""
     parser.add_argument("--opts", nargs="+", action="extend", default=[], metavar="KEY=VALUE",
-                        help="override any key of the config, such as "
-                             "zero_shot.unseen=\"['cow','motorbike']\" generator.iters=500")
+                        help=f"override any key of {of}, such as {such_as}")
+
+
+def add_run(parser: argparse.ArgumentParser) -> None:
+    """The run that a tool is about."""
+    parser.add_argument("--run", required=True, metavar="DIR",
+                        help="folder of a finished run, such as output/demo")
+
+
+def add_device(parser: argparse.ArgumentParser,
+               choices: Sequence[str] = ("cpu", "gpu", "xpu", "npu", "mlu")) -> None:
+    """Where to compute."""
+    parser.add_argument("--device", default="gpu", choices=choices,
+                        help="where to compute; falls back to cpu where there is none "
+                             "(default: gpu)")
 
 
 def add_computing(parser: argparse.ArgumentParser) -> None:
     """How to compute."""
-    parser.add_argument("--device", default="gpu", choices=["cpu", "gpu", "xpu", "npu", "mlu"],
-                        help="where to compute; falls back to cpu where there is none "
-                             "(default: gpu)")
+    add_device(parser)
     _add_keys(parser, Settings, ("num_workers",), type=int, metavar="N")
     _add_keys(parser, Settings, ("precision",), choices=["fp32", "fp16"])
     _add_keys(parser, Settings, ("amp_level",), choices=["O1", "O2"])
@@ -104,17 +116,17 @@ def add_test(parser: argparse.ArgumentParser, augment: str = "--aug_eval") -> No
     _add_keys(parser, TestConfig, ("crop_size", "stride"), nargs=2, type=int, metavar=("W", "H"))
 
 
-def common_overrides(args: argparse.Namespace) -> dict[str, Any]:
-    """Config overrides of ``add_common``'s flags."""
-    return {"num_workers": args.num_workers, "precision": args.precision,
-            "amp_level": args.amp_level}
+def overrides(args: argparse.Namespace) -> dict[str, Any]:
+    """Config overrides of ``add_computing``'s flags, and of ``add_test``'s if they are there."""
+    given = {key: getattr(args, key) for key in ("num_workers", "precision", "amp_level")}
+    return given | {f"test_config.{key}": getattr(args, key) for key in TestConfig.model_fields
+                    if hasattr(args, key)}
 
 
-def test_overrides(args: argparse.Namespace) -> dict[str, Any]:
-    """Config overrides of ``add_test``'s flags."""
-    keys = ("aug_eval", "scales", "flip_horizontal", "flip_vertical", "is_slide", "crop_size",
-            "stride")
-    return {f"test_config.{key}": getattr(args, key) for key in keys}
+def all_opts(args: argparse.Namespace) -> list[str]:
+    """Put ``--opts`` and the flags of ``add_computing`` into one list of overrides."""
+    return [*args.opts, *(f"{key}={value}" for key, value in overrides(args).items()
+                          if value is not None)]
 
 
 def stage_overrides(args: argparse.Namespace, stage: str | None) -> dict[str, Any]:

@@ -1,15 +1,5 @@
-"""Predict images with a trained segmentor; no data set and no labels are needed."""
+r"""Predict images with a trained segmentor; no data set and no labels are needed.
 
-import argparse
-from typing import Any
-
-from paddleseg.utils import utils
-
-from paddle_csrl import parallel
-from paddle_csrl.cli import options
-from paddle_csrl.core.predict import predict
-
-_EPILOG = """
 writes, for every image NAME, below --save_dir:
   added_prediction/NAME.png         the class colours laid over the image
   pseudo_color_prediction/NAME.png  the class colours with a legend, unseen classes starred
@@ -20,19 +10,24 @@ A broken image is passed over and named at the end; the exit status is then 1.
 
 examples:
   python tools/predict.py --run output/demo --image_path photos --save_dir output/photos
-  python tools/predict.py -c configs/csrl_shapes.yml --model_path output/demo/model.pdparams \\
+  python tools/predict.py -c configs/csrl_shapes.yml --model_path output/demo/model.pdparams \
       --image_path photo.jpg --confidence
-  python tools/predict.py --run output/demo --image_path list.txt \\
+  python tools/predict.py --run output/demo --image_path list.txt \
       --aug_pred --scales 0.75 1.0 1.25 --flip_horizontal
-  python tools/predict.py --run output/demo --image_path large.png \\
+  python tools/predict.py --run output/demo --image_path large.png \
       --is_slide --crop_size 512 512 --stride 384 384
 """
 
+import argparse
+from typing import Any
+
+from paddle_csrl import parallel
+from paddle_csrl.cli import make_parser, options
+from paddle_csrl.core.predict import predict
+
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="predict.py", description=__doc__, epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser(__name__, __doc__)
     options.add_model(parser)
     options.add_computing(parser)
     options.add_images(parser)
@@ -41,19 +36,10 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def main(argv: list[str] | None = None) -> dict[str, Any]:
-    """Run the command line ``argv``.
-
-    Returns:
-        dict: ``predicted`` (number of images), ``failed`` (path to reason), ``save_dir``.
-
-    Raises:
-        UserError: a mistake in the config, the weights, the paths or the flags.
-    """
+    """Return ``predicted`` (number of images), ``failed`` (path to reason) and ``save_dir``."""
     args = parse_args(argv)
     options.fill_in_run(args)
-    overrides = {**options.common_overrides(args), **options.test_overrides(args)}
-    utils.set_device(args.device)
-    parallel.start()
+    parallel.start(args.device)
     return predict(args.config, args.model_path, args.image_path, args.save_dir, opts=args.opts,
-                   overrides=overrides, confidence=args.confidence,
+                   overrides=options.overrides(args), confidence=args.confidence,
                    custom_color=args.custom_color)

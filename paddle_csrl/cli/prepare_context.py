@@ -1,12 +1,5 @@
-"""Prepare Pascal-Context: 59 classes and the background, 4,998 + 5,105 images of VOC 2010."""
+"""Prepare Pascal-Context: 59 classes and the background, 4,998 + 5,105 images of VOC 2010.
 
-import argparse
-from typing import Any
-
-from paddle_csrl.cli.prepare_voc import add_repeat_flags
-from paddle_csrl.preparation import prepare_context
-
-_EPILOG = """
 downloads:
   http://host.robots.ox.ac.uk/pascal/VOC/voc2010/VOCtrainval_03-May-2010.tar
   and the labels, either
@@ -20,11 +13,16 @@ examples:
 A run that was stopped goes on where it was.
 """
 
+import argparse
+from typing import Any
+
+from paddle_csrl.cli import make_parser
+from paddle_csrl.cli.prepare_voc import add_repeat_flags
+from paddle_csrl.preparation import prepare_context
+
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="prepare_context.py", description=__doc__, epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser(__name__, __doc__)
     parser.add_argument("--voc", default="data/VOCtrainval_03-May-2010.tar", metavar="PATH",
                         help="VOC 2010's archive or the folder it unpacks to "
                              "(default: %(default)s)")
@@ -46,11 +44,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def main(argv: list[str] | None = None) -> dict[str, Any]:
-    """Run the command line ``argv`` and return what ``prepare_context`` does.
-
-    Raises:
-        UserError: an input is missing, torn or not the official one.
-    """
+    """Return what ``paddle_csrl.preparation.prepare_context`` returns."""
     args = parse_args(argv)
     return prepare_context(args.voc, args.labels, args.dataset_root, args.label_names,
                            {"train": args.train_list, "val": args.val_list},

@@ -1,11 +1,5 @@
-"""Prepare Pascal VOC 2012 with SBD: the 10,582 training images of the paper's splits."""
+"""Prepare Pascal VOC 2012 with SBD: the 10,582 training images of the paper's splits.
 
-import argparse
-from typing import Any
-
-from paddle_csrl.preparation import prepare_voc
-
-_EPILOG = """
 downloads:
   http://host.robots.ox.ac.uk/pascal/VOC/voc2012/VOCtrainval_11-May-2012.tar
   benchmark.tgz of
@@ -18,11 +12,15 @@ examples:
 A run that was stopped goes on where it was.
 """
 
+import argparse
+from typing import Any
+
+from paddle_csrl.cli import make_parser
+from paddle_csrl.preparation import prepare_voc
+
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="prepare_voc.py", description=__doc__, epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser(__name__, __doc__)
     parser.add_argument("--voc", default="data/VOCtrainval_11-May-2012.tar", metavar="PATH",
                         help="VOC's archive or the folder it unpacks to (default: %(default)s)")
     parser.add_argument("--sbd", default="data/benchmark.tgz", metavar="PATH",
@@ -43,11 +41,7 @@ def add_repeat_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def main(argv: list[str] | None = None) -> dict[str, Any]:
-    """Run the command line ``argv`` and return what ``prepare_voc`` does.
-
-    Raises:
-        UserError: an input is missing, torn or not the official one.
-    """
+    """Return what ``paddle_csrl.preparation.prepare_voc`` returns."""
     args = parse_args(argv)
     return prepare_voc(args.voc, args.sbd, args.dataset_root, not args.no_checksum,
                        args.overwrite)

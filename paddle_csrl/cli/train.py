@@ -1,21 +1,7 @@
-"""Train a zero-shot segmentor: all stages, then the GZS3 scores."""
+"""Train a zero-shot segmentor: all stages, then the GZS3 scores.
 
-import argparse
-from typing import Any
-
-from paddleseg.utils import utils
-
-from paddle_csrl import parallel
-from paddle_csrl.cli import options
-from paddle_csrl.config import ZeroShotConfig
-from paddle_csrl.core.train import train_run
-from paddle_csrl.errors import UserError
-from paddle_csrl.run import Run
-from paddle_csrl.stages import STAGES, Stage
-
-_EPILOG = f"""
 stages:
-{options.stage_lines()}
+{stages}
 
 examples:
   python tools/train.py -c configs/csrl_shapes.yml
@@ -25,30 +11,34 @@ examples:
   python tools/train.py -c configs/csrl_shapes.yml --stage generator --iters 500
 """
 
+import argparse
+from typing import Any
+
+from paddleseg.utils import utils
+
+from paddle_csrl import parallel
+from paddle_csrl.cli import make_parser, options
+from paddle_csrl.config import ZeroShotConfig
+from paddle_csrl.core.train import train_run
+from paddle_csrl.errors import UserError
+from paddle_csrl.run import Run
+from paddle_csrl.stages import STAGES, Stage
+
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="train.py", description=__doc__, epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser(__name__, (__doc__ or "").format(stages=options.stage_lines()))
     options.add_common(parser)
     options.add_training(parser)
     return parser.parse_args(argv)
 
 
 def main(argv: list[str] | None = None) -> dict[str, Any]:
-    """Run the command line ``argv``.
-
-    Returns:
-        The content of ``metrics.json``; empty where ``--stage`` ends before the final model.
-
-    Raises:
-        UserError: a mistake in the config, the data or the flags.
-    """
+    """Return the content of ``metrics.json``; empty where ``--stage`` ends before that."""
     args = parse_args(argv)
     named = [stage for stage in STAGES if stage.name == args.stage]
     if named and all(_meaningless(args, stage) for stage in named):
         _check_flags(args, named[0])  # before the config, which would not know their keys
-    overrides = {**options.common_overrides(args), **options.stage_overrides(args, args.stage),
+    overrides = {**options.overrides(args), **options.stage_overrides(args, args.stage),
                  "save_dir": args.save_dir, "seed": args.seed, "do_eval": args.do_eval,
                  "use_vdl": args.use_vdl, "keep_checkpoint_max": args.keep_checkpoint_max}
     config = ZeroShotConfig(args.config, opts=args.opts, overrides=overrides)
@@ -56,8 +46,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     if args.stage:
         _check_flags(args, run.stage(args.stage))
     utils.show_env_info()
-    utils.set_device(args.device)
-    parallel.start()
+    parallel.start(args.device)
     utils.set_cv2_num_threads(config.settings.num_workers)
     return train_run(run, args.stage)
 

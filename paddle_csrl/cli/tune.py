@@ -1,24 +1,5 @@
-"""Choose settings of stages 2 and 3 without looking at the unseen classes."""
+r"""Choose settings of stages 2 and 3 without looking at the unseen classes.
 
-import argparse
-import os
-from typing import Any
-
-from paddleseg.utils import logger, utils
-
-from paddle_csrl.bank.feature_bank import FeatureBank
-from paddle_csrl.cli import options
-from paddle_csrl.config import ZeroShotConfig
-from paddle_csrl.core.train import run_stages
-from paddle_csrl.errors import UserError
-from paddle_csrl.run import Run
-from paddle_csrl.tuning import Budget, Search, SeenClasses, Space
-from paddle_csrl.tuning.search import table, write_settings
-from paddle_csrl.utils import make_folder_of
-
-_STAGES = ("segmentor", "features")
-
-_EPILOG = """
 Some seen classes are held out of the feature bank in turn; generator and classification layer are
 trained without them and scored on them, in rows of the bank that nothing was trained on. Stage 1
 is not trained again: the backbone did see these classes, so their features are better separated
@@ -30,19 +11,45 @@ calibration; every method gets the same number. The first is the config as it st
 
 examples:
   python tools/tune.py -c configs/csrl_shapes.yml --save_dir output/demo --method csrl
-  python tools/tune.py -c configs/csrl_shapes.yml --save_dir output/demo --method point \\
+  python tools/tune.py -c configs/csrl_shapes.yml --save_dir output/demo --method point \
       --budget 24 --folds 4 --finalists 3 --out output/demo/point.yml
 
 then a config that begins with the file:
   _base_: [point.yml, ../../configs/csrl_shapes.yml]
 """
 
+import argparse
+import os
+from typing import Any
+
+from paddleseg.utils import logger, utils
+
+from paddle_csrl.bank.feature_bank import FeatureBank
+from paddle_csrl.cli import make_parser, options
+from paddle_csrl.config import ZeroShotConfig
+from paddle_csrl.core.train import run_stages
+from paddle_csrl.errors import UserError
+from paddle_csrl.run import Run
+from paddle_csrl.tuning import Budget, Search, SeenClasses, Space
+from paddle_csrl.tuning.search import table, write_settings
+from paddle_csrl.utils import make_folder_of
+
+_STAGES = ("segmentor", "features")
+
+#: The flags of a ``Budget``, in the order of its fields.
+_BUDGET = {
+    "budget": "generator settings to try",
+    "classifier_draws": "classifier settings to try on each generator",
+    "folds": "groups of seen classes to hold out in turn, each as large as the group of unseen "
+             "ones",
+    "seeds": "trainings per setting and fold",
+    "finalists": "train the best N generators with --final_seeds more seeds and choose among them, "
+                 "0 for none",
+    "final_seeds": "further seeds of the finalists"}
+
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    defaults = Budget()
-    parser = argparse.ArgumentParser(
-        prog="tune.py", description=__doc__, epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser(__name__, __doc__)
     options.add_common(parser)
     parser.add_argument("--save_dir", metavar="DIR",
                         help="folder of the run whose bank is used; its stages segmentor and "
@@ -52,21 +59,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--space", default="configs/_base_/tune_space.yml", metavar="FILE",
                         help="what is searched, per method (default: "
                              "configs/_base_/tune_space.yml)")
-    parser.add_argument("--budget", type=int, default=defaults.trials, metavar="N",
-                        help=f"generator settings to try (default: {defaults.trials})")
-    parser.add_argument("--classifier_draws", type=int, default=defaults.classifiers, metavar="N",
-                        help="classifier settings to try on each generator "
-                             f"(default: {defaults.classifiers})")
-    parser.add_argument("--folds", type=int, default=defaults.folds, metavar="N",
-                        help="groups of seen classes to hold out in turn, each as large as the "
-                             f"group of unseen ones (default: {defaults.folds})")
-    parser.add_argument("--seeds", type=int, default=defaults.seeds, metavar="N",
-                        help=f"trainings per setting and fold (default: {defaults.seeds})")
-    parser.add_argument("--finalists", type=int, default=defaults.finalists, metavar="N",
-                        help="train the best N generators with --final_seeds more seeds and "
-                             f"choose among them (default: {defaults.finalists}, off)")
-    parser.add_argument("--final_seeds", type=int, default=defaults.final_seeds, metavar="N",
-                        help=f"further seeds of the finalists (default: {defaults.final_seeds})")
+    for flag, default in zip(_BUDGET, Budget()):
+        parser.add_argument(f"--{flag}", type=int, default=default, metavar="N",
+                            help=f"{_BUDGET[flag]} (default: {default})")
     parser.add_argument("--seed", type=int, metavar="N",
                         help="seed of folds and draws (default: the config's)")
     parser.add_argument("--out", metavar="FILE",
@@ -76,17 +71,10 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def main(argv: list[str] | None = None) -> dict[str, Any]:
-    """Run the command line ``argv``.
-
-    Returns:
-        What ``Search.run`` returned: ``chosen``, the settings, and ``ranking``, the scores.
-
-    Raises:
-        UserError: a mistake in the config, the space, the data or the flags.
-    """
+    """Return what ``Search.run`` does: ``chosen``, the settings, and ``ranking``, the scores."""
     args = parse_args(argv)
     config = ZeroShotConfig(args.config, opts=args.opts, overrides={
-        **options.common_overrides(args), "save_dir": args.save_dir})
+        **options.overrides(args), "save_dir": args.save_dir})
     if config.projection:
         raise UserError(f"{args.config} has a `projection`, which makes no feature bank to tune "
                         f"at; scripts/held_out.py compares its settings")
@@ -100,8 +88,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     seed = config.settings.seed if args.seed is None else args.seed
     if seed < 0:
         raise UserError(f"--seed {seed} must be at least 0")
-    budget = Budget(args.budget, args.classifier_draws, args.folds, args.seeds, args.finalists,
-                    args.final_seeds)
+    budget = Budget(*(getattr(args, flag) for flag in _BUDGET))
     budget.check()
     search = Search(_seen_classes(Run(config)), space, config.dic, budget, seed,
                     os.path.join(folder, f"{args.method}.json"))

@@ -98,24 +98,8 @@ def export_model(builder: DeployBuilder, save_dir: str, target: str = "paddle",
                  image_path: str | None = None, opset: int = OPSET) -> dict[str, Any]:
     """Export the trained model of ``builder``, compare it and write it into ``save_dir``.
 
-    All is made aside and moved there once it has been compared.
-
-    Args:
-        builder: of the trained model.
-        save_dir: receives the model, its weights and ``deploy.yaml``.
-        target: ``paddle`` or ``onnx``.
-        input_shape: batch, channels, height, width; -1 where it is free. Default: all but the
-            channels are free.
-        output_op: ``argmax``, ``softmax`` or ``none``.
-        image_path: an image for the comparison, besides a random one.
-        opset: version of the ONNX operators.
-
-    Returns:
-        dict: ``config`` (path of deploy.yaml) and ``parity`` (list of ``Parity``).
-
-    Raises:
-        UserError: a wrong shape, a missing package, an unreadable image, or an exported model
-            that predicts something else.
+    All is made aside and moved there once it has been compared. Arguments, result and errors are
+    those of ``paddle_csrl.core.export.export``.
     """
     shape = _checked_shape(input_shape or [-1, builder.img_channels, -1, -1],
                            builder.img_channels)
@@ -138,7 +122,9 @@ def export_model(builder: DeployBuilder, save_dir: str, target: str = "paddle",
                 raise UserError(f"the exported model is not the trained one ({parity}; allowed "
                                 f"{TOLERANCE * max(1.0, parity.largest):.2g}); nothing was "
                                 f"written to {save_dir}")
-        files.append(_write_info(info, aside))
+        files.append(os.path.join(aside, "deploy.yaml"))
+        with open(files[-1], "w", encoding="utf-8") as file:
+            yaml.safe_dump(info.describe(), file, allow_unicode=True, sort_keys=False)
         targets = [os.path.join(save_dir, os.path.basename(path)) for path in files]
         for target in filter(os.path.isdir, targets):
             raise UserError(f"--save_dir {save_dir}: {target} is a folder where a file of the "
@@ -230,10 +216,3 @@ def _compare(model: nn.Layer, info: DeployInfo, name: str, pixels: np.ndarray) -
         classes, difference = output.argmax(axis=1), np.abs(output - expected)
     return Parity(name, float(difference.max()), float(np.abs(logits).max()),
                   float((classes == logits.argmax(axis=1)).mean()))
-
-
-def _write_info(info: DeployInfo, folder: str) -> str:
-    path = os.path.join(folder, "deploy.yaml")
-    with open(path, "w", encoding="utf-8") as file:
-        yaml.safe_dump(info.describe(), file, allow_unicode=True, sort_keys=False)
-    return path

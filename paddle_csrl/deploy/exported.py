@@ -1,6 +1,7 @@
 """Exported models: what ``deploy.yaml`` says, and the two back ends that run them."""
 
 import os
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import cv2
@@ -24,8 +25,8 @@ OUTPUT_DTYPES = {"argmax": "int32", "softmax": "float32", "none": "float32"}
 ONNX_EXTRA = "pip install '.[onnx]' (Paddle 3) or '.[onnx-paddle26]' (Paddle 2.6)"
 
 _KEYS = ("model", "transforms", "input_shape", "output_op")
-#: Endings of programs and, but for ONNX, of their weights: Paddle crashes at other files.
-_PROGRAMS, _WEIGHTS = (".onnx", ".json", ".pdmodel"), ".pdiparams"
+#: Runs a model: float32 [N, K, h, w] -> its first output.
+Backend = Callable[[np.ndarray], np.ndarray]
 
 
 class DeployInfo(NamedTuple):
@@ -61,19 +62,18 @@ class DeployInfo(NamedTuple):
         if missing:
             raise UserError(f"{path}: `Deploy.{missing[0]}` is missing; name a deploy.yaml that "
                             f"tools/export.py wrote")
-        files = {key: os.path.join(os.path.dirname(path), str(content[key]))
-                 for key in ("model", "params") if content.get(key)}
+        # Paddle crashes at files that end otherwise.
+        endings: dict[str, tuple[str, ...]] = {"model": (".onnx", ".json", ".pdmodel")}
+        if not str(content["model"]).endswith(".onnx"):
+            endings["params"] = (".pdiparams",)
+        files = {key: os.path.join(os.path.dirname(path), str(content.get(key))) for key in endings}
         for key, file in files.items():
+            if not file.endswith(endings[key]):
+                raise UserError(f"{path}: `Deploy.{key}: {content.get(key)}` must end in "
+                                f"{' or '.join(endings[key])}; export the model again")
             if not os.path.isfile(file):
                 raise UserError(f"{path}: `Deploy.{key}: {content[key]}` is not beside it; export "
                                 f"the model again or copy all its files")
-        endings: dict[str, tuple[str, ...]] = {"model": _PROGRAMS}
-        if not files.get("model", "").endswith(".onnx"):
-            endings["params"] = (_WEIGHTS,)
-        for key, wanted in endings.items():
-            if not files.get(key, "").endswith(wanted):
-                raise UserError(f"{path}: `Deploy.{key}: {content.get(key)}` must end in "
-                                f"{' or '.join(wanted)}; export the model again")
         shape = content["input_shape"]
         if not (isinstance(shape, list) and len(shape) == 4
                 and all(isinstance(length, int) for length in shape)):
@@ -121,8 +121,9 @@ def _read_yaml(path: str) -> dict[str, Any]:
     return section
 
 
-class PaddleBackend:
-    """Runs a Paddle Inference model.
+def paddle_backend(model: str, params: str, device: str = "cpu", threads: int = 1,
+                   onednn: bool = False) -> Backend:
+    """Load a model for Paddle Inference.
 
     oneDNN is off by default: the CPU predictor of Paddle 3.3 has no bilinear upsampling for it
     and ends with NotImplementedError, and on small models it brings next to nothing.
@@ -136,70 +137,58 @@ class PaddleBackend:
     Raises:
         UserError: the files are broken or of another Paddle.
     """
+    config = inference.Config(model, params)
+    config.disable_glog_info()
+    if device != "cpu":
+        config.enable_use_gpu(256, _gpu_id(device))
+    else:
+        config.disable_gpu()
+        config.set_cpu_math_library_num_threads(threads)
+        if onednn:
+            config.enable_mkldnn()
+        elif hasattr(config, "disable_mkldnn"):  # on by default where it is there
+            config.disable_mkldnn()
+    try:
+        predictor = inference.create_predictor(config)
+    except Exception as error:  # Paddle raises many types
+        raise UserError(f"{model} cannot be loaded by Paddle {paddle.__version__} "
+                        f"({_brief(error)}); export it again with this version") from None
+    images = predictor.get_input_handle(predictor.get_input_names()[0])
+    output = predictor.get_output_handle(predictor.get_output_names()[0])
 
-    def __init__(self, model: str, params: str, device: str = "cpu", threads: int = 1,
-                 onednn: bool = False):
-        config = inference.Config(model, params)
-        config.disable_glog_info()
-        if device != "cpu":
-            config.enable_use_gpu(256, _gpu_id(device))
-        else:
-            config.disable_gpu()
-            config.set_cpu_math_library_num_threads(threads)
-            if onednn:
-                config.enable_mkldnn()
-            elif hasattr(config, "disable_mkldnn"):  # on by default where it is there
-                config.disable_mkldnn()
-        try:
-            self._predictor = inference.create_predictor(config)
-        except Exception as error:  # Paddle raises many types
-            raise UserError(f"{model} cannot be loaded by Paddle {paddle.__version__} "
-                            f"({_brief(error)}); export it again with this version") from None
-        self._input = self._predictor.get_input_handle(self._predictor.get_input_names()[0])
-        self._output = self._predictor.get_output_handle(self._predictor.get_output_names()[0])
+    def run(pixels: np.ndarray) -> np.ndarray:
+        images.reshape(pixels.shape)
+        images.copy_from_cpu(np.ascontiguousarray(pixels))
+        predictor.run()
+        return output.copy_to_cpu()
 
-    def __call__(self, pixels: np.ndarray) -> np.ndarray:
-        """float32 [N, K, h, w] -> the first output of the model."""
-        self._input.reshape(pixels.shape)
-        self._input.copy_from_cpu(np.ascontiguousarray(pixels))
-        self._predictor.run()
-        return self._output.copy_to_cpu()
+    return run
 
 
-class OnnxBackend:
-    """Runs an ONNX model with onnxruntime.
-
-    Args:
-        model (str): the file.
-        device (str): as for ``PaddleBackend``; a GPU needs onnxruntime-gpu.
-        threads (int): threads on a CPU.
+def onnx_backend(model: str, device: str = "cpu", threads: int = 1) -> Backend:
+    """Load an ONNX model for onnxruntime; ``device`` and ``threads`` as for ``paddle_backend``.
 
     Raises:
-        UserError: onnxruntime is missing, or the file is broken.
+        UserError: onnxruntime is missing (for a GPU it is onnxruntime-gpu), or the file is broken.
     """
-
-    def __init__(self, model: str, device: str = "cpu", threads: int = 1):
-        try:
-            import onnxruntime
-        except ImportError:
-            raise UserError(f"onnxruntime, which runs {model}, is not installed: {ONNX_EXTRA}"
-                            ) from None
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.log_severity_level = 3  # no word about initializers it leaves out
-        providers: list[Any] = ["CPUExecutionProvider"]
-        if device != "cpu" and "CUDAExecutionProvider" in onnxruntime.get_available_providers():
-            providers.insert(0, ("CUDAExecutionProvider", {"device_id": _gpu_id(device)}))
-        try:
-            self._session = onnxruntime.InferenceSession(model, options, providers=providers)
-        except Exception as error:  # onnxruntime's errors share no public type
-            raise UserError(f"{model} cannot be loaded by onnxruntime ({_brief(error)}); export "
-                            f"it again") from None
-        self._input = self._session.get_inputs()[0].name
-
-    def __call__(self, pixels: np.ndarray) -> np.ndarray:
-        """float32 [N, K, h, w] -> the first output of the model."""
-        return self._session.run(None, {self._input: pixels})[0]
+    try:
+        import onnxruntime
+    except ImportError:
+        raise UserError(f"onnxruntime, which runs {model}, is not installed: {ONNX_EXTRA}"
+                        ) from None
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 3  # no word about initializers it leaves out
+    providers: list[Any] = ["CPUExecutionProvider"]
+    if device != "cpu" and "CUDAExecutionProvider" in onnxruntime.get_available_providers():
+        providers.insert(0, ("CUDAExecutionProvider", {"device_id": _gpu_id(device)}))
+    try:
+        session = onnxruntime.InferenceSession(model, options, providers=providers)
+    except Exception as error:  # onnxruntime's errors share no public type
+        raise UserError(f"{model} cannot be loaded by onnxruntime ({_brief(error)}); export "
+                        f"it again") from None
+    name = session.get_inputs()[0].name
+    return lambda pixels: session.run(None, {name: pixels})[0]
 
 
 def _gpu_id(device: str) -> int:
@@ -208,7 +197,7 @@ def _gpu_id(device: str) -> int:
 
 
 def load_backend(info: DeployInfo, device: str = "cpu", threads: int = 1,
-                 onednn: bool = False) -> Any:
+                 onednn: bool = False) -> Backend:
     """The back end for the model that ``info`` names, by the ending of its file.
 
     Raises:
@@ -218,14 +207,14 @@ def load_backend(info: DeployInfo, device: str = "cpu", threads: int = 1,
         if onednn:
             raise UserError(f"--enable_mkldnn is for Paddle Inference, but {info.model} is an "
                             f"ONNX model; leave it out")
-        return OnnxBackend(info.model, device, threads)
-    backend = PaddleBackend(info.model, info.params or "", device, threads, onednn)
+        return onnx_backend(info.model, device, threads)
+    backend = paddle_backend(info.model, info.params or "", device, threads, onednn)
     if onednn:
         _require_run(backend, info)
     return backend
 
 
-def _require_run(backend: PaddleBackend, info: DeployInfo) -> None:
+def _require_run(backend: Backend, info: DeployInfo) -> None:
     """Run once, for what oneDNN lacks does not show before."""
     batch, channels, *size = info.input_shape
     shape = [max(batch, 1), channels, *(64 if length < 1 else length for length in size)]
@@ -250,14 +239,14 @@ class ExportedPredictor:
 
     Args:
         info (DeployInfo): the model.
-        backend (callable): runs it.
+        backend: runs it.
         confidence (bool): whether confidences are wanted.
 
     Raises:
         UserError: the model is for batches, or gives class ids where confidences are wanted.
     """
 
-    def __init__(self, info: DeployInfo, backend: Any, confidence: bool = False):
+    def __init__(self, info: DeployInfo, backend: Backend, confidence: bool = False):
         if info.input_shape[0] not in (-1, 1):
             raise UserError(f"{info.model} takes {info.input_shape[0]} images at once; export it "
                             f"with --input_shape -1 or 1 first, for images come one by one")

@@ -10,7 +10,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 from urllib.parse import urlparse
 
 import numpy as np
@@ -20,15 +20,8 @@ from paddle_csrl import compat
 from paddle_csrl.config import ZeroShotConfig
 from paddle_csrl.core import preflight
 from paddle_csrl.datasets.class_names import class_names_for, read_class_names
-from paddle_csrl.doctor.installation import (
-    OK,
-    PROBLEM,
-    WARNING,
-    Finding,
-    available_memory,
-    free_disk,
-    size,
-)
+from paddle_csrl.doctor import installation
+from paddle_csrl.doctor.installation import OK, PROBLEM, WARNING, Finding, size
 from paddle_csrl.embeddings import resolve_class_embeddings, takes_attributes
 from paddle_csrl.errors import user_message
 from paddle_csrl.run import Run
@@ -38,13 +31,6 @@ from paddle_csrl.utils.weights import load_state
 _BANKS_IN_MEMORY = 3
 #: A model and the state of its optimizer, at most, in sizes of the model.
 _CHECKPOINT = 3
-
-
-class Patient(NamedTuple):
-    """The config that is looked at, and its run."""
-
-    config: ZeroShotConfig
-    run: Run
 
 
 def main(task: str) -> None:
@@ -69,16 +55,15 @@ def examine(config: str, opts: Sequence[str]) -> Iterator[Finding]:
     yield from attempt("device", check_device)
     if config is None:
         return
-    patients: list[Patient] = []
-    yield from attempt("config", lambda: [_read_config(config, opts, patients)])
+    runs: list[Run] = []
+    yield from attempt("config", lambda: [_read_config(config, opts, runs)])
     told = set()
-    for patient in patients:
-        for subject, check in _CHECKS.items():
-            for finding in attempt(subject, partial(check, patient)):
-                known = finding.status == PROBLEM and finding.text in told
-                told.add(finding.text)
-                yield Finding(WARNING, subject, "not looked at, for what is said above stands in "
-                                                "the way") if known else finding
+    for subject, check in _CHECKS.items() if runs else ():
+        for finding in attempt(subject, partial(check, runs[0])):
+            known = finding.status == PROBLEM and finding.text in told
+            told.add(finding.text)
+            yield Finding(WARNING, subject, "not looked at, for what is said above stands in the "
+                                            "way") if known else finding
 
 
 def attempt(subject: str, check: Callable[[], list[Finding]]) -> list[Finding]:
@@ -89,10 +74,9 @@ def attempt(subject: str, check: Callable[[], list[Finding]]) -> list[Finding]:
         message = user_message(error)
         if message:
             return [Finding(PROBLEM, subject, message)]
-        return [Finding(PROBLEM, subject, f"{type(error).__name__}: "
-                                          f"{' '.join(str(error).split())[:300]}",
-                        "nothing was expected to fail like this; tools/train.py shows where it "
-                        "comes from")]
+        message = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+        return [Finding(PROBLEM, subject, message, "nothing was expected to fail like this; "
+                        "tools/train.py shows where it comes from")]
 
 
 def check_mending() -> list[Finding]:
@@ -122,28 +106,25 @@ def check_device() -> list[Finding]:
 
 
 def _check_products() -> Finding:
-    a, b = np.random.default_rng(0).normal(size=(2, 64, 64)).astype(np.float32)
-    product = paddle.matmul(paddle.to_tensor(a), paddle.to_tensor(b)).numpy()
-    image = a[None, None]
-    filtered = paddle.nn.functional.conv2d(paddle.to_tensor(image),
-                                           paddle.to_tensor(b[None, None])).numpy()
+    a, b = paddle.to_tensor(np.random.default_rng(0).normal(size=(2, 1, 1, 64, 64)), "float32")
+    product, filtered = paddle.matmul(a, b).numpy(), float(paddle.nn.functional.conv2d(a, b))
+    x, y = a.numpy(), b.numpy()
     # TensorFloat-32 keeps ten bits of the factors.
-    if np.allclose(product, a @ b, atol=0.1) and np.allclose(filtered, (a * b).sum(), atol=1.0):
+    if np.allclose(product, x @ y, atol=0.1) and abs(filtered - (x * y).sum()) < 1.0:
         return Finding(OK, "computing", "matrix product and convolution are right")
     return Finding(PROBLEM, "computing", "a matrix product or a convolution is wrong",
                    "install Paddle in a build for this device")
 
 
-def _read_config(path: str, opts: Sequence[str], patients: list[Patient]) -> Finding:
-    config = ZeroShotConfig(path, opts=opts)
-    run = Run(config)
-    patients.append(Patient(config, run))
-    return Finding(OK, "config", f"{path}, stages {', '.join(run.stages)}")
+def _read_config(path: str, opts: Sequence[str], runs: list[Run]) -> Finding:
+    """Tell the stages of a config, whose run goes into ``runs`` if it can be read."""
+    runs.append(Run(ZeroShotConfig(path, opts=opts)))
+    return Finding(OK, "config", f"{path}, stages {', '.join(runs[0].stages)}")
 
 
-def check_data(patient: Patient) -> list[Finding]:
+def check_data(run: Run) -> list[Finding]:
     """Folders, lists and labels, read as training reads them."""
-    builder = patient.run.builder
+    builder = run.builder
     names, unseen = builder.classes.names, builder.classes.unseen_ids
     train, val = builder.train_dataset.audit(), builder.val_dataset.audit()
     findings = [
@@ -164,13 +145,13 @@ def check_data(patient: Patient) -> list[Finding]:
     return findings
 
 
-def check_words(patient: Patient) -> list[Finding]:
+def check_words(run: Run) -> list[Finding]:
     """Check that every class has an embedding of its own, and tell by which word."""
-    section = patient.config.settings.zero_shot.embeddings
+    section = run.config.settings.zero_shot.embeddings
     if takes_attributes(section.path):
-        vectors = patient.run.builder.embeddings
+        vectors = run.builder.embeddings
         return [Finding(OK, "embeddings", f"attributes of the data set, {vectors.shape[1]} each")]
-    names = _class_names(patient)
+    names = _class_names(run)
     vectors, how = resolve_class_embeddings(names, section.path, section.normalize, section.words)
     other = [f"{name} = {rule}" for name, rule in zip(names, how) if not rule.startswith("exact")]
     text = (f"{vectors.shape[1]} dimensions; all {len(names)} classes found"
@@ -185,32 +166,27 @@ def check_words(patient: Patient) -> list[Finding]:
     return findings
 
 
-def _class_names(patient: Patient) -> list[str]:
+def _class_names(run: Run) -> list[str]:
     """The names of the classes, also where the data are not there yet."""
-    given = patient.config.settings.zero_shot.class_names
-    kind = patient.config.val_dataset_cfg["type"]
+    given = run.config.settings.zero_shot.class_names
     if given:
         return read_class_names(given)
     try:
-        return list(patient.run.classes.names)
+        return list(run.classes.names)
     except Exception:  # told by the check of the data
-        return class_names_for(kind)
+        return class_names_for(run.config.val_dataset_cfg["type"])
 
 
-def check_weights(patient: Patient) -> list[Finding]:
+def check_weights(run: Run) -> list[Finding]:
     """The weights files that the config names."""
-    files = [(key, value) for key, value in _weights(patient.config.dic) if value]
-    findings = []
-    for key, value in files:
-        if urlparse(value).netloc:
-            findings.append(Finding(OK, "weights", f"{key}: {value}, downloaded when trained"))
-        else:
-            findings += attempt("weights", partial(_check_file, key, value))
-    return findings
+    return [finding for key, path in _weights(run.config.dic)
+            for finding in attempt("weights", partial(_check_file, key, path))]
 
 
 def _check_file(key: str, path: str) -> list[Finding]:
-    return [Finding(OK, "weights", f"{key}: {path}, {len(load_state(path))} tensors")]
+    content = ("downloaded when trained" if urlparse(path).netloc
+               else f"{len(load_state(path))} tensors")
+    return [Finding(OK, "weights", f"{key}: {path}, {content}")]
 
 
 def _weights(section: Any, prefix: str = "") -> Iterator[tuple[str, str]]:
@@ -218,15 +194,15 @@ def _weights(section: Any, prefix: str = "") -> Iterator[tuple[str, str]]:
     for key, value in section.items():
         if isinstance(value, dict):
             yield from _weights(value, f"{prefix}{key}.")
-        elif key in ("pretrained", "segmentor_weights") and isinstance(value, str):
+        elif key in ("pretrained", "segmentor_weights") and isinstance(value, str) and value:
             yield f"{prefix}{key}", value
 
 
-def check_training(patient: Patient) -> list[Finding]:
+def check_training(run: Run) -> list[Finding]:
     """Model, losses and sections: what training looks at before it starts."""
-    if _downloads(patient.config):
+    if _downloads(run.config):
         return [Finding(OK, "training", "not tried, for its weights are yet to be downloaded")]
-    preflight.examine(patient.run, patient.run.stages)
+    preflight.examine(run, run.stages)
     return [Finding(OK, "training", "model, losses and all sections can be built")]
 
 
@@ -234,14 +210,13 @@ def _downloads(config: ZeroShotConfig) -> bool:
     return any(urlparse(value).netloc for _, value in _weights(config.dic))
 
 
-def check_room(patient: Patient) -> list[Finding]:
+def check_room(run: Run) -> list[Finding]:
     """Disk for the run and memory for its bank, both at most."""
-    run, config = patient.run, patient.config
-    place, free = free_disk(run.save_dir)
+    place, free = installation.free_disk(run.save_dir)
     if not os.access(place, os.W_OK):
         return [Finding(PROBLEM, "disk", f"{place} cannot be written to",
                         "choose another folder with --opts save_dir=DIR")]
-    if _downloads(config):
+    if _downloads(run.config):
         return [Finding(OK, "disk", f"{size(free)} free for {run.save_dir}")]
     needs = _needs(run)
     total = sum(needs.values())
@@ -251,7 +226,7 @@ def check_room(patient: Patient) -> list[Finding]:
     findings = [Finding(OK if enough else PROBLEM, "disk", text, "" if enough else (
         "free some, choose another folder with --opts save_dir=DIR, or lower keep_checkpoint_max "
         "and zero_shot.features.samples_per_class"))]
-    bank, memory = _bank_size(run, np.float32().itemsize), available_memory()
+    bank, memory = _bank_size(run, 4), installation.available_memory()
     if memory is not None and _BANKS_IN_MEMORY * bank > memory:
         findings.append(Finding(WARNING, "memory", f"{size(memory)} free, and stages 2 and 3 take "
                                                    f"up to {size(_BANKS_IN_MEMORY * bank)}",
@@ -275,12 +250,11 @@ def _bank_size(run: Run, itemsize: int) -> int:
     """Bytes of a full feature bank, of ``itemsize`` each number; 0 without one."""
     if "features" not in run.stages:
         return 0
-    _, layer = run.builder.classification_layer(
-        run.builder.new_segmentor(pretrained=False))
+    _, layer = run.builder.classification_layer(run.builder.new_segmentor(pretrained=False))
     bound = run.config.settings.zero_shot.features.samples_per_class
     return len(run.classes.seen_ids) * bound * layer.weight.shape[1] * itemsize
 
 
-_CHECKS: dict[str, Callable[[Patient], list[Finding]]] = {
+_CHECKS: dict[str, Callable[[Run], list[Finding]]] = {
     "data": check_data, "embeddings": check_words, "weights": check_weights,
     "training": check_training, "disk": check_room}

@@ -15,7 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from importlib import metadata
 from typing import NamedTuple, TextIO
 
@@ -142,7 +142,7 @@ def check_paddle_build() -> list[Finding]:
 
 def check_cpu() -> Finding:
     """Name the CPU and the setting of its MKL."""
-    name, setting = mkl.cpu_name() or platform.processor() or "unknown", mkl.setting()
+    name, setting = mkl.cpu("model name") or platform.processor() or "unknown", mkl.setting()
     text = f"{name}, {os.cpu_count()} logical; {setting.text}"
     if "slower" not in setting.text:
         return Finding(OK, "CPU", text)
@@ -154,11 +154,10 @@ def check_memory(meminfo: str = "/proc/meminfo") -> Finding:
     free = available_memory(meminfo)
     if free is None:
         return Finding(OK, "memory", "the system does not say how much is free")
-    text = f"{size(free)} free"
     if free >= _FEW_BYTES:
-        return Finding(OK, "memory", text)
-    return Finding(WARNING, "memory", text, "end other programs; training a real segmentor needs "
-                                            "several GB")
+        return Finding(OK, "memory", f"{size(free)} free")
+    return Finding(WARNING, "memory", f"{size(free)} free",
+                   "end other programs; training a real segmentor needs several GB")
 
 
 def available_memory(meminfo: str = "/proc/meminfo") -> int | None:
@@ -252,13 +251,13 @@ def _follow(process: subprocess.Popen, file: TextIO) -> Iterator[Finding]:
 
 def _crash(status: int, stderr: str) -> Finding:
     """The finding that the process of the check-up ended early."""
-    lines = [line.strip() for line in stderr.splitlines() if line.strip()]
     if status < 0:
-        how = f"Paddle ended its process by signal {signal.Signals(-status).name}"
-        return Finding(PROBLEM, "import", how, "install Paddle anew, in a build for this CPU "
-                                               "(with AVX) and this CUDA")
-    return Finding(PROBLEM, "import", f"Paddle or a package it needs cannot be imported: "
-                                      f"{lines[-1] if lines else f'exit status {status}'}",
+        return Finding(PROBLEM, "import",
+                       f"Paddle ended its process by signal {signal.Signals(-status).name}",
+                       "install Paddle anew, in a build for this CPU (with AVX) and this CUDA")
+    last = (stderr.strip().splitlines() or [f"exit status {status}"])[-1].strip()
+    return Finding(PROBLEM, "import",
+                   f"Paddle or a package it needs cannot be imported: {last}",
                    "mend what is said to be missing above, or install paddlepaddle anew")
 
 
@@ -290,9 +289,3 @@ def size(number: float) -> str:
             return f"{number:.0f} {unit}"
         number /= 1000
     return f"{number:.1f} GB"
-
-
-def count(findings: Iterable[Finding]) -> dict[str, int]:
-    """Count the findings of each status."""
-    statuses = [finding.status for finding in findings]
-    return {status: statuses.count(status) for status in (OK, WARNING, PROBLEM)}

@@ -10,7 +10,8 @@ import os
 import re
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
-from typing import Any, NamedTuple
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from paddleseg.utils import logger
@@ -18,14 +19,12 @@ from paddleseg.utils import logger
 from paddle_csrl.datasets import sources
 from paddle_csrl.datasets.class_names import CLASS_NAMES
 from paddle_csrl.errors import UserError
-from paddle_csrl.preparation.archives import Member, copy_member, require_input, require_md5, walk
+from paddle_csrl.preparation import archives
 from paddle_csrl.preparation.labels import (
-    is_whole_label,
-    left_out,
+    complete,
+    convert_label,
     parse_list,
     read_mat_labels,
-    stems,
-    write_label,
     write_list,
 )
 from paddle_csrl.preparation.rle import decode_mask
@@ -48,10 +47,8 @@ _OTHER_NAMES = {"table": "diningtable", "bedclothes": "bedcloth", "cloth": "clot
 _EXPECTED = {"train": 4998, "val": 5105}
 
 
-class _Label(NamedTuple):
-    """A label that is not read yet: an image's name and what gives its class ids [H, W]."""
-    name: str
-    read: Callable[[], np.ndarray]
+#: A label that is not read yet: an image's name and what gives its class ids [H, W].
+_Label = tuple[str, Callable[[], np.ndarray]]
 
 
 def prepare_context(voc: str, labels: str, dataset_root: str, label_names: str | None = None,
@@ -81,18 +78,18 @@ def prepare_context(voc: str, labels: str, dataset_root: str, label_names: str |
     Raises:
         UserError: an input is missing, torn or not the official one.
     """
-    require_input(voc, "--voc", VOC_ADVICE)
-    require_input(labels, "--labels", LABELS_ADVICE)
+    archives.require_input(voc, "--voc", VOC_ADVICE)
+    archives.require_input(labels, "--labels", LABELS_ADVICE)
     given = {}
     for split, path in (lists or {}).items():
         if path:
-            require_input(path, f"--{split}_list", "it holds one image name a line")
-            given[split] = parse_list(_read_file(path), path)
+            archives.require_input(path, f"--{split}_list", "it holds one image name a line")
+            given[split] = parse_list(Path(path).read_bytes(), path)
     is_json = labels.endswith(".json")
     if checksum:
-        require_md5(voc, _VOC_MD5)
+        archives.require_md5(voc, _VOC_MD5)
     if checksum and is_json:
-        require_md5(labels, _JSON_MD5)
+        archives.require_md5(labels, _JSON_MD5)
     make_folder(dataset_root, "--dataset_root")
     if is_json:
         splits, found = _read_json(labels)
@@ -107,7 +104,8 @@ def prepare_context(voc: str, labels: str, dataset_root: str, label_names: str |
     if both:
         raise UserError(f"{len(both)} images are listed both for training and for validation, such "
                         f"as {both[0]}; check --train_list and --val_list")
-    converted = _convert(found, os.path.join(dataset_root, "Context"), overwrite)
+    converted = sum(convert_label(os.path.join(dataset_root, "Context", f"{name}.png"), read,
+                                  overwrite) for name, read in found)
     return _finish(dataset_root, splits, converted)
 
 
@@ -145,12 +143,12 @@ def read_label_names(labels: str, path: str | None = None) -> dict[int, str]:
     """
     beside = os.path.join(os.path.dirname(os.path.abspath(labels)), "labels.txt")
     if path:
-        require_input(path, "--label_names", LABELS_ADVICE)
-    content = _read_file(path) if path else next(
-        (member.read() for member in walk(labels, "looking for labels.txt")
+        archives.require_input(path, "--label_names", LABELS_ADVICE)
+    content = Path(path).read_bytes() if path else next(
+        (member.read() for member in archives.walk(labels, "looking for labels.txt")
          if _NAMES_FILE.fullmatch(member.name)), None)
     if content is None and os.path.isfile(beside):
-        path, content = beside, _read_file(beside)
+        path, content = beside, Path(beside).read_bytes()
     if content is None:
         raise UserError(f"no labels.txt in or beside {labels}; download it from "
                         f"https://cs.stanford.edu/~roozbeh/pascal-context/ and name it with "
@@ -168,11 +166,6 @@ def read_label_names(labels: str, path: str | None = None) -> dict[int, str]:
     return names
 
 
-def _read_file(path: str) -> bytes:
-    with open(path, "rb") as file:
-        return file.read()
-
-
 def _fold(name: str) -> str:
     return re.sub(r"[\s_-]+", "", name).lower()
 
@@ -180,23 +173,23 @@ def _fold(name: str) -> str:
 def _copy_images(voc: str, root: str) -> dict[str, list[str]]:
     """Copy the images; return the names in VOC's own lists."""
     lists = {}
-    for member in walk(voc, "VOC images"):
+    for member in archives.walk(voc, "VOC images"):
         image, split = _IMAGE.fullmatch(member.name), _LIST.fullmatch(member.name)
         if image:
-            copy_member(member, os.path.join(root, "JPEGImages", image[1]))
+            archives.copy_member(member, os.path.join(root, "JPEGImages", image[1]))
         elif split:
             lists[split[1]] = parse_list(member.read(), f"{voc}: {member.name}")
     return lists
 
 
 def _read_mats(labels: str, table: np.ndarray) -> Iterator[_Label]:
-    for member in walk(labels, "Context labels"):
+    for member in archives.walk(labels, "Context labels"):
         match = _MAT.fullmatch(member.name)
         if match:
-            yield _Label(match[1], partial(_map_classes, member, table, labels))
+            yield match[1], partial(_map_classes, member, table, labels)
 
 
-def _map_classes(member: Member, table: np.ndarray, labels: str) -> np.ndarray:
+def _map_classes(member: archives.Member, table: np.ndarray, labels: str) -> np.ndarray:
     place = f"{labels}: {member.name}"
     label = read_mat_labels(member.read(), place, "LabelMap")
     if label.min() < 0 or label.max() >= len(table):
@@ -230,7 +223,7 @@ def _read_json(path: str) -> tuple[dict[str, list[str]], Iterator[_Label]]:
     def labels() -> Iterator[_Label]:
         for number, (name, phase, size) in progress(images.items(), "Context labels"):
             if phase in _EXPECTED:
-                yield _Label(name, partial(_paint, masks[number], size, table, f"{path}: {name}"))
+                yield name, partial(_paint, masks[number], size, table, f"{path}: {name}")
 
     return lists, labels()
 
@@ -254,34 +247,18 @@ def _paint(masks: list[tuple], size: tuple[int, int], table: np.ndarray,
     return label
 
 
-def _convert(labels: Iterator[_Label], folder: str, overwrite: bool) -> int:
-    """Write the labels that are not there yet; return their number."""
-    converted = 0
-    for name, read in labels:
-        path = os.path.join(folder, f"{name}.png")
-        if overwrite or not is_whole_label(path):
-            write_label(path, read())
-            converted += 1
-    return converted
-
-
 def _finish(root: str, splits: dict[str, list[str]], converted: int) -> dict[str, Any]:
     """Write the lists of the images that are complete, and report."""
-    labels = stems(os.path.join(root, "Context"), ".png")
-    images = stems(os.path.join(root, "JPEGImages"), ".jpg")
     used, reasons = {}, []
     for split, number in _EXPECTED.items():
         names = splits[split]
-        used[split] = [name for name in names if name in labels and name in images]
+        used[split], left_out = complete(names, root, "Context", f"the {split}")
         if not used[split]:
             raise UserError(f"none of the {len(names)} {split} images, such as {names[0]}, has "
                             f"both an image and a label; check --voc and --labels")
         if len(names) != number:
             reasons.append(f"{split} lists {len(names)} images instead of {number}")
-        for present, what in ((labels, "label"), (images, "JPEG in VOC")):
-            missing = [name for name in names if name not in present]
-            if missing:
-                reasons.append(left_out(missing, f"the {split}", what))
+        reasons += left_out
     folder = os.path.join(root, "ImageSets", "Segmentation")
     used["trainval"] = used["train"] + used["val"]
     for split in ("trainval", "train", "val"):

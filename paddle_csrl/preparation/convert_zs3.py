@@ -1,7 +1,6 @@
 """ZS3Net's released PyTorch weights as Paddle state dicts."""
 
 import os
-from collections.abc import Sequence
 from types import ModuleType
 from typing import Any, NamedTuple
 
@@ -137,7 +136,8 @@ def convert(tensors: State, kind: str = "auto", num_classes: int | None = None) 
     state = {_paddle_name(name): tensor for name, tensor in tensors.items()}
     _require_fit(state, model, kind)
     if kind == "deeplab" and num_classes == len(CLASS_NAMES["context"]):
-        state.update(_in_order_of_paddleseg({name: state[name] for name in _CLASSIFIER}))
+        order = [CLASS_NAMES["context_zs3"].index(name) for name in CLASS_NAMES["context"]]
+        state.update({name: state[name][order] for name in _CLASSIFIER})
     return Converted(kind, state, num_classes, left_out)
 
 
@@ -169,24 +169,15 @@ def _num_classes(tensors: State, wanted: int | None) -> int:
 def _require_fit(state: State, model: nn.Layer, kind: str) -> None:
     shapes = {name: tuple(value.shape) for name, value in model.state_dict().items()}
     name = {"backbone": "ResNet-101", "deeplab": "DeepLabV3+ on ResNet-101"}[kind]
-    hint = "is --kind right, and the file one of ZS3Net's?"
-    _require_none([key for key in shapes if key not in state],
-                  f"the checkpoint lacks {{count}} of the {len(shapes)} tensors of {name}, first "
-                  f"{{first}}; {hint}")
-    _require_none([key for key in state if key not in shapes],
-                  f"the checkpoint holds {{count}} tensors that {name} has no place for, first "
-                  f"{{first}}; {hint}")
-    _require_none([f"{key} {list(state[key].shape)} for {list(shapes[key])}" for key in shapes
-                   if state[key].shape != shapes[key]],
-                  f"the checkpoint has {{count}} tensors in another shape than {name}, first "
-                  f"{{first}}; {hint}")
-
-
-def _require_none(faults: Sequence[str], message: str) -> None:
-    if faults:
-        raise UserError(message.format(count=len(faults), first=faults[0]))
-
-
-def _in_order_of_paddleseg(layer: State) -> State:
-    source = [CLASS_NAMES["context_zs3"].index(name) for name in CLASS_NAMES["context"]]
-    return {name: values[source] for name, values in layer.items()}
+    faults = {
+        f"lacks {{}} of the {len(shapes)} tensors of {name}": [
+            key for key in shapes if key not in state],
+        f"holds {{}} tensors that {name} has no place for": [
+            key for key in state if key not in shapes],
+        f"has {{}} tensors in another shape than {name}": [
+            f"{key} {list(state[key].shape)} for {list(shape)}" for key, shape in shapes.items()
+            if key in state and state[key].shape != shape]}
+    for fault, keys in faults.items():
+        if keys:
+            raise UserError(f"the checkpoint {fault.format(len(keys))}, first {keys[0]}; "
+                            f"is --kind right, and the file one of ZS3Net's?")

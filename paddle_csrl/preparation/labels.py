@@ -1,9 +1,9 @@
 """Label images and lists: MATLAB files in, palette PNGs and text files out."""
 
 import io
-import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 
 import numpy as np
 import scipy.io
@@ -11,7 +11,7 @@ from PIL import Image
 
 from paddle_csrl import visualize
 from paddle_csrl.errors import UserError
-from paddle_csrl.utils import atomic_path
+from paddle_csrl.utils import atomic_path, write_text
 
 _PALETTE = visualize.palette(256, "voc").tobytes()
 
@@ -53,6 +53,14 @@ def write_label(path: str, label: np.ndarray) -> None:
         picture.save(temporary, format="PNG")
 
 
+def convert_label(path: str, read: Callable[[], np.ndarray], overwrite: bool) -> bool:
+    """Write the label that ``read`` gives, unless a whole one is there; return whether it was."""
+    if is_whole_label(path) and not overwrite:
+        return False
+    write_label(path, read())
+    return True
+
+
 def is_whole_label(path: str) -> bool:
     """Return whether there is a label image that decodes to its end."""
     try:
@@ -82,17 +90,24 @@ def parse_list(content: bytes, place: str) -> list[str]:
 
 def write_list(path: str, names: Iterable[str]) -> None:
     """Write one name a line, atomically."""
-    with atomic_path(path) as temporary:
-        with open(temporary, "w", encoding="utf-8") as file:
-            file.writelines(f"{name}\n" for name in names)
+    write_text(path, "".join(f"{name}\n" for name in names))
 
 
-def stems(folder: str, extension: str) -> set:
-    """Names without ``extension`` of the files in ``folder`` that end in it."""
-    names = os.listdir(folder) if os.path.isdir(folder) else []
-    return {name[:-len(extension)] for name in names if name.endswith(extension)}
+def complete(names: Sequence[str], root: str, labels: str,
+             whose: str = "") -> tuple[list[str], list[str]]:
+    """Find the images that are there with their labels, in ``root``/JPEGImages and /``labels``.
 
-
-def left_out(names: Sequence[str], whose: str, what: str) -> str:
-    """Such as ``left out for want of a label: 2 of SBD's images, such as 2008_000001``."""
-    return f"left out for want of a {what}: {len(names)} of {whose} images, such as {names[0]}"
+    Returns:
+        their names, and lines on the others, such as ``left out for want of a label: 2 of SBD's
+        images, such as 2008_000001``.
+    """
+    there = {"label": {path.stem for path in Path(root, labels).glob("*.png")},
+             "JPEG in VOC": {path.stem for path in Path(root, "JPEGImages").glob("*.jpg")}}
+    left_out = []
+    for what, present in there.items():
+        missing = [name for name in names if name not in present]
+        if missing:
+            left_out.append(f"left out for want of a {what}: {len(missing)} of {whose} images, "
+                            f"such as {missing[0]}")
+    whole = set.intersection(*there.values())
+    return [name for name in names if name in whole], left_out

@@ -6,6 +6,7 @@ of VOC. The training set is VOC's own plus those of SBD that are in neither of V
 
 import os
 import re
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -13,14 +14,12 @@ from paddleseg.utils import logger
 
 from paddle_csrl.datasets import sources
 from paddle_csrl.errors import UserError
-from paddle_csrl.preparation.archives import copy_member, require_input, require_md5, walk
+from paddle_csrl.preparation.archives import Member, copy_member, require_input, require_md5, walk
 from paddle_csrl.preparation.labels import (
-    is_whole_label,
-    left_out,
+    complete,
+    convert_label,
     parse_list,
     read_mat_labels,
-    stems,
-    write_label,
     write_list,
 )
 from paddle_csrl.utils import make_folder
@@ -72,20 +71,17 @@ def prepare_voc(voc: str, sbd: str, dataset_root: str, checksum: bool = True,
     make_folder(dataset_root, "--dataset_root")
     base = os.path.join(dataset_root, "VOC2012")
     own = _copy_voc(voc, base)
-    known = set(own["train"]) | set(own["val"])
+    known = {*own["train"], *own["val"]}
     sbd_lists, converted = _convert_sbd(sbd, base, known, overwrite)
-    listed = {name for names in sbd_lists.values() for name in names}
-    wanted = sorted(listed - known)
-    labels = stems(os.path.join(base, "SegmentationClassAug"), ".png")
-    images = stems(os.path.join(base, "JPEGImages"), ".jpg")
-    aug = [name for name in wanted if name in labels and name in images]
+    listed = {*sbd_lists["train"], *sbd_lists["val"]}
+    aug, left_out = complete(sorted(listed - known), base, "SegmentationClassAug", "SBD's")
     write_list(os.path.join(base, "ImageSets", "Segmentation", "aug.txt"), aug)
 
     counts = {"VOC train": len(own["train"]), "VOC val": len(own["val"]),
               "SBD train": len(sbd_lists["train"]), "SBD val": len(sbd_lists["val"])}
     result = {"train": len(own["train"]), "val": len(own["val"]), "aug": len(aug),
               "trainaug": len(own["train"]) + len(aug), "converted": converted,
-              "differences": _differences(counts, wanted, labels, images)}
+              "differences": _differences(counts, len(listed - known), left_out)}
     _report(result, counts, len(listed & known))
     return result
 
@@ -100,13 +96,11 @@ def _copy_voc(voc: str, base: str) -> dict[str, list[str]]:
         elif split:
             contents[split[1]] = member.read()
             lists[split[1]] = parse_list(contents[split[1]], f"{voc}: {member.name}")
-    images = stems(os.path.join(base, "JPEGImages"), ".jpg")
-    labels = stems(os.path.join(base, "SegmentationClass"), ".png")
     for part in ("train", "val"):
         if part not in lists:
             raise UserError(f"{voc} holds no VOC2012/ImageSets/Segmentation/{part}.txt; "
                             f"{VOC_ADVICE}")
-        missing = sorted(set(lists[part]) - (images & labels))
+        missing = sorted({*lists[part]} - {*complete(lists[part], base, "SegmentationClass")[0]})
         if missing:
             raise UserError(f"{voc} lacks the image or label of {len(missing)} images of its "
                             f"{part}.txt, such as {missing[0]}; {VOC_ADVICE} again")
@@ -129,17 +123,16 @@ def _convert_sbd(sbd: str, base: str, known: set, overwrite: bool) -> tuple:
             lists[split[1]] = parse_list(member.read(), f"{sbd}: {member.name}")
         elif label and label[1] not in known:
             path = os.path.join(base, "SegmentationClassAug", f"{label[1]}.png")
-            if overwrite or not is_whole_label(path):
-                write_label(path, _read_sbd(member.read(), f"{sbd}: {member.name}"))
-                converted += 1
+            converted += convert_label(path, partial(_read_sbd, member, sbd), overwrite)
     for part in ("train", "val"):
         if part not in lists:
             raise UserError(f"{sbd} holds no dataset/{part}.txt; {SBD_ADVICE}")
     return lists, converted
 
 
-def _read_sbd(content: bytes, place: str) -> np.ndarray:
-    label = read_mat_labels(content, place, "GTcls", "Segmentation")
+def _read_sbd(member: Member, sbd: str) -> np.ndarray:
+    place = f"{sbd}: {member.name}"
+    label = read_mat_labels(member.read(), place, "GTcls", "Segmentation")
     wrong = label[(label != 255) & ((label < 0) | (label >= _NUM_CLASSES))]
     if wrong.size:
         raise UserError(f"{place} holds the class {wrong[0]}; SBD has 0 to {_NUM_CLASSES - 1}; "
@@ -147,16 +140,11 @@ def _read_sbd(content: bytes, place: str) -> np.ndarray:
     return label
 
 
-def _differences(counts: dict[str, int], wanted: list[str], labels: set,
-                 images: set) -> list[str]:
+def _differences(counts: dict[str, int], num_wanted: int, left_out: list[str]) -> list[str]:
     """Say why the training list is another than that of the literature."""
     reasons = [f"{key} lists {counts[key]} images instead of {number}"
-               for key, number in _EXPECTED.items() if counts[key] != number]
-    for present, what in ((labels, "label"), (images, "JPEG in VOC")):
-        missing = [name for name in wanted if name not in present]
-        if missing:
-            reasons.append(left_out(missing, "SBD's", what))
-    if not reasons and counts["VOC train"] + len(wanted) != _EXPECTED_TOTAL:
+               for key, number in _EXPECTED.items() if counts[key] != number] + left_out
+    if not reasons and counts["VOC train"] + num_wanted != _EXPECTED_TOTAL:
         reasons.append("the lists overlap in another way than the official ones")
     return reasons
 

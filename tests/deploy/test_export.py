@@ -19,7 +19,7 @@ from helpers import tiny_runs
 from paddle_csrl.cli import export, infer, predict
 from paddle_csrl.config import ZeroShotConfig
 from paddle_csrl.deploy import export as module
-from paddle_csrl.deploy.exported import DeployInfo, PaddleBackend, fit_to_shape, load_backend
+from paddle_csrl.deploy.exported import DeployInfo, fit_to_shape, load_backend, paddle_backend
 from paddle_csrl.deploy.model import DeployBuilder
 from paddle_csrl.errors import UserError
 
@@ -147,7 +147,7 @@ def by_hand(folder, pixels):
         session = onnxruntime.InferenceSession(f"{folder}/model.onnx",
                                                providers=["CPUExecutionProvider"])
         return session.run(None, {session.get_inputs()[0].name: pixels})[0]
-    return PaddleBackend(f"{folder}/{PROGRAM}", f"{folder}/model.pdiparams")(pixels)
+    return paddle_backend(f"{folder}/{PROGRAM}", f"{folder}/model.pdiparams")(pixels)
 
 
 @pytest.mark.parametrize("output_op", ["softmax", "none"])
@@ -234,8 +234,8 @@ def test_parity_is_checked_on_a_random_and_a_real_image(run, exports, target, ou
 def test_a_model_that_differs_is_not_written(run, saved, tmp_path, monkeypatch, output_op, fault):
     saved(output_op)
     (tmp_path / "deploy.yaml").write_text("of before")
-    right = PaddleBackend.__call__
-    monkeypatch.setattr(PaddleBackend, "__call__", lambda self, pixels: fault(right(self, pixels)))
+    monkeypatch.setattr(module, "load_backend",
+                        lambda info: lambda pixels: fault(load_backend(info)(pixels)))
     with pytest.raises(UserError, match="is not the trained one .*nothing was written"):
         run_export(run, tmp_path, "--output_op", output_op)
     assert os.listdir(tmp_path) == ["deploy.yaml"]

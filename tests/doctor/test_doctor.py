@@ -313,15 +313,14 @@ def test_the_room_that_is_needed_is_that_of_bank_and_checkpoints(recipe, tmp_pat
     needs = {"checkpoints": 2 * 3 * size, "models": 3 * size,
              "feature bank": 3 * 1000 * channels * 2}
     assert checkup._needs(run) == needs
-    patient = checkup.Patient(run.config, run)
     for free, status in ((sum(needs.values()) + 1, OK), (sum(needs.values()), PROBLEM)):
         monkeypatch.setattr(doctor.shutil, "disk_usage", lambda path: mock.Mock(free=free))
-        finding = checkup.check_room(patient)[0]
+        finding = checkup.check_room(run)[0]
         assert finding.status == status and bool(finding.advice) == (status == PROBLEM)
-    monkeypatch.setattr(checkup, "available_memory", lambda: 3 * 3 * 1000 * channels * 4 - 1)
-    assert statuses(of(checkup.check_room(patient), "memory")) == [WARNING]
-    monkeypatch.setattr(checkup, "available_memory", lambda: 3 * 3 * 1000 * channels * 4)
-    assert of(checkup.check_room(patient), "memory") == []
+    monkeypatch.setattr(doctor, "available_memory", lambda: 3 * 3 * 1000 * channels * 4 - 1)
+    assert statuses(of(checkup.check_room(run), "memory")) == [WARNING]
+    monkeypatch.setattr(doctor, "available_memory", lambda: 3 * 3 * 1000 * channels * 4)
+    assert of(checkup.check_room(run), "memory") == []
 
 
 def test_free_disk_is_that_of_the_nearest_folder(tmp_path):

@@ -20,6 +20,7 @@ from paddle_csrl.cli import prepare_context, prepare_voc
 from paddle_csrl.config import ZeroShotConfig
 from paddle_csrl.datasets.class_names import CLASS_NAMES
 from paddle_csrl.errors import UserError
+from paddle_csrl.preparation import labels as labels_module
 from paddle_csrl.preparation import voc as voc_module
 from paddle_csrl.preparation.archives import walk
 from paddle_csrl.preparation.context import class_table, read_label_names
@@ -203,7 +204,7 @@ def test_a_second_run_writes_only_what_is_missing_or_broken(voc):
 
 
 def test_a_stopped_run_leaves_whole_files_and_no_list(voc, monkeypatch):
-    written, real = [], voc_module.write_label
+    written, real = [], labels_module.write_label
 
     def stop(path, label):
         if len(written) == 2:
@@ -211,7 +212,7 @@ def test_a_stopped_run_leaves_whole_files_and_no_list(voc, monkeypatch):
         written.append(path)
         real(path, label)
 
-    monkeypatch.setattr(voc_module, "write_label", stop)
+    monkeypatch.setattr(labels_module, "write_label", stop)
     with pytest.raises(KeyboardInterrupt):
         voc.prepare()
     assert not (voc.base / "ImageSets" / "Segmentation" / "aug.txt").exists()
@@ -259,7 +260,7 @@ def test_a_full_disk_is_one_line(voc, monkeypatch, capfd):
     def full(path, label):
         raise OSError(errno.ENOSPC, "No space left on device", path)
 
-    monkeypatch.setattr(voc_module, "write_label", full)
+    monkeypatch.setattr(labels_module, "write_label", full)
     with pytest.raises(SystemExit) as stopped:
         cli.run(voc.prepare)
     assert stopped.value.code == 2
@@ -627,13 +628,3 @@ def test_the_tools_as_programs(tmp_path, monkeypatch, capsys, tool, says):
     message = capsys.readouterr().err
     assert caught.value.code == 2 and message.count("\n") == 1 and says in message
     assert os.listdir(tmp_path) == []
-
-
-@pytest.mark.parametrize("tool", [prepare_voc, prepare_context])
-def test_commands_of_the_document_parse(tool):
-    name = tool.__name__.rsplit(".", 1)[-1]
-    with open(os.path.join(tiny_runs.ROOT, "docs", "data.md"), encoding="utf-8") as file:
-        commands = [line.split()[2:] for line in file if line.startswith(f"python tools/{name}.py")]
-    assert commands
-    for command in commands:
-        assert tool.parse_args(command).voc.startswith("VOCtrainval")
