@@ -107,7 +107,7 @@ def check_device() -> list[Finding]:
 
 def _check_products() -> Finding:
     a, b = paddle.to_tensor(np.random.default_rng(0).normal(size=(2, 1, 1, 64, 64)), "float32")
-    product, filtered = paddle.matmul(a, b).numpy(), float(paddle.nn.functional.conv2d(a, b))
+    product, filtered = paddle.matmul(a, b).numpy(), paddle.nn.functional.conv2d(a, b).item()
     x, y = a.numpy(), b.numpy()
     # TensorFloat-32 keeps ten bits of the factors.
     if np.allclose(product, x @ y, atol=0.1) and abs(filtered - (x * y).sum()) < 1.0:
