@@ -23,6 +23,7 @@ from paddleseg.cvlibs import Config, SegBuilder, manager
 from paddleseg.models.losses import CrossEntropyLoss, MixedLoss, OhemCrossEntropyLoss
 from paddleseg.utils import logger, metrics
 
+from helpers import tiny_runs
 from paddle_csrl import compat  # first: it orders the imports of cv2 and paddle
 
 compat.mend_paddleseg()
@@ -110,7 +111,8 @@ print("REPORT" + json.dumps(dict(
 
 def run_python(code: str) -> subprocess.CompletedProcess:
     return subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True,
-                          text=True, check=False, env={**os.environ, "OMP_NUM_THREADS": "1"})
+                          text=True, check=False, timeout=200,
+                          env={**os.environ, "OMP_NUM_THREADS": "1"})
 
 
 @pytest.fixture(scope="module")
@@ -433,6 +435,64 @@ def test_hooks_are_taken_out_when_the_block_fails():
             assert (TRAINER.evaluate, visualdl.LogWriter) == (max, min)
             raise KeyError("inside")
     assert (TRAINER.evaluate, visualdl.LogWriter) == originals
+
+
+# In a process of its own, for Paddle's unmended loader waits for ever.
+LOADERS = f"""
+import sys; sys.path.insert(0, {tiny_runs.ROOT!r})
+import gc
+import paddle_csrl, paddle
+from paddle_csrl.errors import UserError, user_message
+
+class Torn(paddle.io.Dataset):
+    def __init__(self, torn=None, error=None, collects=False):
+        self.torn, self.error, self.collects = torn, error, collects
+    def __len__(self):
+        return 4
+    def __getitem__(self, index):
+        if self.collects:
+            gc.collect()
+        if index == self.torn:
+            raise self.error
+        return paddle.zeros([2]).numpy()
+"""
+
+ERRORS = """
+for num_workers in (0, 1):
+    for torn in (0, 2):
+        for error in (UserError("a.png is torn; get it anew"), KeyError("a bug")):
+            items = []
+            try:
+                items.extend(paddle.io.DataLoader(Torn(torn, error), batch_size=1,
+                                                  num_workers=num_workers))
+            except Exception as caught:
+                print(num_workers, torn, type(caught).__name__, user_message(caught))
+    print(num_workers, len(list(paddle.io.DataLoader(Torn(), num_workers=num_workers))))
+"""
+
+# The readers of the failed loaders wait in threads that the last one's worker does not have.
+GARBAGE = """
+gc.disable()
+for torn in (0, 2):
+    try:
+        list(paddle.io.DataLoader(Torn(torn, KeyError("torn")), num_workers=0))
+    except KeyError:
+        pass
+print(len(list(paddle.io.DataLoader(Torn(collects=True), num_workers=1))))
+"""
+
+
+def test_an_error_in_a_loader_is_told_as_it_was_raised():
+    done = run_python(LOADERS + ERRORS)
+    assert done.stdout.splitlines() == [line for workers in (0, 1) for line in (
+        *(f"{workers} {torn} {told}" for torn in (0, 2)
+          for told in ("UserError a.png is torn; get it anew", "KeyError None")),
+        f"{workers} 4")], done.stderr[-2000:]
+
+
+def test_a_loaders_workers_do_not_wait_for_what_an_earlier_loader_left():
+    done = run_python(LOADERS + GARBAGE)
+    assert done.stdout == "4\n", done.stderr[-2000:]
 
 
 @pytest.fixture

@@ -3,46 +3,54 @@
 import os
 import subprocess
 import sys
+from unittest import mock
 
 import pytest
 
 import paddle_csrl
 from helpers import tiny_runs
+from paddle_csrl.cli import programs, val
 from paddle_csrl.errors import UserError
 
 
-def test_a_program_ends_as_its_tool_does(monkeypatch, capsys):
-    from paddle_csrl.cli import programs, val
-
-    def refuse():
-        raise UserError("no config at nowhere.yml")
-
-    monkeypatch.setattr(val, "main", refuse)
+@pytest.mark.parametrize("raised, status, line", [
+    (UserError("no such thing;\nmend it"), 2, "error: no such thing; mend it\n"),
+    (KeyboardInterrupt(), 130, "stopped\n")])
+def test_a_program_ends_as_its_tool_does(monkeypatch, capsys, raised, status, line):
+    monkeypatch.setattr(val, "main", mock.Mock(side_effect=raised))
     with pytest.raises(SystemExit) as ended:
         programs.val()
-    assert ended.value.code == 2
-    assert capsys.readouterr().err == "error: no config at nowhere.yml\n"
+    assert ended.value.code == status and capsys.readouterr().err == line
+
+
+def test_a_fault_of_the_program_keeps_its_traceback(monkeypatch):
+    monkeypatch.setattr(val, "main", mock.Mock(side_effect=[{}, KeyError("a bug")]))
+    programs.val()  # just returns
+    with pytest.raises(KeyError, match="a bug"):
+        programs.val()
+
+
+@pytest.fixture
+def without_paddle(tmp_path):
+    """Runs Python where there is no Paddle."""
+    (tmp_path / "sitecustomize.py").write_text("import sys; sys.modules['paddle'] = None\n")
+    return lambda *argv: subprocess.run(
+        [sys.executable, *argv], env={**os.environ, "PYTHONPATH": str(tmp_path)}, text=True,
+        capture_output=True, check=False)
 
 
 @pytest.mark.parametrize("tool", sorted(
     name[:-3] for name in os.listdir(os.path.join(tiny_runs.ROOT, "tools"))
     if name.endswith(".py") and name != "doctor.py"))
-def test_without_paddle_a_tool_says_what_to_install(tool, tmp_path):
+def test_without_paddle_a_tool_says_what_to_install(tool, without_paddle):
     """As on a computer on which nothing but `pip install .` was run."""
-    (tmp_path / "sitecustomize.py").write_text("import sys; sys.modules['paddle'] = None\n")
-    ended = subprocess.run(
-        [sys.executable, os.path.join(tiny_runs.ROOT, "tools", f"{tool}.py"), "--help"],
-        env={**os.environ, "PYTHONPATH": str(tmp_path)}, text=True, capture_output=True,
-        check=False)
+    ended = without_paddle(os.path.join(tiny_runs.ROOT, "tools", f"{tool}.py"), "--help")
     assert ended.returncode == 2 and ended.stdout == ""
     assert ended.stderr.startswith("error: Paddle is not installed: pip install paddlepaddle==")
     assert ended.stderr.count("\n") == 1
 
 
-def test_without_paddle_the_package_tells_its_version(tmp_path):
-    (tmp_path / "sitecustomize.py").write_text("import sys; sys.modules['paddle'] = None\n")
-    program = (f"import sys; sys.path.insert(0, {tiny_runs.ROOT!r}); import paddle_csrl; "
-               f"print(paddle_csrl.__version__)")
-    ended = subprocess.run([sys.executable, "-c", program], text=True, capture_output=True,
-                           env={**os.environ, "PYTHONPATH": str(tmp_path)}, check=True)
+def test_without_paddle_the_package_tells_its_version(without_paddle):
+    ended = without_paddle("-c", f"import sys; sys.path.insert(0, {tiny_runs.ROOT!r}); "
+                                 "import paddle_csrl; print(paddle_csrl.__version__)")
     assert ended.stdout == f"{paddle_csrl.__version__}\n"

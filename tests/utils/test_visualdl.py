@@ -3,8 +3,6 @@
 import glob
 import json
 import os
-import subprocess
-import sys
 
 import cv2
 import numpy as np
@@ -13,7 +11,6 @@ from visualdl import LogReader
 
 import paddle_csrl  # noqa: F401  (first: it orders the imports of cv2 and paddle)
 from helpers.fabricated import make_context, make_dataset, make_voc
-from paddle_csrl import cli
 from paddle_csrl.datasets.sources import require_data
 from paddle_csrl.errors import UserError, user_message
 from paddle_csrl.utils import atomic_path, progress, read_json, write_json
@@ -31,19 +28,16 @@ def read(folder, kind="scalar"):
             for tag in reader.get_tags().get(kind, [])}
 
 
-def test_loss_terms_are_recorded_by_name(tmp_path):
-    with StageLogWriter(str(tmp_path), ["MMDLoss", "PairwiseRelationLoss"]) as writer:
-        writer.add_scalar("Train/loss", 3.0, 10)
-        writer.add_scalar("Train/loss_0", 1.0, 10)
-        writer.add_scalar("Train/loss_1", np.array([2.0]), 10)
-    assert read(tmp_path) == {"Train/loss": [(10, 3.0)], "Train/MMDLoss": [(10, 1.0)],
-                              "Train/PairwiseRelationLoss": [(10, 2.0)]}
-
-
-def test_a_single_loss_is_recorded_by_name_too(tmp_path):
-    with StageLogWriter(str(tmp_path), ["CrossEntropyLoss"]) as writer:
-        writer.add_scalar("Train/loss", 3.0, 10)
-    assert read(tmp_path) == {"Train/loss": [(10, 3.0)], "Train/CrossEntropyLoss": [(10, 3.0)]}
+@pytest.mark.parametrize("names, scalars", [
+    (["MMDLoss", "PairwiseRelationLoss"], {"loss": 3.0, "loss_0": 1.0, "loss_1": np.array([2.0])}),
+    (["CrossEntropyLoss"], {"loss": 3.0})])
+def test_loss_terms_are_recorded_by_name(tmp_path, names, scalars):
+    with StageLogWriter(str(tmp_path), names) as writer:
+        for tag, value in scalars.items():
+            writer.add_scalar(f"Train/{tag}", value, 10)
+    values = [1.0, 2.0] if len(names) == 2 else [3.0]
+    assert read(tmp_path) == {"Train/loss": [(10, 3.0)], **{
+        f"Train/{name}": [(10, value)] for name, value in zip(names, values)}}
 
 
 def test_scores_are_recorded_by_class(tmp_path):
@@ -67,17 +61,17 @@ def test_pictures_are_recorded(tmp_path):
     assert step == 7 and np.array_equal(shown[:, :, ::-1], picture)
 
 
-def test_equal_losses_get_distinct_names():
-    cfg = {"types": [{"type": "A"}, {"type": "B"}, {"type": "A"}], "coef": [1, 1, 1]}
-    assert loss_names(cfg) == ["A_0", "B", "A_2"]
+MIXED = {"type": "MixedLoss", "coef": [0.8, 0.2],
+         "losses": [{"type": "CrossEntropyLoss"}, {"type": "LovaszSoftmaxLoss"}]}
 
 
-def test_a_mixed_loss_is_as_many_terms_as_it_has_parts():
-    mixed = {"type": "MixedLoss", "coef": [0.8, 0.2],
-             "losses": [{"type": "CrossEntropyLoss"}, {"type": "LovaszSoftmaxLoss"}]}
-    assert loss_names({"types": [mixed], "coef": [1]}) == ["CrossEntropyLoss", "LovaszSoftmaxLoss"]
-    assert loss_names({"types": [mixed, {"type": "CrossEntropyLoss"}], "coef": [1, 1]}) == [
-        "CrossEntropyLoss_0", "LovaszSoftmaxLoss", "CrossEntropyLoss_2"]
+@pytest.mark.parametrize("types, names", [
+    ([{"type": "A"}, {"type": "B"}, {"type": "A"}], ["A_0", "B", "A_2"]),
+    ([MIXED], ["CrossEntropyLoss", "LovaszSoftmaxLoss"]),
+    ([MIXED, {"type": "CrossEntropyLoss"}],
+     ["CrossEntropyLoss_0", "LovaszSoftmaxLoss", "CrossEntropyLoss_2"])])
+def test_every_term_has_a_name_of_its_own(types, names):
+    assert loss_names({"types": types, "coef": [1] * len(types)}) == names
 
 
 # --- messages
@@ -162,133 +156,20 @@ def test_the_users_message_is_found(error, message):
     assert user_message(error) == message
 
 
-# In a process of its own, for Paddle's unmended loader waits for ever.
-LOADER_ERRORS = """
-import paddle_csrl, paddle
-from paddle_csrl.errors import UserError, user_message
-
-class Torn(paddle.io.Dataset):
-    def __init__(self, torn, error):
-        self.torn, self.error = torn, error
-    def __len__(self):
-        return 4
-    def __getitem__(self, index):
-        if index == self.torn:
-            raise self.error
-        return paddle.zeros([2]).numpy()
-
-for num_workers in (0, 1):
-    for torn in (0, 2):
-        for error in (UserError("a.png is torn; get it anew"), KeyError("a bug")):
-            items = []
-            try:
-                for item in paddle.io.DataLoader(Torn(torn, error), batch_size=1,
-                                                 num_workers=num_workers):
-                    items.append(item)
-            except Exception as caught:
-                print(num_workers, torn, type(caught).__name__, user_message(caught))
-    print(num_workers, len(list(paddle.io.DataLoader(Torn(9, None), num_workers=num_workers))))
-"""
-
-
-def test_an_error_in_a_loader_is_told_as_it_was_raised():
-    done = subprocess.run([sys.executable, "-c", LOADER_ERRORS], timeout=100, text=True,
-                          capture_output=True,
-                          cwd=os.path.dirname(os.path.dirname(paddle_csrl.__file__)))
-    expected = []
-    for num_workers in (0, 1):
-        for torn in (0, 2):
-            expected += [f"{num_workers} {torn} UserError a.png is torn; get it anew",
-                         f"{num_workers} {torn} KeyError None"]
-        expected.append(f"{num_workers} 4")
-    assert done.stdout.splitlines() == expected, done.stderr[-2000:]
-
-
-# The readers of the failed loaders wait in threads that the last one's worker does not have.
-LOADER_GARBAGE = """
-import gc
-import paddle_csrl, paddle
-
-class Torn(paddle.io.Dataset):
-    def __init__(self, torn):
-        self.torn, self.error = torn, KeyError("torn")
-    def __len__(self):
-        return 4
-    def __getitem__(self, index):
-        if self.torn is None:
-            gc.collect()
-        if index == self.torn:
-            raise self.error
-        return paddle.zeros([2]).numpy()
-
-gc.disable()
-for torn in (0, 2):
-    try:
-        for item in paddle.io.DataLoader(Torn(torn), num_workers=0):
-            pass
-    except KeyError:
-        pass
-print(len(list(paddle.io.DataLoader(Torn(None), num_workers=1))))
-"""
-
-
-def test_a_loaders_workers_do_not_wait_for_what_an_earlier_loader_left():
-    done = subprocess.run([sys.executable, "-c", LOADER_GARBAGE], timeout=100, text=True,
-                          capture_output=True,
-                          cwd=os.path.dirname(os.path.dirname(paddle_csrl.__file__)))
-    assert done.stdout == "4\n", done.stderr[-2000:]
-
-
-def test_a_users_mistake_ends_the_program_with_status_2_and_one_line(capsys):
-    def main():
-        raise UserError("no such thing;\nmend it")
-
-    with pytest.raises(SystemExit) as caught:
-        cli.run(main)
-    assert caught.value.code == 2
-    assert capsys.readouterr().err == "error: no such thing; mend it\n"
-
-
-def test_an_interruption_ends_the_program_with_status_130(capsys):
-    def main():
-        raise KeyboardInterrupt
-
-    with pytest.raises(SystemExit) as caught:
-        cli.run(main)
-    assert caught.value.code == 130 and capsys.readouterr().err == "stopped\n"
-
-
-def test_a_fault_of_the_program_keeps_its_traceback():
-    def main():
-        raise KeyError("a bug")
-
-    with pytest.raises(KeyError, match="a bug"):
-        cli.run(main)
-
-
-def test_a_program_that_works_just_returns():
-    assert cli.run(lambda: None) is None
-
-
 # --- files and progress
 
 
-def test_a_failing_block_leaves_the_old_file(tmp_path):
-    path = tmp_path / "scores.json"
-    write_json(str(path), {"old": 1})
-    with pytest.raises(RuntimeError, match="halfway"):
-        with atomic_path(str(path)) as temporary:
-            with open(temporary, "w", encoding="utf-8") as file:
-                file.write("half a fi")
-            raise RuntimeError("halfway")
-    assert read_json(str(path)) == {"old": 1}
-    assert os.listdir(tmp_path) == ["scores.json"]
-
-
-def test_a_failing_block_leaves_nothing_where_nothing_was(tmp_path):
+def test_a_failing_block_leaves_what_was_there(tmp_path):
     with pytest.raises(TypeError, match="not JSON serializable"):
         write_json(str(tmp_path / "new.json"), {"a": object()})
     assert os.listdir(tmp_path) == []
+    path = str(tmp_path / "scores.json")
+    write_json(path, {"old": 1})
+    with pytest.raises(RuntimeError, match="halfway"), atomic_path(path) as temporary:
+        with open(temporary, "w", encoding="utf-8") as file:
+            file.write("half a fi")
+        raise RuntimeError("halfway")
+    assert read_json(path) == {"old": 1} and os.listdir(tmp_path) == ["scores.json"]
 
 
 def test_the_file_appears_when_the_block_ends(tmp_path):
@@ -308,13 +189,10 @@ def test_json_survives_the_round_trip(tmp_path):
     assert json.loads((tmp_path / "a.json").read_text(encoding="utf-8")) == content
 
 
-@pytest.mark.parametrize("content", [b"", b"{\"a\": ", b"not json", b"\xff\xfe\x00\x80"])
-def test_a_file_that_is_not_whole_reads_as_none(tmp_path, content):
-    (tmp_path / "a.json").write_bytes(content)
-    assert read_json(str(tmp_path / "a.json")) is None
-
-
-def test_a_missing_file_reads_as_none(tmp_path):
+@pytest.mark.parametrize("content", [None, b"", b"{\"a\": ", b"not json", b"\xff\xfe\x00\x80"])
+def test_a_file_that_is_missing_or_not_whole_reads_as_none(tmp_path, content):
+    if content is not None:
+        (tmp_path / "a.json").write_bytes(content)
     assert read_json(str(tmp_path / "a.json")) is None
 
 
