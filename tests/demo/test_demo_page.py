@@ -95,14 +95,11 @@ def test_the_state_tells_the_classes_of_the_run(run, client):
 
 
 def test_the_validation_images_are_offered(run, session):
+    """Fewer are spread over the list."""
     expected = [os.path.basename(path) for path in listed_images(run)]
     assert [image["title"] for image in session.state()["images"]] == expected
-
-
-def test_fewer_images_are_spread_over_the_list(run):
     session = DemoSession(run.folder, num_images=2)
-    first, *_, last = map(os.path.basename, listed_images(run))
-    assert [image["title"] for image in session.state()["images"]] == [first, last]
+    assert [image["title"] for image in session.state()["images"]] == [expected[0], expected[-1]]
     session.close()
 
 
@@ -127,17 +124,15 @@ def test_thumbnails_are_small(run, client):
 
 
 def test_an_upload_is_predicted_at_its_own_size(client):
-    number = send(client, "photo.bmp", encoded("BMP", noise(41, 57))).json["id"]
-    assert client.get("/api/state").json["images"][number]["title"] == "photo.bmp"
-    assert client.get(f"/api/images/{number}/label").headers["X-Shape"] == "41 57"
-
-
-def test_an_upload_is_turned_as_its_camera_says(client):
-    """As OpenCV does for predict; 6 in the tag 0x0112 is a quarter turn."""
+    """Turned as its camera says, as OpenCV does; 6 in the tag 0x0112 is a quarter turn."""
     exif = Image.Exif()
     exif[0x0112] = 6
-    number = send(client, "phone.jpg", encoded("JPEG", noise(30, 50), exif=exif)).json["id"]
-    assert client.get(f"/api/images/{number}/label").headers["X-Shape"] == "50 30"
+    for name, content, shape in (
+            ("photo.bmp", encoded("BMP", noise(41, 57)), "41 57"),
+            ("phone.jpg", encoded("JPEG", noise(30, 50), exif=exif), "50 30")):
+        number = send(client, name, content).json["id"]
+        assert client.get("/api/state").json["images"][number]["title"] == name
+        assert client.get(f"/api/images/{number}/label").headers["X-Shape"] == shape
 
 
 @pytest.mark.parametrize("name, content, message", [
@@ -221,11 +216,13 @@ def test_the_page_loads_nothing_from_elsewhere(client):
         assert client.get(f"/{link}").status_code == 200
 
 
-@pytest.mark.parametrize("body", [{}, {"name": 3}, [], {"name": "  "}])
-def test_a_class_needs_a_name(client, body):
-    answer = client.post("/api/classes", json=body)
-    assert answer.status_code == 400
-    assert answer.json["error"].startswith("no name of a class")
+@pytest.mark.parametrize("method, body, says", [
+    *(("POST", body, "no name of a class") for body in ({}, {"name": 3}, [], {"name": "  "})),
+    *(("DELETE", {"name": name}, f"no unseen class {name} to remove")
+      for name in ("no such class", "cat"))])
+def test_a_class_needs_a_name_and_only_unseen_ones_are_removed(client, method, body, says):
+    answer = client.open("/api/classes", method=method, json=body)
+    assert answer.status_code == 400 and answer.json["error"].startswith(says)
 
 
 def test_a_class_is_added_and_removed(run, tmp_path):
@@ -283,13 +280,6 @@ def test_a_class_that_cannot_be_added_is_one_line(session, text, message):
     assert names(state) == names(before) and state["version"] == before["version"]
     assert not {"1", "2"} & set(os.listdir(session._temporary.name))
     assert session.label(0)[1] == before["version"]
-
-
-@pytest.mark.parametrize("name", ["no such class", "cat"])
-def test_only_unseen_classes_are_removed(client, name):
-    answer = client.delete("/api/classes", json={"name": name})
-    assert answer.status_code == 400
-    assert answer.json["error"].startswith(f"no unseen class {name} to remove")
 
 
 def test_one_change_at_a_time(session, monkeypatch):

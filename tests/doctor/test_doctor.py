@@ -169,33 +169,35 @@ def test_a_paddle_that_cannot_be_imported_is_a_line(kind, tmp_path):
 
 def test_only_the_doctor_does_without_paddle(tmp_path):
     (tmp_path / "paddle.py").write_text(BROKEN["missing"][0])
-    (tmp_path / "doctor.py").write_text(f"import sys; sys.path.insert(0, {tiny_runs.ROOT!r})\n"
-                                        "import paddle_csrl\n")
-    env = {**os.environ, "PYTHONPATH": str(tmp_path)}
-    ended = subprocess.run([sys.executable, str(tmp_path / "doctor.py")], env=env, text=True,
-                           capture_output=True, check=False)
+
+    def run(name, line):
+        program = tmp_path / name
+        program.write_text(f"import sys; sys.path.insert(0, {tiny_runs.ROOT!r})\n{line}\n")
+        return subprocess.run([sys.executable, str(program)], text=True, capture_output=True,
+                              env={**os.environ, "PYTHONPATH": str(tmp_path)}, check=False)
+
+    ended = run("doctor.py", "import paddle_csrl")
     assert ended.returncode == 1 and "No module named 'paddle'" in ended.stderr
-    program = tmp_path / "csrl-doctor"  # as pip writes it
-    program.write_text(f"import sys; sys.path.insert(0, {tiny_runs.ROOT!r})\n"
-                       "from paddle_csrl.cli.programs import doctor\ndoctor()\n")
-    ended = subprocess.run([sys.executable, str(program)], env=env, text=True,
-                           capture_output=True, check=False)
+    # As pip writes it.
+    ended = run("csrl-doctor", "from paddle_csrl.cli.programs import doctor; doctor()")
     assert ended.returncode == 1 and ended.stderr == ""
     assert re.search(r"^problem +import .*No module named 'paddle'\n +-> ", ended.stdout,
                      re.MULTILINE)
 
 
-#: Stands in for the check-up: one finding and a half, then a crash.
-DYING = """
-import json, os, signal, sys
+#: Stands in for the check-up, and finds one thing.
+FINDING = """
+import json, os, signal, sys, time
 with open(json.loads(sys.argv[1])["path"], "w") as file:
-    file.write('["ok", "PaddleSeg", "fine", ""]\\n["ok", "cut o')
-os.kill(os.getpid(), signal.SIGSEGV)
-"""
+    file.write('["ok", "PaddleSeg", "fine", ""]\\n')"""
 
 
 def test_findings_before_a_crash_are_kept(monkeypatch):
-    monkeypatch.setattr(doctor, "_PROGRAM", DYING)
+    """And half a line of another one is not."""
+    monkeypatch.setattr(doctor, "_PROGRAM", FINDING + """
+    file.write('["ok", "cut o')
+os.kill(os.getpid(), signal.SIGSEGV)
+""")
     first, second = doctor.run_checkup()
     assert first == Finding(OK, "PaddleSeg", "fine")
     assert second.status == PROBLEM and "SIGSEGV" in second.text
@@ -203,10 +205,7 @@ def test_findings_before_a_crash_are_kept(monkeypatch):
 
 def test_a_look_that_is_given_up_leaves_no_process(monkeypatch, tmp_path):
     mark = tmp_path / "pid"
-    monkeypatch.setattr(doctor, "_PROGRAM", f"""
-import json, os, sys, time
-with open(json.loads(sys.argv[1])["path"], "w") as file:
-    file.write('["ok", "PaddleSeg", "fine", ""]\\n')
+    monkeypatch.setattr(doctor, "_PROGRAM", FINDING + f"""
 with open({str(mark)!r}, "w") as file:
     file.write(str(os.getpid()))
 time.sleep(600)

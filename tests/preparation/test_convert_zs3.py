@@ -58,12 +58,8 @@ def test_a_converted_deeplab_computes_what_pytorch_computes(tensors, tmp_path):
     assert logits.shape == (21, *zs3_weights.SIZE) and expected.std() > 1
     np.testing.assert_allclose(logits[:, ::4, ::4], expected, atol=1e-4)
     load_weights(model, path)  # as stage 1's result
-
-
-def test_every_tensor_arrives_unchanged(tensors):
-    state = convert(tensors).state
     old_names = {"_mean": "running_mean", "_variance": "running_var"}
-    for name, value in state.items():
+    for name, value in converted.state.items():
         parent, _, last = name.rpartition(".")
         assert np.array_equal(value, tensors[f"{parent}.{old_names.get(last, last)}"]), name
 
@@ -127,7 +123,7 @@ def test_what_does_not_fit_is_refused(shapes, change, message):
         convert(blank(changed))
 
 
-def test_a_resnet_of_another_depth_is_refused(shapes):
+def test_another_depth_and_another_number_of_classes_are_refused(shapes):
     short = {name.replace("backbone.", ""): shape for name, shape in shapes.items()
              if name.startswith("backbone.") and not name.startswith("backbone.layer3.22.")}
     with pytest.raises(UserError, match="lacks 15 of the 520 tensors of ResNet-101, first "
@@ -135,37 +131,26 @@ def test_a_resnet_of_another_depth_is_refused(shapes):
         convert(blank(short))
     with pytest.raises(UserError, match="no classification layer .* try --kind backbone"):
         convert(blank(short), "deeplab")
-
-
-def test_another_number_of_classes_is_refused(shapes):
     with pytest.raises(UserError, match="--num_classes 60: the checkpoint has 21 classes"):
         convert(blank(shapes), num_classes=60)
 
 
-def test_without_pytorch_the_tool_says_how_to_install_it(monkeypatch, tmp_path):
-    monkeypatch.setitem(sys.modules, "torch", None)
-    with pytest.raises(UserError, match="PyTorch, which is not installed: pip install"):
+@pytest.mark.parametrize("version, message", [
+    (None, "PyTorch, which is not installed: pip install"),
+    ("2.5.1+cu121", "may run code"), ("1.13.1", "may run code"),
+    ("2.6.0", "no file at --model_path x.pth.tar"),
+    ("2.13.0+cpu", "no file at --model_path x.pth.tar")])
+def test_a_pytorch_that_is_missing_or_may_run_code_is_refused(monkeypatch, tmp_path, version,
+                                                              message):
+    monkeypatch.setitem(sys.modules, "torch", version and SimpleNamespace(__version__=version))
+    with pytest.raises(UserError, match=message):
         convert_zs3.main(["--model_path", "x.pth.tar", "--out", str(tmp_path / "x.pdparams")])
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("version, refused", [("2.5.1+cu121", True), ("1.13.1", True),
-                                              ("2.6.0", False), ("2.13.0+cpu", False)])
-def test_a_pytorch_that_may_run_code_is_refused(monkeypatch, tmp_path, version, refused):
-    monkeypatch.setitem(sys.modules, "torch", SimpleNamespace(__version__=version))
-    message = "may run code" if refused else "no file at --model_path absent.pth.tar"
+@pytest.mark.parametrize("out, message", [
+    ("resnet.pth", "--out resnet.pth must end in .pdparams"),
+    (f"{__file__}/x.pdparams", "`--out: .*py` is no folder")])
+def test_the_result_must_be_writable_and_named_as_paddles_weights(out, message):
     with pytest.raises(UserError, match=message):
-        convert_zs3.main(["--model_path", "absent.pth.tar", "--out",
-                          str(tmp_path / "x.pdparams")])
-
-
-def test_the_result_must_be_named_as_paddles_weights():
-    with pytest.raises(UserError, match="--out resnet.pth must end in .pdparams"):
-        convert_zs3.main(["--model_path", "x.pth.tar", "--out", "resnet.pth"])
-
-
-def test_the_result_must_be_writable(tmp_path):
-    (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match="`--out: .*file` is no folder"):
-        convert_zs3.main(["--model_path", "x.pth.tar", "--out",
-                          str(tmp_path / "file" / "x.pdparams")])
+        convert_zs3.main(["--model_path", "x.pth.tar", "--out", out])
