@@ -61,9 +61,8 @@ def test_systems_without_that_file(tmp_path, without_paddle):
 
 
 def test_the_cpu_is_read(cpuinfo):
-    path = cpuinfo(AMD)
-    assert (mkl.cpu("vendor_id", path), mkl.cpu("model name", path)) == (
-        "AuthenticAMD", "AMD EPYC 7B13")
+    found = [mkl.cpu(name, cpuinfo(AMD)) for name in ("vendor_id", "model name")]
+    assert found == ["AuthenticAMD", "AMD EPYC 7B13"]
 
 
 # Runs as a process that has not imported anything yet; the file stands in for the kernel's.
@@ -97,31 +96,17 @@ def test_a_program_sets_it_before_paddle_and_says_so(cpuinfo, switch, value, lin
     assert line in ended.stdout
 
 
-@pytest.fixture
-def notable(monkeypatch):
-    setting = mkl.Setting("5", "MKL_DEBUG_CPU_TYPE=5, as a test says", True)
-    monkeypatch.setattr(mkl, "_applied", setting)
-    return setting
-
-
-def test_tools_doctor_and_record_show_it(notable, monkeypatch):
+@pytest.mark.parametrize("text, is_notable, status", [
+    ("MKL_DEBUG_CPU_TYPE=5, as a test says", True, doctor.OK),
+    ("not set: slower", True, doctor.WARNING),
+    ("not set", False, doctor.OK)])  # what makes no difference is not told
+def test_tools_doctor_and_record_show_it(monkeypatch, text, is_notable, status):
     lines = []
     monkeypatch.setattr(logger, "info", lines.append)
+    monkeypatch.setattr(mkl, "_applied", mkl.Setting(None, text, is_notable))
     cli.run(lambda: None)
-    assert lines == [f"CPU: {notable.text}"]
-    assert notable.text in doctor.check_cpu().text and doctor.check_cpu().status == doctor.OK
-    assert how_made(1.0)["mkl"] == notable.text
-
-
-def test_a_slow_setting_is_a_warning_of_the_doctor(monkeypatch):
-    monkeypatch.setattr(mkl, "_applied", mkl.Setting(None, "not set: slower", True))
+    assert lines == [f"CPU: {text}"] * is_notable
+    assert how_made(1.0).get("mkl") == (text if is_notable else None)
     finding = doctor.check_cpu()
-    assert finding.status == doctor.WARNING and mkl.SWITCH in finding.advice
-
-
-def test_what_makes_no_difference_is_not_told(monkeypatch):
-    lines = []
-    monkeypatch.setattr(logger, "info", lines.append)
-    monkeypatch.setattr(mkl, "_applied", mkl.Setting(None, "not set", False))
-    cli.run(lambda: None)
-    assert lines == [] and "mkl" not in how_made(1.0)
+    assert text in finding.text and finding.status == status
+    assert (mkl.SWITCH in finding.advice) == (status == doctor.WARNING)

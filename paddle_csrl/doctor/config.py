@@ -226,33 +226,29 @@ def check_room(run: Run) -> list[Finding]:
     findings = [Finding(OK if enough else PROBLEM, "disk", text, "" if enough else (
         "free some, choose another folder with --opts save_dir=DIR, or lower keep_checkpoint_max "
         "and zero_shot.features.samples_per_class"))]
-    bank, memory = _bank_size(run, 4), installation.available_memory()
-    if memory is not None and _BANKS_IN_MEMORY * bank > memory:
+    features = run.config.settings.zero_shot.features
+    taken = _BANKS_IN_MEMORY * needs.get("feature bank", 0) * 4 // np.dtype(features.dtype).itemsize
+    memory = installation.available_memory()
+    if memory is not None and taken > memory:
         findings.append(Finding(WARNING, "memory", f"{size(memory)} free, and stages 2 and 3 take "
-                                                   f"up to {size(_BANKS_IN_MEMORY * bank)}",
+                                                   f"up to {size(taken)}",
                                 "lower zero_shot.features.samples_per_class"))
     return findings
 
 
 def _needs(run: Run) -> dict[str, int]:
     """Bytes that the run's folder takes, at most."""
+    settings = run.config.settings
     model = run.builder.new_segmentor(pretrained=False)
     weights = sum(tensor.size * 4 for tensor in model.state_dict().values())
-    kept = run.config.settings.keep_checkpoint_max
-    needs = {"checkpoints": _CHECKPOINT * weights * kept, "models": 3 * weights}
+    needs = {"checkpoints": _CHECKPOINT * weights * settings.keep_checkpoint_max,
+             "models": 3 * weights}
     if "features" in run.stages:
-        itemsize = np.dtype(run.config.settings.zero_shot.features.dtype).itemsize
-        needs["feature bank"] = _bank_size(run, itemsize)
+        features = settings.zero_shot.features
+        _, layer = run.builder.classification_layer(model)
+        rows = len(run.classes.seen_ids) * features.samples_per_class
+        needs["feature bank"] = rows * layer.weight.shape[1] * np.dtype(features.dtype).itemsize
     return needs
-
-
-def _bank_size(run: Run, itemsize: int) -> int:
-    """Bytes of a full feature bank, of ``itemsize`` each number; 0 without one."""
-    if "features" not in run.stages:
-        return 0
-    _, layer = run.builder.classification_layer(run.builder.new_segmentor(pretrained=False))
-    bound = run.config.settings.zero_shot.features.samples_per_class
-    return len(run.classes.seen_ids) * bound * layer.weight.shape[1] * itemsize
 
 
 _CHECKS: dict[str, Callable[[Run], list[Finding]]] = {

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import sys
 from types import SimpleNamespace
 
 import cv2
@@ -296,7 +297,7 @@ def test_wrong_flags_are_told(run, tmp_path, flags, match):
 
 @pytest.mark.parametrize("name", ["paddle2onnx", "onnxruntime"])
 def test_a_missing_package_is_told(run, tmp_path, monkeypatch, name):
-    monkeypatch.setitem(__import__("sys").modules, name, None)
+    monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(UserError, match=f"needs the package {name}: pip install"):
         run_export(run, tmp_path / "out", "--format", "onnx")
     assert not (tmp_path / "out").exists()
