@@ -19,14 +19,7 @@ from paddleseg.utils import logger
 from paddle_csrl.datasets import sources
 from paddle_csrl.datasets.class_names import CLASS_NAMES
 from paddle_csrl.errors import UserError
-from paddle_csrl.preparation import archives
-from paddle_csrl.preparation.labels import (
-    complete,
-    convert_label,
-    parse_list,
-    read_mat_labels,
-    write_list,
-)
+from paddle_csrl.preparation import archives, label_files
 from paddle_csrl.preparation.rle import decode_mask
 from paddle_csrl.utils import make_folder, progress
 
@@ -84,7 +77,7 @@ def prepare_context(voc: str, labels: str, dataset_root: str, label_names: str |
     for split, path in (lists or {}).items():
         if path:
             archives.require_input(path, f"--{split}_list", "it holds one image name a line")
-            given[split] = parse_list(Path(path).read_bytes(), path)
+            given[split] = label_files.parse_list(Path(path).read_bytes(), path)
     is_json = labels.endswith(".json")
     if checksum:
         archives.require_md5(voc, _VOC_MD5)
@@ -104,8 +97,8 @@ def prepare_context(voc: str, labels: str, dataset_root: str, label_names: str |
     if both:
         raise UserError(f"{len(both)} images are listed both for training and for validation, such "
                         f"as {both[0]}; check --train_list and --val_list")
-    converted = sum(convert_label(os.path.join(dataset_root, "Context", f"{name}.png"), read,
-                                  overwrite) for name, read in found)
+    folder = os.path.join(dataset_root, "Context")
+    converted = sum(label_files.convert_label(folder, *label, overwrite) for label in found)
     return _finish(dataset_root, splits, converted)
 
 
@@ -178,7 +171,7 @@ def _copy_images(voc: str, root: str) -> dict[str, list[str]]:
         if image:
             archives.copy_member(member, os.path.join(root, "JPEGImages", image[1]))
         elif split:
-            lists[split[1]] = parse_list(member.read(), f"{voc}: {member.name}")
+            lists[split[1]] = label_files.parse_list(member.read(), f"{voc}: {member.name}")
     return lists
 
 
@@ -191,7 +184,7 @@ def _read_mats(labels: str, table: np.ndarray) -> Iterator[_Label]:
 
 def _map_classes(member: archives.Member, table: np.ndarray, labels: str) -> np.ndarray:
     place = f"{labels}: {member.name}"
-    label = read_mat_labels(member.read(), place, "LabelMap")
+    label = label_files.read_mat_labels(member.read(), place, "LabelMap")
     if label.min() < 0 or label.max() >= len(table):
         raise UserError(f"{place} holds the class {max(label.max(), -label.min())}, but labels.txt "
                         f"ends at {len(table) - 1}; take the labels.txt that belongs to it")
@@ -216,7 +209,7 @@ def _read_json(path: str) -> tuple[dict[str, list[str]], Iterator[_Label]]:
     except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(f"{path} is not a whole trainval_merged.json ({type(error).__name__}: "
                         f"{' '.join(str(error).split())[:120]}); {LABELS_ADVICE}") from None
-    lists = {split: parse_list("\n".join(name for name, phase, _ in images.values()
+    lists = {split: label_files.parse_list("\n".join(name for name, phase, _ in images.values()
                                          if phase == split).encode(), f"{path} ({split})")
              for split in _EXPECTED}
 
@@ -252,17 +245,16 @@ def _finish(root: str, splits: dict[str, list[str]], converted: int) -> dict[str
     used, reasons = {}, []
     for split, number in _EXPECTED.items():
         names = splits[split]
-        used[split], left_out = complete(names, root, "Context", f"the {split}")
+        used[split], left_out = label_files.complete(names, root, "Context", f"the {split}")
         if not used[split]:
             raise UserError(f"none of the {len(names)} {split} images, such as {names[0]}, has "
                             f"both an image and a label; check --voc and --labels")
         if len(names) != number:
             reasons.append(f"{split} lists {len(names)} images instead of {number}")
         reasons += left_out
-    folder = os.path.join(root, "ImageSets", "Segmentation")
     used["trainval"] = used["train"] + used["val"]
     for split in ("trainval", "train", "val"):
-        write_list(os.path.join(folder, f"{split}_context.txt"), used[split])
+        label_files.write_list(root, f"{split}_context", used[split])
     line = (f"Pascal-Context: {len(used['train'])} training and {len(used['val'])} validation "
             f"images, 59 classes and the background; {converted} labels converted now")
     if reasons:

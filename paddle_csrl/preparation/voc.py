@@ -14,14 +14,7 @@ from paddleseg.utils import logger
 
 from paddle_csrl.datasets import sources
 from paddle_csrl.errors import UserError
-from paddle_csrl.preparation.archives import Member, copy_member, require_input, require_md5, walk
-from paddle_csrl.preparation.labels import (
-    complete,
-    convert_label,
-    parse_list,
-    read_mat_labels,
-    write_list,
-)
+from paddle_csrl.preparation import archives, label_files
 from paddle_csrl.utils import make_folder
 
 VOC_ADVICE, SBD_ADVICE = f"download {sources.VOC2012}", f"download {sources.SBD}"
@@ -39,6 +32,7 @@ _SBD_LIST = re.compile(r"(?:.*/)?(train|val)\.txt")
 _EXPECTED = {"VOC train": 1464, "VOC val": 1449, "SBD train": 8498, "SBD val": 2857}
 _EXPECTED_TOTAL = 10582
 _NUM_CLASSES = 21
+_SBD_FOLDER = "SegmentationClassAug"
 
 
 def prepare_voc(voc: str, sbd: str, dataset_root: str, checksum: bool = True,
@@ -63,19 +57,19 @@ def prepare_voc(voc: str, sbd: str, dataset_root: str, checksum: bool = True,
     Raises:
         UserError: an input is missing, torn or not the official one.
     """
-    require_input(voc, "--voc", VOC_ADVICE)
-    require_input(sbd, "--sbd", SBD_ADVICE)
+    archives.require_input(voc, "--voc", VOC_ADVICE)
+    archives.require_input(sbd, "--sbd", SBD_ADVICE)
     if checksum:
-        require_md5(voc, _VOC_MD5)
-        require_md5(sbd, _SBD_MD5)
+        archives.require_md5(voc, _VOC_MD5)
+        archives.require_md5(sbd, _SBD_MD5)
     make_folder(dataset_root, "--dataset_root")
     base = os.path.join(dataset_root, "VOC2012")
     own = _copy_voc(voc, base)
     known = {*own["train"], *own["val"]}
     sbd_lists, converted = _convert_sbd(sbd, base, known, overwrite)
     listed = {*sbd_lists["train"], *sbd_lists["val"]}
-    aug, left_out = complete(sorted(listed - known), base, "SegmentationClassAug", "SBD's")
-    write_list(os.path.join(base, "ImageSets", "Segmentation", "aug.txt"), aug)
+    aug, left_out = label_files.complete(sorted(listed - known), base, _SBD_FOLDER, "SBD's")
+    label_files.write_list(base, "aug", aug)
 
     counts = {"VOC train": len(own["train"]), "VOC val": len(own["val"]),
               "SBD train": len(sbd_lists["train"]), "SBD val": len(sbd_lists["val"])}
@@ -88,25 +82,25 @@ def prepare_voc(voc: str, sbd: str, dataset_root: str, checksum: bool = True,
 
 def _copy_voc(voc: str, base: str) -> dict[str, list[str]]:
     """Copy images, labels and, once they are there, the lists; return the lists' names."""
-    lists, contents = {}, {}
-    for member in walk(voc, "VOC images and labels"):
+    lists = {}
+    for member in archives.walk(voc, "VOC images and labels"):
         file, split = _VOC_FILE.fullmatch(member.name), _VOC_LIST.fullmatch(member.name)
         if file:
-            copy_member(member, os.path.join(base, *file[1].split("/")))
+            archives.copy_member(member, os.path.join(base, *file[1].split("/")))
         elif split:
-            contents[split[1]] = member.read()
-            lists[split[1]] = parse_list(contents[split[1]], f"{voc}: {member.name}")
+            lists[split[1]] = label_files.parse_list(member.read(), f"{voc}: {member.name}")
     for part in ("train", "val"):
         if part not in lists:
             raise UserError(f"{voc} holds no VOC2012/ImageSets/Segmentation/{part}.txt; "
                             f"{VOC_ADVICE}")
-        missing = sorted({*lists[part]} - {*complete(lists[part], base, "SegmentationClass")[0]})
+        whole, _ = label_files.complete(lists[part], base, "SegmentationClass")
+        missing = sorted({*lists[part]} - {*whole})
         if missing:
             raise UserError(f"{voc} lacks the image or label of {len(missing)} images of its "
                             f"{part}.txt, such as {missing[0]}; {VOC_ADVICE} again")
     lists.setdefault("trainval", lists["train"] + lists["val"])
     for part, names in lists.items():
-        write_list(os.path.join(base, "ImageSets", "Segmentation", f"{part}.txt"), names)
+        label_files.write_list(base, part, names)
     return lists
 
 
@@ -117,22 +111,22 @@ def _convert_sbd(sbd: str, base: str, known: set, overwrite: bool) -> tuple:
         the names in SBD's own lists, train and val, and the number of labels written.
     """
     lists, converted = {}, 0
-    for member in walk(sbd, "SBD labels"):
+    for member in archives.walk(sbd, "SBD labels"):
         label, split = _SBD_LABEL.fullmatch(member.name), _SBD_LIST.fullmatch(member.name)
         if split:
-            lists[split[1]] = parse_list(member.read(), f"{sbd}: {member.name}")
+            lists[split[1]] = label_files.parse_list(member.read(), f"{sbd}: {member.name}")
         elif label and label[1] not in known:
-            path = os.path.join(base, "SegmentationClassAug", f"{label[1]}.png")
-            converted += convert_label(path, partial(_read_sbd, member, sbd), overwrite)
+            converted += label_files.convert_label(os.path.join(base, _SBD_FOLDER), label[1],
+                                                   partial(_read_sbd, member, sbd), overwrite)
     for part in ("train", "val"):
         if part not in lists:
             raise UserError(f"{sbd} holds no dataset/{part}.txt; {SBD_ADVICE}")
     return lists, converted
 
 
-def _read_sbd(member: Member, sbd: str) -> np.ndarray:
+def _read_sbd(member: archives.Member, sbd: str) -> np.ndarray:
     place = f"{sbd}: {member.name}"
-    label = read_mat_labels(member.read(), place, "GTcls", "Segmentation")
+    label = label_files.read_mat_labels(member.read(), place, "GTcls", "Segmentation")
     wrong = label[(label != 255) & ((label < 0) | (label >= _NUM_CLASSES))]
     if wrong.size:
         raise UserError(f"{place} holds the class {wrong[0]}; SBD has 0 to {_NUM_CLASSES - 1}; "

@@ -20,11 +20,10 @@ from paddle_csrl.cli import prepare_context, prepare_voc
 from paddle_csrl.config import ZeroShotConfig
 from paddle_csrl.datasets.class_names import CLASS_NAMES
 from paddle_csrl.errors import UserError
-from paddle_csrl.preparation import labels as labels_module
+from paddle_csrl.preparation import label_files
 from paddle_csrl.preparation import voc as voc_module
 from paddle_csrl.preparation.archives import walk
 from paddle_csrl.preparation.context import class_table, read_label_names
-from paddle_csrl.preparation.labels import parse_list, read_mat_labels
 from paddle_csrl.preparation.rle import decode_mask
 
 NAMES = CLASS_NAMES["context"]
@@ -213,7 +212,7 @@ def test_a_second_run_writes_only_what_is_missing_or_broken(voc):
 
 
 def test_a_full_disk_is_one_line_and_leaves_whole_files_and_no_list(voc, monkeypatch, capfd):
-    written, real = [], labels_module.write_label
+    written, real = [], label_files.write_label
 
     def full(path, label):
         if len(written) == 2:
@@ -221,7 +220,7 @@ def test_a_full_disk_is_one_line_and_leaves_whole_files_and_no_list(voc, monkeyp
         written.append(path)
         real(path, label)
 
-    monkeypatch.setattr(labels_module, "write_label", full)
+    monkeypatch.setattr(label_files, "write_label", full)
     with pytest.raises(SystemExit) as stopped:
         cli.run(voc.prepare)
     assert stopped.value.code == 2
@@ -348,7 +347,7 @@ def test_an_incomplete_archive_is_named(voc, which, gone, match):
 @pytest.mark.parametrize("content", [b"", b"../../etc/passwd\n", b"a/b\n"])
 def test_a_list_holds_names_of_images(content):
     with pytest.raises(UserError, match="list.txt lists"):
-        parse_list(content, "list.txt")
+        label_files.parse_list(content, "list.txt")
 
 
 def test_prepared_voc_serves_the_configs(voc):
@@ -581,7 +580,8 @@ def test_broken_masks_are_named(size, counts):
 
 def test_float_labels_that_are_whole_numbers_are_read():
     label = np.float64([[0, 3], [459, 1]])
-    np.testing.assert_array_equal(read_mat_labels(fake.mat(LabelMap=label), "x", "LabelMap"), label)
+    read = label_files.read_mat_labels(fake.mat(LabelMap=label), "x", "LabelMap")
+    np.testing.assert_array_equal(read, label)
 
 
 def test_linked_folders_are_followed_once(tmp_path):

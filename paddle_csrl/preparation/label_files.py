@@ -1,6 +1,7 @@
 """Label images and lists: MATLAB files in, palette PNGs and text files out."""
 
 import io
+import os
 import re
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -53,8 +54,10 @@ def write_label(path: str, label: np.ndarray) -> None:
         picture.save(temporary, format="PNG")
 
 
-def convert_label(path: str, read: Callable[[], np.ndarray], overwrite: bool) -> bool:
+def convert_label(folder: str, name: str, read: Callable[[], np.ndarray],
+                  overwrite: bool) -> bool:
     """Write the label that ``read`` gives, unless a whole one is there; return whether it was."""
+    path = os.path.join(folder, f"{name}.png")
     if is_whole_label(path) and not overwrite:
         return False
     write_label(path, read())
@@ -88,9 +91,10 @@ def parse_list(content: bytes, place: str) -> list[str]:
     return names
 
 
-def write_list(path: str, names: Iterable[str]) -> None:
-    """Write one name a line, atomically."""
-    write_text(path, "".join(f"{name}\n" for name in names))
+def write_list(root: str, title: str, names: Iterable[str]) -> None:
+    """Write one name a line into VOC's folder of lists, atomically."""
+    write_text(os.path.join(root, "ImageSets", "Segmentation", f"{title}.txt"),
+               "".join(f"{name}\n" for name in names))
 
 
 def complete(names: Sequence[str], root: str, labels: str,
