@@ -29,8 +29,9 @@ def write_results(plan: Plan) -> dict[str, int]:
 
 def _write(results: Results) -> None:
     folder = results.plan.save_dir
-    tables.write_results_csv(results, os.path.join(folder, "results.csv"))
-    tables.write_class_csv(results, os.path.join(folder, "class_iou.csv"))
+    cells = results.cells.rename(columns={"seen_miou": "seen", "unseen_miou": "unseen"})
+    tables.write_csv(cells, os.path.join(folder, "results.csv"))
+    tables.write_csv(results.class_iou, os.path.join(folder, "class_iou.csv"))
     write_text(os.path.join(folder, "results.md"), tables.markdown(results))
     plots = all_plots(results)
     for name, text in plots.items():

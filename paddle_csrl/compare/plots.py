@@ -55,7 +55,7 @@ def _scores(results: Results, key: str = "hiou") -> str:
 def _differences(results: Results, key: str = "hiou") -> str:
     """Mean paired differences with their intervals: methods, each with its splits and over all."""
     blocks = {}
-    for method in _compared(results):
+    for method in results.compared:
         difference = results.difference(method, key)
         if difference.splits:
             blocks[method] = dict(difference.splits)
@@ -107,7 +107,7 @@ def _by_seen_classes(results: Results, key: str = "hiou") -> str:
     sizes = {split: sum(not unseen for unseen in classes.values())
              for split in results.plan.splits if (classes := results.classes(split))}
     ticks = sorted(set(sizes.values()))
-    methods = _compared(results)
+    methods = results.compared
     series = [results.difference(method, key).splits for method in methods]
     intervals = [interval for points in series for interval in points.values()]
     if len(ticks) < 2 or not intervals:
@@ -154,10 +154,6 @@ def _curves(results: Results) -> str:
     first.set_ylim(bottom=0)
     return _named(first, results, methods, "Unseen against seen mIoU along the calibration",
                   room=1.1 * _PANEL * len(panels))
-
-
-def _compared(results: Results) -> list[str]:
-    return [method for method in results.plan.methods if method != results.plan.reference]
 
 
 def _index(results: Results, method: str) -> int:

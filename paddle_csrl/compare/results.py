@@ -9,16 +9,10 @@ import numpy as np
 import pandas as pd
 import yaml
 
+from paddle_csrl.compare import statistics
 from paddle_csrl.compare.cells import read_scores
 from paddle_csrl.compare.curve import with_ends
 from paddle_csrl.compare.plan import Cell, Plan
-from paddle_csrl.compare.statistics import (
-    PAIR,
-    PairedDifference,
-    Summary,
-    paired_difference,
-    summarize,
-)
 from paddle_csrl.utils.io import asset
 
 #: The scores of a table's columns, by their key in ``scores.json``.
@@ -56,6 +50,11 @@ class Results:
         """The names of the scores that there are, by key."""
         return {**SCORES, **CURVE_SCORES} if self.plan.calibrations else SCORES
 
+    @property
+    def compared(self) -> list[str]:
+        """All methods but the reference."""
+        return [method for method in self.plan.methods if method != self.plan.reference]
+
     @cached_property
     def cells(self) -> pd.DataFrame:
         """A row per cell: ``PAIR`` and ``method``, the scores by key, ``status``, ``marks``, ...
@@ -78,7 +77,8 @@ class Results:
                  "kind": "seen" if item["seen"] else "unseen", "iou": _percent(item["iou"]),
                  "marks": _marks(record)}
                 for cell, record in self.records.items() for item in record.get("classes", [])]
-        return pd.DataFrame(rows, columns=[*PAIR, "method", "class", "kind", "iou", "marks"])
+        return pd.DataFrame(rows, columns=[*statistics.PAIR, "method", "class", "kind", "iou",
+                                           "marks"])
 
     def finished(self, split: str, method: str) -> pd.DataFrame:
         """The rows of ``cells`` that are finished, of one split and method."""
@@ -89,8 +89,8 @@ class Results:
     def count(self, status: str) -> int:
         return int((self.cells.status == status).sum())
 
-    def summary(self, split: str, method: str, key: str) -> Summary:
-        return summarize(self.finished(split, method)[key])
+    def summary(self, split: str, method: str, key: str) -> statistics.Summary:
+        return statistics.summarize(self.finished(split, method)[key])
 
     def curve(self, split: str, method: str) -> np.ndarray | None:
         """float64 [K, 2]: (seen, unseen) mIoU by rising calibration, means over the cells."""
@@ -115,15 +115,15 @@ class Results:
         present = set(" ".join(self.cells.marks).split())
         return [f"{mark}: {meaning}." for mark, meaning in MARKS.values() if mark in present]
 
-    def difference(self, method: str, key: str = "hiou") -> PairedDifference:
+    def difference(self, method: str, key: str = "hiou") -> statistics.PairedDifference:
         """Paired differences of a method to the reference, in points."""
-        own, reference = (self.cells[self.cells.method == name].set_index(PAIR)[key]
+        own, reference = (self.cells[self.cells.method == name].set_index(statistics.PAIR)[key]
                           for name in (method, self.plan.reference))
-        return paired_difference(own, reference)
+        return statistics.paired_difference(own, reference)
 
 
 def _place(cell: Cell) -> dict[str, Any]:
-    return {**{name: getattr(cell, name) for name in PAIR}, "method": cell.method}
+    return {**{name: getattr(cell, name) for name in statistics.PAIR}, "method": cell.method}
 
 
 def _marks(record: dict[str, Any]) -> str:

@@ -7,8 +7,6 @@ from typing import NamedTuple
 import pandas as pd
 from scipy import stats
 
-LEVEL = 0.95
-
 #: What a pair has in common, the levels of the index that ``paired_difference`` looks at.
 PAIR = ["split", "stage1_seed", "seed"]
 
@@ -50,10 +48,10 @@ def summarize(values: Sequence[float] | pd.Series) -> Summary:
     return Summary(float(values.mean()), float(values.std()), int(values.count()))
 
 
-def t_interval(values: Sequence[float] | pd.Series, level: float = LEVEL) -> Interval:
-    """mean ± t(n − 1, (1 + level)/2) · sd / √n, the confidence interval of a normal mean."""
+def t_interval(values: Sequence[float] | pd.Series) -> Interval:
+    """mean ± t(n − 1, 0.975) · sd / √n, the 95 % confidence interval of a normal mean."""
     mean, sd, n = summarize(values)
-    half = math.nan if n < 2 else float(stats.t.ppf((1 + level) / 2, n - 1)) * sd / math.sqrt(n)
+    half = math.nan if n < 2 else float(stats.t.ppf(0.975, n - 1)) * sd / math.sqrt(n)
     return Interval(mean, mean - half, mean + half, n)
 
 

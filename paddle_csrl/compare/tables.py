@@ -62,15 +62,14 @@ def _numbers(statuses: pd.Series) -> str:
 
 def difference_table(results: Results, key: str = "hiou") -> Table:
     """Paired differences to the reference in points, by split and over all."""
-    methods = [method for method in results.plan.methods if method != results.plan.reference]
-    differences = [results.difference(method, key) for method in methods]
+    differences = [results.difference(method, key) for method in results.compared]
     rows = [[split] + [show_interval(item.splits.get(split, Interval())) for item in differences]
             for split in results.plan.splits]
     rows.append(["over splits"] + [show_interval(item.over_splits) for item in differences])
     rows.append(["pooled"] + [show_interval(item.pooled) for item in differences])
     return Table(
         f"{results.scores[key]} against {results.label(results.plan.reference)}, in points",
-        ["split", *map(results.label, methods)], rows,
+        ["split", *map(results.label, results.compared)], rows,
         ["Mean of the paired differences (same split, stage-1 seed and seed), its 95 % "
          "t-interval and, in parentheses, the number of pairs. “Over splits” takes the mean of "
          "each split as one value; its number is that of the splits. “Pooled” takes all pairs as "
@@ -125,17 +124,8 @@ def markdown(results: Results) -> str:
                       *(table.markdown() for table in all_tables(results))])
 
 
-def write_results_csv(results: Results, path: str) -> None:
-    """One row per cell, scores in percent."""
-    _write_csv(results.cells.rename(columns={"seen_miou": "seen", "unseen_miou": "unseen"}), path)
-
-
-def write_class_csv(results: Results, path: str) -> None:
-    """One row per finished cell and class, IoU in percent."""
-    _write_csv(results.class_iou, path)
-
-
-def _write_csv(table: pd.DataFrame, path: str) -> None:
+def write_csv(table: pd.DataFrame, path: str) -> None:
+    """Write a row per cell, or per cell and class, with its scores in percent."""
     with atomic_path(path) as temporary:
         table.to_csv(temporary, index=False, float_format="%.4f", lineterminator="\n")
 

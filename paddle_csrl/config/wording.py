@@ -79,7 +79,8 @@ def user_error(error: ValidationError, kind: type[Keys], section: str, place: st
 
 def _find(place: Sequence[int | str], kind: type[Keys]) -> tuple[list[int | str], type[Keys]]:
     """The keys that lead to a place, and the class of the innermost section on the way."""
-    names, parts = [], iter(place)
+    names: list[int | str] = []
+    parts = iter(place)
     for part in parts:
         if part not in kind.model_fields:
             break

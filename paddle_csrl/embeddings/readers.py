@@ -5,7 +5,6 @@ turned into numbers, which happens only for the words that are kept, and ``place
 in messages. Memory therefore stays small however large the file is.
 """
 
-import contextlib
 import gzip
 import io
 import itertools
@@ -79,8 +78,12 @@ def iterate_rows(path: str) -> Iterator[Row]:
         if magic == b"PK":
             yield from _iterate_npz(path)
         elif magic == b"\x1f\x8b":
-            with _whole_gzip(path), gzip.open(file) as unpacked:
-                yield from _iterate_stream(unpacked, path)
+            try:
+                with gzip.open(file) as unpacked:
+                    yield from _iterate_stream(unpacked, path)
+            except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+                raise UserError(f"{path} is a damaged or cut gzip file ({error}); fetch it "
+                                f"again") from None
         else:
             yield from _iterate_stream(file, path)
 
@@ -178,14 +181,6 @@ def _iterate_npz(path: str) -> Iterator[Row]:
         raise UserError(f"{path} is empty; give {_FORMATS}")
     for number, (name, vector) in enumerate(zip(names.tolist(), vectors), 1):
         yield name, vector, f"row {number}"
-
-
-@contextlib.contextmanager
-def _whole_gzip(path: str) -> Iterator[None]:
-    try:
-        yield
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise UserError(f"{path} is a damaged or cut gzip file ({error}); fetch it again") from None
 
 
 def _to_vector(values: bytes | np.ndarray, place: str) -> np.ndarray:

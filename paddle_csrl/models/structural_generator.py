@@ -73,8 +73,9 @@ class StructuralGenerator(base.FeatureGenerator):
         relations = [base.semantic_relations(embeddings)]
         nodes = _initial_nodes(share.take(embeddings), share.take(noise))
         prototypes = _initial_nodes(embeddings, noise).prototypes()
+        others = 1 - paddle.eye(len(embeddings), dtype=embeddings.dtype)
         for feature_mlp, relation_mlp in zip(self.feature_mlps, self.relation_mlps):
-            edges = share.take(_without_diagonal(relations[-1]))
+            edges = share.take(relations[-1] * others)
             nodes = _aggregate_features(feature_mlp, nodes, paddle.matmul(edges, prototypes),
                                         share)
             prototypes = share.complete(nodes.prototypes())
@@ -176,19 +177,10 @@ def _pair_scores(mlp: nn.Layer, prototypes: Tensor, share: Share) -> Tensor:
     if len(first) <= size:
         values = scores(prototypes, first, second, Share(len(first)))
     else:
-        blocks = list(zip(first.split(_parts(len(first), size)),
-                          second.split(_parts(len(first), size))))
+        lengths = [min(size, len(first) - start) for start in range(0, len(first), size)]
+        blocks = list(zip(first.split(lengths), second.split(lengths)))
         values = paddle.concat([
             share.like(len(one)).complete(
                 recompute(scores, prototypes, one, other, share.like(len(one))))
             for one, other in blocks])
     return paddle.gather(values, paddle.to_tensor(position.ravel())).reshape([classes, classes])
-
-
-def _parts(length: int, size: int) -> list[int]:
-    """Lengths of the parts of ``length`` that are ``size`` long, but for the last."""
-    return [min(size, length - start) for start in range(0, length, size)]
-
-
-def _without_diagonal(relations: Tensor) -> Tensor:
-    return relations * (1 - paddle.eye(relations.shape[0], dtype=relations.dtype))

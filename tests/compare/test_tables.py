@@ -214,20 +214,20 @@ def test_nothing_finished_still_gives_tables(made_up):
 
 def test_what_finishes_while_tables_are_written_is_in_them(made_up, monkeypatch):
     plan = made_up({key: value for key, value in SCORES.items() if key[0] == "other"})
-    write = tables.write_results_csv
+    write = tables.write_csv
     calls = []
 
-    def slow(results, path):
-        write(results, path)
-        calls.append(1)
+    def slow(table, path):
+        write(table, path)
+        calls.append(path)
         if len(calls) == 1:  # another call finishes its split at this moment
             made_up(SCORES)
 
-    monkeypatch.setattr(tables, "write_results_csv", slow)
+    monkeypatch.setattr(tables, "write_csv", slow)
     assert write_results(plan)["finished"] == 7
     with open(os.path.join(plan.save_dir, "results.csv"), encoding="utf-8") as file:
         assert file.read().count("finished") == 7
-    assert len(calls) == 2
+    assert len(calls) == 2 * 2
 
 
 # Colours: of the first two series, of intervals, of the grid.

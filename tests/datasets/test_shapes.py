@@ -224,17 +224,15 @@ def test_val_samples_are_in_paddleseg_s_form(root):
     assert sample["label"].shape == (1, 64, 64)
 
 
-def test_unknown_mode(tmp_path):
-    with pytest.raises(UserError, match="`mode: test`; use train or val"):
-        AttributeShapes("test", str(tmp_path))
-
-
-@pytest.mark.parametrize("name, value", [
-    ("num_colors", 0), ("num_colors", 11), ("num_patterns", 9), ("num_train", 0),
-    ("num_val", 0), ("image_size", 32), ("image_size", 96.0), ("seed", -1), ("seed", True)])
-def test_parameters_out_of_range(tmp_path, name, value):
-    with pytest.raises(UserError, match=f"`{name}: {value}` must be a whole number from"):
-        AttributeShapes("train", str(tmp_path), **{name: value})
+@pytest.mark.parametrize("arguments, message", [
+    *(({name: value}, f"`{name}: {value}` must be a whole number from") for name, value in (
+        ("num_colors", 0), ("num_colors", 11), ("num_patterns", 9), ("num_train", 0),
+        ("num_val", 0), ("image_size", 32), ("image_size", 96.0), ("seed", -1), ("seed", True))),
+    ({"first_color": 8}, "`num_colors: 5` must be a whole number from 1 to 2"),  # fewer are left
+    ({"mode": "test"}, "`mode: test`; use train or val")])
+def test_bad_arguments(tmp_path, arguments, message):
+    with pytest.raises(UserError, match=message):
+        AttributeShapes(dataset_root=str(tmp_path), **arguments)
     assert os.listdir(tmp_path) == []
 
 
@@ -247,8 +245,3 @@ def test_data_sets_of_other_colours_and_patterns_share_no_class(tmp_path):
     assert set(first.class_names) & set(other.class_names) == {"background"}
     assert first.file_list[0][0] != other.file_list[0][0]
     np.testing.assert_array_equal(first.attributes, other.attributes)
-
-
-def test_what_is_passed_over_leaves_fewer(tmp_path):
-    with pytest.raises(UserError, match="`num_colors: 5` must be a whole number from 1 to 2"):
-        AttributeShapes(dataset_root=str(tmp_path), first_color=8)

@@ -102,18 +102,13 @@ def test_one_unseen_pixel_is_enough_to_drop(root):
     assert wrapped(root).file_list == used[1:]
 
 
-def test_dropping_spares_the_inner_data_set(root):
-    data = inner(root)
-    before = list(data.file_list)
-    ZeroShotDataset(data, UNSEEN, "drop", NAMES)
-    assert data.file_list == before and len(data) == 6
-
-
-def test_ignoring_spares_the_inner_data_set(root):
+@pytest.mark.parametrize("policy", ["drop", "ignore"])
+def test_the_inner_data_set_is_spared(root, policy):
     data = inner(root, transforms=[Normalize()])
-    before = samples(data)
-    ZeroShotDataset(data, UNSEEN, "ignore", NAMES)
-    assert samples(data) == before and len(data.transforms.transforms) == 1
+    before = samples(data), list(data.file_list)
+    ZeroShotDataset(data, UNSEEN, policy, NAMES)
+    assert (samples(data), data.file_list) == before
+    assert len(data) == 6 and len(data.transforms.transforms) == 1
 
 
 def test_two_wrappers_of_one_data_set_do_not_meddle(root):
@@ -370,24 +365,19 @@ def test_samples_that_are_no_dicts():
 
 # Arguments.
 
-def test_unknown_policy(root):
-    with pytest.raises(UserError, match="policy: skip.*drop or ignore"):
-        wrapped(root, "skip")
-
-
-def test_number_of_class_names(root):
-    with pytest.raises(UserError, match="4 names for the 5 classes of Dataset"):
-        ZeroShotDataset(inner(root), UNSEEN, "drop", NAMES[:4])
+@pytest.mark.parametrize("arguments, message", [
+    (("skip", NAMES), "policy: skip.*drop or ignore"),
+    (("drop", NAMES[:4]), "4 names for the 5 classes of Dataset"),
+    ((), "type: Dataset"),  # no names are built in
+])
+def test_bad_arguments(root, arguments, message):
+    with pytest.raises(UserError, match=message):
+        ZeroShotDataset(inner(root), UNSEEN, *arguments)
 
 
 def test_class_names_from_the_file_beside_the_data(root):
     dataset = ZeroShotDataset(inner(root), "dog, car", "drop", os.path.join(root, "classes.txt"))
     assert dataset.class_names == NAMES and dataset.unseen_ids.tolist() == UNSEEN_IDS
-
-
-def test_data_set_type_without_built_in_names(root):
-    with pytest.raises(UserError, match="type: Dataset"):
-        ZeroShotDataset(inner(root), UNSEEN)
 
 
 def test_ignore_index_that_no_label_file_can_hold():

@@ -6,17 +6,14 @@ import pytest
 from paddle import nn
 
 import paddle_csrl  # noqa: F401  (first: it orders the imports of cv2 and paddle)
-from paddle_csrl.losses import (
-    ListwiseRelationLoss,
-    MMDLoss,
-    PairwiseRelationLoss,
-    PrototypeNormLoss,
-)
+from paddle_csrl import losses
 from paddle_csrl.models.generator_task import GeneratorTask
 from paddle_csrl.models.structural_generator import StructuralGenerator
 
 C, W, D, N, M = 6, 5, 8, 4, 7
 SEEN, UNSEEN = np.array([0, 2, 3, 5]), np.array([1, 4])
+ALL_LOSSES = [losses.MMDLoss, losses.PairwiseRelationLoss, losses.ListwiseRelationLoss,
+              losses.PrototypeNormLoss]
 
 
 @pytest.fixture
@@ -52,9 +49,16 @@ class Recorder(nn.Layer):
         return given[0].sum() * 0 + self.value
 
 
-def compute(task, data, *losses, coef=None):
-    losses = {"types": list(losses), "coef": coef or [1.0] * len(losses)}
-    return task.loss_computation(task(), losses, batch(data))
+def compute(task, data, *types, coef=None):
+    section = {"types": list(types), "coef": coef or [1.0] * len(types)}
+    return task.loss_computation(task(), section, batch(data))
+
+
+def compared(task, data, consumes):
+    """What the task generates, and what a loss of it is given."""
+    outputs, recorder = task(), Recorder(consumes)
+    task.loss_computation(outputs, {"types": [recorder], "coef": [1.0]}, batch(data))
+    return outputs, recorder.given
 
 
 def test_outputs_are_the_seen_then_the_unseen_features_then_the_relations(data):
@@ -70,20 +74,14 @@ def test_the_first_relations_are_cosines_in_the_order_seen_unseen(data):
 
 
 def test_the_point_loss_compares_seen_features_with_real_ones(data):
-    task, recorder = make_task(data), Recorder("features")
-    outputs = task()
-    task.loss_computation(outputs, {"types": [recorder], "coef": [1.0]}, batch(data))
-    generated, real, counts = recorder.given
+    outputs, (generated, real, counts) = compared(make_task(data), data, "features")
     assert np.array_equal(generated.numpy(), outputs[0].numpy())
     assert np.array_equal(real.numpy(), data["real"])
     assert counts.tolist() == [M] * 4
 
 
 def test_edges_compares_the_last_with_the_first_edges(data):
-    task, recorder = make_task(data, relation="edges"), Recorder("relations")
-    outputs = task()
-    task.loss_computation(outputs, {"types": [recorder], "coef": [1.0]}, batch(data))
-    visual, semantic = recorder.given
+    outputs, (visual, semantic) = compared(make_task(data, relation="edges"), data, "relations")
     assert np.array_equal(visual.numpy(), outputs[-1].numpy()[4:, :4])
     unit = data["embeddings"] / np.linalg.norm(data["embeddings"], axis=1, keepdims=True)
     np.testing.assert_allclose(semantic.numpy(), unit[UNSEEN] @ unit[SEEN].T, atol=1e-6)
@@ -100,10 +98,8 @@ def centred_cosines(rows, columns):
 
 
 def test_prototypes_compares_standardized_centred_cosines(data):
-    task, recorder = make_task(data, relation="prototypes"), Recorder("relations")
-    outputs = task()
-    task.loss_computation(outputs, {"types": [recorder], "coef": [1.0]}, batch(data))
-    visual, semantic = recorder.given
+    task = make_task(data, relation="prototypes")
+    outputs, (visual, semantic) = compared(task, data, "relations")
     unseen = outputs[1].numpy().astype(np.float64).mean(1)
     np.testing.assert_allclose(visual.numpy(), centred_cosines(
         unseen, data["prototypes"].astype(np.float64)), atol=1e-4)
@@ -113,11 +109,9 @@ def test_prototypes_compares_standardized_centred_cosines(data):
 
 
 def test_the_norm_loss_gets_generated_and_real_prototypes(data):
-    task, recorder = make_task(data), Recorder("prototypes")
-    outputs = task()
-    task.loss_computation(outputs, {"types": [recorder], "coef": [1.0]}, batch(data))
-    np.testing.assert_allclose(recorder.given[0].numpy(), outputs[1].numpy().mean(1), atol=1e-6)
-    assert np.array_equal(recorder.given[1].numpy(), data["prototypes"])
+    outputs, (generated, real) = compared(make_task(data), data, "prototypes")
+    np.testing.assert_allclose(generated.numpy(), outputs[1].numpy().mean(1), atol=1e-6)
+    assert np.array_equal(real.numpy(), data["prototypes"])
 
 
 def test_losses_come_in_the_order_of_the_config_times_their_coefficients(data):
@@ -162,8 +156,7 @@ def test_a_checkpoint_holds_the_generator_and_the_step_only(data):
 
 
 @pytest.mark.parametrize("relation", ["edges", "prototypes"])
-@pytest.mark.parametrize("make_loss", [MMDLoss, PairwiseRelationLoss, ListwiseRelationLoss,
-                                       PrototypeNormLoss])
+@pytest.mark.parametrize("make_loss", ALL_LOSSES)
 def test_every_loss_reaches_the_generator(data, relation, make_loss):
     task = make_task(data, relation=relation)
     term, = compute(task, data, make_loss())
@@ -194,7 +187,7 @@ def run_losses(data, seen, unseen, relation):
     rows = [list(SEEN).index(c) for c in seen]
     task = GeneratorTask(Linear(), data["embeddings"], data["prototypes"][rows], seen, unseen, N,
                          relation)
-    types = [MMDLoss(), PairwiseRelationLoss(), ListwiseRelationLoss(), PrototypeNormLoss()]
+    types = [make_loss() for make_loss in ALL_LOSSES]
     return [float(term) for term in task.loss_computation(
         task(), {"types": types, "coef": [1.0] * 4}, batch(data, data["real"][rows]))]
 

@@ -196,16 +196,15 @@ def test_stock_deeplab_trains_on_it():
     assert all(np.isfinite(value.grad.numpy()).all() for value in learnt)
 
 
-@pytest.mark.parametrize("output_stride", [4, 32, "16", None])
-def test_unknown_output_stride(output_stride):
-    with pytest.raises(UserError, match=f"output_stride is {output_stride!r}; write 8 or 16"):
-        CSRLResNet50(output_stride=output_stride)
-
-
-@pytest.mark.parametrize("multi_grid", [(1, 2), (1, 2, 0), (1, 2, 1.5)])
-def test_bad_multi_grid(multi_grid):
-    with pytest.raises(UserError, match="CSRLResNet101: multi_grid is .* write 3 positive"):
-        CSRLResNet101(multi_grid=multi_grid)
+@pytest.mark.parametrize("arguments, message", [
+    *(({"output_stride": stride}, f"output_stride is {stride!r}; write 8 or 16")
+      for stride in (4, 32, "16", None)),
+    *(({"multi_grid": grid}, "multi_grid is .* write 3 positive")
+      for grid in ((1, 2), (1, 2, 0), (1, 2, 1.5))),
+    ({"pretrained": "nowhere.pdparams"}, "pretrained is nowhere.pdparams, which is no file")])
+def test_bad_arguments(arguments, message):
+    with pytest.raises(UserError, match=f"CSRLResNet101: {message}"):
+        CSRLResNet101(**arguments)
 
 
 @pytest.fixture(scope="module")
@@ -228,17 +227,9 @@ def test_pretrained_weights_are_loaded(weights, weights_path):
     assert all((loaded[key].numpy() == weights[key].numpy()).all() for key in weights)
 
 
-def test_pretrained_file_missing():
-    with pytest.raises(UserError, match="pretrained is nowhere.pdparams, which is no file"):
-        CSRLResNet50(pretrained="nowhere.pdparams")
-
-
-def test_pretrained_of_another_depth(weights_path):
+def test_pretrained_of_another_depth_or_shape(weights_path):
     # 10 of 16 blocks are missing: three convolutions and batch norms, 15 tensors, each
     with pytest.raises(UserError, match="lacks 150 of 265 tensors .* first layer1.2.conv1.weight"):
         CSRLResNet50(pretrained=weights_path)
-
-
-def test_pretrained_of_another_shape(weights_path):
     with pytest.raises(UserError, match="lacks 1 of 115 tensors .* first conv1.weight"):
         ShortResNet(multi_grid=(1, 2), in_channels=4, pretrained=weights_path)

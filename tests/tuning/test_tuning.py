@@ -21,18 +21,9 @@ from paddle_csrl.models.pixel_classifier import PixelClassifier
 from paddle_csrl.run import Run
 from paddle_csrl.stages.calibration import Calibration, unit_direction
 from paddle_csrl.stages.calibration import fold as fold_layer
-from paddle_csrl.tuning import (
-    Budget,
-    Fold,
-    Search,
-    SeenClasses,
-    Space,
-    bank_trial,
-    draw_folds,
-    make_fold,
-)
+from paddle_csrl.tuning import Budget, Fold, Search, SeenClasses, Space, draw_folds, make_fold
 from paddle_csrl.tuning import search as search_module
-from paddle_csrl.tuning.bank_trial import score_layer
+from paddle_csrl.tuning.bank_trial import bank_trial, score_layer
 
 SPACE = """
 common:
