@@ -33,7 +33,7 @@ KEY_ROUNDS = 54
 
 
 class Case(NamedTuple):
-    """What is trained, and on how many processes."""
+    """A training, and its number of processes."""
 
     classes: int = 847
     unseen: int = 85

@@ -64,7 +64,7 @@ class ZeroShotBuilder(UserErrorBuilder):
 
     @property
     def train_dataset_class(self) -> SimpleNamespace:
-        """What PaddleSeg reads off a data set's class when it builds a model or a loss.
+        """The stand-in for a data set's class, of which PaddleSeg reads when it builds.
 
         A data set may have another number of classes than its class says (``Dataset`` says none
         at all), so the classes are the authority.
@@ -164,7 +164,7 @@ class ZeroShotBuilder(UserErrorBuilder):
 
     @cached_property
     def unlabelled_dataset(self) -> UnlabelledImages:
-        """What the policy keeps from ``feature_dataset``: images, without labels."""
+        """The images that the policy keeps from ``feature_dataset``, without labels."""
         return UnlabelledImages(self.feature_dataset.unlabelled_images,
                                 self.feature_dataset.transforms)
 

@@ -108,7 +108,7 @@ class Run(RunFolder):
 
     @cached_property
     def context(self) -> StageContext:
-        """What the stages are handed."""
+        """The context that the stages are handed."""
         return StageContext(self.config, self.builder, self)
 
     def forget(self) -> None:
@@ -184,7 +184,7 @@ class Run(RunFolder):
 
     @property
     def calibration(self) -> float:
-        """What the final layer takes off the logits of seen classes, in logit units.
+        """The number that the final layer takes off the logits of seen classes, in logit units.
 
         Raises:
             UserError: it follows from the layer, which has not been trained.

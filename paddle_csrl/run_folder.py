@@ -67,7 +67,7 @@ class RunFolder:
         return os.path.join(self.save_dir, "calibration.json")
 
     def record(self, stage: str) -> dict[str, Any]:
-        """What ``stage.json`` says of a stage: ``finished``, ``format``, ``inputs``, ``made``."""
+        """Read a stage's ``stage.json``: ``finished``, ``format``, ``inputs``, ``made``."""
         content = read_json(self._record_path(stage))
         return content if isinstance(content, dict) else {}
 
@@ -125,7 +125,7 @@ class RunFolder:
                        f"instead")
 
     def _seconds_spent(self, stage: str) -> float:
-        """How long the stage took, or has gone on for; a stage that is no more counts as long."""
+        """Tell how long the stage took, or has gone on for; one that is no more counts as long."""
         record = self.record(stage)
         if record.get("finished"):
             return float((record.get("made") or {}).get("seconds", float("inf")))

@@ -120,3 +120,8 @@ def test_messages_of_the_troubleshooting_are_in_the_code():
                if not all(part.strip() in code for part in re.split(r"\b[A-Z]+\b", message))]
     assert len(messages) > 15
     assert missing == []
+
+
+def test_docstrings_begin_with_a_noun_or_a_verb():
+    assert [(path, found) for path in Path(tiny_runs.ROOT, "paddle_csrl").rglob("*.py")
+            for found in re.findall(r'"""(?:What|Whether|How|Which) .*', read(path))] == []

@@ -44,7 +44,7 @@ from paddle_csrl.utils.weights import save_state
 TRAINED = "trained"
 
 class ClassChange(NamedTuple):
-    """What ``change_classes`` did.
+    """The outcome of ``change_classes``.
 
     Attributes:
         save_dir (str): folder of the new run.
@@ -76,7 +76,7 @@ class ClassChange(NamedTuple):
     seconds: float
 
     def table(self) -> str:
-        """How the seen classes moved, in percent, as a text table."""
+        """Return the seen classes' moves, in percent, as a text table."""
         measures = {title: (old, new) for title, old, new in (
             ("features kept %", self.before, self.after),
             ("IoU %", self.iou_before, self.iou_after)) if old and new}

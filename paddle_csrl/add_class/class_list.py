@@ -21,7 +21,7 @@ class NamedClass(NamedTuple):
 
 
 class Changes(NamedTuple):
-    """What was asked for, checked.
+    """The changes that were asked for, checked.
 
     Attributes:
         added (dict[str, str]): name to the words that stand for it.
@@ -108,7 +108,7 @@ class ClassList(NamedTuple):
         return class_id
 
     def describe(self) -> dict[str, Any]:
-        """What ``read`` reads."""
+        """Return the content that ``read`` reads."""
         return {"trained_ids": self.trained_ids}
 
 

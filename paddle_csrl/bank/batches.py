@@ -1,4 +1,4 @@
-"""What stages 2 and 3 read: batches drawn from the feature bank and from the generator.
+"""The batches of stages 2 and 3, drawn from the feature bank and from the generator.
 
 Items are whole batches and depend on the seed and their index alone, so that any split of the
 indices among workers or devices gives the same data.

@@ -153,7 +153,7 @@ def _common_threshold(labels: np.ndarray, keys: np.ndarray, num_classes: int,
 
 @dataclass
 class Scale:
-    """What features are standardized by: (x − mean) / deviation, float32 [D] each."""
+    """Mean and deviation of features, float32 [D] each: (x − mean) / deviation."""
     mean: np.ndarray
     deviation: np.ndarray
 
@@ -279,7 +279,7 @@ class FeatureBank:
         return bank
 
     def _is_consistent(self) -> bool:
-        """Whether the arrays fit together as the attributes say."""
+        """Tell whether the arrays fit together as the attributes say."""
         counts = self.counts
         return bool(self.features.ndim == 2 and self.features.dtype.kind == "f"
                     and counts.ndim == 1 and counts.shape == self.pixel_counts.shape

@@ -20,7 +20,7 @@ def add_config(parser: argparse.ArgumentParser, required: bool = True) -> None:
 
 def add_opts(parser: argparse.ArgumentParser, of: str = "the config", such_as: str = (
         "zero_shot.unseen=\"['cow','motorbike']\" generator.iters=500")) -> None:
-    """What overrides the config."""
+    """Add the flags that override the config."""
     parser.add_argument("--opts", nargs="+", action="extend", default=[], metavar="KEY=VALUE",
                         help=f"override any key of {of}, such as {such_as}")
 
@@ -40,7 +40,7 @@ def add_device(parser: argparse.ArgumentParser,
 
 
 def add_computing(parser: argparse.ArgumentParser) -> None:
-    """How to compute."""
+    """Add the flags on how to compute."""
     add_device(parser)
     _add_keys(parser, Settings, ("num_workers",), type=int, metavar="N")
     _add_keys(parser, Settings, ("precision",), choices=["fp32", "fp16"])

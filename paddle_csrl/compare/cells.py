@@ -56,7 +56,7 @@ def run_cells(plan: Plan, cells: Sequence[Cell], retry_failed: bool = False,
 
 
 def read_scores(plan: Plan, cell: Cell) -> dict[str, Any]:
-    """What is recorded of a cell under its present settings.
+    """Read the record of a cell under its present settings.
 
     Returns:
         The content of ``scores.json``; ``{"error": reason}`` if it failed; empty if neither.
@@ -196,7 +196,7 @@ class _Group:
         self._remove(cell, "failure.json")
 
     def _score_inputs(self, run: Run) -> dict[str, Any]:
-        """What the scores of a trained cell depend on, besides its config."""
+        """The inputs of a trained cell's scores, besides its config."""
         inputs: dict[str, Any] = {
             "model": checksum(run.result), "segmentor": checksum(run.output("segmentor")),
             "images": fingerprint(run.builder.val_dataset.file_list)}

@@ -1,4 +1,4 @@
-"""What a comparison runs: methods × splits × stage-1 seeds × seeds, read from one YAML file."""
+"""The plan of a comparison: methods × splits × stage-1 seeds × seeds, from one YAML file."""
 
 import hashlib
 import json
@@ -252,7 +252,7 @@ class Plan(Keys, frozen=False):
             includes=[self.file(path, cell.split) for path in method.include])
 
     def _dic(self, cell: Cell) -> dict[str, Any]:
-        """What the scores of all cells of the method on the split depend on, but for the seeds."""
+        """The inputs of all scores of the method on the split, but for the seeds."""
         place = (cell.split, cell.method)
         if place not in self._dics:
             self._dics[place] = dic = self._load(cell).dic

@@ -1,4 +1,4 @@
-"""What is recorded of a comparison's cells, in percent, as data frames for tables and plots."""
+"""The records of a comparison's cells, in percent, as data frames for tables and plots."""
 
 import math
 from dataclasses import dataclass
@@ -30,14 +30,14 @@ MARKS = {"transductive": ("transductive", "images of unseen classes, without the
 
 @dataclass(frozen=True)
 class Results:
-    """What the cells of a comparison have left, by ``cells.read_scores``."""
+    """The records of a comparison's cells, by ``cells.read_scores``."""
 
     plan: Plan
     records: dict[Cell, dict[str, Any]]
 
     @classmethod
     def read(cls, plan: Plan) -> "Results":
-        """What the folder of ``plan`` holds now."""
+        """Read the folder of ``plan`` as it is now."""
         records = {cell: read_scores(plan, cell) for cell in plan.cells()}
         wanted = with_ends(plan.calibrations)
         for record in records.values():
@@ -111,7 +111,7 @@ class Results:
         return f"{method} ({', '.join(sorted(marks))})" if marks else method
 
     def marks(self) -> list[str]:
-        """What the marks that occur mean."""
+        """The meaning of the marks that occur."""
         present = set(" ".join(self.cells.marks).split())
         return [f"{mark}: {meaning}." for mark, meaning in MARKS.values() if mark in present]
 

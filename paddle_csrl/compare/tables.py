@@ -53,7 +53,7 @@ def score_table(results: Results, split: str) -> Table:
 
 
 def _numbers(statuses: pd.Series) -> str:
-    """How many cells are finished, and how many are not."""
+    """Tell how many cells are finished, and how many are not."""
     counts = statuses.value_counts()
     return ", ".join([str(counts.get("finished", 0)),
                       *(f"{counts[status]} {words}" for status, words in (
@@ -111,7 +111,7 @@ def all_tables(results: Results) -> list[Table]:
 
 
 def notes(results: Results) -> list[str]:
-    """What holds for all tables."""
+    """The notes that hold for all tables."""
     paper = paper_table(results.plan.paper)
     return ["Scores are percentages, mean ± standard deviation over n cells (stage-1 seeds × "
             "seeds).", *([_CURVE_NOTE] if results.plan.calibrations else []), *results.marks(),

@@ -160,7 +160,7 @@ class ZeroShotConfig(Config):
 
     @property
     def leaks(self) -> str | None:
-        """How labels of unseen classes get into training, where the config lets them."""
+        """The way of labels of unseen classes into training, where the config lets them."""
         classifier = self.section("classifier")
         if classifier is None or classifier.mode == "clean":
             return None
@@ -169,12 +169,12 @@ class ZeroShotConfig(Config):
 
     @property
     def transductive(self) -> bool:
-        """Whether images of unseen classes take part without their labels."""
+        """True if images of unseen classes take part without their labels."""
         return self.section("self_training") is not None
 
     @property
     def remark(self) -> str:
-        """What has to stand beside the scores of such a config; mostly nothing."""
+        """The remark beside the scores of such a config; mostly empty."""
         return ", ".join(["LEAKS labels of unseen classes"] * bool(self.leaks)
                          + ["transductive"] * self.transductive)
 

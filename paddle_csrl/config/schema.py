@@ -89,7 +89,7 @@ class Section(Keys):
 
 
 class StageSection(Section):
-    """What the sections of stages share: without a value, that of the top level."""
+    """The keys that sections of stages share: without a value, that of the top level."""
 
     seed: Whole = key(..., "0 to 4294967295", "top level's")
     save_interval: Count = key(..., "iterations between checkpoints", "top level's")
@@ -278,7 +278,7 @@ class Settings(Section):
 
 
 def help_line(kind: type[Section], name: str) -> str:
-    """What a key means and its default, as plain text."""
+    """Return the meaning of a key and its default, as plain text."""
     field = kind.model_fields[name]
     default = _default(field)
     told = "" if default in ("false", "null") else f" (default: {default})"

@@ -1,4 +1,4 @@
-"""What pydantic has against a config, as the one line that a user reads."""
+"""The errors that pydantic finds in a config, as the one line that a user reads."""
 
 import difflib
 import itertools

@@ -1,4 +1,4 @@
-"""What is bound to fail is found before anything is trained, which takes hours, or replaced."""
+"""Checks before anything is trained, which takes hours, or replaced."""
 
 import os
 from collections.abc import Sequence

@@ -46,7 +46,7 @@ _RANDOM_SIZE = (1, 97, 130)
 
 
 class Parity(NamedTuple):
-    """How an exported model compares with the trained one on one image.
+    """The comparison of an exported model with the trained one on one image.
 
     Attributes:
         image (str): what was predicted.
@@ -158,7 +158,7 @@ def _require_paddle2onnx(opset: int) -> None:
 
 def _images(builder: DeployBuilder, shape: list[int],
             image_path: str | None) -> dict[str, np.ndarray]:
-    """What both models predict, by name: a random image and a real one if there is one."""
+    """Return the images to compare on, by name: a random one and a real one if there is one."""
     batch, height, width = (free if length == -1 else length for length, free
                             in zip((shape[0], *shape[2:]), _RANDOM_SIZE))
     rng = np.random.default_rng(0)
@@ -195,7 +195,7 @@ def _to_onnx(model: str, params: str, opset: int, shape: Sequence[int]) -> str:
 
 
 def _complaint(output: str) -> str:
-    """What the converter says of its failure: its first error, or else its last line."""
+    """Return the first error that the converter names, or else its last line."""
     lines = [line.strip() for line in output.splitlines() if line.strip()]
     errors = [line for line in lines if "[ERROR]" in line or "FatalError" in line]
     return (errors[:1] or lines[-1:] or ["no reason given"])[0][:200]

@@ -1,4 +1,4 @@
-"""What a run ends with: the table, ``metrics.json``, pictures and where to look."""
+"""The end of a run: the table, ``metrics.json``, pictures and where to look."""
 
 import math
 import os

@@ -1,4 +1,4 @@
-"""What stage 2 trains: a generator with its objective."""
+"""The model of stage 2: a generator with its objective."""
 
 
 import numpy as np

@@ -69,7 +69,7 @@ def _near_miss(model: nn.Layer, num_classes: int) -> str:
 
 
 def _makes_the_logits(model: nn.Layer, layer: nn.Conv2D, num_classes: int) -> bool:
-    """Whether constants in place of the layer's output come out as the logits."""
+    """Tell whether constants in place of the layer's output come out as the logits."""
     constants = np.arange(num_classes, dtype=np.float32)[:, None, None]
 
     def replaced(_: nn.Layer, inputs: Any, output: paddle.Tensor) -> paddle.Tensor:

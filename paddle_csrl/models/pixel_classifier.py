@@ -70,7 +70,7 @@ def can_be_shared(loss: nn.Layer) -> bool:
 
 
 def _weight(loss: CrossEntropyLoss, labels: Tensor) -> float:
-    """What the mean divides the sum over ``labels`` by, none of which is ignored."""
+    """The divisor of the mean over ``labels``, none of which is ignored."""
     if loss.weight is None:
         return float(labels.size)
     return float(loss.weight.gather(labels.flatten()).sum())

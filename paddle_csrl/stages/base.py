@@ -1,4 +1,4 @@
-"""What a stage is, and what it is handed.
+"""Stages, and the context that they are handed.
 
 A stage is one object in one file: its name, its output, what its result depends on, its section
 of the config, the flags of tools/train.py that mean it, its checks and its run. ``register`` adds
@@ -26,7 +26,7 @@ Loaded = TypeVar("Loaded")
 
 
 class StageContext:
-    """What stages are handed: config, data, folder, and what earlier stages have made.
+    """The context of stages: config, data, folder, and the results of earlier stages.
 
     Everything is loaded when it is first asked for, and once.
 
@@ -87,7 +87,7 @@ class StageContext:
 
     @property
     def scale(self) -> Scale:
-        """What the features of the bank were standardized by."""
+        """The scale by which the features of the bank were standardized."""
         return self._bank_and_scale[1]
 
     def loaded(self, name: str, load: Callable[[], Loaded]) -> Loaded:

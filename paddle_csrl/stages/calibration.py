@@ -1,4 +1,4 @@
-"""What is taken off the logits of seen classes, so that unseen ones get their turn.
+"""The number taken off the logits of seen classes, so that unseen ones get their turn.
 
 A constant δ moves a layer along its seen–unseen curve (calibrated stacking). How far it does
 depends on the scale of the logits and so on all that trained them. ``calibration: auto`` fixes
@@ -17,7 +17,7 @@ from paddle_csrl.models.pixel_classifier import PixelClassifier
 
 
 class Calibration(NamedTuple):
-    """What a section ``classifier`` says.
+    """The calibration that a section ``classifier`` asks for.
 
     Attributes:
         value (float): δ in logit units; or, with ``is_cost``, the share of seen pixels, in

@@ -1,4 +1,4 @@
-"""Which seen classes are held out together."""
+"""Folds: the seen classes that are held out together."""
 
 import numpy as np
 

@@ -36,7 +36,7 @@ NUM_SHOWN = 5
 
 
 class Budget(NamedTuple):
-    """How much is tried, the same for every method.
+    """The size of a search, the same for every method.
 
     Attributes:
         trials (int): generator settings.
@@ -165,7 +165,7 @@ class Search:
             self.calibrations[setting.calibration].settings)
 
     def summary(self, ranking: Sequence[Setting], seeds: Sequence[int]) -> dict[str, Any]:
-        """What is told of the search: the settings in order of their score, best first."""
+        """The report of the search: the settings in order of their score, best first."""
         return {
             "method": self.space.method,
             "budget": {**self.budget._asdict(), "calibrations": len(self.calibrations),

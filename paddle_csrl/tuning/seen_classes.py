@@ -1,4 +1,4 @@
-"""What tuning may know: the seen classes, numbered anew, without a trace of the others."""
+"""The seen classes, numbered anew, without a trace of the others: all that tuning may know."""
 
 import hashlib
 from collections.abc import Sequence

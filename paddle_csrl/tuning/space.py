@@ -1,4 +1,4 @@
-"""Which settings are tried: a file of candidate values by dotted key, and draws from it."""
+"""The settings to try: a file of candidate values by dotted key, and draws from it."""
 
 import copy
 import math
@@ -19,7 +19,7 @@ Overrides = dict[str, Any]
 
 
 class MethodSpace(Keys):
-    """What the file says of one method."""
+    """The file's part on one method."""
 
     base: str | None = None
     fixed: Annotated[Component, MAY_BE_NULL] = {}
@@ -156,7 +156,7 @@ class Space:
         return found
 
     def chosen(self, original: dict[str, Any], settings: dict[str, Any]) -> dict[str, Any]:
-        """What of ``settings`` a file has to say so that it turns ``original`` into them.
+        """Return the part of ``settings`` with which a file turns ``original`` into them.
 
         These are the keys that the method fixes and those that were searched.
         """

@@ -1,4 +1,4 @@
-"""What a result was made with: command line, time, device, versions."""
+"""The circumstances of a result: command line, time, device, versions."""
 
 import platform
 import shlex
@@ -15,7 +15,7 @@ from paddle_csrl.version import __version__
 
 
 def how_made(seconds: float) -> dict[str, Any]:
-    """What a finished stage keeps beside its inputs; none of it decides whether it is up to date.
+    """Return a finished stage's record beside its inputs, of which nothing makes it out of date.
 
     Args:
         seconds: how long it took.

@@ -63,7 +63,7 @@ def loss_names(loss_cfg: dict) -> list:
 
 
 def read_scalars(folder: str) -> dict[str, list[tuple[int, float]]]:
-    """What ``StageLogWriter`` has recorded in ``folder``: (iteration, value) pairs by tag.
+    """Read the record of ``StageLogWriter`` in ``folder``: (iteration, value) pairs by tag.
 
     Where a resumed training has left several files, the later one counts.
     """

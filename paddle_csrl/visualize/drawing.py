@@ -1,4 +1,4 @@
-"""What all pictures are made of: one style of matplotlib, and figures as pixels, PNG and SVG.
+"""The base of all pictures: one style of matplotlib, and figures as pixels, PNG and SVG.
 
 matplotlib is imported where something is drawn, for everything else starts sooner without. There
 is no pyplot, and no setting outlives a drawing.
