@@ -1,0 +1,55 @@
+"""What 0.1.0 has trained opens, predicts, takes classes and goes on."""
+
+import glob
+import json
+import os
+
+import pytest
+
+import paddle_csrl  # noqa: F401  first: it orders the imports of cv2 and paddle
+from helpers.tiny_runs import STAGES, Finished, times
+from paddle_csrl.cli import add_class, predict
+from paddle_csrl.utils import read_json
+
+
+@pytest.fixture
+def old(finished, tmp_path) -> Finished:
+    """A run as 0.1.0 left it: other records, sections as they were given, no random state."""
+    run = finished("custom").copy(tmp_path / "old")
+    given = run.open().config.given
+    for stage in STAGES:
+        path = run.path(stage, "stage.json")
+        inputs = {"paddle_csrl": "0.1.0", **read_json(path)["inputs"]}
+        if stage in ("generator", "classifier"):
+            inputs[stage] = {key: value for key, value in given[stage].items()
+                             if key not in ("seed", "save_interval", "log_iters")}
+        inputs.update({"segmentor": {"save_interval": 2},
+                       "features": {"features": given["zero_shot"]["features"]}}.get(stage, {}))
+        with open(path, "w", encoding="utf-8") as file:
+            json.dump({"finished": True, "inputs": inputs}, file)
+    for path in glob.glob(run.path("*", "iter_*", "random_state.json")):
+        os.remove(path)
+    return run
+
+
+def test_it_opens_predicts_is_scored_and_takes_classes(old, tmp_path):
+    before = times(old.folder)
+    metrics = old.again()
+    after = times(old.folder)
+    trained = {name for name in before if name.split(os.sep)[0] in (*STAGES, "model.pdparams")}
+    assert {name: after[name] for name in trained} == {name: before[name] for name in trained}
+    assert old.val()["classes"] == metrics["classes"]
+    image = old.builder().val_dataset.file_list[0][0]
+    done = predict.main(["--run", old.folder, "--image_path", image, "--device", "cpu",
+                         "--save_dir", str(tmp_path / "predicted")])
+    assert done["predicted"] == 1 and not done["failed"]
+    change = add_class.main(["--run", old.folder, "horse", "--device", "cpu"])
+    assert change.unseen == ["cow", "car", "horse"]
+
+
+@pytest.mark.parametrize("stage", ["segmentor", "generator", "classifier"])
+def test_it_goes_on_from_a_checkpoint(old, capsys, stage):
+    key = "iters" if stage == "segmentor" else f"{stage}.iters"
+    old.again(f"{key}=5", stage=stage, resume_model=old.path(stage, "iter_4"))
+    assert os.path.isfile(old.path(stage, "iter_5", "model.pdparams"))
+    assert ("holds no random state" in capsys.readouterr().out) == (stage != "segmentor")
