@@ -28,10 +28,12 @@ class Run(RunFolder):
     record is whole and still says the same.
 
     Example:
-        >>> run = Run.open("output/demo")           # doctest: +SKIP
-        >>> run.classes.unseen_names                # doctest: +SKIP
-        ['blue striped', 'red dotted']
-        >>> run.is_current("generator")             # doctest: +SKIP
+        >>> run = Run.open("output/demo")
+        >>> run.classes.unseen_names
+        ['red checkered', 'blue dotted', 'green striped', 'yellow plain']
+        >>> run.stages
+        ('segmentor', 'features', 'generator', 'classifier')
+        >>> run.is_current("generator")
         True
 
     Args:
@@ -94,6 +96,11 @@ class Run(RunFolder):
         """The names of the stages of this run, in order."""
         return tuple(self._stages)
 
+    @property
+    def model_stage(self) -> str:
+        """The name of the stage that makes the final model."""
+        return [name for name, stage in self._stages.items() if stage.makes_model][-1]
+
     def stage(self, name: str) -> Stage:
         """Return a stage by its name.
 
@@ -139,7 +146,7 @@ class Run(RunFolder):
         return self.changes(stage) == []
 
     def has_final_model(self) -> bool:
-        """Tell whether the final model is there and was made by the last stage of this config."""
+        """Tell whether the final model is there and was made by a stage of this config."""
         return os.path.isfile(self.result) and not self.is_made_by_others()
 
     def is_made_by_others(self) -> bool:

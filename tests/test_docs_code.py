@@ -39,7 +39,7 @@ def write_config(folder):
 
 @pytest.fixture
 def margin_loss():
-    code, = blocks("python")
+    code, _ = blocks("python")
     assert len([line for line in code[code.index("@"):].splitlines() if line]) <= 20
     space = {"__name__": "margin_loss"}
     exec(compile(code, "extending.md", "exec"), space)
@@ -77,7 +77,7 @@ def test_a_config_names_the_loss_and_the_generator_trains_on_it(margin_loss, tmp
 
 def test_the_command_trains_with_the_loss_through_all_stages(tmp_path):
     """In a folder of its own, as the text says, but on tiny data."""
-    code, = blocks("python")
+    code, _ = blocks("python")
     (tmp_path / "margin_loss.py").write_text(code)
     write_config(tmp_path)
     recipe = tiny_runs.shapes(str(tmp_path / "data"), str(tmp_path / "cache"))

@@ -31,9 +31,9 @@ def train(config: str, *, save_dir: str | None = None, stage: str | None = None,
     Stages that are finished and up to date are not run again.
 
     Example:
-        >>> metrics = train("configs/csrl_shapes.yml", save_dir="output/demo")  # doctest: +SKIP
-        >>> metrics["hiou"]                                                     # doctest: +SKIP
-        0.48
+        >>> metrics = train("configs/csrl_shapes.yml", save_dir="output/demo")
+        >>> print(f"hIoU {100 * metrics['hiou']:.1f} %")
+        hIoU ... %
 
     Args:
         config: path of the YAML file.
@@ -71,7 +71,7 @@ def train_run(run: Run, stage: str | None = None) -> dict[str, Any]:
     run_stages(run, stages)
     write_config(run)
     logger.info(audit_line(run.builder))
-    if stages[-1] != run.stages[-1]:
+    if run.model_stage not in stages:
         return {}
     metrics = score(run.builder, run.builder.trained_segmentor(run.final_model),
                     os.path.join(run.save_dir, "metrics.json"),
@@ -119,8 +119,8 @@ def run_stages(run: Run, stages: Sequence[str]) -> None:
 
 def _run_unless_current(run: Run, name: str) -> None:
     stage, context, changes = run.stage(name), run.context, run.changes(name)
-    context.resume_model, context.is_last = run.resumes(name), name == run.stages[-1]
-    has_all = changes == [] and (run.has_final_model() or not context.is_last)
+    context.resume_model, context.makes_model = run.resumes(name), name == run.model_stage
+    has_all = changes == [] and (run.has_final_model() or not context.makes_model)
     if has_all and not context.resume_model and not run.restart:
         logger.info(f"[{name}] up to date: {run.output(name)}")
         return
@@ -138,7 +138,7 @@ def _run_unless_current(run: Run, name: str) -> None:
         require_finite(load_state(run.output(name)), run.output(name))
     seconds = time.time() - start
     run.finish(name, **made_from, made=how_made(seconds))
-    if context.is_last and run.is_made_by_others():
+    if context.makes_model and run.is_made_by_others():
         run.mark_unfinished("self_training")
     logger.info(f"[{name}] took {seconds:.0f} s")
 

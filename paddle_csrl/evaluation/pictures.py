@@ -7,6 +7,7 @@ import numpy as np
 
 from paddle_csrl import visualize
 from paddle_csrl.builder import ZeroShotBuilder
+from paddle_csrl.datasets.zero_shot import ZeroShotDataset
 
 
 class PictureBook:
@@ -36,9 +37,9 @@ class PictureBook:
             return []
         panels = []
         for index, prediction, label in (self._with_unseen + self._without)[:self.limit]:
-            image = cv2.cvtColor(cv2.imread(dataset.file_list[index][0]), cv2.COLOR_BGR2RGB)
             # Transforms may have resized the label.
-            image = cv2.resize(image, label.shape[::-1], interpolation=cv2.INTER_AREA)
+            image = cv2.resize(image_of(dataset, index), label.shape[::-1],
+                               interpolation=cv2.INTER_AREA)
             panels.append(visualize.prediction_panel(
                 image, label, prediction, classes.names, classes.unseen_ids, classes.palette))
         return panels
@@ -50,3 +51,12 @@ class PictureBook:
             paths.append(os.path.join(folder, f"{number:02d}.png"))
             visualize.save_png(paths[-1], panel)
         return paths
+
+
+def image_of(dataset: ZeroShotDataset, index: int) -> np.ndarray:
+    """Return uint8 RGB [H, W, 3]: the file, or without one the sample, stretched to 0 to 255."""
+    if dataset.file_list:
+        return cv2.cvtColor(cv2.imread(dataset.file_list[index][0]), cv2.COLOR_BGR2RGB)
+    sample = dataset[index]["img"].transpose(1, 2, 0)
+    image = sample[..., [0, 1, 2] if sample.shape[2] >= 3 else [0, 0, 0]]
+    return (255 * (image - image.min()) / max(np.ptp(image), 1e-6)).astype(np.uint8)

@@ -4,7 +4,6 @@ import os
 from collections.abc import Sequence
 from typing import NamedTuple
 
-import cv2
 import numpy as np
 import paddle
 
@@ -14,6 +13,7 @@ from paddle_csrl.config import ZeroShotConfig
 from paddle_csrl.datasets import ZeroShotDataset
 from paddle_csrl.errors import UserError
 from paddle_csrl.evaluation.evaluate import evaluate_as_configured, new_evaluator
+from paddle_csrl.evaluation.pictures import image_of
 from paddle_csrl.run import Run
 
 #: Longest side of a picture in the combined figure, in pixels.
@@ -146,6 +146,5 @@ def _predict(method: Method, indices: Sequence[int]) -> list[tuple[np.ndarray, n
 
 def _scene(dataset: ZeroShotDataset, index: int,
            labels: dict[str, np.ndarray]) -> visualize.Scene:
-    path = dataset.file_list[index][0]
-    image = cv2.cvtColor(cv2.imread(path), cv2.COLOR_BGR2RGB)
-    return visualize.Scene(image, labels, f"{index}: {os.path.basename(path)}")
+    name = f": {os.path.basename(dataset.file_list[index][0])}" if dataset.file_list else ""
+    return visualize.Scene(image_of(dataset, index), labels, f"{index}{name}")

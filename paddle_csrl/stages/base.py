@@ -37,14 +37,14 @@ class StageContext:
 
     Attributes:
         resume_model (str, optional): the checkpoint folder that the running stage goes on from.
-        is_last (bool): whether the running stage is the last one, which saves the final model.
+        makes_model (bool): whether the running stage is the one that saves the final model.
     """
 
     def __init__(self, config: ZeroShotConfig, builder: ZeroShotBuilder, files: RunFolder):
         self.config, self.builder, self.files = config, builder, files
         self.settings: Settings = config.settings
         self.resume_model: str | None = None
-        self.is_last = False
+        self.makes_model = False
         self._loaded: dict[str, Any] = {}
 
     @property
@@ -119,6 +119,8 @@ class Stage(abc.ABC):
     no_flags: ClassVar[str] = ""
     #: Whether it is also of use to a config with a ``projection``.
     projects: ClassVar[bool] = False
+    #: Whether it makes the final model, unless a later stage of the run does.
+    makes_model: ClassVar[bool] = False
     #: Whether its training can go on from a checkpoint.
     resumable: ClassVar[bool] = True
 

@@ -74,7 +74,7 @@ class ClassifierStage(Stage):
 
     name, result = "classifier", "layer"
     help = "a new last layer learns real seen and generated unseen features"
-    needs = ("segmentor", "features", "generator")
+    needs, makes_model = ("segmentor", "features", "generator"), True
 
     def inputs(self, context: StageContext) -> dict[str, Any]:
         inputs = {"classifier": section_inputs(context.config.section(self.name)),
@@ -119,7 +119,7 @@ def train_classifier(section: ClassifierSection, bank: FeatureBank, generated: n
 
 def train_layer(context: StageContext, stage: str,
                 batches_of: BatchesOf = ClassifierBatches.of) -> PixelClassifier:
-    """Train the layer into a stage's folder; the last stage of a run saves the final model.
+    """Train the layer into a stage's folder, and save the final model if that is the stage's part.
 
     The last iteration is kept: choosing among checkpoints would need unseen pixels.
 
@@ -142,7 +142,7 @@ def train_layer(context: StageContext, stage: str,
     classifier = train_classifier(section, context.bank, generated, context.classes.unseen_ids,
                                   seed, origin=last.origin, fit=share_out, batches_of=batches_of)
     save_state(classifier.state_dict(), context.files.output(stage))
-    if context.is_last:
+    if context.makes_model:
         last.save(classifier)
     return classifier
 

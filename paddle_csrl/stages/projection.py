@@ -48,7 +48,7 @@ class FoldingStage(Stage):
 
     name, result = "classifier", "layer"
     help = "with a `projection`: embeddings and calibration are folded into a stock last layer"
-    needs = ("segmentor",)
+    needs, makes_model = ("segmentor",), True
     flags, no_flags = (), "it trains nothing"
     resumable = False
 

@@ -83,7 +83,7 @@ class SelfTrainingStage(Stage):
 
     name = result = "self_training"
     help = "with a section of that name: the layer once more, with its own confident predictions"
-    needs = ("classifier", "segmentor", "features", "generator")
+    needs, makes_model = ("classifier", "segmentor", "features", "generator"), True
     flags = ("save_interval", "log_iters")
     no_flags = "it trains the layer as the section `classifier` says"
     resumable = False  # a round labels its images anew and cannot go on from within
