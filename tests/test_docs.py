@@ -56,7 +56,8 @@ def test_files_that_the_documents_name_exist():
         folder = os.path.dirname(os.path.join(tiny_runs.ROOT, path))
         for link in re.findall(r"\]\(([^)#:]+)\)", text):
             assert os.path.exists(os.path.join(folder, link)), (path, link)
-        for name in re.findall(r"\b(?:configs|tools|scripts|benchmarks)/[\w/]+\.\w+", text):
+        for name in re.findall(
+                r"\b(?:configs|tools|scripts|benchmarks|tests|paddle_csrl)/[\w/]+\.\w+", text):
             assert os.path.exists(os.path.join(tiny_runs.ROOT, name)), (path, name)
 
 

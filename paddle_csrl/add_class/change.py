@@ -106,9 +106,9 @@ def add_classes(run_dir: str, names: Sequence[str], save_dir: str, *, remove: Se
     """Give a finished run more classes by their names, and write it as a run of its own.
 
     Example:
-        >>> change = add_classes("output/demo", ["zebra"], "output/demo_v2")   # doctest: +SKIP
-        >>> change.unseen                                                      # doctest: +SKIP
-        ['blue striped', 'red dotted', 'zebra']
+        >>> change = add_classes("output/demo", ["flag=red blue striped"], "output/demo_v2")
+        >>> change.unseen
+        ['red checkered', 'blue dotted', 'green striped', 'yellow plain', 'flag']
 
     Args:
         run_dir: folder of a finished run.

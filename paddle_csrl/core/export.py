@@ -24,8 +24,8 @@ def export(config: str, model_path: str, save_dir: str, *, opts: Sequence[str] =
 
     Example:
         >>> exported = export("output/demo/config.yml", "output/demo/model.pdparams",
-        ...                   "output/demo_paddle")            # doctest: +SKIP
-        >>> exported["config"]                                 # doctest: +SKIP
+        ...                   "output/demo_paddle")
+        >>> exported["config"]
         'output/demo_paddle/deploy.yaml'
 
     Args:

@@ -16,9 +16,9 @@ def predict(config: str, model_path: str, image_path: str, save_dir: str, *,
 
     Example:
         >>> done = predict("output/demo/config.yml", "output/demo/model.pdparams",
-        ...                "photos", "output/photos")          # doctest: +SKIP
-        >>> done["predicted"], done["failed"]                  # doctest: +SKIP
-        (12, {})
+        ...                "photos", "output/photos")           # two images
+        >>> done["predicted"], done["failed"]
+        (2, {})
 
     Args:
         config: path of the YAML file that the weights were trained with.

@@ -103,7 +103,7 @@ class GeneratorTask(nn.Layer):
 
     def loss_computation(self, logits_list: list[paddle.Tensor], losses: dict,
                          data: dict[str, paddle.Tensor]) -> list[paddle.Tensor]:
-        """Every loss of ``losses`` times its coefficient; the trainer adds them up.
+        """Every loss of ``losses`` times its coefficient; the training loop adds them up.
 
         Args:
             logits_list: what ``forward`` returned.
