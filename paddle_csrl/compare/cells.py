@@ -125,7 +125,7 @@ class _Group:
         """Train what is missing of a cell; queue it in ``shared`` or score it at once."""
         run = self._run_of(cell)
         stages = [stage for stage in run.stages if stage not in run.shared_stages]
-        if not _is_trained(run):
+        if not (run.has_final_model() and all(map(run.is_current, run.stages))):
             self._remove(cell, "scores.json")
             start = time.time()
             run_stages(run, stages)
@@ -210,10 +210,6 @@ class _Group:
     def _remove(self, cell: Cell, name: str) -> None:
         if os.path.exists(self._path(cell, name)):
             os.remove(self._path(cell, name))
-
-
-def _is_trained(run: Run) -> bool:
-    return run.has_final_model() and all(map(run.is_current, run.stages))
 
 
 def _drop_checkpoints(run: Run, stages: Sequence[str]) -> None:

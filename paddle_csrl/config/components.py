@@ -14,7 +14,7 @@ from paddleseg.cvlibs import SegBuilder, manager
 from paddleseg.utils.utils import CachedProperty
 
 from paddle_csrl.config.wording import join, no_pairs, unknown_key
-from paddle_csrl.errors import UserError
+from paddle_csrl.errors import UserError, user_message
 
 #: What components are called, and where they are registered, in the order of PaddleSeg's search.
 _REGISTRIES = {"model": manager.MODELS, "backbone": manager.BACKBONES,
@@ -24,6 +24,8 @@ _REGISTRIES = {"model": manager.MODELS, "backbone": manager.BACKBONES,
 _NOUNS = {"model": "model", "backbone": "backbone", "dataset": "data set",
           r"transforms\[\d+\]": "transform", r"loss\.types\[\d+\]": "loss",
           "optimizer": "optimizer", "lr_scheduler": "schedule"}
+#: Any larger step ends in weights that say nothing, though their loss may stay finite.
+_MOST_LEARNING_RATE = 1000
 
 
 class UserErrorBuilder(SegBuilder):
@@ -44,9 +46,8 @@ class UserErrorBuilder(SegBuilder):
         try:
             return super().build_component(cfg)
         except RuntimeError as error:
-            raise _user_error_behind(error) or UserError(
-                f"could not make {cfg.get('type')}: "
-                f"{' '.join(str(error.__context__ or error).split())}") from error
+            raise UserError(user_message(error) or f"could not make {cfg.get('type')}: "
+                            f"{' '.join(str(error.__context__ or error).split())}") from error
 
     @CachedProperty
     def optimizer(self) -> paddle.optimizer.Optimizer:
@@ -56,13 +57,6 @@ class UserErrorBuilder(SegBuilder):
         except (ArithmeticError, AssertionError, RuntimeError, TypeError, ValueError) as error:
             raise UserError(f"could not make `optimizer` with `lr_scheduler`: "
                             f"{' '.join(str(error).split())}") from error
-
-
-def _user_error_behind(error: BaseException | None) -> UserError | None:
-    """The ``UserError`` that led to ``error``, if one did."""
-    while error is not None and not isinstance(error, UserError):
-        error = error.__cause__ or error.__context__
-    return error
 
 
 def try_out(content: dict[str, Any], dotted: str, **more: Any) -> Any:
@@ -132,17 +126,10 @@ def check_components(value: Any, place: str, dotted: str = "") -> None:
     elif isinstance(value, float) and not math.isfinite(value) \
             and re.search(r"(^|\.)(model|optimizer|lr_scheduler|loss|\w+_dataset)\b", dotted):
         raise UserError(f"{place}: `{dotted}: {value}` must be a finite number")
-    elif dotted.endswith("learning_rate") and not _is_learning_rate(value):
+    elif dotted.endswith("learning_rate") and not (
+            type(value) in (int, float) and 0 < value <= _MOST_LEARNING_RATE):
         raise UserError(f"{place}: `{dotted}: {value}` must be a number above 0 and up to "
                         f"{_MOST_LEARNING_RATE}")
-
-
-#: Any larger step ends in weights that say nothing, though their loss may stay finite.
-_MOST_LEARNING_RATE = 1000
-
-
-def _is_learning_rate(value: Any) -> bool:
-    return type(value) in (int, float) and 0 < value <= _MOST_LEARNING_RATE
 
 
 def _is_exponent_number(text: str) -> bool:

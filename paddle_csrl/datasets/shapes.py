@@ -231,19 +231,10 @@ def _overlap(left: int, top: int, shape: tuple[int, ...],
 
 def _draw_scene(rng: np.random.Generator, size: int, colors: Sequence[str],
                 patterns: Sequence[str], first_class: int) -> tuple[np.ndarray, np.ndarray]:
-    """Draw one scene of two to four objects.
+    """Draw one scene of two to four objects: uint8 RGB [size, size, 3] and ids [size, size].
 
-    Args:
-        rng (np.random.Generator): the only source of chance.
-        size (int): height and width in pixels.
-        colors (list[str]): colours of the classes, from the data set's vocabulary.
-        patterns (list[str]): patterns of the classes. Class 1 + c * len(patterns) + p is
-            colour c with pattern p; class 0 is the background.
-        first_class (int): class of the first object; the others are drawn independently and
-            uniformly over all classes.
-
-    Returns:
-        (uint8 [size, size, 3] RGB, uint8 [size, size] class ids).
+    The first object is of ``first_class``; the others are drawn independently and uniformly over
+    all classes, numbered as in ``AttributeShapes``.
     """
     number = rng.choice([2, 3, 4], p=[0.5, 0.3, 0.2])
     classes = [first_class, *rng.integers(1, 1 + len(colors) * len(patterns), number - 1)]

@@ -97,16 +97,13 @@ class ZeroShotDataset(paddle.io.Dataset):
         if self._relabel.changes and not 0 <= self.ignore_index <= 255:
             raise UserError(f"`policy: ignore` and `label_names` need an `ignore_index` from 0 to "
                             f"255, got {self.ignore_index}")
-        self._inner = self._relabelling_copy() if self._relabels_first else dataset
+        # Transforms look at labels in training, where these must therefore change before.
+        relabels_first = self.hides_unseen and self._relabel.changes
+        self._inner = self._relabelling_copy() if relabels_first else dataset
 
     @property
     def _remaps(self) -> bool:
         return self.hides_unseen and self.policy == "ignore"
-
-    @property
-    def _relabels_first(self) -> bool:
-        """True where labels must change before the transforms, which look at them in training."""
-        return self._remaps or self.hides_unseen and self._class_of is not None
 
     @property
     def transforms(self) -> Any:
@@ -211,8 +208,12 @@ class ZeroShotDataset(paddle.io.Dataset):
     def _scan(self) -> LabelScan | None:
         """Pixels per image and class; ``None`` if the data set offers no way to know."""
         scan = self._scan_files()
-        return scan if scan is None or self._class_of is None else _by_class(
-            scan, self._class_of, self.num_classes)
+        if scan is None or self._class_of is None:
+            return scan
+        has_class = csr_array((self._class_of[:, None] == np.arange(self.num_classes)).astype(
+            np.int64))
+        counts = scan.counts @ has_class  # labels without a class are unlabelled
+        return LabelScan(counts, scan.unlabelled + scan.counts.sum(1) - counts.sum(1))
 
     def _scan_files(self) -> LabelScan | None:
         """Pixels per image and label id of the files; ``None`` as for ``_scan``."""
@@ -343,13 +344,6 @@ def class_of_labels(class_names: Sequence[str],
     ids = {fold_name(name): class_id for class_id, name in enumerate(class_names)}
     return np.array([ids.get(fold_name(name), ignore_index)
                      for name in read_class_names(label_names)], np.int64)
-
-
-def _by_class(scan: LabelScan, class_of: np.ndarray, num_classes: int) -> LabelScan:
-    """A scan of L label ids as one of C classes; labels without a class are unlabelled."""
-    has_class = csr_array((class_of[:, None] == np.arange(num_classes)).astype(np.int64))
-    counts = scan.counts @ has_class
-    return LabelScan(counts, scan.unlabelled + scan.counts.sum(1) - counts.sum(1))
 
 
 def _class_names(dataset: Any, given: str | Sequence[str] | None,

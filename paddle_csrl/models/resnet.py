@@ -109,21 +109,14 @@ class DilatedResNet(nn.Layer):
         self.feat_channels: list[int] = []
         channels = 64
         for index, (stride, dilation) in enumerate(_STAGES[output_stride]):
-            grid = multi_grid if index == 3 else [1] * self.depths[index]
-            width = 64 * 2**index
-            layer = self._make_layer(channels, width, stride, [dilation * k for k in grid])
-            channels = width * _EXPANSION
-            self.add_sublayer(f"layer{index + 1}", layer)
+            width, blocks = 64 * 2**index, []
+            for factor in multi_grid if index == 3 else [1] * self.depths[index]:
+                blocks.append(Bottleneck(channels, width, stride, dilation * factor, data_format))
+                channels, stride = width * _EXPANSION, 1
+            self.add_sublayer(f"layer{index + 1}", nn.Sequential(*blocks))
             self.feat_channels.append(channels)
         if pretrained is not None:
             load_pretrained(self, pretrained)
-
-    def _make_layer(self, in_channels: int, width: int, stride: int,
-                    dilations: Sequence[int]) -> nn.Sequential:
-        first = Bottleneck(in_channels, width, stride, dilations[0], self.data_format)
-        return nn.Sequential(first, *[
-            Bottleneck(width * _EXPANSION, width, 1, dilation, self.data_format)
-            for dilation in dilations[1:]])
 
     def forward(self, x: Tensor) -> list[Tensor]:
         x = self.maxpool(F.relu(self.bn1(self.conv1(x))))

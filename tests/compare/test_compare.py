@@ -10,7 +10,6 @@ import sys
 import numpy as np
 import pytest
 
-import paddle_csrl  # noqa: F401  first: it orders the imports of cv2 and paddle
 from helpers import tiny_runs
 from helpers.tiny_config import tiny_content, write_config
 from paddle_csrl.cli import compare, train
@@ -73,11 +72,11 @@ class Comparison:
         with open(self.path("results.csv"), encoding="utf-8") as file:
             return list(csv.DictReader(file))
 
-    def copy(self, root: str) -> "Comparison":
-        """The same, finished cells and all, to be changed. The data stay where they are."""
+    def copy(self, root: str, **changes) -> "Comparison":
+        """The same, finished cells and all, but for ``changes``. The data stay where they are."""
         other = copy.deepcopy(self)
         other.root = str(root)
-        other.content["save_dir"] = f"{other.root}/compared"
+        other.content |= {"save_dir": f"{other.root}/compared", **changes}
         shutil.copytree(self.path(), other.path())
         shutil.copy(f"{self.root}/base.yml", f"{other.root}/base.yml")
         other.write()
@@ -148,9 +147,7 @@ def test_scores_are_those_of_the_assembled_models(done):
 
 def test_curves_hold_the_scores_of_every_calibration(done, tmp_path):
     calibrated = {"opts": {"classifier.calibration": 0.5}}
-    comparison = done.copy(tmp_path)
-    comparison.content.update(calibrations=[0.5, -1, 2], methods={"point": calibrated})
-    comparison.write()
+    comparison = done.copy(tmp_path, calibrations=[0.5, -1, 2], methods={"point": calibrated})
     comparison.run("--splits", "two", "--seeds", "0")
     plan = comparison.plan()
     cell, = plan.cells(splits=["two"], seeds=[0])
@@ -177,9 +174,7 @@ def test_curves_hold_the_scores_of_every_calibration(done, tmp_path):
 
 
 def test_a_new_calibration_scores_again_without_training(done, tmp_path, monkeypatch):
-    comparison = done.copy(tmp_path)
-    comparison.content["calibrations"] = [1]
-    comparison.write()
+    comparison = done.copy(tmp_path, calibrations=[1])
     monkeypatch.setattr(cells_module, "run_stages", None)  # would fail if it were called
     assert comparison.run()["finished"] == 8
     assert all(row["ausuc"] for row in comparison.rows())

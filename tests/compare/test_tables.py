@@ -10,7 +10,6 @@ import numpy as np
 import pandas as pd
 import pytest
 
-import paddle_csrl  # noqa: F401  first: it orders the imports of cv2 and paddle
 from helpers import tiny_runs
 from helpers.tiny_config import write_config
 from paddle_csrl.compare import tables
@@ -95,16 +94,19 @@ def made_up(tmp_path):
 def fabricated(plan, cell, unseen) -> dict:
     if unseen is None:
         return {"error": "no | memory"}
-    if isinstance(unseen, dict):
-        extra, unseen = unseen, unseen["unseen"]
-    else:
-        extra = {}
+    extra = unseen if isinstance(unseen, dict) else {"unseen": unseen}
+    unseen = extra["unseen"]
     names = [name.strip() for name in plan.splits[cell.split].unseen]
     classes = ([{"name": "background", "iou": 0.9, "seen": True},
                 {"name": "a<b", "iou": None, "seen": True}]
                + [{"name": name, "iou": unseen, "seen": False} for name in names])
     return {"seen_miou": 0.8, "unseen_miou": unseen, "miou": 0.75, "hiou": unseen / 2,
             "classes": classes, **extra}
+
+
+def read(plan, name) -> str:
+    with open(os.path.join(plan.save_dir, name), encoding="utf-8") as file:
+        return file.read()
 
 
 SCORES = {("unseen2", "point", 0): 0.2, ("unseen2", "point", 1): 0.3, ("unseen2", "point", 2): 0.4,
@@ -151,17 +153,15 @@ def test_the_csv_files_by_hand(made_up):
               ("other", "csrl", 1): None}
     plan = made_up(scores, splits={"other": ["cat"]}, seeds=[0, 1])
     write_results(plan)
-    with open(os.path.join(plan.save_dir, "results.csv"), encoding="utf-8") as file:
-        assert file.read() == (
-            "split,stage1_seed,seed,method,seen,unseen,miou,hiou,status,marks,reason\n"
-            "other,0,0,point,80.0000,20.0000,75.0000,10.0000,finished,,\n"
-            "other,0,0,csrl,80.0000,10.0000,75.0000,,finished,LEAKS,\n"
-            "other,0,1,point,,,,,missing,,\n"
-            "other,0,1,csrl,,,,,failed,,no | memory\n")
-    with open(os.path.join(plan.save_dir, "class_iou.csv"), encoding="utf-8") as file:
-        assert file.read().splitlines()[:3] == [
-            "split,stage1_seed,seed,method,class,kind,iou,marks",
-            "other,0,0,point,background,seen,90.0000,", "other,0,0,point,a<b,seen,,"]
+    assert read(plan, "results.csv") == (
+        "split,stage1_seed,seed,method,seen,unseen,miou,hiou,status,marks,reason\n"
+        "other,0,0,point,80.0000,20.0000,75.0000,10.0000,finished,,\n"
+        "other,0,0,csrl,80.0000,10.0000,75.0000,,finished,LEAKS,\n"
+        "other,0,1,point,,,,,missing,,\n"
+        "other,0,1,csrl,,,,,failed,,no | memory\n")
+    assert read(plan, "class_iou.csv").splitlines()[:3] == [
+        "split,stage1_seed,seed,method,class,kind,iou,marks",
+        "other,0,0,point,background,seen,90.0000,", "other,0,0,point,a<b,seen,,"]
 
 
 @pytest.mark.parametrize("key, mark", [("transductive", "transductive"), ("leaks", "LEAKS")])
@@ -179,8 +179,7 @@ def test_methods_that_are_not_plainly_zero_shot_are_marked_everywhere(made_up, k
     assert all(f"csrl ({mark})" in plot for plot in all_plots(results).values())
     write_results(plan)
     for name in ("results.csv", "class_iou.csv"):
-        with open(os.path.join(plan.save_dir, name), encoding="utf-8") as file:
-            rows = list(csv.DictReader(file))
+        rows = list(csv.DictReader(read(plan, name).splitlines()))
         marks = {row["marks"] for row in rows
                  if (row["split"], row["method"], row["seed"]) == ("other", "csrl", "0")}
         assert marks == {mark} and {row["marks"] for row in rows} == {mark, ""}
@@ -208,8 +207,7 @@ def test_scores_of_other_settings_are_not_shown(made_up):
 def test_nothing_finished_still_gives_tables(made_up):
     plan = made_up({})
     assert write_results(plan) == {"finished": 0, "failed": 0, "missing": 12}
-    with open(os.path.join(plan.save_dir, "results.md"), encoding="utf-8") as file:
-        assert "| csrl | 0, 3 not run | – | – | – | – |" in file.read()
+    assert "| csrl | 0, 3 not run | – | – | – | – |" in read(plan, "results.md")
 
 
 def test_what_finishes_while_tables_are_written_is_in_them(made_up, monkeypatch):
@@ -225,8 +223,7 @@ def test_what_finishes_while_tables_are_written_is_in_them(made_up, monkeypatch)
 
     monkeypatch.setattr(tables, "write_csv", slow)
     assert write_results(plan)["finished"] == 7
-    with open(os.path.join(plan.save_dir, "results.csv"), encoding="utf-8") as file:
-        assert file.read().count("finished") == 7
+    assert read(plan, "results.csv").count("finished") == 7
     assert len(calls) == 2 * 2
 
 
@@ -296,8 +293,7 @@ def test_gains_are_drawn_against_the_number_of_seen_classes_where_it_differs(mad
 def test_the_page_needs_no_other_file_and_escapes_names(made_up):
     plan = made_up({**SCORES, ("unseen2", "point", 1): None})
     write_results(plan)
-    with open(os.path.join(plan.save_dir, "results.html"), encoding="utf-8") as file:
-        text = file.read()
+    text = read(plan, "results.html")
     assert "<script" not in text and "src=" not in text
     assert text.count("href=") == text.count('href="#')  # marks of the plots, drawn several times
     assert "a&lt;b" in text and "<td>a<b" not in text
@@ -362,8 +358,8 @@ def test_the_area_below_the_curve_is_a_score_of_its_own(made_up):
     assert areas.title in [item.title for item in tables.all_tables(results)]
     assert any(note.startswith("AUSUC") for note in tables.notes(results))
     write_results(plan)
-    with open(os.path.join(plan.save_dir, "results.csv"), encoding="utf-8") as file:
-        assert [row["ausuc"] for row in csv.DictReader(file)][:2] == ["10.0000", "13.0000"]
+    rows = csv.DictReader(read(plan, "results.csv").splitlines())
+    assert [row["ausuc"] for row in rows][:2] == ["10.0000", "13.0000"]
 
 
 def test_a_curve_at_other_calibrations_is_not_mixed_with_those_of_the_plan(made_up):

@@ -8,7 +8,6 @@ import paddle
 import pytest
 from pydantic import ValidationError
 
-import paddle_csrl  # noqa: F401  (first: it orders the imports of cv2 and paddle)
 from helpers.tiny_config import tiny_content, write_config
 from helpers.tiny_runs import ROOT
 from paddle_csrl.config import ZeroShotConfig, load_yaml, read_settings, schema, set_key
@@ -181,6 +180,9 @@ def test_a_section_has_one_class():
     ("generator.relation", "foo", "`generator.relation: foo` must be 'edges' or 'prototypes'"),
     ("generator.unseen_prototypes", "foo", "unseen_prototypes: foo` must be 'free' or 'hull'"),
     ("generator.outside_hull", 2, "outside_hull: 2` must be less than or equal to 1"),
+    ("generator.outside_hull", -0.1, "outside_hull: -0.1` must be greater than or equal to 0"),
+    ("generator.outside_hull", "far", "outside_hull: far` must be a valid number"),
+    ("generator.outside_hull", True, "outside_hull: True` must be a valid number"),
     ("generator.model", {"type": "StructuralGenerator", "num_layers": 0},
      "`generator.model`: StructuralGenerator: num_layers must be an integer >= 1, got 0"),
     ("generator.model", {"type": "StructuralGenerator", "dropout": "half"},
@@ -357,17 +359,13 @@ def test_some_counts_may_be_zero_but_no_less(load, key, value):
             changes={key: value})
 
 
-def test_the_loss_needs_as_many_types_as_coefficients(load):
-    types = [{"type": "CrossEntropyLoss"}] * 2
+@pytest.mark.parametrize("loss", [
+    {}, {"types": []}, {"types": [], "coef": []}, {"coef": [1]}, {"types": 5, "coef": [1]},
+    {"types": [], "coef": [1]}, {"types": [{"type": "CrossEntropyLoss"}] * 2, "coef": [1] * 3}])
+def test_the_loss_needs_as_many_types_as_coefficients(load, loss):
     for section in ("", "generator.", "classifier."):
         refuses(load, f"`{section}loss` must hold two lists of one length, `types` and `coef`",
-                changes={f"{section}loss": {"types": types, "coef": [1, 1, 1]}})
-
-
-@pytest.mark.parametrize("loss", [{}, {"types": []}, {"types": [], "coef": []}, {"coef": [1]},
-                                  {"types": 5, "coef": [1]}, {"types": [], "coef": [1]}])
-def test_the_loss_needs_types_and_coefficients(load, loss):
-    refuses(load, "`classifier.loss` must hold two lists", changes={"classifier.loss": loss})
+                changes={f"{section}loss": loss})
 
 
 @pytest.mark.parametrize("item, match", [
@@ -517,10 +515,9 @@ def test_names_of_classes_may_come_as_one_text(load):
         assert builder.classes.unseen_ids.tolist() == ids
 
 
-def test_an_option_reaches_into_a_list(tmp_path):
-    path = write_config(tmp_path / "tiny.yml", tiny_content(str(tmp_path)))
-    config = ZeroShotConfig(path, ["generator.loss.types.0.squared=false"])
-    assert config.dic["generator"]["loss"]["types"] == [{"type": "MMDLoss", "squared": False}]
+def test_an_option_reaches_into_a_list(load):
+    loss = load(opts=["generator.loss.types.0.squared=false"]).dic["generator"]["loss"]
+    assert loss["types"] == [{"type": "MMDLoss", "squared": False}]
     for place in ("1", "-1", "first"):
-        with pytest.raises(UserError, match="cannot be set, for `types` holds"):
-            ZeroShotConfig(path, [f"generator.loss.types.{place}.squared=false"])
+        refuses(load, "cannot be set, for `types` holds",
+                opts=[f"generator.loss.types.{place}.squared=false"])

@@ -8,7 +8,6 @@ import paddle
 import pytest
 from PIL import Image
 
-import paddle_csrl  # noqa: F401  (first: it orders the imports of cv2 and paddle)
 from helpers import tiny_runs
 from paddle_csrl.config import ZeroShotConfig
 from paddle_csrl.utils.weights import load_weights

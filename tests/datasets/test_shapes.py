@@ -7,7 +7,6 @@ import pytest
 from paddleseg.cvlibs import SegBuilder, manager
 from PIL import Image
 
-import paddle_csrl  # noqa: F401
 from paddle_csrl.datasets.shapes import AttributeShapes
 from paddle_csrl.errors import UserError
 

@@ -317,15 +317,28 @@ def test_data_sets_without_transforms_are_remapped_afterwards(dtype):
     assert dataset[0]["label"].dtype == dtype
 
 
-def test_edges_that_were_made_before_the_remap_are_refused():
-    data = Emitting(np.zeros((4, 4), np.uint8), edge=np.zeros((4, 4)))
-    with pytest.raises(RuntimeError, match="edges"):
-        ZeroShotDataset(data, UNSEEN, "ignore", NAMES)[0]
+class Pairs(Emitting):
+    def __getitem__(self, index):
+        return 1, 2
 
 
-def test_drop_needs_to_know_the_labels():
-    with pytest.raises(UserError, match="Emitting.*policy: ignore"):
-        ZeroShotDataset(Emitting(np.zeros((4, 4), np.uint8)), UNSEEN, "drop", NAMES)
+class Negative(Emitting):
+    ignore_index = -1
+
+
+@pytest.mark.parametrize("data, policy, error, match", [
+    # Edges that were made before labels are hidden.
+    (Emitting(np.zeros((4, 4), np.uint8), edge=np.zeros((4, 4))), "ignore", RuntimeError, "edges"),
+    (Emitting(np.zeros((4, 4), np.uint8)), "drop", UserError, "Emitting.*policy: ignore"),
+    (Emitting(np.zeros((4, 4)), np.zeros((3, 4))), "drop", UserError,
+     r"label_histogram.*\[3, 4\].*3 images by 5 classes"),
+    (Pairs(np.zeros(1), np.eye(3, 5)), "ignore", UserError, "Pairs gives samples of type tuple"),
+    (Negative(np.zeros((4, 4), np.int64)), "ignore", UserError,
+     "`ignore_index` from 0 to 255, got -1"),
+])
+def test_data_sets_that_do_not_serve(data, policy, error, match):
+    with pytest.raises(error, match=match):
+        ZeroShotDataset(data, UNSEEN, policy, NAMES)[0]
 
 
 def test_label_histogram_of_procedural_data_sets():
@@ -335,11 +348,6 @@ def test_label_histogram_of_procedural_data_sets():
     dataset = ZeroShotDataset(data, UNSEEN, "drop", NAMES)
     assert len(dataset) == 2 and dataset.audit()["images_dropped"] == 1
     assert dataset.file_list == []
-
-
-def test_label_histogram_of_the_wrong_shape():
-    with pytest.raises(UserError, match=r"label_histogram.*\[3, 4\].*3 images by 5 classes"):
-        ZeroShotDataset(Emitting(np.zeros((4, 4)), np.zeros((3, 4))), UNSEEN, "drop", NAMES)
 
 
 @pytest.mark.parametrize("value, dtype", [(5, np.uint8), (254, np.uint8), (-1, np.int64),
@@ -352,15 +360,6 @@ def test_label_outside_the_classes(mode, value, dtype):
     data.mode = mode
     with pytest.raises(UserError, match=f"sample 2 holds {value}, but with 5 classes.*0 to 4"):
         ZeroShotDataset(data, UNSEEN, "drop", NAMES)[2]
-
-
-def test_samples_that_are_no_dicts():
-    class Pairs(Emitting):
-        def __getitem__(self, index):
-            return 1, 2
-
-    with pytest.raises(UserError, match="Pairs gives samples of type tuple"):
-        ZeroShotDataset(Pairs(np.zeros(1), without_unseen()), UNSEEN, "drop", NAMES)[0]
 
 
 # Arguments.
@@ -378,13 +377,6 @@ def test_bad_arguments(root, arguments, message):
 def test_class_names_from_the_file_beside_the_data(root):
     dataset = ZeroShotDataset(inner(root), "dog, car", "drop", os.path.join(root, "classes.txt"))
     assert dataset.class_names == NAMES and dataset.unseen_ids.tolist() == UNSEEN_IDS
-
-
-def test_ignore_index_that_no_label_file_can_hold():
-    data = Emitting(np.zeros((4, 4), np.int64))
-    data.ignore_index = -1
-    with pytest.raises(UserError, match="`ignore_index` from 0 to 255, got -1"):
-        ZeroShotDataset(data, UNSEEN, "ignore", NAMES)
 
 
 # The stock data sets.

@@ -1,15 +1,10 @@
 """The projection onto the convex hull, against geometry by hand and a general optimiser."""
 
-import os
-
 import numpy as np
 import paddle
 import pytest
 from scipy.optimize import minimize
 
-from helpers import tiny_runs
-from paddle_csrl.config import ZeroShotConfig
-from paddle_csrl.errors import UserError
 from paddle_csrl.models import GeneratorTask, StructuralGenerator
 from paddle_csrl.models.convex_hull import project_to_hull
 
@@ -84,10 +79,3 @@ def test_generated_features_keep_their_spread_and_their_means_are_projected(outs
     expected = outside * before.mean(1) + (1 - outside) * expected
     np.testing.assert_allclose(after.mean(1), expected, atol=1e-5)
     assert (np.abs(after - before).max() > 0.1) == (outside < 1)
-
-
-@pytest.mark.parametrize("value", ["-0.1", "1.5", "far", "true"])
-def test_what_is_no_share_of_the_distance(value):
-    path = os.path.join(tiny_runs.ROOT, "configs", "csrl_shapes.yml")
-    with pytest.raises(UserError, match="`generator.outside_hull: .*` must be "):
-        ZeroShotConfig(path, opts=[f"generator.outside_hull={value}"])

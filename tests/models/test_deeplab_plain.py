@@ -8,7 +8,6 @@ import pytest
 from paddle import nn
 from paddleseg.cvlibs import manager
 
-import paddle_csrl  # noqa: F401  (first: it orders the imports of cv2 and paddle)
 from paddle_csrl.errors import UserError
 from paddle_csrl.models import CSRLResNet101, CSRLTinyNet, DeepLabV3PPlain
 from paddle_csrl.models.last_layer import FeatureExtractor, find_classification_layer

@@ -5,7 +5,6 @@ import paddle
 import pytest
 from paddle import nn
 
-import paddle_csrl  # noqa: F401  (first: it orders the imports of cv2 and paddle)
 from paddle_csrl import losses
 from paddle_csrl.models.generator_task import GeneratorTask
 from paddle_csrl.models.structural_generator import StructuralGenerator

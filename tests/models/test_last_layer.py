@@ -6,7 +6,6 @@ import pytest
 from paddle import nn
 from paddleseg.models import DeepLabV3P, ResNet50_vd
 
-import paddle_csrl  # noqa: F401  (first: it orders the imports of cv2 and paddle)
 from paddle_csrl.bank.feature_bank import BottomKSampler, FeatureBank, Scale
 from paddle_csrl.datasets.transforms import labels_at
 from paddle_csrl.errors import UserError

@@ -9,7 +9,6 @@ from paddleseg.cvlibs import manager
 from paddleseg.models import DeepLabV3P
 from paddleseg.models.losses import CrossEntropyLoss
 
-import paddle_csrl  # noqa: F401  (first: it orders the imports of cv2 and paddle)
 from paddle_csrl.errors import UserError
 from paddle_csrl.losses import CosineRegressionLoss
 from paddle_csrl.models import ProjectionSegmentor

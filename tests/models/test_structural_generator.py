@@ -218,23 +218,13 @@ def test_bad_arguments(name, value):
         StructuralGenerator(**arguments)
 
 
-@pytest.mark.parametrize("bad", [0.0, np.nan, np.inf])
-def test_embedding_without_direction(generator, bad):
-    embeddings, noise = inputs()
-    embeddings[2] = bad
-    with pytest.raises(UserError, match=r"row\(s\) \[2\]"):
-        run(generator, embeddings, noise)
-
-
-@pytest.mark.parametrize("shape", [(C, W + 1), (0, W), (W,)])
-def test_bad_embedding_shape(generator, shape):
-    with pytest.raises(UserError, match=r"embeddings must be \[C, 5\]"):
-        generator(paddle.ones(shape, "float64"), N)
-
-
-def test_bad_noise_shape_and_sample_count(generator):
-    embeddings, noise = map(paddle.to_tensor, inputs())
-    with pytest.raises(UserError, match=r"noise must be \[4, 2, 2\], got \[4, 3, 2\]"):
-        generator(embeddings, 2, noise)
-    with pytest.raises(UserError, match="num_samples must be >= 1, got 0"):
-        generator(embeddings, 0)
+@pytest.mark.parametrize("embeddings, samples, match", [
+    *((np.where(np.arange(C)[:, None] == 2, bad, 1.0) * np.ones(W), N, r"row\(s\) \[2\]")
+      for bad in (0.0, np.nan, np.inf)),
+    *((np.ones(shape), N, r"embeddings must be \[C, 5\]") for shape in ((C, W + 1), (0, W), (W,))),
+    (np.ones((C, W)), 2, r"noise must be \[4, 2, 2\], got \[4, 3, 2\]"),
+    (np.ones((C, W)), 0, "num_samples must be >= 1, got 0"),
+])
+def test_bad_inputs(generator, embeddings, samples, match):
+    with pytest.raises(UserError, match=match):
+        generator(paddle.to_tensor(embeddings), samples, paddle.to_tensor(inputs()[1]))

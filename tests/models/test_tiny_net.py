@@ -6,7 +6,6 @@ import pytest
 from paddleseg.cvlibs import manager
 from paddleseg.models import DeepLabV3P
 
-import paddle_csrl  # noqa: F401  (first: it orders the imports of cv2 and paddle)
 from paddle_csrl.models.tiny_net import CSRLTinyNet
 
 

@@ -6,9 +6,11 @@ import shlex
 
 import numpy as np
 import pytest
+from PIL import Image
 
 import held_out
 from helpers import tiny_runs
+from helpers.fabricated import write_label
 from paddle_csrl.datasets import AttributeShapes
 from paddle_csrl.errors import UserError
 
@@ -67,10 +69,6 @@ def test_true_unseen_classes_take_no_part_in_the_score(tmp_path):
 
 
 def _swap_ids(root: str, first: int, second: int) -> None:
-    from PIL import Image
-
-    from helpers.fabricated import write_label
-
     for parent, _, names in os.walk(root):
         for name in names:
             if name.endswith(".png"):

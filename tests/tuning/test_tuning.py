@@ -11,7 +11,6 @@ import pytest
 import yaml
 from PIL import Image
 
-import paddle_csrl  # noqa: F401  first: it orders the imports of cv2 and paddle
 from helpers.tiny_runs import ROOT, Finished, custom, digest, run_all
 from paddle_csrl.bank.feature_bank import FeatureBank, Scale
 from paddle_csrl.cli import tune
@@ -251,8 +250,7 @@ def sections(dic):
 
 
 def test_a_trial_scores_each_layer_and_depends_on_its_seed(dic):
-    fold = make_fold(made_classes(), np.array([1]), 0)
-    generator, classifier = sections(dic)
+    fold, (generator, classifier) = make_fold(made_classes(), np.array([1]), 0), sections(dic)
     layers = [classifier.model_copy(update={"iters": iters}) for iters in (3, 6)]
     first, again, other = (bank_trial(fold, generator, layers, offsets(0.0, 1.0), seed)
                            for seed in (0, 0, 1))
@@ -264,8 +262,7 @@ def test_a_trial_scores_each_layer_and_depends_on_its_seed(dic):
 
 def test_a_trial_without_a_class_learns_it_from_its_embedding(dic):
     """Held-out training rows do not matter, rows to score do."""
-    fold = make_fold(made_classes(), np.array([1]), 0)
-    generator, classifier = sections(dic)
+    fold, (generator, classifier) = make_fold(made_classes(), np.array([1]), 0), sections(dic)
     scores = bank_trial(fold, generator, [classifier], offsets(0.0), 0)
     moved = fold._replace(features=fold.features.copy())
     moved.features[fold.labels == 1] += 50
