@@ -44,7 +44,7 @@ from paddle_csrl.utils.weights import save_state
 TRAINED = "trained"
 
 class ClassChange(NamedTuple):
-    """The outcome of ``change_classes``.
+    """The outcome of ``add_classes``.
 
     Attributes:
         save_dir (str): folder of the new run.
@@ -102,8 +102,11 @@ def _cell(old: float, new: float) -> str:
 
 def add_classes(run_dir: str, names: Sequence[str], save_dir: str, *, remove: Sequence[str] = (),
                 rename: Sequence[str] = (), seed: int | None = None, opts: Sequence[str] = (),
-                evaluate: bool = False) -> ClassChange:
-    """Give a finished run more classes by their names, and write it as a run of its own.
+                evaluate: bool = False, on_progress: Progress | None = None) -> ClassChange:
+    """Give a finished run more or other classes, and write it as a run of its own.
+
+    Kept classes keep their order, new ones follow. Where none is added, the layer is not trained:
+    it loses the rows of the removed classes, and the logits of the others stay as they are.
 
     Example:
         >>> change = add_classes("output/demo", ["flag=red blue striped"], "output/demo_v2")
@@ -111,32 +114,10 @@ def add_classes(run_dir: str, names: Sequence[str], save_dir: str, *, remove: Se
         ['red checkered', 'blue dotted', 'green striped', 'yellow plain', 'flag']
 
     Args:
-        run_dir: folder of a finished run.
-        names: "name", or "name=word" where other words stand for it.
-        save_dir: folder for the new run; missing or empty.
-        remove, rename, seed, opts, evaluate: as for ``change_classes``.
-
-    Raises:
-        UserError: as ``change_classes``.
-    """
-    return change_classes(run_dir, save_dir, names, remove, rename, seed=seed, opts=opts,
-                          evaluate=evaluate)
-
-
-def change_classes(run_dir: str, save_dir: str, add: Sequence[str] = (),
-                   remove: Sequence[str] = (), rename: Sequence[str] = (), *,
-                   seed: int | None = None, opts: Sequence[str] = (), evaluate: bool = False,
-                   on_progress: Progress | None = None) -> ClassChange:
-    """Give a finished run other classes and write it as a run of its own.
-
-    Kept classes keep their order, new ones follow. Where none is added, the layer is not trained:
-    it loses the rows of the removed classes, and the logits of the others stay as they are.
-
-    Args:
         run_dir: folder of a finished run, trained or itself written by this function.
-        save_dir: folder for the new run; missing or empty. It appears at the end, whole.
-        add: "name", or "name=word" where other words stand for it than its name;
+        names: "name", or "name=word" where other words stand for it than its name;
             "name=word1,word2" gives synonyms to try in turn.
+        save_dir: folder for the new run; missing or empty. It appears at the end, whole.
         remove: names of classes.
         rename: "old=new".
         seed: of generated features, initial weights and batches; the run's own by default.
@@ -153,7 +134,7 @@ def change_classes(run_dir: str, save_dir: str, add: Sequence[str] = (),
     tell = on_progress or (lambda text, share: None)
     tell("reading the run", 0.0)
     source = _Source.read(run_dir, opts)
-    classes, changes = source.classes.changed(add, remove, rename)
+    classes, changes = source.classes.changed(names, remove, rename)
     with _written_whole(save_dir) as aside:
         target = _write_description(source, classes, changes, aside, save_dir, seed)
         new = _new_model(source, target, classes, changes, tell)

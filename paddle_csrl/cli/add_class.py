@@ -24,7 +24,7 @@ import re
 
 from paddleseg.utils import logger, utils
 
-from paddle_csrl.add_class.change import ClassChange, change_classes
+from paddle_csrl.add_class.change import ClassChange, add_classes
 from paddle_csrl.cli import make_parser, options
 
 
@@ -53,9 +53,9 @@ def main(argv: list[str] | None = None) -> ClassChange:
     """Return what was done."""
     args = parse_args(argv)
     utils.set_device(args.device)
-    change = change_classes(args.run, args.save_dir or _next_folder(args.run), args.names,
-                            args.remove, args.rename, seed=args.seed,
-                            opts=options.all_opts(args), evaluate=args.do_eval)
+    change = add_classes(args.run, args.names, args.save_dir or _next_folder(args.run),
+                         remove=args.remove, rename=args.rename, seed=args.seed,
+                         opts=options.all_opts(args), evaluate=args.do_eval)
     _report(change)
     return change
 

@@ -17,7 +17,7 @@ import numpy as np
 from paddleseg.utils import logger, utils
 from PIL import Image
 
-from paddle_csrl.add_class.change import ClassChange, change_classes
+from paddle_csrl.add_class.change import ClassChange, add_classes
 from paddle_csrl.classes import ClassTable
 from paddle_csrl.config import ZeroShotConfig
 from paddle_csrl.deploy.images import ImageReader, Sample
@@ -213,7 +213,7 @@ class DemoSession:
         text = text.strip()
         if not text:
             raise UserError("no name of a class; type one, such as zebra")
-        self._begin(f"adding {text.split('=')[0].strip()}", add=[text])
+        self._begin(f"adding {text.split('=')[0].strip()}", [text], [])
 
     def remove_class(self, name: str) -> None:
         """Begin to remove an unseen class; a seen one could not come back without training.
@@ -225,21 +225,21 @@ class DemoSession:
         if name not in [classes.names[class_id] for class_id in classes.unseen_ids]:
             raise UserError(f"no unseen class {name} to remove; tools/add_class.py also removes "
                             f"seen ones")
-        self._begin(f"removing {name}", remove=[name])
+        self._begin(f"removing {name}", [], [name])
 
-    def _begin(self, text: str, **change: Any) -> None:
+    def _begin(self, text: str, add: list[str], remove: list[str]) -> None:
         task = _Task(text)
         with self._lock:
             if self._task:
                 raise UserError(f"{self._task.text} is not done yet; wait until it is")
             self._task, self._message = task, None
-        self._worker.submit(self._change, task, change)
+        self._worker.submit(self._change, task, add, remove)
 
-    def _change(self, task: _Task, change: dict[str, Any]) -> None:
+    def _change(self, task: _Task, add: list[str], remove: list[str]) -> None:
         folder = self._new_folder()
         try:
-            result = change_classes(self._model.folder, folder, **change, opts=self.opts,
-                                    on_progress=task.note)
+            result = add_classes(self._model.folder, add, folder, remove=remove, opts=self.opts,
+                                 on_progress=task.note)
             model = Model(folder, self.opts)
         except Exception as error:
             shutil.rmtree(folder, ignore_errors=True)

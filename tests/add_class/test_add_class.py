@@ -16,7 +16,7 @@ from paddle_csrl import builder as builder_module
 from paddle_csrl import cli
 from paddle_csrl.add_class import change as vocabulary
 from paddle_csrl.add_class import layer as new_layer
-from paddle_csrl.add_class.change import change_classes
+from paddle_csrl.add_class.change import add_classes
 from paddle_csrl.bank.feature_bank import FeatureBank
 from paddle_csrl.builder import ZeroShotBuilder
 from paddle_csrl.cli import add_class, export, predict, val
@@ -26,6 +26,11 @@ from paddle_csrl.errors import UserError
 from paddle_csrl.models.tiny_net import CSRLTinyNet
 from paddle_csrl.run import Run
 from paddle_csrl.utils import read_json, write_json
+
+
+def change_classes(run_dir, save_dir, add=(), remove=(), rename=(), **options):
+    return add_classes(run_dir, add, save_dir, remove=remove, rename=rename, **options)
+
 
 
 def state_of(folder):

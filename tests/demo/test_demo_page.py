@@ -289,7 +289,7 @@ def test_one_change_at_a_time(session, monkeypatch):
         go_on.wait(60)
         raise UserError("refused")
 
-    monkeypatch.setattr(session_module, "change_classes", refuse)
+    monkeypatch.setattr(session_module, "add_classes", refuse)
     session.add_class("zebra=horse")
     assert session.state()["task"]["text"] == "adding zebra"
     with pytest.raises(UserError, match="adding zebra is not done yet; wait"):
@@ -303,7 +303,7 @@ def test_a_fault_is_one_line_on_the_page_and_a_trace_in_the_terminal(session, cl
     def fail(*args, **kwargs):
         raise ZeroDivisionError("inside")
 
-    monkeypatch.setattr(session_module, "change_classes", fail)
+    monkeypatch.setattr(session_module, "add_classes", fail)
     session.add_class("zebra")
     assert wait(session)["message"] == {
         "text": "failed (ZeroDivisionError); the terminal has the details", "is_error": True}
