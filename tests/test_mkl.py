@@ -7,7 +7,6 @@ import sys
 import pytest
 from paddleseg.utils import logger
 
-import paddle_csrl  # noqa: F401  before paddle: see paddle_csrl.compat.check_zlib
 from helpers import tiny_runs
 from paddle_csrl import cli, mkl
 from paddle_csrl.doctor import installation as doctor

@@ -2,5 +2,3 @@
 
 from paddle_csrl.preparation.context import prepare_context
 from paddle_csrl.preparation.voc import prepare_voc
-
-__all__ = ["prepare_context", "prepare_voc"]

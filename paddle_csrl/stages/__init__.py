@@ -9,6 +9,3 @@ from paddle_csrl.stages import (  # noqa: I001  the order is that of the stages
     self_training,
 )
 from paddle_csrl.stages.base import STAGES, Stage, StageContext, register, stage_names, stages_of
-
-__all__ = ["STAGES", "Stage", "StageContext", "classifier", "features", "generator", "projection",
-           "register", "segmentor", "self_training", "stage_names", "stages_of"]

@@ -7,6 +7,3 @@ from paddle_csrl.utils.io import (
     write_text,
 )
 from paddle_csrl.utils.progress import progress
-
-__all__ = ["atomic_path", "make_folder", "make_folder_of", "progress", "read_json", "write_json",
-           "write_text"]

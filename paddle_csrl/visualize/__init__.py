@@ -15,7 +15,3 @@ from paddle_csrl.visualize.panels import (
     prediction_panel,
 )
 from paddle_csrl.visualize.relations import relation_figure, relation_panel
-
-__all__ = ["Picture", "MAX_CLASSES", "Scene", "colors_by_name", "comparison_panel",
-           "labelled_mask", "overlay", "palette", "prediction_panel", "relation_figure",
-           "relation_panel", "save_png", "write_png"]

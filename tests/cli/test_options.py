@@ -2,7 +2,6 @@
 
 import pytest
 
-import paddle_csrl  # noqa: F401  before paddle
 from paddle_csrl.cli import train, val
 from paddle_csrl.cli.options import stage_overrides
 from paddle_csrl.config.schema import SECTIONS, StageSection

@@ -6,7 +6,6 @@ import os
 
 import pytest
 
-import paddle_csrl  # noqa: F401  first: it orders the imports of cv2 and paddle
 from helpers.tiny_runs import STAGES, Finished, times
 from paddle_csrl.cli import add_class, predict
 from paddle_csrl.utils import read_json

@@ -13,7 +13,6 @@ import paddle
 import pytest
 from paddleseg.cvlibs import manager
 
-import paddle_csrl  # noqa: F401  first: it orders the imports of cv2 and paddle
 from helpers import tiny_runs
 from helpers.tiny_config import tiny_content, write_config
 from paddle_csrl.bank.feature_bank import FeatureBank

@@ -15,7 +15,6 @@ from paddleseg.deploy.export import WrappedModel
 from paddleseg.deploy.infer import DeployConfig
 from PIL import Image
 
-import paddle_csrl  # noqa: F401  before paddle: see paddle_csrl.compat.check_zlib
 from helpers import tiny_runs
 from paddle_csrl.cli import export, infer, predict
 from paddle_csrl.config import ZeroShotConfig

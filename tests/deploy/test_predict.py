@@ -14,7 +14,6 @@ import pytest
 from paddleseg.transforms import Compose, Padding, Resize
 from PIL import Image
 
-import paddle_csrl  # noqa: F401  before paddle: see paddle_csrl.compat.check_zlib
 from helpers import tiny_runs
 from paddle_csrl import visualize
 from paddle_csrl.classes import ClassTable

@@ -12,7 +12,6 @@ from unittest import mock
 import paddle
 import pytest
 
-import paddle_csrl  # noqa: F401  before paddle: see paddle_csrl.compat.check_zlib
 from helpers import tiny_runs
 from paddle_csrl.cli import doctor as cli
 from paddle_csrl.config import ZeroShotConfig

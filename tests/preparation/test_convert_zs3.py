@@ -7,7 +7,6 @@ import numpy as np
 import paddle
 import pytest
 
-import paddle_csrl  # noqa: F401  (first: it orders the imports of cv2 and paddle)
 from helpers import zs3_weights
 from paddle_csrl.cli import convert_zs3
 from paddle_csrl.datasets import CLASS_NAMES

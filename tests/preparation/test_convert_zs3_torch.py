@@ -10,7 +10,6 @@ import paddle
 import pytest
 import torch
 
-import paddle_csrl  # noqa: F401  (first: it orders the imports of cv2 and paddle)
 from helpers import zs3_network, zs3_weights
 from helpers.tiny_runs import ROOT
 from paddle_csrl.cli import convert_zs3

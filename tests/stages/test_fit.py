@@ -6,7 +6,6 @@ import numpy as np
 import paddle
 import pytest
 
-import paddle_csrl  # noqa: F401  first: it orders the imports of cv2 and paddle
 from helpers import tiny_runs
 from paddle_csrl.config import ZeroShotConfig
 from paddle_csrl.config.schema import TrainedSection

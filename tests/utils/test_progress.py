@@ -12,7 +12,6 @@ from types import SimpleNamespace
 import pytest
 from paddleseg.utils import logger
 
-import paddle_csrl  # noqa: F401  before paddle: see paddle_csrl.compat.check_zlib
 from paddle_csrl.utils.progress import line, progress
 
 # `paddle_csrl.utils.progress` is the function; the module of that name is only to be had here.

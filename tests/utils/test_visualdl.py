@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 from visualdl import LogReader
 
-import paddle_csrl  # noqa: F401  (first: it orders the imports of cv2 and paddle)
 from helpers.fabricated import make_context, make_dataset, make_voc
 from paddle_csrl.datasets.sources import require_data
 from paddle_csrl.errors import UserError, user_message
