@@ -17,7 +17,7 @@ from paddle_csrl.config import ZeroShotConfig
 from paddle_csrl.config.components import UserErrorBuilder
 from paddle_csrl.datasets.class_names import class_names_for, read_class_names, resolve_classes
 from paddle_csrl.datasets.label_scan import fingerprint
-from paddle_csrl.datasets.sources import require_data
+from paddle_csrl.datasets.sources import require_data, require_training_mode
 from paddle_csrl.datasets.unlabelled import UnlabelledImages
 from paddle_csrl.datasets.zero_shot import ZeroShotDataset
 from paddle_csrl.embeddings import embed_classes
@@ -159,8 +159,7 @@ class ZeroShotBuilder(UserErrorBuilder):
     @cached_property
     def feature_dataset(self) -> ZeroShotDataset:
         """The training set under the validation transforms, for the feature bank."""
-        return self._wrap(self._build_dataset(
-            {**self.config.train_dataset_cfg, "transforms": self.feature_transforms}))
+        return self._wrap(self._build_training_set(transforms=self.feature_transforms))
 
     @cached_property
     def unlabelled_dataset(self) -> UnlabelledImages:
@@ -188,11 +187,18 @@ class ZeroShotBuilder(UserErrorBuilder):
 
     @cached_property
     def _training_images(self) -> Any:
-        return self._build_dataset(self.config.train_dataset_cfg)
+        return self._build_training_set()
 
     @cached_property
     def _labelled_images(self) -> Any:
         return self._build_dataset(self.config.val_dataset_cfg)
+
+    def _build_training_set(self, **changes: Any) -> Any:
+        cfg = {**self.config.train_dataset_cfg, **changes}
+        require_training_mode(cfg.get("mode"))
+        dataset = self._build_dataset(cfg)
+        require_training_mode(getattr(dataset, "mode", None))
+        return dataset
 
     def _build_dataset(self, cfg: dict[str, Any]) -> Any:  # a data set of PaddleSeg's
         require_data(cfg)

@@ -54,6 +54,17 @@ def require_data(cfg: dict[str, Any]) -> None:
                             f"{advice.format(root=root)}")
 
 
+def require_training_mode(mode: Any) -> None:
+    """Check the ``mode`` of a training set, given or its own.
+
+    Raises:
+        UserError: it is one of validation, whose samples no policy covers.
+    """
+    if str(mode).lower() in ("val", "test"):
+        raise UserError(f"`train_dataset.mode: {mode}` is one of validation, which "
+                        f"`zero_shot.policy` does not cover; set a mode of training, such as train")
+
+
 def _require_lists(cfg: dict[str, Any]) -> None:
     """The generic ``Dataset``: its root and the list file of its mode."""
     root, key = cfg.get("dataset_root"), f"{cfg.get('mode', 'train')}_path"

@@ -1,6 +1,8 @@
 """Keeping unseen classes out of training."""
 
 import copy
+import ctypes
+import multiprocessing
 from collections.abc import Sequence
 from functools import cached_property
 from typing import Any
@@ -24,6 +26,7 @@ from paddle_csrl.registry import register
 
 # Marks a sample whose label `_Relabel` has been over.
 _RELABELLED = "_relabelled"
+_LARGEST_ID = 65535  # of a label file
 
 
 @register(manager.DATASETS)
@@ -37,7 +40,8 @@ class ZeroShotDataset(paddle.io.Dataset):
     - ``ignore``: their labels become ``ignore_index``, before any transform of the data set sees
       the label. The pixels themselves stay visible.
 
-    Either way every sample is checked on its way out. Validation samples are not changed, unless
+    Either way every sample is checked and counted on its way out; its label is int32, for Paddle
+    takes the uint16 of a 16-bit file for another type. Validation samples are not changed, unless
     ``hide_unseen`` puts them under the policy too, as the choice of a checkpoint needs.
 
     Args:
@@ -59,6 +63,7 @@ class ZeroShotDataset(paddle.io.Dataset):
         seen_ids (np.ndarray): int64 [S], ascending.
         unseen_ids (np.ndarray): int64 [U], ascending.
         file_list (list): the data set's, without the images left out.
+        drawn (DrawnLabels): counts of the labels that were given out.
 
     Raises:
         UserError: on a wrong argument, a broken file or label (naming it), or if no image is
@@ -89,21 +94,26 @@ class ZeroShotDataset(paddle.io.Dataset):
         self._class_of = class_of_labels(self.class_names, label_names, self.ignore_index)
         self.unseen_ids = np.sort(np.array(resolve_classes(self.class_names, unseen), np.int64))
         self.seen_ids = np.setdiff1d(np.arange(self.num_classes), self.unseen_ids)
-        self.hides_unseen = hide_unseen or self.mode not in ("val", "test")
+        self._is_training = self.mode not in ("val", "test")
+        self.hides_unseen = hide_unseen or self._is_training
         self._scan_options: dict[str, Any] = {"cache_dir": cache_dir, "num_workers": num_workers}
         self._sources = self._choose()
         self._relabel = _Relabel(self._class_of, self.unseen_ids if self._remaps else None,
                                  self.ignore_index)
-        if self._relabel.changes and not 0 <= self.ignore_index <= 255:
+        if self._relabel.changes and not 0 <= self.ignore_index <= _LARGEST_ID:
             raise UserError(f"`policy: ignore` and `label_names` need an `ignore_index` from 0 to "
-                            f"255, got {self.ignore_index}")
-        # Transforms look at labels in training, where these must therefore change before.
-        relabels_first = self.hides_unseen and self._relabel.changes
-        self._inner = self._relabelling_copy() if relabels_first else dataset
+                            f"{_LARGEST_ID}, got {self.ignore_index}")
+        self._inner = self._relabelling_copy() if self.hides_unseen else dataset
+        self.drawn = DrawnLabels(self.num_classes)
 
     @property
     def _remaps(self) -> bool:
         return self.hides_unseen and self.policy == "ignore"
+
+    @property
+    def _transforms_labels(self) -> bool:
+        """False in validation, where data sets of PaddleSeg leave the label as it is."""
+        return self._is_training and bool(self.transforms)
 
     @property
     def transforms(self) -> Any:
@@ -149,12 +159,16 @@ class ZeroShotDataset(paddle.io.Dataset):
         relabelled = data.pop(_RELABELLED, False)
         if data.get("label") is None:
             return data
+        label = np.asarray(data["label"])
         if self._relabel.changes and not relabelled:
+            if self._transforms_labels:
+                raise self._transforms_come_first()
             if "edge" in data:
                 raise RuntimeError(f"must never happen: {self._name(source)} comes with edges of "
                                    f"unseen classes, for its data set has no list of transforms")
-            data["label"] = self._relabel.label(np.asarray(data["label"]), self._name(source))
-        self._guard(np.asarray(data["label"]), source)
+            label = self._relabel.label(label, self._name(source))
+        self._guard(label, source)
+        data["label"] = label.astype(np.int32)
         return data
 
     def audit(self) -> dict[str, Any]:
@@ -255,12 +269,30 @@ class ZeroShotDataset(paddle.io.Dataset):
         return chosen
 
     def _relabelling_copy(self) -> paddle.io.Dataset:
-        """The data set with ``_Relabel`` ahead of its own transforms."""
+        """The data set with ``_Relabel`` ahead of its own transforms, which look at labels."""
+        if not isinstance(getattr(self.transforms, "transforms", None), list):
+            if self._relabel.changes and self._transforms_labels:
+                raise self._transforms_come_first()
+            return self.dataset
+        self._check_padding()
         inner: Any = copy.copy(self.dataset)
-        if isinstance(getattr(self.transforms, "transforms", None), list):
-            inner.transforms = copy.copy(self.transforms)
-            inner.transforms.transforms = [self._relabel, *self.transforms.transforms]
+        inner.transforms = copy.copy(self.transforms)
+        inner.transforms.transforms = [self._relabel, *self.transforms.transforms]
         return inner
+
+    def _check_padding(self) -> None:
+        for transform in self.transforms.transforms if self._is_training else []:
+            value = getattr(transform, "label_padding_value", self.ignore_index)
+            if value != self.ignore_index and value not in self.seen_ids:
+                raise UserError(f"`label_padding_value: {value}` of {type(transform).__name__} is "
+                                f"neither `ignore_index: {self.ignore_index}` nor a seen class; "
+                                f"set it to {self.ignore_index} in `train_dataset.transforms`")
+
+    def _transforms_come_first(self) -> UserError:
+        return UserError(f"the `transforms` of {type(self.dataset).__name__} see its labels before "
+                         f"`policy: ignore` or `label_names` can change them, and may mix unseen "
+                         f"classes into others; make them PaddleSeg's Compose, whose first step "
+                         f"is given image and label as arrays")
 
     def _read(self, source: int) -> dict[str, Any]:
         """The data set's sample; what goes wrong for a broken file becomes a ``UserError``."""
@@ -280,7 +312,7 @@ class ZeroShotDataset(paddle.io.Dataset):
         return data
 
     def _guard(self, label: np.ndarray, source: int) -> None:
-        values, _ = label_scan.class_pixels(label)
+        values, counts = label_scan.class_pixels(label)
         if self.hides_unseen:
             # The ignored value is no label, even where it equals an unseen class's id.
             leaked = np.intersect1d(values[values != self.ignore_index], self.unseen_ids)
@@ -289,14 +321,51 @@ class ZeroShotDataset(paddle.io.Dataset):
                                    f"with the unseen class {self.class_names[leaked[0]]} "
                                    f"(policy: {self.policy})")
         label_scan.require_classes(values, self.num_classes, self.ignore_index, self._name(source))
+        self.drawn.add(values, counts)
 
     def _name(self, source: int) -> str:
         """The label file of a sample, or its number."""
         return self._files[source][1] if self._files else f"sample {source}"
 
 
+class DrawnLabels:
+    """Counts the labels that a data set gives out, also in the worker processes of a loader.
+
+    Args:
+        num_classes (int): C; every other value counts as unlabelled.
+    """
+
+    def __init__(self, num_classes: int):
+        # Workers inherit it. After the classes: unlabelled pixels, then samples.
+        self._shared = multiprocessing.Array(ctypes.c_int64, num_classes + 2)
+
+    def add(self, values: np.ndarray, counts: np.ndarray) -> None:
+        """Count a sample that holds ``values`` (int [K], distinct) so many times each."""
+        with self._shared:
+            own = self._view()
+            is_class = (values >= 0) & (values < len(own) - 2)
+            own[values[is_class]] += counts[is_class]
+            own[-2] += counts[~is_class].sum()
+            own[-1] += 1
+
+    def clear(self) -> None:
+        """Begin anew."""
+        with self._shared:
+            self._view()[:] = 0
+
+    def counts(self) -> np.ndarray:
+        """int64 [C + 2]: pixels of every class, pixels without one, and samples."""
+        with self._shared:
+            return self._view().copy()
+
+    def _view(self) -> np.ndarray:
+        return np.frombuffer(self._shared.get_obj(), np.int64)
+
+
 class _Relabel:
     """The transform that turns labels of files into ids of classes, and hides unseen ones.
+
+    It leaves 8 or 16 bits without a sign, all that the transforms' OpenCV takes.
 
     Args:
         class_of (int array [L], optional): class or ``ignore_index`` of every label id; the same
@@ -315,7 +384,8 @@ class _Relabel:
 
     def __call__(self, data: dict[str, Any]) -> dict[str, Any]:
         if isinstance(data.get("label"), np.ndarray):
-            data["label"] = self.label(data["label"], "of a sample")
+            label = self.label(data["label"], "of a sample")
+            data["label"] = self._narrowed(label)
             data[_RELABELLED] = True
         return data
 
@@ -326,10 +396,18 @@ class _Relabel:
             label_scan.require_classes(values, len(self.class_of), self.ignore_index, name)
             ignored = label == self.ignore_index
             classes = self.class_of[np.where(ignored, 0, label)]
-            label = np.where(ignored, self.ignore_index, classes).astype(label.dtype)
+            label = np.where(ignored, self.ignore_index, classes)
         if self.unseen_ids is not None:
-            label = np.where(np.isin(label, self.unseen_ids), np.uint8(self.ignore_index), label)
+            label = np.where(np.isin(label, self.unseen_ids), self.ignore_index, label)
         return label
+
+    def _narrowed(self, label: np.ndarray) -> np.ndarray:
+        if label.dtype == np.uint8 and self.ignore_index <= 255:  # most labels
+            return label
+        largest = max(label.max(initial=0), self.ignore_index)
+        if label.min(initial=0) < 0 or largest > _LARGEST_ID:  # no class, as is found later
+            return label
+        return label.astype(np.uint8 if largest <= 255 else np.uint16)
 
 
 def class_of_labels(class_names: Sequence[str],

@@ -68,8 +68,16 @@ def describe(builder: ZeroShotBuilder, scores: dict[str, Any]) -> dict[str, Any]
 
 
 def audit_line(builder: ZeroShotBuilder) -> str:
-    """Say in one line what of the training data was used."""
+    """Say in one line what of the training data was used, and what was drawn if stage 1 ran.
+
+    Drawn is what the loader asked for, which may be a few batches more than were learned from.
+    """
     audit = builder.train_dataset.audit()
+    drawn = parallel.total(builder.train_dataset.drawn.counts())
+    if drawn[-1]:
+        seen, unseen = (drawn[:-2][builder.classes.is_unseen == kind].sum() for kind in (0, 1))
+        audit["labels drawn in stage 1"] = (f"{drawn[-1]} ({seen} pixels seen, {drawn[-2]} "
+                                            f"unlabelled, {unseen} unseen)")
     if builder.config.leaks:
         audit = {"LEAKS": builder.config.leaks, **audit}
     if builder.config.transductive:

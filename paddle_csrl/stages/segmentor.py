@@ -185,7 +185,7 @@ def require_full_batch(dataset: paddle.io.Dataset, batch_size: int) -> None:
                         + "; make it smaller")
 
 
-def _check_batch(dataset: paddle.io.Dataset, batch_size: int) -> None:
+def _check_batch(dataset: ZeroShotDataset, batch_size: int) -> None:
     """See whether transforms bring images to one size, by as many as are in a batch.
 
     The state of the random numbers stays as it was.
@@ -195,6 +195,7 @@ def _check_batch(dataset: paddle.io.Dataset, batch_size: int) -> None:
     shapes = sorted({dataset[place]["img"].shape for place in places.tolist()})
     random.setstate(states[0])
     np.random.set_state(states[1])
+    dataset.drawn.clear()  # counts training alone
     if 0 in shapes[0]:
         raise UserError(f"`train_dataset.transforms` make an image of {shapes[0][1:]} (height, "
                         f"width), which has no pixel; look at its crop")

@@ -9,7 +9,16 @@ import pytest
 import yaml
 from paddleseg.cvlibs import SegBuilder
 from paddleseg.datasets import ADE20K, Dataset, PascalContext, PascalVOC
-from paddleseg.transforms import Normalize, RandomHorizontalFlip, RandomPaddingCrop
+from paddleseg.transforms import (
+    Normalize,
+    RandomAffine,
+    RandomHorizontalFlip,
+    RandomPaddingCrop,
+    RandomRotation,
+    RandomScaleAspect,
+    RandomVerticalFlip,
+    ResizeStepScaling,
+)
 from PIL import Image
 
 from helpers.fabricated import damage, make_context, make_dataset, make_voc, write_label
@@ -52,7 +61,7 @@ def samples(dataset, seed=0):
     """All samples under fixed chance, as bytes of image and label."""
     random.seed(seed)
     np.random.seed(seed)
-    return [(data["img"].tobytes(), data["label"].tobytes())
+    return [(data["img"].tobytes(), data["label"].astype(np.int32).tobytes())
             for data in (dataset[index] for index in range(len(dataset)))]
 
 
@@ -261,6 +270,119 @@ def test_samples_do_not_carry_the_marker(root):
     assert set(wrapped(root, "ignore")[0]) == set(inner(root)[0])
 
 
+# Labels of 16 bits and of one.
+
+def rewrite_labels(root, change):
+    for split, number in (("train", 6), ("val", 4)):
+        for index in range(number):
+            label = change(raw_label(root, index, split))
+            Image.fromarray(label).save(label_path(root, index, split),
+                                        "TIFF" if label.dtype == np.int32 else "PNG")
+
+
+def all_transforms():
+    """Whatever of PaddleSeg changes a label by OpenCV."""
+    return [ResizeStepScaling(), RandomRotation(), RandomScaleAspect(), RandomAffine(),
+            RandomVerticalFlip(), *random_transforms()]
+
+
+@pytest.mark.parametrize("policy", ["drop", "ignore"])
+@pytest.mark.parametrize("mode", ["train", "val"])
+@pytest.mark.parametrize("dtype", [np.uint16, np.int32])
+def test_ids_are_those_of_8_bit_labels(root, policy, mode, dtype):
+    def one():
+        # Validation takes the label as it is.
+        transforms = all_transforms() if mode == "train" else [Normalize()]
+        dataset = wrapped(root, policy, mode, transforms)
+        assert {dataset[index]["label"].dtype for index in range(len(dataset))} == {
+            np.dtype(np.int32)}
+        return samples(dataset)
+
+    before = one()
+    rewrite_labels(root, lambda label: label.astype(dtype))
+    assert raw_label(root, 0).dtype != np.uint8
+    assert one() == before
+
+
+def test_more_classes_than_eight_bits_hold(root):
+    names = ["background", *(f"class {index}" for index in range(1, 300))]
+    rewrite_labels(root, lambda label: np.where(
+        label == 255, 65535, label.astype(np.uint16) * 70).astype(np.uint16))
+    data = inner(root, transforms=[RandomPaddingCrop((90, 90), label_padding_value=65535)],
+                 num_classes=300, ignore_index=65535)
+    dataset = ZeroShotDataset(data, ["class 210"], "ignore", names)
+    loader = paddle.io.DataLoader(dataset, batch_size=6)
+    [labels] = [batch["label"].numpy() for batch in loader]
+    assert set(np.unique(labels)) == {0, 70, 140, 280, 65535}
+
+
+def test_labels_of_one_bit(root):
+    rewrite_labels(root, lambda label: (label == 1) | (label == 2))
+    dataset = wrapped(root, "drop", transforms=all_transforms())
+    assert raw_label(root, 0).dtype == bool
+    for _ in range(5):
+        for index in range(len(dataset)):
+            assert set(np.unique(dataset[index]["label"])) <= {0, 1, 255}
+
+
+@pytest.mark.parametrize("value, fits", [(255, True), (3, True), (2, False), (254, False)])
+def test_padding_is_ignored_or_seen(root, value, fits):
+    def make():
+        return wrapped(root, transforms=[RandomPaddingCrop((90, 90), label_padding_value=value)])
+
+    if fits:
+        assert make()[0]["label"][-1, -1] == value
+    else:
+        with pytest.raises(UserError, match=f"`label_padding_value: {value}` of RandomPaddingCrop.*"
+                                            f"set it to 255"):
+            make()
+
+
+# What is counted on the way out.
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_drawn_labels_are_counted(root, num_workers):
+    dataset = wrapped(root, "ignore", transforms=random_transforms())
+    dataset.drawn.clear()
+    loader = paddle.io.DataLoader(dataset, batch_size=3, num_workers=num_workers)
+    labels = np.concatenate([batch["label"].numpy() for _ in range(2) for batch in loader])
+    expected = [*((labels == class_id).sum() for class_id in range(5)), (labels == 255).sum(), 12]
+    assert dataset.drawn.counts().tolist() == expected and expected[2] == expected[4] == 0
+    dataset.drawn.clear()
+    assert not dataset.drawn.counts().any()
+
+
+# Transforms that see the labels first.
+
+def interpolate(data):
+    """A plain callable: reads the files and turns cars next to the background into dogs."""
+    data["img"] = np.zeros((3, 64, 64), np.float32)
+    label = np.array(Image.open(data["label"])) if isinstance(data["label"], str) else data["label"]
+    data["label"] = np.array(Image.fromarray(label.astype(np.uint8)).resize((64, 64),
+                                                                            Image.BILINEAR))
+    return data
+
+
+def test_plain_callable_before_the_policy_is_refused(root):
+    data = inner(root)
+    data.transforms = interpolate
+    with pytest.raises(UserError, match="transforms.*of Dataset.*make them PaddleSeg's Compose"):
+        ZeroShotDataset(data, UNSEEN, "ignore", NAMES)
+
+
+def test_transforms_that_read_the_label_themselves_are_refused(root):
+    class Lazy(Dataset):
+        def __getitem__(self, index):
+            data = dict(zip(("img", "label"), self.file_list[index]))
+            for transform in self.transforms.transforms:
+                data = transform(data)
+            return data
+
+    data = Lazy("train", root, [interpolate], 5, train_path=f"{root}/train.txt")
+    with pytest.raises(UserError, match="transforms.*of Lazy"):
+        ZeroShotDataset(data, UNSEEN, "ignore", NAMES)[0]
+
+
 # The guard.
 
 def test_guard_stops_an_inner_data_set_that_lies_under_drop():
@@ -309,12 +431,12 @@ def test_guard_notices_a_file_changed_after_the_scan(root):
         dataset[0]
 
 
-@pytest.mark.parametrize("dtype", [np.uint8, np.int32, np.int64])
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.int32, np.int64])
 def test_data_sets_without_transforms_are_remapped_afterwards(dtype):
     label = np.array([[0, 1, 2], [3, 4, 255]], dtype)
     dataset = ZeroShotDataset(Emitting(label), UNSEEN, "ignore", NAMES)
     np.testing.assert_array_equal(dataset[0]["label"], [[0, 1, 255], [3, 255, 255]])
-    assert dataset[0]["label"].dtype == dtype
+    assert dataset[0]["label"].dtype == np.int32
 
 
 class Pairs(Emitting):
@@ -334,7 +456,7 @@ class Negative(Emitting):
      r"label_histogram.*\[3, 4\].*3 images by 5 classes"),
     (Pairs(np.zeros(1), np.eye(3, 5)), "ignore", UserError, "Pairs gives samples of type tuple"),
     (Negative(np.zeros((4, 4), np.int64)), "ignore", UserError,
-     "`ignore_index` from 0 to 255, got -1"),
+     "`ignore_index` from 0 to 65535, got -1"),
 ])
 def test_data_sets_that_do_not_serve(data, policy, error, match):
     with pytest.raises(error, match=match):
