@@ -1,11 +1,11 @@
 """Every key of a config, once: its type and range, default, unit and meaning.
 
 The sections of stages stand in the files of their stages, under ``@section``. The tables of
-``docs/configs.md`` and the help of the tools come out of these classes.
+``docs/configs.md`` (``scripts/config_tables.py``) and the help of the tools come out of these.
 """
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 import pydantic
@@ -280,42 +280,20 @@ class Settings(Section):
 def help_line(kind: type[Section], name: str) -> str:
     """Return the meaning of a key and its default, as plain text."""
     field = kind.model_fields[name]
-    default = _default(field)
+    default = shown_default(field)
     told = "" if default in ("false", "null") else f" (default: {default})"
     return f"{field.description}{told}".replace("`", "")
 
 
-def markdown_table(kind: type[Section], base: dict[str, Any] | None = None) -> str:
-    """The table of a section's keys in Markdown.
-
-    Args:
-        kind: the section; a section within it has its rows in the same table, but ``zero_shot``.
-        base: the section as ``configs/_base_/csrl.yml`` has it, whose values are told.
-    """
-    rows = [f"| `{name}` | {_default(field, (base or {}).get(name))} | {field.description} |"
-            for name, field in _keys(kind)]
-    return "\n".join(["| key | default | meaning |", "|---|---|---|", *rows])
-
-
-def _keys(kind: type[Section], prefix: str = "") -> Iterator[tuple[str, FieldInfo]]:
-    """Dotted names and fields of the keys of a section and of the sections within it."""
-    for name, field in kind.model_fields.items():
-        if not (isinstance(field.annotation, type) and issubclass(field.annotation, Section)):
-            yield prefix + name, field
-        elif field.annotation is not ZeroShot:
-            yield from _keys(field.annotation, f"{prefix}{name}.")
-
-
-def _default(field: FieldInfo, in_base: Any = None) -> str:
+def shown_default(field: FieldInfo) -> str:
+    """Return the default of a key as the documents show it, in Markdown."""
     extra = field.json_schema_extra
     shown = extra.get("shown") if isinstance(extra, dict) else None
-    shown = shown or ("–" if field.is_required() else _yaml(field.default))
-    told = in_base is not None and not isinstance(in_base, dict) and (
-        field.is_required() or in_base != field.default)
-    return f"{shown} ({_yaml(in_base)} in `_base_/csrl.yml`)" if told else str(shown)
+    return str(shown or ("–" if field.is_required() else shown_value(field.default)))
 
 
-def _yaml(value: Any) -> str:
+def shown_value(value: Any) -> str:
+    """Return a value as YAML has it, in Markdown."""
     if isinstance(value, str):
         return f"`{value}`"
     return "null" if value is None else str(value).lower()

@@ -17,7 +17,6 @@ from paddle_csrl.compare import cells as cells_module
 from paddle_csrl.compare.plan import Cell, Plan
 from paddle_csrl.compare.results import paper_table
 from paddle_csrl.config import ZeroShotConfig, load_yaml
-from paddle_csrl.config.schema import markdown_table
 from paddle_csrl.errors import UserError
 from paddle_csrl.evaluation import layers as scoring
 from paddle_csrl.evaluation.evaluate import evaluate
@@ -560,11 +559,6 @@ def test_mistakes_in_the_file_are_named(done, tmp_path, change, message):
     with pytest.raises(UserError, match=message) as error:
         compare.main(["-c", f"{tmp_path}/compare.yml", "--tables_only"])
     assert "\n" not in str(error.value)
-
-
-def test_the_document_has_every_key_with_its_default():
-    with open(os.path.join(tiny_runs.ROOT, "docs", "compare.md"), encoding="utf-8") as file:
-        assert markdown_table(Plan) + "\n\n" in file.read()
 
 
 def test_unseen_classes_on_the_command_line_are_not_passed_over(done):
