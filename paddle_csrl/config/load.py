@@ -220,23 +220,20 @@ def set_key(dic: dict[str, Any], dotted: str, value: Any) -> None:
     Raises:
         UserError: the way leads through what is neither pairs nor a list, or past a list's end.
     """
-    content, name = dic, ""
-    *parents, last = dotted.split(".")
-    for parent in parents:
-        if isinstance(content, dict) and content.get(parent) is None:
-            content[parent] = {}
-        content, name = content[_place(content, parent, name, dotted, value)], parent
-    content[_place(content, last, name, dotted, value)] = value
-
-
-def _place(content: Any, key: str, name: str, dotted: str, value: Any) -> Any:
-    """``key`` as ``content``, the value of ``name``, wants it: text, or a place in a list."""
-    if isinstance(content, list) and key.isdecimal() and int(key) < len(content):
-        return int(key)
-    if not isinstance(content, dict):
-        raise UserError(f"`{dotted}: {value}` cannot be set, for `{name}` holds {content!r}, "
-                        f"not `key: value` pairs")
-    return key
+    content: Any = dic
+    above, names = "", dotted.split(".")
+    for depth, name in enumerate(names, 1):
+        key: Any = name
+        if isinstance(content, list) and name.isdecimal() and int(name) < len(content):
+            key = int(name)
+        elif not isinstance(content, dict):
+            raise UserError(f"`{dotted}: {value}` cannot be set, for `{above}` holds {content!r}, "
+                            f"not `key: value` pairs")
+        if depth == len(names):
+            content[key] = value
+        elif isinstance(content, dict) and content.get(key) is None:
+            content[key] = {}
+        content, above = content[key], name
 
 
 def read_settings(dic: dict[str, Any], place: str) -> Settings:

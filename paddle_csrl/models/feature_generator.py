@@ -44,17 +44,13 @@ class FeatureGenerator(nn.Layer):
 
     def __init__(self, embed_dim: int, noise_dim: int, dropout: float, **sizes: int):
         super().__init__()
+        self._title = type(self).__name__
         for name, value in {"embed_dim": embed_dim, "noise_dim": noise_dim, **sizes}.items():
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise UserError(f"{self._title}: {name} must be an integer >= 1, got {value!r}")
         if not isinstance(dropout, (int, float)) or not 0 <= dropout < 1:
             raise UserError(f"{self._title}: dropout must be in [0, 1), got {dropout!r}")
-        self.embed_dim = embed_dim
-        self.noise_dim = noise_dim
-
-    @property
-    def _title(self) -> str:
-        return type(self).__name__
+        self.embed_dim, self.noise_dim = embed_dim, noise_dim
 
     def forward(self, embeddings: Tensor, num_samples: int,
                 noise: Tensor | None = None,
