@@ -5,7 +5,9 @@ import hashlib
 import os
 import shutil
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from typing import Any, NamedTuple
+from unittest.mock import patch
 
 import numpy as np
 import paddle
@@ -75,9 +77,10 @@ class Finished(NamedTuple):
         shutil.copytree(self.folder, str(folder))
         return self._replace(folder=str(folder))
 
-    def again(self, *opts: str, **flags: Any) -> dict[str, Any]:
-        """Run the command line once more on this folder."""
-        return train.main(self.recipe.argv(*opts, save_dir=self.folder, **flags))
+    def again(self, *opts: str, page: bool = False, **flags: Any) -> dict[str, Any]:
+        """Run the command line once more on this folder; its page, slow to draw, if wanted."""
+        with nullcontext() if page else patch("paddle_csrl.core.train.write_page"):
+            return train.main(self.recipe.argv(*opts, save_dir=self.folder, **flags))
 
     def redo(self, *opts: str, **flags: Any) -> set[str]:
         """Run it once more; folders, and files outside of them, that this changes."""
