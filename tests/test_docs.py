@@ -1,7 +1,6 @@
 """What the documents say is there is there, and the other way round."""
 
 import importlib
-import importlib.util
 import inspect
 import os
 import re
@@ -73,11 +72,7 @@ def parser_of(folder, name):
     """The ``parse_args`` of a tool or a script."""
     if folder == "tools":
         return importlib.import_module(f"paddle_csrl.cli.{name}").parse_args
-    spec = importlib.util.spec_from_file_location(
-        name, os.path.join(tiny_runs.ROOT, folder, f"{name}.py"))
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.parse_args
+    return importlib.import_module(name).parse_args  # pytest's `pythonpath` holds scripts/
 
 
 @pytest.mark.parametrize("path", DOCUMENTS)

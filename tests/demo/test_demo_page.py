@@ -18,7 +18,7 @@ import pytest
 from PIL import Image
 from werkzeug.serving import BaseWSGIServer
 
-import paddle_csrl  # noqa: F401  before paddle: see paddle_csrl.compat.check_zlib
+import paddle_csrl
 from helpers import tiny_runs
 from paddle_csrl.cli import demo, predict
 from paddle_csrl.demo import server

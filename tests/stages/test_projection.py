@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from pathlib import Path
 
 import numpy as np
 import paddle
@@ -101,8 +102,7 @@ def test_what_a_stage_depends_on(tmp_path, content):
     assert inputs["projection"] == {"similarity": "dot"}
     for stage in run.stages:
         run.begin(stage)
-        with open(run.output(stage), "w", encoding="utf-8") as file:
-            file.write(stage)
+        Path(run.output(stage)).write_text(stage)
         run.finish(stage, format=1, inputs=run.inputs(stage))
 
     def changed(**overrides):
