@@ -4,6 +4,7 @@ matplotlib is imported where something is drawn, for everything else starts soon
 is no pyplot, and no setting outlives a drawing.
 """
 
+import bisect
 import contextlib
 import functools
 import io
@@ -190,10 +191,12 @@ def text_width(text: str, weight: str = "normal") -> float:
 
 def shorten(text: str, room: float, weight: str = "normal") -> str:
     """``text`` in one line, cut with dots where it is wider than ``room`` pixels."""
-    text, end = " ".join(text.split()), ""
-    while text and text_width(text + end, weight) > room:
-        text, end = text[:-1], "…"
-    return text + end
+    text = " ".join(text.split())
+    if not text or text_width(text, weight) <= room:
+        return text
+    length = bisect.bisect(range(1, len(text)), room,
+                           key=lambda length: text_width(f"{text[:length]}…", weight))
+    return f"{text[:length]}…"
 
 
 def check_image(image: np.ndarray) -> None:
