@@ -35,6 +35,14 @@ def impatient_trainer():
         yield
 
 
+@pytest.fixture(scope="session", autouse=True)
+def own_cache(tmp_path_factory):
+    """What configs name no cache for is kept in a folder of these tests, of which more may run."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PADDLE_CSRL_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory) -> Callable[[str], Finished]:
     """``finished(name)``: a run of ``RECIPES[name]``, made at the first call. Not to be changed."""
