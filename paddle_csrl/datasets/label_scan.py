@@ -55,10 +55,6 @@ class _Columns(NamedTuple):
     pixels: np.ndarray  # int64 [M]
     unlabelled: np.ndarray  # int64 [N]
 
-    @classmethod
-    def none(cls) -> "_Columns":
-        return cls(*(np.zeros(0, dtype) for dtype in _DTYPES))
-
     def scan(self, num_classes: int) -> LabelScan:
         width = np.int32 if len(self.classes) < 2**31 else np.int64  # of both kinds of index
         starts = np.concatenate([[0], np.cumsum(self.lengths)]).astype(width)
@@ -66,7 +62,7 @@ class _Columns(NamedTuple):
                                    shape=(len(self.lengths), num_classes)), self.unlabelled)
 
 
-_DTYPES = (np.int64, np.int32, np.int64, np.int64)
+_CODES = "qiqq"  # of their types
 
 
 def scan_labels(file_list: FileList, num_classes: int, ignore_index: int = 255,
@@ -109,7 +105,7 @@ def scan_labels(file_list: FileList, num_classes: int, ignore_index: int = 255,
         columns = _Columns(*(np.concatenate(parallel.collect(column)) for column in columns))
         if parallel.is_first():
             _save(path, columns)
-    columns = columns or _Columns.none()
+    columns = columns or _Columns(*(np.zeros(0, code) for code in _CODES))
     return _Columns(*map(parallel.from_first, columns)).scan(num_classes)
 
 
@@ -211,7 +207,7 @@ def _scan(file_list: FileList, num_classes: int, ignore_index: int, title: str,
         is_class = values != ignore_index
         return values[is_class], counts[is_class], int(counts[~is_class].sum())
 
-    lengths, classes, pixels, unlabelled = (array(code) for code in "qiqq")
+    lengths, classes, pixels, unlabelled = (array(code) for code in _CODES)
     with ThreadPoolExecutor(num_workers or _THREADS) as pool:
         for values, counts, rest in progress(_mapped(pool, scan_one, file_list), title,
                                              len(file_list)):
@@ -219,8 +215,7 @@ def _scan(file_list: FileList, num_classes: int, ignore_index: int, title: str,
             classes.frombytes(values.astype(np.int32).tobytes())
             pixels.frombytes(counts.astype(np.int64).tobytes())
             unlabelled.append(rest)
-    return _Columns(*(np.frombuffer(column, dtype) if len(column) else np.zeros(0, dtype)
-                      for column, dtype in zip((lengths, classes, pixels, unlabelled), _DTYPES)))
+    return _Columns(*map(np.asarray, (lengths, classes, pixels, unlabelled)))
 
 
 def _mapped(pool: ThreadPoolExecutor, function: Callable, items: Sequence) -> Iterator:
@@ -274,8 +269,8 @@ def _load(path: str, num_images: int, num_classes: int) -> _Columns | None:
     """Load the scan kept at ``path``; ``None`` if there is none or it is damaged."""
     try:
         with np.load(path, allow_pickle=False) as file:
-            columns = _Columns(*(file[name].astype(dtype, casting="safe")
-                                 for name, dtype in zip(_Columns._fields, _DTYPES)))
+            columns = _Columns(*(file[name].astype(code, casting="safe")
+                                 for name, code in zip(_Columns._fields, _CODES)))
     except _CACHE_ERRORS + (TypeError,):
         return None
     lengths, classes, pixels, unlabelled = columns
