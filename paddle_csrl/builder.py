@@ -19,6 +19,7 @@ from paddle_csrl.datasets.class_names import class_names_for, read_class_names, 
 from paddle_csrl.datasets.label_scan import fingerprint
 from paddle_csrl.datasets.sources import require_data, require_training_mode
 from paddle_csrl.datasets.unlabelled import UnlabelledImages
+from paddle_csrl.datasets.whole_view import require_whole_view
 from paddle_csrl.datasets.zero_shot import ZeroShotDataset
 from paddle_csrl.embeddings import embed_classes
 from paddle_csrl.errors import UserError
@@ -137,6 +138,7 @@ class ZeroShotBuilder(UserErrorBuilder):
     @cached_property
     def transforms(self) -> Compose:
         """The validation transforms, for images without a data set."""
+        require_whole_view(self.val_transforms, "val_dataset.transforms")
         return Compose(self.val_transforms, img_channels=self.img_channels)
 
     # Data sets.
@@ -191,7 +193,10 @@ class ZeroShotBuilder(UserErrorBuilder):
 
     @cached_property
     def _labelled_images(self) -> Any:
-        return self._build_dataset(self.config.val_dataset_cfg)
+        dataset = self._build_dataset(self.config.val_dataset_cfg)
+        steps = getattr(getattr(dataset, "transforms", None), "transforms", None)
+        require_whole_view(steps or [], "val_dataset.transforms")
+        return dataset
 
     def _build_training_set(self, **changes: Any) -> Any:
         cfg = {**self.config.train_dataset_cfg, **changes}

@@ -161,11 +161,11 @@ def _images(builder: DeployBuilder, shape: list[int],
     """Return the images to compare on, by name: a random one and a real one if there is one."""
     batch, height, width = (free if length == -1 else length for length, free
                             in zip((shape[0], *shape[2:]), _RANDOM_SIZE))
-    rng = np.random.default_rng(0)
+    reader, rng = ImageReader(builder.transforms), np.random.default_rng(0)
     images = {f"a random image, {height} x {width}":
               rng.standard_normal((batch, shape[1], height, width)).astype(np.float32)}
     if image_path:
-        pixels, _ = fit_to_shape(ImageReader(builder.transforms)(image_path).pixels, shape)
+        pixels, _ = fit_to_shape(reader(image_path).pixels, shape)
         images[image_path] = pixels.repeat(batch, axis=0)
     return images
 

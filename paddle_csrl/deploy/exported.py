@@ -15,6 +15,7 @@ from paddleseg.transforms import Compose
 
 from paddle_csrl.classes import ClassTable
 from paddle_csrl.config.components import UserErrorBuilder
+from paddle_csrl.datasets.whole_view import require_whole_view
 from paddle_csrl.deploy.images import Sample
 from paddle_csrl.deploy.predict import Prediction
 from paddle_csrl.errors import UserError
@@ -101,8 +102,9 @@ class DeployInfo(NamedTuple):
             raise UserError(f"`Deploy.transforms: {self.transforms}` must be a list of transforms, "
                             f"such as [{{type: Normalize}}]")
         builder = UserErrorBuilder(None, SegBuilder(None).comp_list)
-        return Compose([builder.build_component(item) for item in self.transforms],
-                       img_channels=self.img_channels)
+        steps = [builder.build_component(item) for item in self.transforms]
+        require_whole_view(steps, "Deploy.transforms")
+        return Compose(steps, img_channels=self.img_channels)
 
 
 def _read_yaml(path: str) -> dict[str, Any]:

@@ -73,3 +73,11 @@ def test_modes_that_no_policy_covers_are_no_training(run, content, tmp_path, mod
     with pytest.raises(UserError, match=f"`train_dataset.mode: {mode}`.*set a mode of training"):
         run()
     assert not (tmp_path / "output").exists()
+
+
+def test_validation_does_not_crop(run, content, tmp_path):
+    content["val_dataset"]["transforms"].insert(
+        0, {"type": "RandomPaddingCrop", "crop_size": [40, 40]})
+    with pytest.raises(UserError, match=r"`val_dataset.transforms` must not crop"):
+        run()
+    assert not (tmp_path / "output").exists()

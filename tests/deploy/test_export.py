@@ -287,6 +287,8 @@ def test_export_needs_no_data(deployed, tmp_path):
     *((f"--format onnx --opset {opset}", f"--opset {opset}: paddle2onnx writes 11 to 19")
       for opset in (10, 20, 99)),
     ("--image_path no.png", "no file at no.png"),
+    ("--opts val_dataset.transforms=[{'type':'RandomCenterCrop'}]",
+     "`val_dataset.transforms` must not crop"),
 ])
 def test_wrong_flags_are_told(run, tmp_path, flags, match):
     with pytest.raises(UserError, match=match):
@@ -358,6 +360,8 @@ def test_onednn_works_or_is_refused_in_one_line(exported, photos, tmp_path):
     (lambda content: content.update(transforms="Normalize"), "must be a list"),
     (lambda content: content.update(transforms=["Normalize"]), "must be a list of transforms"),
     (lambda content: content.update(transforms=[{"type": "Nothing"}]), "could not make Nothing"),
+    (lambda content: content["transforms"].append({"type": "RandomPaddingCrop"}),
+     r"`Deploy.transforms` must not crop.*\(RandomPaddingCrop\)"),
     (lambda content: content.update(unseen=["horse"]), "holds horse, which is no class"),
     (lambda content: content.pop("palette"), "does not hold `class_names`"),
 ])

@@ -316,6 +316,8 @@ def test_a_wrong_image_path_is_told(tmp_path, content, match):
     (["--aug_pred", "--scales", "1", "nan"], "must be numbers above 0"),
     (["--aug_pred", "--scales", "inf"], "must be numbers above 0"),
     (["--opts", "model.num_classes=7"], "names 21 classes, but `model.num_classes: 7`"),
+    (["--opts", "val_dataset.transforms=[{'type': 'RandomCenterCrop'}]"],
+     "`val_dataset.transforms` must not crop"),
     (["--opts", "model.backbone.width=8"], "does not fit DeepLabV3P"),
 ])
 def test_wrong_flags_are_told(deployed, photos, tmp_path, flags, match):
