@@ -25,9 +25,10 @@ LOSS = ("generator.loss={'types': [{'type': 'MMDLoss'}, {'type': 'PairwiseRelati
 
 @pytest.fixture
 def own(finished, tmp_path) -> SimpleNamespace:
-    """A copy of a finished run, and a data set of its own to break."""
+    """A copy of a finished run, its recipe as ``made``, and a data set of its own to break."""
     recipe = custom(str(tmp_path / "data"), str(tmp_path / "cache"))
-    return SimpleNamespace(run=finished("custom").copy(tmp_path / "run"), recipe=recipe,
+    run = finished("custom").copy(tmp_path / "run")
+    return SimpleNamespace(run=run, made=run.recipe, recipe=recipe,
                            data=tmp_path / "data" / "custom", tmp=tmp_path)
 
 
@@ -286,9 +287,9 @@ def test_embedding_file(capsys, own, name, content, says):
     (lambda path: FeatureBank(np.zeros((0, 256), np.float32), np.zeros(5, np.int64),
                               np.zeros(5, np.int64)).save(path), ["bank.npz", "empty"]),
 ], ids=["missing", "torn", "empty file", "empty bank"])
-def test_bank(capsys, own, finished, change, says):
+def test_bank(capsys, own, change, says):
     change(own.run.path("features", "bank.npz"))
-    check(capsys, own, says, stage="generator", recipe=finished("custom").recipe)
+    check(capsys, own, says, stage="generator", recipe=own.made)
 
 
 def test_data_without_seen_pixels(capsys, own):
@@ -328,11 +329,10 @@ def test_val_of_other_weights(capsys, own, finished, name, says):
 
 
 @pytest.mark.parametrize("stage", ["segmentor", "generator"])
-def test_torn_weights_of_a_stage(capsys, own, finished, stage):
+def test_torn_weights_of_a_stage(capsys, own, stage):
     """A stage that reads a torn file says so; the later stages' results stay."""
     os.truncate(own.run.path(stage, "model.pdparams"), 3000)
-    check(capsys, own, [f"{stage}/model.pdparams", "not a whole .pdparams"],
-          recipe=finished("custom").recipe)
+    check(capsys, own, [f"{stage}/model.pdparams", "not a whole .pdparams"], recipe=own.made)
 
 
 # Flags.
@@ -360,16 +360,15 @@ def test_flags_of_a_stage_that_has_none(capsys, own):
     ("segmentor/iter_2", ["--resume_model", "segmentor/iter_2", "--stage generator"],
      {"stage": "generator"}),
 ])
-def test_resume(capsys, own, finished, name, says, flags):
-    check(capsys, own, says, resume_model=own.run.path(name), recipe=finished("custom").recipe,
-          **flags)
+def test_resume(capsys, own, name, says, flags):
+    check(capsys, own, says, resume_model=own.run.path(name), recipe=own.made, **flags)
 
 
 @pytest.mark.parametrize("cut_file", ["model.pdparams", "model.pdopt"])
-def test_resume_of_a_torn_checkpoint(capsys, own, finished, cut_file):
+def test_resume_of_a_torn_checkpoint(capsys, own, cut_file):
     os.truncate(own.run.path("segmentor", "iter_2", cut_file), 3000)
     check(capsys, own, [f"segmentor/iter_2/{cut_file}", "not a whole"],
-          resume_model=own.run.path("segmentor/iter_2"), recipe=finished("custom").recipe)
+          resume_model=own.run.path("segmentor/iter_2"), recipe=own.made)
 
 
 # Folders.

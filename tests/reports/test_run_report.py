@@ -34,8 +34,8 @@ class Page(HTMLParser):
 
     def __init__(self, text):
         super().__init__()
-        self.open, self.tags, self.places, self.texts, self.holders = [], [], [], [], []
-        self.rows, self.headings, self.images, self.widths = [], [], [], []
+        (self.open, self.tags, self.places, self.texts, self.holders, self.rows, self.headings,
+         self.images, self.widths) = ([] for _ in range(9))
         self.feed(text)
         self.close()
         assert self.open == []
@@ -62,14 +62,13 @@ class Page(HTMLParser):
         assert self.open.pop() == tag
 
     def handle_data(self, data):
-        if not data.strip():
-            return
-        self.texts.append(data.strip())
-        self.holders.append(self.open[-1])
-        if self.open[-1] in ("td", "th"):
-            self.rows[-1].append(data.strip())
-        if self.open[-1] in ("h1", "h2", "h3"):
-            self.headings.append(data.strip())
+        if text := data.strip():
+            self.texts.append(text)
+            self.holders.append(self.open[-1])
+            if self.open[-1] in ("td", "th"):
+                self.rows[-1].append(text)
+            if self.open[-1] in ("h1", "h2", "h3"):
+                self.headings.append(text)
 
 
 def read(path):

@@ -7,7 +7,6 @@ import paddle
 import pytest
 
 from helpers.tiny_runs import digest
-from paddle_csrl.cli import train
 from paddle_csrl.errors import UserError
 from paddle_csrl.utils import read_json
 
@@ -24,103 +23,103 @@ def weights(source, tmp_path):
 
 
 @pytest.fixture
-def adopted(source, weights, tmp_path):
-    """A folder whose stage 1 is the adopted segmentor."""
-    folder = str(tmp_path / "run")
-    adopt(source, folder, weights)
-    return folder
+def run(source, tmp_path):
+    """A run that has not begun."""
+    return source._replace(folder=str(tmp_path / "run"))
 
 
-def adopt(source, folder, weights, *opts, **flags):
-    train.main(source.recipe.argv(f"segmentor_weights={weights}", *opts, save_dir=folder,
-                                  stage="segmentor", **flags))
+@pytest.fixture
+def adopted(run, weights):
+    """A run whose stage 1 is the adopted segmentor."""
+    adopt(run, weights)
+    return run
 
 
-def record(folder):
-    return read_json(os.path.join(folder, "segmentor", "stage.json"))
+def adopt(run, weights, *opts, **flags):
+    run.again(f"segmentor_weights={weights}", *opts, stage="segmentor", **flags)
+
+
+def result(run):
+    return run.path("segmentor", "model.pdparams")
+
+
+def inputs(run):
+    return read_json(run.path("segmentor", "stage.json"))["inputs"]
+
+
+def change(weights, edit):
+    """Pass the state in a file through ``edit``, which gets its first name, too."""
+    state = paddle.load(str(weights))
+    edit(state, next(iter(state)))
+    paddle.save(state, str(weights))
 
 
 def test_the_checkpoint_becomes_the_stages_result_untrained(adopted, weights):
-    assert digest(os.path.join(adopted, "segmentor", "model.pdparams")) == digest(weights)
-    assert sorted(os.listdir(os.path.join(adopted, "segmentor"))) == ["model.pdparams",
-                                                                      "stage.json"]
+    assert digest(result(adopted)) == digest(weights)
+    assert sorted(os.listdir(adopted.path("segmentor"))) == ["model.pdparams", "stage.json"]
 
 
-def test_it_is_recorded_by_its_checksum(adopted, weights):
-    whole = record(adopted)
-    assert whole["finished"] and whole["inputs"]["segmentor_weights"] == digest(weights)
-    assert "iters" not in whole["inputs"]  # a longer schedule changes nothing
+def test_it_is_recorded_by_its_checksum(adopted, weights, source):
+    assert read_json(adopted.path("segmentor", "stage.json"))["finished"]
+    assert inputs(adopted)["segmentor_weights"] == digest(weights)
+    assert "iters" not in inputs(adopted)  # a longer schedule changes nothing
+    assert "segmentor_weights" not in inputs(source)
 
 
-def test_the_later_stages_give_what_they_give_after_training(source, weights, tmp_path):
-    metrics = train.main(source.recipe.argv(f"segmentor_weights={weights}",
-                                            save_dir=str(tmp_path / "all")))
-    assert digest(tmp_path / "all" / "model.pdparams") == digest(source.path("model.pdparams"))
+def test_the_later_stages_give_what_they_give_after_training(source, weights, run):
+    metrics = run.again(f"segmentor_weights={weights}")
+    assert digest(run.path("model.pdparams")) == digest(source.path("model.pdparams"))
     assert metrics["hiou"] == source.metrics["hiou"]
 
 
-def test_it_is_adopted_again_only_if_it_changed(source, weights, adopted):
-    result = os.path.join(adopted, "segmentor", "model.pdparams")
-    before = os.stat(result).st_mtime_ns
-    adopt(source, adopted, weights, "iters=3")
-    assert os.stat(result).st_mtime_ns == before
-    state = paddle.load(str(weights))
-    name = next(iter(state))
-    state[name] = state[name] + 1
-    paddle.save(state, str(weights))
-    adopt(source, adopted, weights)
-    assert digest(result) == digest(weights)
+def test_it_is_adopted_again_only_if_it_changed(weights, adopted):
+    before = os.stat(result(adopted)).st_mtime_ns
+    adopt(adopted, weights, "iters=3")
+    assert os.stat(result(adopted)).st_mtime_ns == before
+    change(weights, lambda state, name: state.update({name: state[name] + 1}))
+    adopt(adopted, weights)
+    assert digest(result(adopted)) == digest(weights)
 
 
-def test_without_it_stage_1_is_trained_after_all(source, weights, adopted):
-    train.main(source.recipe.argv(save_dir=adopted, stage="segmentor"))
-    assert "segmentor_weights" not in record(adopted)["inputs"]
-    assert os.path.isdir(os.path.join(adopted, "segmentor", "iter_4"))
-
-
-def test_the_record_of_a_trained_segmentor_does_not_know_the_key(source):
-    assert "segmentor_weights" not in record(source.folder)["inputs"]
+def test_without_it_stage_1_is_trained_after_all(adopted):
+    adopted.again(stage="segmentor")
+    assert "segmentor_weights" not in inputs(adopted)
+    assert os.path.isdir(adopted.path("segmentor", "iter_4"))
 
 
 def test_null_means_training(source):
-    config = source.recipe.load("segmentor_weights=null")
-    assert config.settings.segmentor_weights is None
+    assert source.recipe.load("segmentor_weights=null").settings.segmentor_weights is None
 
 
-def test_a_missing_file_is_refused(source, tmp_path):
+def test_a_missing_file_is_refused(run):
     with pytest.raises(UserError, match="`segmentor_weights: absent.pdparams` is no file"):
-        adopt(source, str(tmp_path / "run"), "absent.pdparams")
+        adopt(run, "absent.pdparams")
 
 
-def test_weights_of_another_network_are_refused_and_nothing_is_replaced(source, weights, adopted):
-    state = paddle.load(str(weights))
-    state.pop(next(iter(state)))
-    paddle.save(state, str(weights))
-    before = digest(os.path.join(adopted, "segmentor", "model.pdparams"))
+def test_weights_of_another_network_are_refused_and_nothing_is_replaced(weights, adopted):
+    change(weights, lambda state, name: state.pop(name))
+    before = digest(result(adopted))
     with pytest.raises(UserError, match="w.pdparams does not fit DeepLabV3P of this config: 1 "):
-        adopt(source, adopted, weights)
-    assert digest(os.path.join(adopted, "segmentor", "model.pdparams")) == before
+        adopt(adopted, weights)
+    assert digest(result(adopted)) == before
 
 
-def test_a_torn_file_is_refused(source, weights, tmp_path):
-    with open(weights, "wb") as file:
-        file.write(b"\x80\x04torn")
+def test_a_torn_file_is_refused(run, weights):
+    weights.write_bytes(b"\x80\x04torn")
     with pytest.raises(UserError, match="w.pdparams is not a whole .pdparams"):
-        adopt(source, str(tmp_path / "run"), weights)
+        adopt(run, weights)
 
 
-def test_the_stages_own_folder_is_no_place_for_it(source, adopted):
-    inside = shutil.copy(os.path.join(adopted, "segmentor", "model.pdparams"),
-                         os.path.join(adopted, "segmentor", "copy.pdparams"))
+def test_the_stages_own_folder_is_no_place_for_it(adopted):
+    inside = shutil.copy(result(adopted), adopted.path("segmentor", "copy.pdparams"))
     with pytest.raises(UserError, match="copy.pdparams` lies in .*, which the stage clears"):
-        adopt(source, adopted, inside, "zero_shot.unseen=cow")
+        adopt(adopted, inside, "zero_shot.unseen=cow")
     assert os.path.isfile(inside)
 
 
-def test_resuming_stage_1_contradicts_it(source, weights, tmp_path):
-    resumed = source.path("segmentor", "iter_2")
+def test_resuming_stage_1_contradicts_it(source, weights, run):
     with pytest.raises(UserError, match="--resume_model .* which `segmentor_weights: .*` replaces"):
-        adopt(source, str(tmp_path / "run"), weights, resume_model=resumed)
+        adopt(run, weights, resume_model=source.path("segmentor", "iter_2"))
 
 
 @pytest.mark.parametrize("value", ["5", "['a.pdparams']", "True"])
