@@ -5,7 +5,6 @@ import logging
 import socket
 
 import cv2
-import numpy as np
 from flask import Flask, Response, abort, jsonify, request
 from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
 from werkzeug.serving import BaseWSGIServer, make_server
@@ -72,13 +71,13 @@ def make_app(session: DemoSession, local: bool = True) -> Flask:
             raise UserError("no file came along; choose an image")
         return jsonify(id=session.upload(file.filename or "", file.read()))
 
-    @app.get("/api/images/<int:image_id>/picture")
-    def picture(image_id: int) -> Response:
-        return _png(session.picture(image_id))
-
-    @app.get("/api/images/<int:image_id>/thumbnail")
-    def thumbnail(image_id: int) -> Response:
-        return _png(session.thumbnail(image_id))
+    @app.get("/api/images/<int:image_id>/<any(picture, thumbnail):kind>")
+    def picture(image_id: int, kind: str) -> Response:
+        image = session.picture(image_id) if kind == "picture" else session.thumbnail(image_id)
+        # The lowest compression: the way is short and people wait.
+        _, content = cv2.imencode(".png", cv2.cvtColor(image, cv2.COLOR_RGB2BGR),
+                                  [cv2.IMWRITE_PNG_COMPRESSION, 1])
+        return Response(content.tobytes(), mimetype="image/png")
 
     @app.get("/api/images/<int:image_id>/label")
     def label(image_id: int) -> Response:
@@ -86,25 +85,17 @@ def make_app(session: DemoSession, local: bool = True) -> Flask:
         headers = {"X-Shape": "{} {}".format(*ids.shape), "X-Version": str(version)}
         return Response(ids.tobytes(), 200, headers, "application/octet-stream")
 
-    @app.post("/api/classes")
-    def add_class() -> tuple[Response, int]:
-        session.add_class(_name())
-        return jsonify(session.state()), 202
-
-    @app.delete("/api/classes")
-    def remove_class() -> tuple[Response, int]:
-        session.remove_class(_name())
+    @app.route("/api/classes", methods=["POST", "DELETE"])
+    def change_classes() -> tuple[Response, int]:
+        body = request.get_json()
+        if not isinstance(body, dict) or not isinstance(body.get("name"), str):
+            raise UserError('no name of a class; send {"name": "zebra"}')
+        change = session.add_class if request.method == "POST" else session.remove_class
+        change(body["name"])
         return jsonify(session.state()), 202
 
     app.register_error_handler(Exception, _answer)
     return app
-
-
-def _name() -> str:
-    body = request.get_json()
-    if not isinstance(body, dict) or not isinstance(body.get("name"), str):
-        raise UserError('no name of a class; send {"name": "zebra"}')
-    return body["name"]
 
 
 def _answer(error: Exception) -> tuple[Response, int]:
@@ -114,13 +105,6 @@ def _answer(error: Exception) -> tuple[Response, int]:
     if isinstance(error, HTTPException):
         return jsonify(error=error.description), error.code or 500
     return jsonify(error=explain(error)), 400 if isinstance(error, UserError) else 500
-
-
-def _png(picture: np.ndarray) -> Response:
-    # The lowest compression: the way is short and people wait.
-    _, content = cv2.imencode(".png", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR),
-                              [cv2.IMWRITE_PNG_COMPRESSION, 1])
-    return Response(content.tobytes(), mimetype="image/png")
 
 
 def listen(host: str, port: int) -> socket.socket:

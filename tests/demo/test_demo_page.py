@@ -116,13 +116,6 @@ def test_picture_and_classes_are_those_of_predict(run, client, tmp_path):
     np.testing.assert_array_equal(picture, cv2.imread(path)[:, :, ::-1])
 
 
-def test_thumbnails_are_small(run, client):
-    content = encoded("PNG", noise(640, 800))
-    number = send(client, "large.png", content).json["id"]
-    thumbnail = Image.open(io.BytesIO(client.get(f"/api/images/{number}/thumbnail").data))
-    assert thumbnail.size == (200, 160)
-
-
 def test_an_upload_is_predicted_at_its_own_size(client):
     """Turned as its camera says, as OpenCV does; 6 in the tag 0x0112 is a quarter turn."""
     exif = Image.Exif()
@@ -133,6 +126,9 @@ def test_an_upload_is_predicted_at_its_own_size(client):
         number = send(client, name, content).json["id"]
         assert client.get("/api/state").json["images"][number]["title"] == name
         assert client.get(f"/api/images/{number}/label").headers["X-Shape"] == shape
+    number = send(client, "large.png", encoded("PNG", noise(640, 800))).json["id"]
+    thumbnail = Image.open(io.BytesIO(client.get(f"/api/images/{number}/thumbnail").data))
+    assert thumbnail.size == (200, 160)
 
 
 @pytest.mark.parametrize("name, content, message", [
@@ -152,11 +148,8 @@ def test_an_upload_that_is_no_picture_is_one_line(session, client, name, content
     assert (session.state()["images"], os.listdir(session._temporary.name)) == before
 
 
-def test_an_upload_without_a_file(client):
+def test_a_file_that_is_missing_or_too_large(session, client):
     assert client.post("/api/images").json == {"error": "no file came along; choose an image"}
-
-
-def test_a_file_that_is_too_large(session, client):
     app = server.make_app(session)
     assert app.config["MAX_CONTENT_LENGTH"] == 20 * 1024 * 1024
     app.config["MAX_CONTENT_LENGTH"] = 1000
