@@ -18,7 +18,7 @@ from paddleseg.deploy.export import WrappedModel
 
 import paddle_csrl  # noqa: F401  first: it orders the imports of cv2 and paddle
 from paddle_csrl.config import ZeroShotConfig
-from paddle_csrl.deploy.export import export_model
+from paddle_csrl.deploy.export import export
 from paddle_csrl.deploy.exported import Backend, DeployInfo, paddle_backend
 from paddle_csrl.deploy.model import DeployBuilder
 from paddle_csrl.utils.weights import save_state
@@ -66,7 +66,8 @@ def main() -> None:
         weights = os.path.join(folder, "model.pdparams")
         save_state(DeployBuilder(config, weights).new_segmentor().state_dict(), weights)
         builder = DeployBuilder(config, weights)
-        ours = DeployInfo.read(export_model(builder, os.path.join(folder, "ours"))["config"]).model
+        exported = export(args.config, weights, os.path.join(folder, "ours"))
+        ours = DeployInfo.read(exported["config"]).model
         theirs = stock_export(builder.trained_model, os.path.join(folder, "stock"))
         names = operators(ours)
         backends = [paddle_backend(path, f"{os.path.splitext(path)[0]}.pdiparams",

@@ -36,7 +36,7 @@ if importlib.util.find_spec("paddle") and not _is_doctor():
 
 #: The Python API, by the module of each name; imported when it is first asked for.
 _API = {"Run": "run", "train": "core.train", "evaluate": "core.evaluate",
-        "predict": "core.predict", "add_classes": "add_class.change", "export": "core.export"}
+        "predict": "core.predict", "add_classes": "add_class.change", "export": "deploy.export"}
 
 __all__ = ["Run", "add_classes", "evaluate", "export", "predict", "train"]
 

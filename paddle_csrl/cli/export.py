@@ -20,8 +20,7 @@ from typing import Any
 from paddleseg.utils import logger, utils
 
 from paddle_csrl.cli import make_parser, options
-from paddle_csrl.core.export import export
-from paddle_csrl.deploy.export import OPSET
+from paddle_csrl.deploy.export import OPSET, export
 from paddle_csrl.deploy.exported import OUTPUT_DTYPES
 
 
@@ -47,7 +46,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def main(argv: list[str] | None = None) -> dict[str, Any]:
-    """Return what ``paddle_csrl.core.export.export`` returns."""
+    """Return what ``paddle_csrl.deploy.export.export`` returns."""
     args = parse_args(argv)
     options.fill_in_run(args)
     utils.set_device("cpu")
