@@ -40,6 +40,7 @@ def evaluate(config: str, model_path: str, *, opts: Sequence[str] = (),
     read = ZeroShotConfig(config, opts=opts, overrides=dict(overrides or {}))
     state = load_state(model_path)  # before the data, which may have to be drawn
     builder = ZeroShotBuilder(read)
+    builder.val_dataset.audit()  # looks at every file, as training does
     model = builder.new_segmentor()
     set_weights(model, state, model_path)
     if out:

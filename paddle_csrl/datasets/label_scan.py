@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import threading
 import zipfile
 import zlib
 from array import array
@@ -16,6 +17,7 @@ from PIL import Image
 from scipy.sparse import csr_array
 
 from paddle_csrl import parallel
+from paddle_csrl.datasets.file_format import LOSSY, is_deep, orientation
 from paddle_csrl.errors import UserError
 from paddle_csrl.utils import atomic_path, progress
 
@@ -54,6 +56,7 @@ class _Columns(NamedTuple):
     classes: np.ndarray  # int32 [M]
     pixels: np.ndarray  # int64 [M]
     unlabelled: np.ndarray  # int64 [N]
+    doubts: np.ndarray  # uint8, lines of text in UTF-8
 
     def scan(self, num_classes: int) -> LabelScan:
         width = np.int32 if len(self.classes) < 2**31 else np.int64  # of both kinds of index
@@ -62,7 +65,7 @@ class _Columns(NamedTuple):
                                    shape=(len(self.lengths), num_classes)), self.unlabelled)
 
 
-_CODES = "qiqq"  # of their types
+_CODES = "qiqqB"  # of their types
 
 
 def scan_labels(file_list: FileList, num_classes: int, ignore_index: int = 255,
@@ -73,7 +76,8 @@ def scan_labels(file_list: FileList, num_classes: int, ignore_index: int = 255,
     The result is kept in ``cache_dir`` under a hash of the files' names, sizes and times, so a
     second call only looks at those. Threads do the work: decoding releases the interpreter, and
     processes would cost their start-up and Paddle's import. Of several processes each reads its
-    share of the labels; the first one keeps the result.
+    share of the labels; the first one keeps the result. What is doubtful about the files is
+    logged, each kind with one of them.
 
     Args:
         file_list (list[(str, str)]): N pairs of image and label file.
@@ -91,7 +95,8 @@ def scan_labels(file_list: FileList, num_classes: int, ignore_index: int = 255,
 
     Raises:
         UserError: a file is missing or cut short, a label is no 2-D index image, differs in size
-            from its image or holds a value that is no class. The message names the file.
+            from its image, was saved with losses or holds a value that is no class, or an image
+            has an EXIF orientation that its label does not show. The message names the file.
     """
     key = repr((fingerprint(file_list), num_classes, ignore_index, zero_is_unlabelled))
     folder = cache_dir or os.environ.get("PADDLE_CSRL_CACHE") or os.path.join(
@@ -106,7 +111,10 @@ def scan_labels(file_list: FileList, num_classes: int, ignore_index: int = 255,
         if parallel.is_first():
             _save(path, columns)
     columns = columns or _Columns(*(np.zeros(0, code) for code in _CODES))
-    return _Columns(*map(parallel.from_first, columns)).scan(num_classes)
+    columns = _Columns(*map(parallel.from_first, columns))
+    for doubt in columns.doubts.tobytes().decode(errors="replace").splitlines():
+        logger.warning(doubt)
+    return columns.scan(num_classes)
 
 
 def fingerprint(file_list: FileList) -> str:
@@ -187,7 +195,7 @@ def read_label(path: str, zero_is_unlabelled: bool = False) -> np.ndarray:
         UserError: the file is missing, broken, or not a 2-D index image.
     """
     _status(path, "label")
-    label = _decode(path, "label")
+    label = _decode_label(path)
     if label.ndim != 2 or label.dtype.kind not in "uib":
         raise UserError(f"label {path} is {label.dtype} {list(label.shape)}; it must be a "
                         f"single-channel image of class ids")
@@ -197,17 +205,23 @@ def read_label(path: str, zero_is_unlabelled: bool = False) -> np.ndarray:
 def _scan(file_list: FileList, num_classes: int, ignore_index: int, title: str,
           zero_is_unlabelled: bool, num_workers: int) -> _Columns:
 
+    doubts = _Doubts()
+
     def scan_one(pair: Sequence[str]) -> tuple[np.ndarray, np.ndarray, int]:
         image_path, label_path = pair
         require_whole_image(image_path)
         label = read_label(label_path, zero_is_unlabelled)
-        _require_same_size(image_path, label_path, label.shape)
+        if _is_turned(image_path, label_path, label.shape):
+            doubts.turned.append(pair)
+        if is_deep(image_path):
+            doubts.deep.append(image_path)
         values, counts = class_pixels(label)
         require_classes(values, num_classes, ignore_index, label_path)
         is_class = values != ignore_index
+        doubts.note_colors(label_path, values[is_class])
         return values[is_class], counts[is_class], int(counts[~is_class].sum())
 
-    lengths, classes, pixels, unlabelled = (array(code) for code in _CODES)
+    lengths, classes, pixels, unlabelled = (array(code) for code in _CODES[:4])
     with ThreadPoolExecutor(num_workers or _THREADS) as pool:
         for values, counts, rest in progress(_mapped(pool, scan_one, file_list), title,
                                              len(file_list)):
@@ -215,7 +229,57 @@ def _scan(file_list: FileList, num_classes: int, ignore_index: int, title: str,
             classes.frombytes(values.astype(np.int32).tobytes())
             pixels.frombytes(counts.astype(np.int64).tobytes())
             unlabelled.append(rest)
-    return _Columns(*map(np.asarray, (lengths, classes, pixels, unlabelled)))
+    doubts.require_upright(file_list)
+    text = np.frombuffer("".join(f"{line}\n" for line in doubts.lines(file_list)).encode(
+        errors="replace"), np.uint8)
+    return _Columns(*map(np.asarray, (lengths, classes, pixels, unlabelled)), text)
+
+
+class _Doubts:
+    """What is doubtful about files that threads read in any order."""
+
+    def __init__(self) -> None:
+        self.turned: list[Sequence[str]] = []
+        self.deep: list[str] = []
+        self._colors: dict[int, tuple[bytes, str]] = {}  # of an id, and the label that shows it
+        self._recolored: list[tuple[str, int, str]] = []
+        self._lock = threading.Lock()
+
+    def note_colors(self, path: str, ids: np.ndarray) -> None:
+        """Compare the colours that a label's palette gives to its ``ids`` with others'."""
+        with Image.open(path) as image:
+            palette = bytes(image.getpalette() or []) if image.mode == "P" else b""
+        with self._lock:
+            for class_id in ids.tolist() if palette else []:
+                color = palette[3 * class_id:3 * class_id + 3]
+                known, other = self._colors.setdefault(class_id, (color, path))
+                if known != color:
+                    self._recolored.append((path, class_id, other))
+                    break
+
+    def require_upright(self, file_list: FileList) -> None:
+        """Raise ``UserError`` if labels are not known to be turned like their images."""
+        if self.turned:
+            image, label = min(self.turned, key=[*file_list].index)
+            more = len(self.turned) - 1
+            raise UserError(
+                f"image {image} is turned by its EXIF orientation when it is read, and its label "
+                f"{label} is not known to be{f' ({more} more such images)' if more else ''}; "
+                f"write the images upright without the tag, or take the tag away where it is the "
+                f"stored pixels that the labels fit")
+
+    def lines(self, file_list: FileList) -> Iterator[str]:
+        """The sentences to log."""
+        if self.deep:
+            yield (f"{len(self.deep)} images are not of 8 bits, such as {min(self.deep)}: their "
+                   f"upper 8 bits are read, which are nearly black where the numbers are small; "
+                   f"scale them to 8 bits")
+        if self._recolored:
+            path, class_id, other = min(self._recolored)
+            yield (f"{len(self._recolored)} labels have another palette than others: id "
+                   f"{class_id} has one colour in {path} and another in {other}. Ids are read, "
+                   f"not colours; if a program chose the palettes, write ids that mean the same "
+                   f"in all")
 
 
 def _mapped(pool: ThreadPoolExecutor, function: Callable, items: Sequence) -> Iterator:
@@ -223,24 +287,50 @@ def _mapped(pool: ThreadPoolExecutor, function: Callable, items: Sequence) -> It
         yield from pool.map(function, items[start:start + _IN_FLIGHT])
 
 
-def _require_same_size(image_path: str, label_path: str, shape: tuple[int, ...]) -> None:
+def _is_turned(image_path: str, label_path: str, shape: tuple[int, ...]) -> bool:
+    """Whether an image is turned when it is read and, for all its size tells, its label is not.
+
+    Raises:
+        UserError: they differ in size without being turned.
+    """
+    stored, turn = None, 1
     try:
         with Image.open(image_path) as image:
-            if (image.height, image.width) == shape:
-                return
+            stored, turn = (image.height, image.width), orientation(image)
+            if stored == shape:
+                return turn != 1
     except Exception:  # PIL raises many types on formats it lacks; OpenCV decides
         pass
-    image = _read_image(image_path)  # turned by its EXIF orientation, unlike PIL's size
+    image = _read_image(image_path)  # turned, unlike PIL's size
     if image.shape[:2] != shape:
         raise UserError(f"label {label_path} is {shape[0]} x {shape[1]} pixels (height x width), "
                         f"but its image {image_path} is {image.shape[0]} x {image.shape[1]}; the "
                         f"two must agree")
 
 
+    return False
+
+
+def _decode_label(path: str) -> np.ndarray:
+    label = _decode(path, "label")
+    with Image.open(path) as image:
+        kind, turn = image.format, orientation(image)
+    if kind in LOSSY:
+        raise UserError(f"label {path} is a {kind}, whose ids are not those that were written; "
+                        f"save labels as PNG")
+    if turn != 1:
+        raise UserError(f"label {path} has an EXIF orientation, which is not looked at where ids "
+                        f"are read; write it upright, like its image, without the tag")
+    return label
+
+
 def _decode(path: str, kind: str) -> np.ndarray:
     try:
         with Image.open(path) as image:
             return np.asarray(image)
+    except Image.DecompressionBombError:
+        raise UserError(f"{kind} {path} has more than {2 * (Image.MAX_IMAGE_PIXELS or 0)} pixels; "
+                        f"cut it into tiles") from None
     except Exception as error:  # PIL raises OSError, SyntaxError, ValueError and others
         raise _unreadable(kind, path, str(error)) from error
 
@@ -273,7 +363,7 @@ def _load(path: str, num_images: int, num_classes: int) -> _Columns | None:
                                  for name, code in zip(_Columns._fields, _CODES)))
     except _CACHE_ERRORS + (TypeError,):
         return None
-    lengths, classes, pixels, unlabelled = columns
+    lengths, classes, pixels, unlabelled, _ = columns
     fits = (lengths.shape == unlabelled.shape == (num_images,) and (lengths >= 0).all()
             and classes.shape == pixels.shape == (lengths.sum(),)
             and ((0 <= classes) & (classes < num_classes)).all())

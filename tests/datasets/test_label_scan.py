@@ -190,3 +190,80 @@ def test_fabricated_data_are_a_function_of_the_seed(tmp_path):
         return [path.read_bytes() for path in sorted((tmp_path / name).rglob("*.*"))]
 
     assert contents("b", 0) == contents("a", 0) != contents("c", 1)
+
+
+# Files that are not what they seem.
+
+TURNS = {1: lambda a: a, 2: np.fliplr, 3: lambda a: np.rot90(a, 2), 4: np.flipud,
+         5: lambda a: np.swapaxes(a, 0, 1), 6: lambda a: np.rot90(a, -1),
+         7: lambda a: np.swapaxes(np.rot90(a, 2), 0, 1), 8: lambda a: np.rot90(a, 1)}
+
+
+def tagged(orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    return exif
+
+
+@pytest.mark.parametrize("square", [False, True])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_turned_images(files, orientation, square):
+    """A label as the picture is stored is refused, one as it is shown where its size tells."""
+    for path, label in files[2:4]:
+        side = (40, 40) if square else (40, 50)
+        Image.fromarray(np.zeros((*side, 3), np.uint8)).save(path, exif=tagged(orientation))
+        write_label(label, np.zeros(side, np.uint8))
+    if orientation == 1:
+        scan_labels(files, 5)
+        return
+    with pytest.raises(UserError, match=f"image {files[2][0]} is turned by its EXIF orientation.*"
+                                        f"{files[2][1]} is not known to be.*1 more such"):
+        scan_labels(files, 5)
+    if not square and orientation >= 5:
+        for _, label in files[2:4]:
+            write_label(label, TURNS[orientation](np.zeros((40, 50), np.uint8)).copy())
+        assert scan_labels(files, 5).counts.toarray()[2, 0] == 2000
+        assert cv2.imread(files[2][0]).shape == (50, 40, 3)
+
+
+def test_label_with_an_orientation(files):
+    Image.fromarray(read(files[1][1])).save(files[1][1], exif=tagged(6))
+    with pytest.raises(UserError, match=f"label {files[1][1]} has an EXIF orientation"):
+        scan_labels(files, 5)
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "WEBP"])
+def test_label_saved_with_losses(files, kind):
+    Image.fromarray(read(files[1][1])).convert("L").save(files[1][1], kind)
+    with pytest.raises(UserError, match=f"label {files[1][1]} is a {kind}.*save labels as PNG"):
+        scan_labels(files, 5)
+
+
+def test_label_of_too_many_pixels(files, monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    with pytest.raises(UserError, match="has more than 200 pixels; cut it into tiles"):
+        scan_labels(files[:1], 5)
+
+
+def test_doubts_are_told_every_time(files, capsys):
+    colors = np.arange(768, dtype=np.uint8)
+    label = Image.fromarray(read(files[3][1]))
+    label.putpalette(colors.tobytes())
+    label.save(files[3][1])
+    image = cv2.imread(files[4][0]).astype(np.uint16)
+    cv2.imwrite(files[4][0] + ".png", image * 8)
+    files[4] = (files[4][0] + ".png", files[4][1])
+    cv2.imwrite(files[5][0] + ".tiff", cv2.imread(files[5][0]).astype(np.float32))
+    files[5] = (files[5][0] + ".tiff", files[5][1])
+    for _ in range(2):
+        scan_labels(files, 5)
+        first, second = capsys.readouterr().out.splitlines()[-2:]
+        assert f"2 images are not of 8 bits, such as {files[4][0]}" in first
+        assert "labels have another palette than others: id" in second
+        assert files[3][1] in second
+
+
+def test_plain_files_raise_no_doubt(files, capsys):
+    Image.fromarray(read(files[3][1])).save(files[3][1])  # grey, as the masks of SBD are
+    scan_labels(files, 5)
+    assert "WARNING" not in capsys.readouterr().out
