@@ -1,4 +1,4 @@
-"""What an image file says of itself before its pixels are decoded."""
+"""Facts that an image file tells before its pixels are decoded."""
 
 import cv2
 import numpy as np
@@ -40,7 +40,7 @@ def turned(pixels: np.ndarray, orientation: int) -> np.ndarray:
 
 
 def is_deep(path: str) -> bool:
-    """Whether the numbers of a PNG or TIFF have more than the 8 bits that training reads."""
+    """Tell if the numbers of a PNG or TIFF have more than the 8 bits that training reads."""
     with open(path, "rb") as file:
         head = file.read(_PNG_DEPTH + 1)
     if head.startswith(_TIFF):

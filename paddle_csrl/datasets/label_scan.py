@@ -236,7 +236,7 @@ def _scan(file_list: FileList, num_classes: int, ignore_index: int, title: str,
 
 
 class _Doubts:
-    """What is doubtful about files that threads read in any order."""
+    """Doubts about files that threads read in any order."""
 
     def __init__(self) -> None:
         self.turned: list[Sequence[str]] = []
@@ -288,7 +288,7 @@ def _mapped(pool: ThreadPoolExecutor, function: Callable, items: Sequence) -> It
 
 
 def _is_turned(image_path: str, label_path: str, shape: tuple[int, ...]) -> bool:
-    """Whether an image is turned when it is read and, for all its size tells, its label is not.
+    """Tell if an image is turned when it is read and, by its size, its label may not be.
 
     Raises:
         UserError: they differ in size without being turned.

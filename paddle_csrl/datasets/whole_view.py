@@ -1,4 +1,4 @@
-"""Whether transforms leave the whole image in place, as validation and prediction need."""
+"""A check that transforms leave the whole image in place, as prediction needs."""
 
 import random
 from collections.abc import Iterable
@@ -38,7 +38,7 @@ def require_whole_view(transforms: Iterable[Any], place: str) -> None:
 
 
 def _moves(transform: Any) -> bool:
-    """Whether an edge between dark and bright is, laid back, elsewhere than it was.
+    """Tell if an edge between dark and bright is, laid back, elsewhere than it was.
 
     An edge stays where it is whatever is done to brightness and contrast.
     """
