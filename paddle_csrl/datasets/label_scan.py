@@ -232,7 +232,8 @@ def _scan(file_list: FileList, num_classes: int, ignore_index: int, title: str,
     doubts.require_upright(file_list)
     text = np.frombuffer("".join(f"{line}\n" for line in doubts.lines(file_list)).encode(
         errors="replace"), np.uint8)
-    return _Columns(*map(np.asarray, (lengths, classes, pixels, unlabelled)), text)
+    return _Columns(np.asarray(lengths), np.asarray(classes), np.asarray(pixels),
+                    np.asarray(unlabelled), text)
 
 
 class _Doubts:

@@ -359,7 +359,7 @@ class DrawnLabels:
             return self._view().copy()
 
     def _view(self) -> np.ndarray:
-        return np.frombuffer(self._shared.get_obj(), np.int64)
+        return np.frombuffer(memoryview(self._shared.get_obj()), np.int64)
 
 
 class _Relabel:
