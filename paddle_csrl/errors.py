@@ -27,7 +27,7 @@ def user_message(error: BaseException | None) -> str | None:
         return f"{error.strerror}: {error.filename2 or error.filename or 'a file to be written'}"
     while error is not None:
         if isinstance(error, UserError) and _WORKER_MARK not in str(error):
-            return " ".join(str(error).split())
+            return " ".join(line.strip() for line in str(error).splitlines())
         if _WORKER_MARK in str(error):
             return str(error).rsplit(_WORKER_MARK, 1)[1].strip().splitlines()[0]
         error = error.__cause__ or error.__context__

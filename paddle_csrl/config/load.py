@@ -151,7 +151,10 @@ class ZeroShotConfig(Config):
 
     @property
     def test_config(self) -> dict[str, Any]:
-        return dict(self.dic.get("test_config") or {})
+        content = dict(self.dic.get("test_config") or {})
+        if isinstance(content.get("scales"), int):  # PaddleSeg takes floats alone
+            content["scales"] = float(content["scales"])
+        return content
 
     @property
     def projection(self) -> Any:

@@ -5,12 +5,16 @@ from collections.abc import Sequence
 
 from paddleseg.utils import logger
 
+from paddle_csrl.builder import ZeroShotBuilder
 from paddle_csrl.errors import UserError
 from paddle_csrl.run import Run
 from paddle_csrl.stages.base import MAY_CHANGE, changed_inputs
 from paddle_csrl.stages.fit import iterations_done
 from paddle_csrl.utils import make_folder, read_json
 from paddle_csrl.utils.weights import load_state, load_weights
+
+#: Share of pixels without a class that tells why classes are absent.
+_MUCH_VOID = 0.2
 
 
 def check(run: Run, stages: Sequence[str]) -> None:
@@ -20,6 +24,8 @@ def check(run: Run, stages: Sequence[str]) -> None:
         UserError: as ``examine``, or the folder cannot be made.
     """
     examine(run, stages)
+    for warning in (*data_warnings(run.builder), *schedule_warnings(run)):
+        logger.warning("; ".join(warning))
     make_folder(run.save_dir, "save_dir")
 
 
@@ -36,6 +42,38 @@ def examine(run: Run, stages: Sequence[str]) -> None:
     for stage in stages:
         if not run.resumes(stage):
             run.check_folder(stage)
+
+
+def data_warnings(builder: ZeroShotBuilder) -> list[tuple[str, str]]:
+    """Find what the labels make of no use: what is amiss, and what to do."""
+    names, train, val = builder.classes.names, builder.train_dataset, builder.val_dataset
+    audit, found = train.audit(), []
+    absent, void = audit.get("seen_classes_absent", []), audit.get("pixels_unlabelled", 0)
+    if absent:
+        share = void / max(1, void + audit["pixels_seen"] + audit["pixels_ignored_unseen"])
+        found.append((f"no training pixel of {', '.join(absent)}" + (
+            f", and {share:.0%} of all pixels are {train.ignore_index}, which means no class"
+            if share > _MUCH_VOID else ""), "they are never predicted; mend the labels, name them "
+                                            "unseen, or leave them out of the data set"))
+    pixels = val.class_pixels()
+    missing = [] if pixels is None else [names[c] for c in val.unseen_ids if not pixels[:, c].any()]
+    if missing:
+        found.append((f"no validation pixel of {', '.join(missing)}",
+                      "an IoU of 0 is no measurement of them; add images that show them"))
+    return found
+
+
+def schedule_warnings(run: Run) -> list[tuple[str, str]]:
+    """Find the stages that end while their learning rate still warms up."""
+    found = []
+    for name in run.stages:
+        section = run.config.settings if name == "segmentor" else run.config.section(name)
+        schedule, iters = (getattr(section, key, None) for key in ("lr_scheduler", "iters"))
+        warmup = (schedule or {}).get("warmup_iters") or 0
+        if iters and warmup >= iters:
+            found.append((f"stage {name} ends after `iters: {iters}`, within the warm-up of "
+                          f"`warmup_iters: {warmup}`", "make it shorter, or train longer"))
+    return found
 
 
 def _check_resumed(run: Run, stages: Sequence[str]) -> None:

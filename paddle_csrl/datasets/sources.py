@@ -86,7 +86,8 @@ def _require_lists(cfg: dict[str, Any]) -> None:
                         f"path; save the file as UTF-8 without it")
     for number, line in enumerate(lines, 1):
         if len(line.split(separator)) != 2:
-            raise UserError(f"{path}, line {number}: `{line}` is no pair of an image and a label "
-                            f"with {separator!r} between them")
+            raise UserError(f"{path}, line {number}: {line!r} is no pair of an image and a label "
+                            f"with {separator!r} between them; mend the line, or name what is "
+                            f"between them as `separator` of the data set")
     if not lines:
         raise UserError(f"{path} lists no image; write one `image label` pair a line")

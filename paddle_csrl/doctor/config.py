@@ -131,17 +131,8 @@ def check_data(run: Run) -> list[Finding]:
         Finding(OK, "data", f"train: {train['images_used']} images, {train['images_dropped']} left "
                             f"out by policy {train['policy']}; val: {val['images_used']} images"),
         Finding(OK, "classes", f"{len(names)}, unseen: {', '.join(names[c] for c in unseen)}")]
-    absent = train.get("seen_classes_absent", [])
-    if absent:
-        findings.append(Finding(WARNING, "classes", f"no training pixel of {', '.join(absent)}",
-                                "they are never predicted; name them unseen, or leave them out of "
-                                "the data set"))
-    pixels = builder.val_dataset.class_pixels()
-    if pixels is not None and not pixels[:, unseen].any(0).all():
-        missing = [names[c] for c in unseen if not pixels[:, c].any()]
-        findings.append(Finding(WARNING, "classes", f"no validation pixel of "
-                                                    f"{', '.join(missing)}",
-                                "they do not count in the unseen mIoU; add images that show them"))
+    findings += [Finding(WARNING, "classes", *warning)
+                 for warning in preflight.data_warnings(builder)]
     return findings
 
 

@@ -41,7 +41,8 @@ class PictureBook:
             image = cv2.resize(image_of(dataset, index), label.shape[::-1],
                                interpolation=cv2.INTER_AREA)
             panels.append(visualize.prediction_panel(
-                image, label, prediction, classes.names, classes.unseen_ids, classes.palette))
+                image, drawable(label, dataset), prediction, classes.names, classes.unseen_ids,
+                classes.palette))
         return panels
 
     def save(self, folder: str) -> list[str]:
@@ -51,6 +52,11 @@ class PictureBook:
             paths.append(os.path.join(folder, f"{number:02d}.png"))
             visualize.save_png(paths[-1], panel)
         return paths
+
+
+def drawable(label: np.ndarray, dataset: ZeroShotDataset) -> np.ndarray:
+    """Return a label of a data set as pictures know it: 255 where there is no class."""
+    return np.where(label == dataset.ignore_index, 255, label)
 
 
 def image_of(dataset: ZeroShotDataset, index: int) -> np.ndarray:

@@ -13,7 +13,7 @@ from paddle_csrl.config import ZeroShotConfig
 from paddle_csrl.datasets import ZeroShotDataset
 from paddle_csrl.errors import UserError
 from paddle_csrl.evaluation.evaluate import evaluate_as_configured, new_evaluator
-from paddle_csrl.evaluation.pictures import image_of
+from paddle_csrl.evaluation.pictures import drawable, image_of
 from paddle_csrl.run import Run
 
 #: Longest side of a picture in the combined figure, in pixels.
@@ -102,7 +102,7 @@ def compare_methods(methods: Sequence[Method], folder: str, images: Sequence[int
     labels: list[dict[str, np.ndarray]] = [{} for _ in chosen]
     for method in methods:
         for of_image, (prediction, truth) in zip(labels, _predict(method, chosen)):
-            of_image.setdefault("Ground truth", truth)
+            of_image.setdefault("Ground truth", drawable(truth, dataset))
             of_image[method.name] = prediction
     scenes = [_scene(dataset, index, scene) for index, scene in zip(chosen, labels)]
     options = (builder.classes.names, builder.classes.unseen_ids, builder.classes.palette)

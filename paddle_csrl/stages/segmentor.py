@@ -67,11 +67,14 @@ class SegmentorStage(Stage):
         check_training(context.settings, len(context.classes))
 
     def check_start(self, context: StageContext) -> None:
-        """See to the last layer of an untrained segmentor, and to a batch."""
+        """See to the last layer and the outputs of an untrained segmentor, and to a batch."""
         builder = context.builder
+        image = _check_batch(builder.train_dataset, context.settings.batch_size)
         with paddle.utils.unique_name.guard():
-            builder.classification_layer(builder.new_segmentor())
-        _check_batch(builder.train_dataset, context.settings.batch_size)
+            segmentor = builder.new_segmentor()
+            builder.classification_layer(segmentor)
+        if not context.config.projection and not context.settings.segmentor_weights:
+            _check_outputs(segmentor, image, context.settings.loss)
 
     def run(self, context: StageContext) -> None:
         settings, builder = context.settings, context.builder
@@ -185,14 +188,27 @@ def require_full_batch(dataset: paddle.io.Dataset, batch_size: int) -> None:
                         + "; make it smaller")
 
 
-def _check_batch(dataset: ZeroShotDataset, batch_size: int) -> None:
-    """See whether transforms bring images to one size, by as many as are in a batch.
+def _check_outputs(model: paddle.nn.Layer, image: np.ndarray, loss: dict[str, Any]) -> None:
+    """Insist on a loss for each of the outputs that the model has in training."""
+    if hasattr(model, "loss_computation"):  # its own
+        return
+    model.train()
+    with paddle.no_grad():
+        outputs = len(model(paddle.to_tensor(np.stack([image, image]))))
+    if outputs != len(loss["coef"]):
+        raise UserError(f"`loss.coef` has {len(loss['coef'])} numbers, and {type(model).__name__} "
+                        f"has {outputs} outputs in training; give a loss and a number for each")
 
-    The state of the random numbers stays as it was.
+
+def _check_batch(dataset: ZeroShotDataset, batch_size: int) -> np.ndarray:
+    """Insist that transforms bring images to one size, by as many as are in a batch.
+
+    The state of the random numbers stays as it was. Returns one of the images, [3, H, W].
     """
     states = random.getstate(), np.random.get_state()
     places = np.linspace(0, len(dataset) - 1, batch_size).round().astype(int)
-    shapes = sorted({dataset[place]["img"].shape for place in places.tolist()})
+    images = [dataset[place]["img"] for place in places.tolist()]
+    shapes = sorted({image.shape for image in images})
     random.setstate(states[0])
     np.random.set_state(states[1])
     dataset.drawn.clear()  # counts training alone
@@ -203,6 +219,7 @@ def _check_batch(dataset: ZeroShotDataset, batch_size: int) -> None:
         raise UserError(f"`train_dataset.transforms` make images of {shapes[0][1:]} and of "
                         f"{shapes[-1][1:]} (height, width), which are no batch; add "
                         f"RandomPaddingCrop with a `crop_size`, or set `batch_size: 1`")
+    return images[0]
 
 
 def _drop_flops_counters(model: paddle.nn.Layer) -> None:

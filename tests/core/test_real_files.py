@@ -10,7 +10,7 @@ from helpers.fabricated import read_label
 from helpers.tiny_config import tiny_content, write_config
 from helpers.tiny_runs import differing, weights
 from paddle_csrl.cli import train
-from paddle_csrl.errors import UserError
+from paddle_csrl.errors import UserError, user_message
 
 
 @pytest.fixture
@@ -77,3 +77,61 @@ def test_validation_does_not_crop(run, content, tmp_path):
     with pytest.raises(UserError, match=r"`val_dataset.transforms` must not crop"):
         run()
     assert not (tmp_path / "output").exists()
+
+
+def test_a_loss_for_each_output(run, content, tmp_path):
+    content["loss"]["coef"] = [1.0, 0.4]
+    with pytest.raises(UserError, match=r"`loss.coef` has 2 numbers, and DeepLabV3P has 1 outputs"):
+        run()
+    assert not (tmp_path / "output").exists()
+
+
+def void_as_4(label):
+    """Three classes, 0 to 2, and 4 for pixels without one."""
+    return np.where(label == 255, 4, label % 3).astype(np.uint8)
+
+
+def test_another_ignore_index_and_a_whole_number_of_scales(run, content, tmp_path):
+    classes = tmp_path / "three.txt"
+    classes.write_text("background\ncar\ncow\n")
+    content["zero_shot"]["class_names"] = str(classes)
+    for key in ("train_dataset", "val_dataset", "model"):
+        content[key]["num_classes"] = 3
+    for key, split in (("train_dataset", "train"), ("val_dataset", "val")):
+        content[key]["ignore_index"] = 4
+        rewrite_labels(content, void_as_4, split)
+    content["train_dataset"]["transforms"][0]["label_padding_value"] = 4
+    content["test_config"] = {"aug_eval": True, "scales": 1}
+    folder = run()
+    assert sorted(os.listdir(os.path.join(folder, "predictions")))[0] == "00.png"
+
+
+def test_what_labels_and_schedules_make_of_no_use_is_said_before_training(run, content, capsys):
+    """Masks of 0 and 255, no validation pixel of cow (3), a warm-up that never ends."""
+    rewrite_labels(content, lambda label: np.where(label > 0, 255, 0).astype(np.uint8))
+    rewrite_labels(content, lambda label: np.where(label == 3, 0, label), "val")
+    content["lr_scheduler"].update(warmup_iters=2, warmup_start_lr=1e-5)
+    run("output", "--stage", "segmentor")
+    lines = capsys.readouterr().out.splitlines()
+    start = next(index for index, line in enumerate(lines) if "[TRAIN]" in line)
+    warnings = "\n".join(line for line in lines[:start] if "WARNING" in line)
+    root = content["train_dataset"]["dataset_root"]
+    labels = [np.array(Image.open(os.path.join(root, "labels", f"train_{index:04d}.png")))
+              for index in range(6)]
+    void = sum((label == 255).sum() for label in labels) / sum(label.size for label in labels)
+    assert f"no training pixel of cat, dog, car, and {void:.0%} of all pixels are 255" in warnings
+    assert "no validation pixel of cow" in warnings
+    assert "stage segmentor ends after `iters: 2`, within the warm-up of `warmup_iters: 2`" \
+        in warnings
+    assert "stage generator" not in warnings
+
+
+@pytest.mark.parametrize("between", ["\t", "  "])
+def test_a_list_with_another_separator_is_shown_as_it_is(run, content, between):
+    path = content["train_dataset"]["train_path"]
+    text = open(path).read().replace(" ", between)
+    open(path, "w").write(text)
+    with pytest.raises(UserError) as error:
+        run()
+    assert repr(text.splitlines()[0]) in user_message(error.value)
+    assert "`separator`" in str(error.value)
