@@ -82,8 +82,7 @@ class ZeroShotBuilder(UserErrorBuilder):
     def new_segmentor(self, pretrained: bool = True) -> paddle.nn.Layer:
         """Build an untrained segmentor, another one with every call.
 
-        Args:
-            pretrained: load, or download, what ``pretrained`` in the config names.
+        If ``pretrained``, what that key in the config names is loaded, or downloaded.
         """
         if pretrained:
             with compat.pretrained_checked(check_pretrained):
@@ -107,10 +106,7 @@ class ZeroShotBuilder(UserErrorBuilder):
         return model
 
     def new_projection(self, pretrained: bool = True) -> ProjectionSegmentor:
-        """Build an untrained segmentor that ends in the projection of the config.
-
-        What ``pretrained`` names is loaded before the last layer is exchanged.
-        """
+        """Build an untrained segmentor, as ``new_segmentor``, that ends in the projection."""
         segmentor = self.new_segmentor(pretrained)
         layer_name, _ = self.classification_layer(segmentor)
         return ProjectionSegmentor(segmentor, layer_name, self.embeddings, self.classes.seen_ids,
@@ -126,11 +122,7 @@ class ZeroShotBuilder(UserErrorBuilder):
                                          self.config.settings.zero_shot.classifier_layer)
 
     def feature_extractor(self, model: paddle.nn.Layer) -> FeatureExtractor:
-        """Make what takes features off a segmentor, in the config's precision.
-
-        Raises:
-            UserError: as ``classification_layer``.
-        """
+        """Make what takes features off a segmentor; errors as ``classification_layer``."""
         settings = self.config.settings
         return FeatureExtractor(model, len(self.classes), settings.zero_shot.classifier_layer,
                                 settings.precision, settings.amp_level)
@@ -230,12 +222,10 @@ class ZeroShotBuilder(UserErrorBuilder):
 
 
 def classes_of(config: ZeroShotConfig, dataset: Any = None) -> ClassTable:
-    """Find out the classes of a config.
+    """Find out the classes of a config, which may name them in ``zero_shot.class_names``.
 
-    Args:
-        config: it may name them in ``zero_shot.class_names``.
-        dataset: its validation set, which may name and colour them, and knows their number.
-            Without it, names that are built in for its type and the number in ``model`` do.
+    Its validation set may name and colour them, and knows their number. Without it, names that
+    are built in for its type and the number in ``model`` do.
 
     Raises:
         UserError: nothing names them, or their number is not that of the data set.
@@ -260,10 +250,7 @@ def classes_of(config: ZeroShotConfig, dataset: Any = None) -> ClassTable:
 
 
 def classes_beside(config: ZeroShotConfig, model_path: str) -> ClassTable | None:
-    """Read the classes of trained weights from the file that every run writes beside them.
-
-    Returns:
-        The classes; None where there is no such file.
+    """Read the classes of trained weights from the file beside them; None where there is none.
 
     Raises:
         UserError: their number is not the model's.

@@ -120,10 +120,6 @@ def _read_palette(colors: Any, num_classes: int, place: str) -> np.ndarray:
 
 
 def read_classes_beside(model_path: str) -> ClassTable | None:
-    """Read the classes from the file beside a run's weights; None where there is no such file.
-
-    Raises:
-        UserError: the file is broken.
-    """
+    """Read the classes from the file beside a run's weights; None where there is no such file."""
     path = os.path.join(os.path.dirname(model_path), CLASSES_FILE)
     return ClassTable.parse(read_json(path), path) if os.path.isfile(path) else None

@@ -21,10 +21,7 @@ _meetings = itertools.count()
 
 
 def start(device: str) -> None:
-    """Choose the device and connect the processes: by NCCL on GPUs, by Gloo on CPUs.
-
-    To be called once, first.
-    """
+    """Choose the device and, once and first, connect the processes: NCCL on GPUs, Gloo on CPUs."""
     utils.set_device(device)
     if world_size() > 1:
         if paddle.get_device() == "cpu":

@@ -39,10 +39,7 @@ class Run(RunFolder):
     Args:
         config (ZeroShotConfig): the config.
         resume_model (str, optional): a checkpoint folder ``<stage>/iter_N`` to go on from.
-        shared_dir (str, optional): folder of the stages that several runs share. Such a run
-            ends with its new classification layer alone, not with a copy of the segmentor.
-        shared_stages (sequence of str): the stages found there.
-        restart (bool): run stages again that are current, and delete their earlier results.
+        shared_dir, shared_stages, restart: as for ``RunFolder``.
         builder (ZeroShotBuilder, optional): of the config.
 
     Raises:
@@ -102,11 +99,7 @@ class Run(RunFolder):
         return [name for name, stage in self._stages.items() if stage.makes_model][-1]
 
     def stage(self, name: str) -> Stage:
-        """Return a stage by its name.
-
-        Raises:
-            UserError: the run has no such stage.
-        """
+        """Return a stage by its name; ``UserError`` if the run has none such."""
         if name not in self._stages:
             reason = "a `projection`" if self.config.projection else f"no `{name}`"
             raise UserError(f"--stage {name}: {self.config.path} has {reason} and its stages are "
@@ -130,10 +123,7 @@ class Run(RunFolder):
         return all_inputs(self.stage(stage), self.context)
 
     def changes(self, stage: str) -> list[str] | None:
-        """Return the names of the inputs that changed since the stage finished.
-
-        None if it never did.
-        """
+        """Return the names of inputs changed since the stage finished; None if it never did."""
         if not self.is_finished(stage):
             return None
         record = self.record(stage)
@@ -155,11 +145,7 @@ class Run(RunFolder):
             and bool(self.record("self_training").get("finished"))
 
     def require_finished(self, stages: Sequence[str]) -> None:
-        """Insist that ``stages`` have finished, whatever their inputs were.
-
-        Raises:
-            UserError: one has not, or its result is gone.
-        """
+        """Raise ``UserError`` unless all ``stages`` have finished, whatever their inputs were."""
         for stage in stages:
             if not self.is_finished(stage):
                 raise UserError(f"{self.output(stage)} is missing or stage {stage} has not "
@@ -167,11 +153,7 @@ class Run(RunFolder):
                                 f"--save_dir {self.save_dir} --stage {stage}")
 
     def require_current(self, stage: str) -> None:
-        """Insist that an earlier stage is finished and up to date.
-
-        Raises:
-            UserError: it is not; the message says what is missing or changed.
-        """
+        """Raise ``UserError``, with what is missing or changed, unless the stage is current."""
         changes = self.changes(stage)
         if changes is None:
             raise UserError(f"stage {stage} has not finished in {self.folder(stage)}; run "
@@ -193,8 +175,7 @@ class Run(RunFolder):
     def calibration(self) -> float:
         """The number that the final layer takes off the logits of seen classes, in logit units.
 
-        Raises:
-            UserError: it follows from the layer, which has not been trained.
+        ``UserError`` if it follows from the layer and that has not been trained.
         """
         wanted = Calibration.of(self.config.section("classifier"))
         if not wanted.is_cost:

@@ -153,15 +153,7 @@ def add_classes(run_dir: str, names: Sequence[str], save_dir: str, *, remove: Se
 
 
 class _Source(NamedTuple):
-    """The run to be changed.
-
-    Attributes:
-        run (Run): it.
-        trained (Run): as it was trained, before any change.
-        classes (ClassList): its classes.
-        model (nn.Layer): its final model.
-        opts (list[str]): overrides of its config.
-    """
+    """The run to be changed; and ``trained``, as it was before any change."""
 
     run: Run
     trained: Run

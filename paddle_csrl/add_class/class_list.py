@@ -21,13 +21,7 @@ class NamedClass(NamedTuple):
 
 
 class Changes(NamedTuple):
-    """The changes that were asked for, checked.
-
-    Attributes:
-        added (dict[str, str]): name to the words that stand for it.
-        removed (list[str]): names.
-        renamed (dict[str, str]): old name to new.
-    """
+    """The changes that were asked for, checked: name to words, names, and old name to new."""
 
     added: dict[str, str]
     removed: list[str]
@@ -46,11 +40,7 @@ class ClassList(NamedTuple):
 
     @classmethod
     def read(cls, folder: str, names: Sequence[str]) -> "ClassList":
-        """Those of the run in a folder, whose class names are ``names``.
-
-        Raises:
-            UserError: the record in the folder is broken or is not of these names.
-        """
+        """Those of the run in a folder, whose class names are ``names``."""
         path = os.path.join(folder, VOCABULARY_FILE)
         content = read_json(path)
         ids = content.get("trained_ids") if isinstance(content, dict) else None

@@ -28,17 +28,8 @@ def folded_projection(trained: Run, target: Run, classes: ClassList,
     """Fold the layer of a projection, which takes the new embeddings as they are.
 
     With the projection p = W x + b its rows are e_c·W and its bias e_c·b, less the calibration
-    for seen classes.
-
-    Args:
-        trained: the run as it was trained.
-        target: the run with the new classes.
-        classes: these.
-        axes: of ``class_axes``.
-        tell: told what is being done.
-
-    Returns:
-        ``weight`` float32 [C, D, 1, 1] and, unless the layer has none, ``bias`` float32 [C].
+    for seen classes. ``trained`` is the run as it was trained, ``target`` that with the new
+    ``classes``; the layer is as of ``fold``.
     """
     trained.require_finished(["segmentor"])
     _require_same_space(trained, target, classes)
@@ -56,13 +47,6 @@ def folded_projection(trained: Run, target: Run, classes: ClassList,
 def trained_layer(trained: Run, target: Run, classes: ClassList,
                   has_bias: bool, tell: Progress) -> dict[str, np.ndarray]:
     """Train the layer as stage 3 does, on the bank and generated features.
-
-    Args:
-        trained, target, classes, tell: as for ``folded_projection``.
-        has_bias: whether the segmentor's layer has one.
-
-    Returns:
-        As ``folded_projection``.
 
     Raises:
         UserError: the run leaks, its bank or generator is gone, or its embeddings changed.

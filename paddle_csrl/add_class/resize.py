@@ -19,14 +19,8 @@ def class_axes(builder: ZeroShotBuilder, model: nn.Layer) -> dict[str, int]:
     """Find the axis along which a parameter has one entry per class, by the parameter's name.
 
     These are the classification layer and the last layers of auxiliary heads. They are told by
-    the shapes of an untrained segmentor with one class more.
-
-    Args:
-        builder: of ``model``.
-        model: a segmentor.
-
-    Raises:
-        UserError: a parameter depends on the number of classes in another way.
+    the shapes of an untrained segmentor with one class more; ``UserError`` if one depends on the
+    number of classes in another way.
     """
     number, axes = len(builder.classes), {}
     shapes, more = _shapes(model), _shapes(_with_classes(builder, number + 1))
@@ -56,17 +50,13 @@ def _shapes(model: nn.Layer) -> dict[str, list[int]]:
 
 def take_over(old: nn.Layer, new: nn.Layer, axes: dict[str, int],
               sources: Sequence[int | None], path: str, prefix: str = "") -> None:
-    """Give ``new`` the weights of ``old``.
+    """Give ``new`` the weights of ``old``, a segmentor of the same kind.
 
     Args:
-        old, new: segmentors of the same kind.
         axes: of ``class_axes``.
         sources: for every class of ``new`` its id in ``old``, or None; then it gets zeros.
         path: where the weights of ``old`` are from, for messages.
         prefix: stands before the names of ``axes`` in both.
-
-    Raises:
-        UserError: the two are not of the same kind.
     """
     state = {name: value.numpy() for name, value in old.state_dict().items()}
     known = np.array([source is not None for source in sources], bool)
@@ -81,19 +71,10 @@ def take_over(old: nn.Layer, new: nn.Layer, axes: dict[str, int],
 
 def require_classless_features(model: nn.Layer, layer_name: str, axes: dict[str, int],
                                num_channels: int) -> None:
-    """Insist that no parameter with an entry per class has a part in the features.
+    """Raise ``UserError`` if a parameter with an entry per class has a part in the features.
 
     Other values of these parameters must leave what feeds the classification layer as it is. Then
     features are the same whatever the classes are, and so are the bank and the generator.
-
-    Args:
-        model: a segmentor; its weights are the same afterwards.
-        layer_name: its classification layer.
-        axes: of ``class_axes``.
-        num_channels: of its images.
-
-    Raises:
-        UserError: they have a part.
     """
     rng, own = np.random.default_rng(0), dict(model.named_parameters())
     image = paddle.to_tensor(rng.standard_normal(

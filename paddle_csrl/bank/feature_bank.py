@@ -21,13 +21,8 @@ from paddle_csrl.utils import atomic_path
 class BottomKSampler:
     """Collects at most ``bound`` features per class from a stream of pixels.
 
-    Args:
-        num_classes (int): number of classes C.
-        bound (int): features kept per class, > 0.
-        ignore_index (int): label that is passed over.
-        dtype (str): ``float32``, or ``float16`` to store features in half the memory.
-
-    Memory is that of the features kept plus at most the same amount waiting to be merged.
+    ``float16`` stores features in half the memory, which is that of the features kept plus at most
+    the same amount waiting to be merged.
     """
 
     def __init__(self, num_classes: int, bound: int, ignore_index: int = 255,
@@ -111,11 +106,7 @@ class BottomKSampler:
         self._waiting = 0
 
     def bank(self) -> "FeatureBank":
-        """The sample so far.
-
-        Raises:
-            UserError: no labelled pixel was offered.
-        """
+        """The sample so far; ``UserError`` if no labelled pixel was offered."""
         self._compact()
         if not self._parts:
             raise UserError("the training set has no labelled pixel of a seen class, so the "
@@ -222,8 +213,7 @@ class FeatureBank:
     def renumbered(self, class_ids: Sequence[int | None]) -> "FeatureBank":
         """The bank of other classes: class i is class ``class_ids[i]`` of this one.
 
-        Args:
-            class_ids: ids, each at most once, or None for a class without features.
+        An id stands there at most once; None is for a class without features.
         """
         known = np.array([class_id is not None for class_id in class_ids], bool)
         ids = np.array([class_id or 0 for class_id in class_ids], np.int64)

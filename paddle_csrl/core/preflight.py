@@ -18,11 +18,7 @@ _MUCH_VOID = 0.2
 
 
 def check(run: Run, stages: Sequence[str]) -> None:
-    """Make sure that ``stages`` can be run, and make the run's folder.
-
-    Raises:
-        UserError: as ``examine``, or the folder cannot be made.
-    """
+    """Make sure that ``stages`` can be run, as ``examine`` does, and make the run's folder."""
     examine(run, stages)
     for warning in (*data_warnings(run.builder), *schedule_warnings(run)):
         logger.warning("; ".join(warning))

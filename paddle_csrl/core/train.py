@@ -56,15 +56,7 @@ def train(config: str, *, save_dir: str | None = None, stage: str | None = None,
 
 
 def train_run(run: Run, stage: str | None = None) -> dict[str, Any]:
-    """Run all stages of ``run``, or one, and score the final model if it was made.
-
-    Returns:
-        As ``train``.
-
-    Raises:
-        UserError: the run has no such ``stage``, or an earlier one that it needs is missing or
-            out of date.
-    """
+    """Run all stages of ``run``, or one, and score the final model if it was made, as ``train``."""
     start, use_vdl = time.time(), run.config.settings.use_vdl
     warn_of_leaks(run.config)
     stages = [stage] if stage else list(run.stages)
@@ -103,8 +95,7 @@ def run_stages(run: Run, stages: Sequence[str]) -> None:
     """Run consecutive ``stages``, except those that are finished and up to date.
 
     Raises:
-        UserError: the run has no such stage, or one before the first of them is missing or out
-            of date.
+        UserError: the run has no such stage, or an earlier one is missing or out of date.
     """
     for stage in stages:
         run.stage(stage)

@@ -47,7 +47,7 @@ def evaluate(model: nn.Layer, dataset: paddle.io.Dataset, evaluator: ZeroShotEva
              aug_eval: bool = False, on_prediction: Callable | None = None,
              title: str = "evaluate", alone: bool = False,
              **test_config: Any) -> ZeroShotEvaluator:
-    """Run ``model`` over ``dataset`` and count predictions in ``evaluator``.
+    """Run ``model`` over ``dataset`` and count predictions in ``evaluator``, which is returned.
 
     Inference is PaddleSeg's own (``core.infer``), at the label's resolution. With several
     processes each takes its share and the counts are summed.
@@ -58,15 +58,11 @@ def evaluate(model: nn.Layer, dataset: paddle.io.Dataset, evaluator: ZeroShotEva
         evaluator: receives every prediction and label.
         num_workers (int): processes that read and transform images.
         precision, amp_level: as in PaddleSeg.
-        aug_eval (bool): multi-scale and flip, with ``scales``, ``flip_horizontal`` and
-            ``flip_vertical``.
+        aug_eval (bool): multi-scale and flip, with ``AUGMENTED_KEYS``.
         on_prediction (callable, optional): gets (index in ``dataset``, prediction, label).
         title (str): shown beside the progress.
         alone (bool): this process evaluates everything, and no other one does.
         **test_config: ``is_slide``, ``crop_size``, ``stride`` and the above, as in PaddleSeg.
-
-    Returns:
-        The evaluator, holding the counts of all processes.
     """
     model.eval()
     samples = paddle.io.Subset(dataset, list(range(len(dataset)))) if alone else shard(dataset)

@@ -22,12 +22,8 @@ def score_layers(builder: ZeroShotBuilder, segmentor: nn.Layer,
     """Score ``segmentor`` with each of ``layers``, with the counts of one by one scoring.
 
     Sliding windows and augmentation are scored one by one; everything else runs the segmentor
-    once per image for all layers.
-
-    Args:
-        builder: of the config that says how to evaluate.
-        segmentor: the trained segmentor; its classification layer may be changed.
-        layers: ``weight`` [C, D, 1, 1] and ``bias`` [C], if it has one, of each.
+    once per image for all layers. Each has ``weight`` [C, D, 1, 1] and ``bias`` [C], if any; that
+    of the segmentor itself may be changed.
     """
     test_config = builder.config.test_config
     if test_config.get("aug_eval") or test_config.get("is_slide"):

@@ -11,12 +11,7 @@ from paddle_csrl.datasets.zero_shot import ZeroShotDataset
 
 
 class PictureBook:
-    """Collects a few predictions during an evaluation, those with unseen classes first.
-
-    Args:
-        builder (ZeroShotBuilder): gives the validation set and the class names.
-        limit (int): number of pictures.
-    """
+    """Collects at most ``limit`` predictions of an evaluation, those with unseen classes first."""
 
     def __init__(self, builder: ZeroShotBuilder, limit: int):
         self.builder, self.limit = builder, limit

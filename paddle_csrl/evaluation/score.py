@@ -24,14 +24,9 @@ def score(builder: ZeroShotBuilder, model: paddle.nn.Layer, out: str | None = No
     """Evaluate ``model`` on the validation set with every class and report.
 
     Args:
-        builder: of the run's config.
-        model: the segmentor.
-        out: path of the ``metrics.json`` to write, if any.
-        picture_dir: folder for prediction pictures, if wanted.
-        log_dir: folder for a VisualDL record of the scores, if wanted.
-
-    Returns:
-        What ``metrics.json`` holds.
+        out: path of the ``metrics.json`` to write, whose content is returned.
+        picture_dir: folder for prediction pictures.
+        log_dir: folder for a VisualDL record of the scores.
     """
     config, classes = builder.config, builder.classes
     evaluator, book = new_evaluator(builder), PictureBook(builder, NUM_PICTURES)

@@ -34,11 +34,9 @@ def open_methods(places: Sequence[str], names: Sequence[str] = (),
     Args:
         places: each the folder of a finished run, or ``CONFIG.yml,WEIGHTS.pdparams``.
         names: their titles. Default: the folders' names.
-        opts: overrides of every config.
 
     Raises:
-        UserError: a place that is neither, as many names as places are not given, two alike, or
-            methods that differ in data, classes or unseen classes.
+        UserError: a place or name that does not do, or methods that differ in data or classes.
     """
     methods = [_open_method(place, opts) for place in places]
     if names and len(names) != len(methods):
@@ -76,16 +74,12 @@ def choose_images(dataset: ZeroShotDataset, num: int) -> list[int]:
 
 def compare_methods(methods: Sequence[Method], folder: str, images: Sequence[int] = (),
                     num: int = 6) -> list[str]:
-    """Write a PNG per image and one of all of them.
+    """Write a PNG per image and one of all of them; return their paths, the combined one last.
 
     Args:
-        methods: what to compare, see ``open_methods``.
-        folder: where the figures go.
+        methods: of ``open_methods``.
         images: indices in the validation set. Default: ``choose_images``.
         num: how many images, where none are given.
-
-    Returns:
-        Paths of the figures, the combined one last.
 
     Raises:
         UserError: an index that the validation set does not have, or weights that do not fit.

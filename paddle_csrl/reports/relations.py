@@ -102,11 +102,9 @@ def title_of(run: Run) -> str:
 def real_prototypes(run: Run) -> tuple[np.ndarray, np.ndarray]:
     """Average real features of the unseen classes, of validation images, for display alone.
 
-    The frozen segmentor sees each image that shows an unseen class once.
-
-    Returns:
-        float64 [U, D] on the scale of the bank, NaN for classes that no image shows; and int64
-        [U], how many features each is the mean of.
+    The frozen segmentor sees each image that shows an unseen class once. Returns float64 [U, D] on
+    the scale of the bank, NaN for classes that no image shows; and int64 [U], how many features
+    each is the mean of.
     """
     extractor = run.builder.feature_extractor(run.context.segmentor)
     unseen, scale = run.classes.unseen_ids, run.context.scale
@@ -196,11 +194,7 @@ def _require_same_classes(run: Run, without: Run | None) -> None:
 
 
 def _features_of(run: Run) -> FeatureBank:
-    """Load the bank of a run with a generator.
-
-    Raises:
-        UserError: the run has none.
-    """
+    """Load the bank of a run; ``UserError`` if it has none or no generator."""
     for stage in ("segmentor", "features", "generator"):
         if stage not in run.stages or not os.path.isfile(run.output(stage)):
             path = run.output(stage) if stage in run.stages else run.folder(stage)

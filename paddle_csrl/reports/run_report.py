@@ -39,9 +39,7 @@ class Picture(NamedTuple):
 def write_page(folder: str, save_dir: str | None = None) -> str:
     """Write ``report.html`` from the files of the run in ``folder`` and return its path.
 
-    Args:
-        folder: such as output/demo.
-        save_dir: where the page goes; by default into ``folder``.
+    The page goes into ``save_dir`` if given.
 
     Raises:
         UserError: no run has come to its scores there, or a picture of it is torn.
@@ -79,10 +77,7 @@ def _is_whole(metrics: Any) -> bool:
 
 
 def _stage_records(folder: str) -> Records:
-    """Read the records of the stages that have come to their end, in order.
-
-    Runs of old do not say how a stage was ``made``.
-    """
+    """Read the records of finished stages, in order; older ones do not say how ``made``."""
     records = {stage: read_json(os.path.join(folder, stage, "stage.json"))
                for stage in stage_names()}
     return {stage: {**record, "made": record.get("made") or {}} for stage, record in records.items()

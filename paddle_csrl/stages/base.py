@@ -30,12 +30,8 @@ class StageContext:
 
     Everything is loaded when it is first asked for, and once.
 
-    Args:
-        config (ZeroShotConfig): the config.
-        builder (ZeroShotBuilder): its data sets and models.
-        files (RunFolder): where the stages keep their files.
-
     Attributes:
+        files (RunFolder): where the stages keep their files.
         resume_model (str, optional): the checkpoint folder that the running stage goes on from.
         makes_model (bool): whether the running stage is the one that saves the final model.
     """
@@ -78,16 +74,12 @@ class StageContext:
 
     @property
     def bank(self) -> FeatureBank:
-        """The feature bank, standardized by ``scale``.
-
-        Raises:
-            UserError: it is missing or broken, or holds features of unseen classes.
-        """
+        """The feature bank, standardized by ``scale``; ``UserError`` if it is missing or broken."""
         return self._bank_and_scale[0]
 
     @property
     def scale(self) -> Scale:
-        """The scale by which the features of the bank were standardized."""
+        """The scale by which ``bank`` was standardized."""
         return self._bank_and_scale[1]
 
     def loaded(self, name: str, load: Callable[[], Loaded]) -> Loaded:
@@ -162,8 +154,7 @@ def register(stage: type[Stage]) -> type[Stage]:
 
 
 def stage_names() -> tuple[str, ...]:
-    """Return the names of all stages, in order; one may be that of stages that exclude each other.
-    """
+    """Return the names of all stages, in order, each once."""
     return tuple(dict.fromkeys(stage.name for stage in STAGES))
 
 
@@ -183,7 +174,7 @@ def all_inputs(stage: Stage, context: StageContext) -> dict[str, Any]:
 
 
 def section_inputs(section: Section) -> dict[str, Any]:
-    """Return a section as an input: without the keys that change no result."""
+    """Return the keys of a section that its result depends on."""
     return section.model_dump(exclude=_NO_INPUTS, mode="json")
 
 
@@ -206,9 +197,7 @@ def changed_inputs(old: dict[str, Any], new: dict[str, Any],
                    apart: Collection[str] = ()) -> list[str]:
     """Return the names of the inputs that differ; a value left out is its default.
 
-    Args:
-        old, new: of a record, and of now.
-        apart: names that do not count, of inputs and within sections.
+    Names ``apart`` do not count, of inputs and within sections.
     """
     old, new = (_settled(inputs, {*_NO_INPUTS, *apart}) for inputs in (old, new))
     return sorted(key for key in {*old, *new} - {*apart} if old.get(key) != new.get(key))

@@ -22,7 +22,6 @@ class Calibration(NamedTuple):
     Attributes:
         value (float): δ in logit units; or, with ``is_cost``, the share of seen pixels, in
             (0, 1), that may go to unseen classes.
-        is_cost (bool): which of the two.
     """
     value: float
     is_cost: bool = False
@@ -38,7 +37,7 @@ class Calibration(NamedTuple):
 
     def found(self, classifier: PixelClassifier, bank: FeatureBank, scale: Scale,
               unseen_ids: np.ndarray, unit: np.ndarray | None = None) -> float:
-        """Return δ for a trained layer, in logit units; the others as for ``margins_of``."""
+        """Return δ for a trained layer, in logit units."""
         if not self.is_cost:
             return self.value
         layer = fold(classifier, scale, np.zeros(0, np.int64), 0.0, unit)
@@ -56,16 +55,9 @@ def fold(classifier: PixelClassifier, scale: Scale, seen_ids: np.ndarray, calibr
          unit: np.ndarray | None = None) -> dict[str, np.ndarray]:
     """Fold standardization and calibration into a trained layer, so that it takes raw features.
 
-    With x' = (x − m)/s, W x' + b = (W/s) x + (b − (W/s) m). The calibration δ is taken off the
-    logits of seen classes (calibrated stacking), so that it too ends in the bias; without one
-    in the weights, as δ u·x with u·x ≈ 1.
-
-    Args:
-        classifier: what stage 3 trained.
-        scale: of the features it was trained on.
-        seen_ids (int array [S]): the classes to calibrate.
-        calibration (float): δ, in logit units.
-        unit (float32 array [D], optional): u, of ``unit_direction``; for a layer without bias.
+    With x' = (x − m)/s, W x' + b = (W/s) x + (b − (W/s) m). The calibration δ, in logit units, is
+    taken off the logits of seen classes (calibrated stacking), so that it too ends in the bias;
+    without one in the weights, as δ u·x with u·x ≈ 1, for which ``unit`` has to be given.
 
     Returns:
         ``weight`` float32 [C, D, 1, 1] and, unless the layer has none, ``bias`` float32 [C].
@@ -99,17 +91,11 @@ def unit_direction(bank: FeatureBank, scale: Scale) -> np.ndarray:
 
 
 def cost_calibration(margins: Sequence[np.ndarray], cost: float) -> float:
-    """Find the δ at which the share ``cost`` of the seen pixels goes to unseen classes.
+    """Find the δ at which the share ``cost``, in (0, 1), of the seen pixels goes to unseen classes.
 
     A pixel does once δ exceeds its margin, by which its best logit of a seen class is above that
-    of an unseen one. δ is a quantile of the margins.
-
-    Args:
-        margins: float [K_s] of each seen class; the classes weigh alike.
-        cost (float): in (0, 1).
-
-    Returns:
-        float: δ; negative where more than the share goes there by itself.
+    of an unseen one. δ is a quantile of the ``margins``, float [K_s] of each seen class, which
+    weigh alike; it is negative where more than the share goes there by itself.
     """
     weights = np.concatenate([np.full(len(rows), 1 / len(rows)) for rows in margins])
     rows = np.concatenate(margins)
@@ -120,15 +106,10 @@ def cost_calibration(margins: Sequence[np.ndarray], cost: float) -> float:
 
 def margins_of(layer: dict[str, np.ndarray], bank: FeatureBank, scale: Scale,
                unseen_ids: np.ndarray, unit: np.ndarray | None = None) -> list:
-    """Compute the margins of a layer on the bank, float [K_s] for each seen class.
+    """Compute the margins of a folded layer on the bank, float [K_s] for each seen class.
 
-    Args:
-        layer: ``weight`` [C, D, 1, 1] and ``bias`` [C], if it has one, for raw features.
-        bank: real features of the seen classes, standardized by ``scale``.
-        scale: what takes them back to raw ones.
-        unseen_ids (int array [U]): U >= 1.
-        unit (float32 array [D], optional): of ``unit_direction``, for a layer without bias: what
-            a calibration δ takes off a pixel is then δ u·x, and margins are in these units.
+    ``bank`` is standardized by ``scale``. Without a bias a calibration δ takes δ u·x off a pixel,
+    and margins are in these units.
     """
     is_unseen = np.isin(np.arange(len(bank.counts)), unseen_ids)
     margins = []

@@ -99,7 +99,7 @@ def train_classifier(section: ClassifierSection, bank: FeatureBank, generated: n
                      unseen_ids: np.ndarray, seed: int, *, origin: np.ndarray | None = None,
                      fit: Fit[PixelClassifier] = fit,
                      batches_of: BatchesOf = ClassifierBatches.of) -> PixelClassifier:
-    """Make the layer, from Paddle's random state, and train it.
+    """Make the layer, from Paddle's random state, and train it with the loop ``fit``.
 
     Args:
         section: the section ``classifier``.
@@ -108,8 +108,6 @@ def train_classifier(section: ClassifierSection, bank: FeatureBank, generated: n
         unseen_ids: int64 [U].
         seed: of the batches.
         origin: float32 [D], for a layer without bias: where in ``bank`` the raw zero is, negated.
-        fit: the loop.
-        batches_of: makes the data set of the first five.
     """
     batches = batches_of(section, bank, generated, unseen_ids, seed)
     classifier = PixelClassifier(bank.feature_dim, len(bank.counts), origin)
@@ -122,11 +120,6 @@ def train_layer(context: StageContext, stage: str,
     """Train the layer into a stage's folder, and save the final model if that is the stage's part.
 
     The last iteration is kept: choosing among checkpoints would need unseen pixels.
-
-    Args:
-        context: of the stage.
-        stage: its name.
-        batches_of: as for ``train_classifier``.
     """
     section, seed, last = context.config.section("classifier"), context.seed(stage), \
         LastLayer(context)
@@ -164,12 +157,7 @@ def _share_of(section: ClassifierSection, classifier: PixelClassifier,
 class LastLayer:
     """The segmentor of stage 1 with its last layer, which is there to be exchanged.
 
-    Args:
-        context: gives the segmentor, the bank and its scale.
-
-    Attributes:
-        segmentor (nn.Layer): the segmentor.
-        origin (float32 [D] or None): what a ``PixelClassifier`` needs to be exchanged for it.
+    ``origin``, float32 [D] or None, is what a ``PixelClassifier`` needs to be exchanged for it.
     """
 
     def __init__(self, context: StageContext):
@@ -214,16 +202,8 @@ def calibrated_layer(section: ClassifierSection, classifier: PixelClassifier, ba
                      unit: np.ndarray | None) -> tuple[dict[str, np.ndarray], float]:
     """Fold a trained layer for raw features, calibrated as a section says.
 
-    Args:
-        section: the section ``classifier``.
-        classifier: the trained layer.
-        bank: real features of the seen classes, standardized by ``scale``.
-        scale: what takes them back to raw ones.
-        unseen_ids: int64 [U].
-        unit: of ``unit_direction``, for a layer without bias.
-
-    Returns:
-        The layer, as ``fold``; and the calibration, in logit units.
+    ``bank`` is standardized by ``scale``; ``unit``, of ``unit_direction``, is for a layer without
+    bias. Returns the layer, as ``fold`` does, and the calibration in logit units.
     """
     calibration = Calibration.of(section).found(classifier, bank, scale, unseen_ids, unit)
     seen_ids = np.setdiff1d(np.arange(len(bank.counts)), unseen_ids)

@@ -43,12 +43,7 @@ class _SectionConfig(Config):
 
 
 class TrainingBuilder(UserErrorBuilder):
-    """Builds loss, optimizer and schedule of a section for a model that is already made.
-
-    Args:
-        section: with ``iters``, ``loss``, ``optimizer`` and ``lr_scheduler``.
-        model: what the optimizer trains.
-    """
+    """Builds loss, optimizer and schedule of a section for a model that is already made."""
 
     def __init__(self, section: TrainedSection, model: paddle.nn.Layer):
         content = section.model_dump(include={"iters", "loss", "optimizer", "lr_scheduler"})
@@ -57,15 +52,9 @@ class TrainingBuilder(UserErrorBuilder):
 
 
 def check_training(section: Any, num_classes: int, place: str = "") -> None:
-    """Build the losses, the optimizer and the schedule of a section, to see whether they can be.
+    """Raise ``UserError`` unless a section's losses, optimizer and schedule can be built.
 
-    Args:
-        section: of a stage, or the top level's settings.
-        num_classes: C, which class weights have to be in number.
-        place: stands before messages.
-
-    Raises:
-        UserError: one of them cannot be built, or a loss does not fit the classes.
+    The classes are ``num_classes``; ``place`` stands before messages.
     """
     for loss in section.loss["types"]:
         component = UserErrorBuilder(None).build_component(loss)
@@ -88,15 +77,7 @@ def check_training(section: Any, num_classes: int, place: str = "") -> None:
 
 @dataclass
 class Step:
-    """An iteration that has been done.
-
-    Attributes:
-        iteration (int): its number, from 1.
-        terms (list[Tensor]): the loss by term.
-        learning_rate (float): with which it was done.
-        reader_seconds (float): how long its batch took to be made.
-        builder (TrainingBuilder): model, optimizer and losses.
-    """
+    """An iteration that has been done, numbered from 1, and its loss by term."""
 
     iteration: int
     terms: list[paddle.Tensor]
@@ -157,12 +138,8 @@ def fit_in_folder(context: StageContext, stage: str, section: TrainedSection,
                   record: Callable[[StageLogWriter, int], None] | None = None) -> Fit:
     """Return ``fit`` with log lines, VisualDL, checkpoints and resuming in a stage's folder.
 
-    Args:
-        context: of the stage.
-        stage: its name.
-        section: its ``save_interval`` and ``log_iters`` count.
-        record: called with (writer, iteration) at every checkpoint, by the first process alone,
-            to record scores or pictures; it must leave no trace in the training.
+    ``section`` says how often. ``record`` is called with (writer, iteration) at every checkpoint,
+    by the first process alone, and must leave no trace in the training.
     """
 
     def train(model: paddle.nn.Layer, batches: paddle.io.Dataset,
@@ -205,10 +182,7 @@ def _at_checkpoints(section: TrainedSection, iters: int, callback: Callback) -> 
 class ProgressLog:
     """Logs the mean loss, speed and time left every few iterations, as PaddleSeg's trainer does.
 
-    Args:
-        iters (int): iterations in all.
-        interval (int): iterations between two lines.
-        writer (StageLogWriter, optional): gets the same as scalars, and the loss by term.
+    A ``writer`` gets the same as scalars, and the loss by term.
     """
 
     def __init__(self, iters: int, interval: int, writer: StageLogWriter | None = None):
@@ -244,18 +218,7 @@ class ProgressLog:
 
 def require_finite_loss(term: paddle.Tensor, name: str, iteration: int, stage: str,
                         folder: str) -> None:
-    """Stop a training at the first loss term that is no finite number, before it is saved.
-
-    Args:
-        term: the term.
-        name: its name.
-        iteration: in which it was computed.
-        stage: the stage.
-        folder: of its checkpoints.
-
-    Raises:
-        UserError: it is not.
-    """
+    """Raise ``UserError`` at a loss term that is no finite number, before it is saved."""
     value = float(term)
     if not math.isfinite(value):
         saved = glob.glob(os.path.join(glob.escape(folder), "iter_*"))
@@ -268,9 +231,7 @@ def require_finite_loss(term: paddle.Tensor, name: str, iteration: int, stage: s
 class Checkpoints:
     """Writes checkpoints as PaddleSeg's trainer does, into ``iter_N``, with the random state.
 
-    Args:
-        folder (str): of the stage.
-        keep (int): how many are kept; 0 for all.
+    The last ``keep`` stay; 0 for all.
     """
 
     def __init__(self, folder: str, keep: int):

@@ -108,7 +108,6 @@ def new_task(section: GeneratorSection, embeddings: np.ndarray, bank: FeatureBan
     """Make the generator of a section, untrained, with its objective.
 
     Args:
-        section: the section.
         embeddings: float32 [C, d_w], one per class.
         bank: real features; the classes that have some are the seen ones to learn from.
         unseen_ids: int64 [U], the classes to generate for.
@@ -124,11 +123,7 @@ def new_task(section: GeneratorSection, embeddings: np.ndarray, bank: FeatureBan
 
 def check_generator(section: GeneratorSection, embeddings: np.ndarray, seen_ids: np.ndarray,
                     unseen_ids: np.ndarray) -> None:
-    """Build what a section names, on features of a single channel.
-
-    Raises:
-        UserError: something in it cannot be built.
-    """
+    """Build what a section names, on features of a single channel, to see whether it can be."""
     counts = np.isin(np.arange(len(embeddings)), seen_ids).astype(np.int64)
     bank = FeatureBank(np.zeros((counts.sum(), 1), np.float32), counts, counts)
     with paddle.utils.unique_name.guard():
@@ -139,12 +134,9 @@ def check_generator(section: GeneratorSection, embeddings: np.ndarray, seen_ids:
 def train_generator(section: GeneratorSection, embeddings: np.ndarray, bank: FeatureBank,
                     unseen_ids: np.ndarray, seed: int,
                     fit: Fit[GeneratorTask] = fit) -> GeneratorTask:
-    """Make the generator of a section and train it on the bank.
+    """Make the generator of a section and train it on the bank with the loop ``fit``.
 
-    Args:
-        section, embeddings, bank, unseen_ids: as for ``new_task``.
-        seed: of initial weights, noise and batches.
-        fit: the loop.
+    ``seed`` is that of initial weights, noise and batches; the others are as for ``new_task``.
     """
     utils.set_seed(seed)
     task = new_task(section, embeddings, bank, unseen_ids)
@@ -173,13 +165,8 @@ def generate(task: GeneratorTask, number: int, seed: int, seen_too: bool = False
     """Generate features of the unseen classes, float32 [U, number, D], in the bank's scale.
 
     The generator stays in training mode: the distribution that MMD fitted is the one with
-    dropout, whose noise is part of the samples' spread.
-
-    Args:
-        task: the trained generator.
-        number: how many per class.
-        seed: of everything random, from here on.
-        seen_too: put those of the S seen classes ahead, [S + U, number, D].
+    dropout, whose noise is part of the samples' spread. With ``seen_too`` those of the S seen
+    classes stand ahead, [S + U, number, D].
     """
     utils.set_seed(seed)
     task.train()

@@ -52,13 +52,7 @@ class LegacyBatches(paddle.io.Dataset):
     @classmethod
     def of(cls, section: Any, bank: FeatureBank, generated: np.ndarray, unseen_ids: np.ndarray,
            seed: int, label_counts: np.ndarray) -> "LegacyBatches":
-        """Make the batches of a section ``classifier``, of features of S seen classes.
-
-        Args:
-            section: the section.
-            bank, unseen_ids, label_counts, seed: as above.
-            generated: float32 [S + U, P, D], of these and of the unseen classes.
-        """
+        """Make the batches of a section ``classifier``; ``generated`` is [S + U, P, D]."""
         generated_ids = np.concatenate([bank.present_ids, unseen_ids])
         return cls(bank, generated, generated_ids, label_counts, unseen_ids,
                    batch_size=section.batch_size, length=section.iters, seed=seed)
@@ -79,14 +73,10 @@ class LegacyBatches(paddle.io.Dataset):
 
 
 def label_counts(context: StageContext) -> np.ndarray:
-    """Count the pixels of every class in every training image, whatever the policy says.
-
-    Returns:
-        int64 [N, C].
+    """Count the pixels of every class in every training image, whatever the policy: int64 [N, C].
 
     Raises:
         RuntimeError: the config does not ask for it. This must never happen.
-        UserError: the data set's labels cannot be scanned.
     """
     if not context.config.leaks:
         raise RuntimeError("must never happen: labels of unseen classes are about to be read "

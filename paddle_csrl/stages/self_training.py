@@ -32,10 +32,8 @@ _NO_LABEL = -1
 class PseudoLabelledBatches(ClassifierBatches):
     """As ``ClassifierBatches``, with real features among the generated ones.
 
-    Args:
-        pseudo (FeatureBank): real features by pseudo-label, an unseen class.
-        pseudo_share (float): expected share of them in what is drawn of an unseen class; a class
-            without any is generated.
+    ``pseudo`` has them by pseudo-label, an unseen class; ``pseudo_share`` is their expected share
+    of what is drawn of an unseen class. A class without any is generated.
     """
 
     def __init__(self, *args: Any, pseudo: FeatureBank, pseudo_share: float, **kwargs: Any):
@@ -76,10 +74,7 @@ class SelfTrainingSection(StageSection):
 
 @register
 class SelfTrainingStage(Stage):
-    """Labels the unlabelled images and trains the layer anew, ``rounds`` times.
-
-    The stage's folder holds what the last round leaves.
-    """
+    """Labels the unlabelled images and trains the layer anew, ``rounds`` times."""
 
     name = result = "self_training"
     help = "with a section of that name: the layer once more, with its own confident predictions"
@@ -118,11 +113,9 @@ def sample_predictions(context: StageContext, segmentor: paddle.nn.Layer,
                        samples_per_class: int) -> FeatureBank:
     """Draw a bounded, uniform sample of the pixels that are predicted as each unseen class.
 
-    Every image goes through the segmentor once, up to its last layer.
-
-    Returns:
-        FeatureBank: [K, D + 1], the features and, in the last column, the confidence: the
-        probability of the predicted class. ``pixel_counts`` are the pixels predicted.
+    Every image goes through the segmentor once, up to its last layer. The bank's features are
+    [K, D + 1], in the last column the confidence: the probability of the predicted class.
+    ``pixel_counts`` are the pixels predicted.
     """
     builder, stage = context.builder, SelfTrainingStage.name
     extractor = builder.feature_extractor(segmentor)
@@ -147,14 +140,10 @@ def sample_predictions(context: StageContext, segmentor: paddle.nn.Layer,
 
 
 def most_confident(sample: FeatureBank, share: float) -> FeatureBank:
-    """Keep the ``share`` of each class with the highest confidence, rounded up.
+    """Keep the ``share`` in (0, 1] of each class with the highest confidence, rounded up.
 
-    Args:
-        sample (FeatureBank): features [K, D + 1] with their confidence in the last column.
-        share (float): in (0, 1].
-
-    Returns:
-        FeatureBank: [K', D]. As the sample is uniform, so is this among the most confident.
+    ``sample`` is as ``sample_predictions`` draws it; the confidence is cut off, [K', D]. As the
+    sample is uniform, so is this among the most confident.
     """
     counts = np.ceil(share * sample.counts).astype(np.int64)
     labels = np.repeat(np.arange(len(counts)), sample.counts)

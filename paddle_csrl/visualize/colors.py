@@ -76,16 +76,7 @@ def extend_palette(colors: np.ndarray, num_classes: int) -> np.ndarray:
 
 def colors_by_name(colors: np.ndarray, names: Sequence[str],
                    wanted: Sequence[str]) -> np.ndarray:
-    """The colours of the classes ``wanted``: those of the same ``names``, new ones for others.
-
-    Args:
-        colors: uint8 RGB [K, 3].
-        names: K names.
-        wanted: C names.
-
-    Returns:
-        uint8 RGB [C, 3].
-    """
+    """The colours of the classes ``wanted``: those of the same ``names``, else new ones."""
     known = {fold_name(name): color for name, color in zip(names, colors)}
     missing = [name for name in wanted if fold_name(name) not in known]
     added = extend_palette(colors, len(colors) + len(missing))[len(colors):]

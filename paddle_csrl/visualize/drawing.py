@@ -87,10 +87,8 @@ def new_figure(width: float, height: float) -> "Figure":
 class Picture:
     """A figure that comes out as pixels and as SVG, as large as what is on it, with a margin.
 
-    Args:
-        drawn (Axes or Figure): the figure, or its axes, made within ``style``; what lies outside
-            of the figure is shown as well.
-        title (str): what an SVG says it is.
+    ``drawn`` was made within ``style``; what lies outside of the figure is shown as well. ``title``
+    is what an SVG says it is.
     """
 
     def __init__(self, drawn: "Axes | Figure", title: str):

@@ -52,15 +52,9 @@ def overlay(image: np.ndarray, label: np.ndarray, palette: np.ndarray,
 
     Args:
         image (np.ndarray): uint8 RGB [H, W, 3].
-        label (np.ndarray): int [H, W], class ids or 255.
+        label (np.ndarray): int [H, W], class ids or 255; ``UserError`` for another id.
         palette (np.ndarray): uint8 [C, 3].
         alpha (float): weight of the colours, 0 to 1.
-
-    Returns:
-        uint8 [H, W, 3].
-
-    Raises:
-        UserError: shapes that do not fit, or an id that is neither a class nor 255.
     """
     check_image(image)
     _check_label("label", label, image.shape[:2], len(palette))
@@ -103,16 +97,8 @@ def comparison_panel(scenes: Sequence[Scene], class_names: Sequence[str],
                      largest: int = 640) -> np.ndarray:
     """Rows of image and labels, all with the same columns, over one legend.
 
-    Args:
-        scenes (list[Scene]): the rows.
-        class_names, unseen_ids, palette: as for ``prediction_panel``.
-        largest (int): pictures with a longer side are scaled down to it, in pixels.
-
-    Returns:
-        uint8 [H', W', 3].
-
-    Raises:
-        UserError: no row, shapes that do not fit, or an id that is neither a class nor 255.
+    Pictures with a side longer than ``largest`` pixels are scaled down to it. The others, and the
+    errors, are as for ``prediction_panel``.
     """
     if not scenes:
         raise UserError("a panel needs at least one image")
@@ -144,17 +130,8 @@ def labelled_mask(label: np.ndarray, class_names: Sequence[str],
                   palette: np.ndarray | None = None) -> np.ndarray:
     """A label in class colours over a legend of the classes that occur, unseen ones starred.
 
-    Small labels are enlarged by a whole factor, so that the legend is readable; none is shrunk.
-
-    Args:
-        label (np.ndarray): int [H, W], class ids or 255, which is hatched.
-        class_names, unseen_ids, palette: as for ``prediction_panel``.
-
-    Returns:
-        uint8 [H', W', 3], the label in its upper left corner.
-
-    Raises:
-        UserError: an id that is neither a class nor 255.
+    Small labels are enlarged by a whole factor, so that the legend is readable; none is shrunk. The
+    label is in the upper left corner. Arguments and errors are as for ``prediction_panel``.
     """
     if palette is None:
         palette = class_palette(len(class_names))

@@ -39,8 +39,7 @@ def relation_panel(semantic: np.ndarray, generated: np.ndarray, row_names: Seque
 
     Args:
         semantic, generated (np.ndarray): float [R, K], such as cosines [U, S].
-        row_names (list[str]): R names.
-        col_names (list[str]): K names.
+        row_names, col_names (list[str]): R and K names.
         titles (list[str]): one for each map.
         vmin, vmax (float): ends of the colours.
 
@@ -60,17 +59,8 @@ def relation_figure(panels: Mapping[str, np.ndarray], row_names: Sequence[str],
                     notes: Sequence[str] = (), vmin: float = -1.0, vmax: float = 1.0) -> Picture:
     """Draw heat maps of the same classes in several spaces, under one another on one colour scale.
 
-    Args:
-        panels (dict[str, np.ndarray]): float [R, K] by title.
-        row_names, col_names, vmin, vmax: as for ``relation_panel``.
-        captions (dict[str, str]): the line under a panel, by its title.
-        notes (list[str]): what is said below all panels.
-
-    Returns:
-        Picture: to be saved as PNG and SVG.
-
-    Raises:
-        UserError: as ``relation_panel``, or there is no panel.
+    ``panels`` are float [R, K] by title, ``captions`` the line under each, ``notes`` what is said
+    below all. The others, and the errors, are as for ``relation_panel``.
     """
     if not panels:
         raise UserError("a figure of relations needs at least one panel")
