@@ -4,6 +4,9 @@ import cv2
 import numpy as np
 from PIL import Image
 
+#: Said of images that ``is_deep``, after their number and the name of one.
+OF_DEEP = ("their upper 8 bits are read, which are nearly black where the numbers are small; scale "
+           "them to 8 bits")
 #: Formats, as PIL calls them, that do not keep the ids that were written.
 LOSSY = ("JPEG", "JPEG2000", "MPO", "WEBP")
 
@@ -44,6 +47,7 @@ def is_deep(path: str) -> bool:
     with open(path, "rb") as file:
         head = file.read(_PNG_DEPTH + 1)
     if head.startswith(_TIFF):
-        pixels = cv2.imread(path, cv2.IMREAD_UNCHANGED)
+        # By its bytes: cv2.imread crashes at a name that is not UTF-8.
+        pixels = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_UNCHANGED)
         return pixels is not None and pixels.dtype != np.uint8
     return head.startswith(_PNG) and head[_PNG_DEPTH:] == b"\x10"

@@ -17,7 +17,7 @@ from PIL import Image
 from scipy.sparse import csr_array
 
 from paddle_csrl import parallel
-from paddle_csrl.datasets.file_format import LOSSY, is_deep, orientation
+from paddle_csrl.datasets.file_format import LOSSY, OF_DEEP, is_deep, orientation
 from paddle_csrl.errors import UserError
 from paddle_csrl.utils import atomic_path, progress
 
@@ -272,9 +272,7 @@ class _Doubts:
     def lines(self, file_list: FileList) -> Iterator[str]:
         """The sentences to log."""
         if self.deep:
-            yield (f"{len(self.deep)} images are not of 8 bits, such as {min(self.deep)}: their "
-                   f"upper 8 bits are read, which are nearly black where the numbers are small; "
-                   f"scale them to 8 bits")
+            yield f"{len(self.deep)} images are not of 8 bits, such as {min(self.deep)}: {OF_DEEP}"
         if self._recolored:
             path, class_id, other = min(self._recolored)
             yield (f"{len(self._recolored)} labels have another palette than others: id "

@@ -9,12 +9,15 @@ from typing import Any, NamedTuple
 import cv2
 import numpy as np
 from paddleseg.transforms import Compose
+from paddleseg.utils import logger
+from PIL import Image
 
+from paddle_csrl.datasets.file_format import is_deep, orientation, turned
 from paddle_csrl.datasets.label_scan import require_whole_image
 from paddle_csrl.errors import UserError
 
 #: Endings of the files that count as images, in lower case.
-SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
+SUFFIXES = (".jpg", ".jpeg", ".jfif", ".png", ".bmp", ".tif", ".tiff", ".webp")
 
 
 class ImageFile(NamedTuple):
@@ -73,6 +76,10 @@ def _walk(folder: str, skipped: set) -> Iterator[str]:
     for parent, folders, names in os.walk(folder):
         folders[:] = sorted(name for name in folders if not name.startswith(".")
                             and os.path.realpath(os.path.join(parent, name)) not in skipped)
+        for name in folders:
+            if os.path.islink(os.path.join(parent, name)):
+                logger.warning(f"--image_path {folder}: the linked folder "
+                               f"{os.path.join(parent, name)} is not searched; name it itself")
         for name in sorted(names):
             if name.lower().endswith(SUFFIXES) and not name.startswith("."):
                 yield os.path.join(parent, name)
@@ -112,12 +119,18 @@ def _named(paths: Sequence[str], root: str) -> list[ImageFile]:
 class ImageReader:
     """Reads an image as PaddleSeg's data sets do and applies the transforms.
 
+    What an EXIF orientation turns comes turned, as viewers show it.
+
     Args:
         transforms (Compose): the validation transforms.
+
+    Attributes:
+        deep (list[str]): images that were read although they have more than 8 bits.
     """
 
     def __init__(self, transforms: Compose):
         self.transforms = transforms
+        self.deep: list[str] = []
 
     def __call__(self, path: str) -> Sample:
         """Read the image at ``path``.
@@ -130,9 +143,11 @@ class ImageReader:
         require_whole_image(path)
         # By its bytes: cv2.imread crashes at a name that is not UTF-8.
         content = np.fromfile(path, np.uint8)
-        pixels = cv2.imdecode(content, self.transforms.read_flag) if content.size else None
+        pixels = self._decoded(content, path) if content.size else None
         if pixels is None:
             raise UserError(f"{path} is not a picture that OpenCV reads")
+        if is_deep(path):
+            self.deep.append(path)
         to_rgb = cv2.COLOR_GRAY2RGB if pixels.ndim == 2 else cv2.COLOR_BGR2RGB
         data: dict[str, Any] = self.transforms({"img": pixels.astype("float32")})
         trans_info = list(data["trans_info"])
@@ -141,6 +156,17 @@ class ImageReader:
             trans_info.insert(0, ("resize", pixels.shape[:2]))
         return Sample(cv2.cvtColor(pixels, to_rgb), np.asarray(data["img"], np.float32)[None],
                       trans_info)
+
+    def _decoded(self, content: np.ndarray, path: str) -> np.ndarray | None:
+        """Decode a file; OpenCV turns what an EXIF orientation turns, but for WebP images."""
+        flags = self.transforms.read_flag
+        if content[8:12].tobytes() != b"WEBP":
+            return cv2.imdecode(content, flags)
+        pixels = cv2.imdecode(content, flags | cv2.IMREAD_IGNORE_ORIENTATION)
+        if pixels is None:
+            return None
+        with Image.open(path) as image:
+            return turned(pixels, orientation(image))
 
 
 def read_ahead(read: Callable[[Any], Any], items: Iterable[Any], threads: int) -> Iterator[Any]:

@@ -13,6 +13,7 @@ from paddleseg.utils import logger
 
 from paddle_csrl import parallel, visualize
 from paddle_csrl.classes import ClassTable
+from paddle_csrl.datasets.file_format import OF_DEEP
 from paddle_csrl.deploy.images import ImageFile, ImageReader, Sample, find_images, read_ahead
 from paddle_csrl.errors import UserError
 from paddle_csrl.evaluation.evaluate import AUGMENTED_KEYS
@@ -169,6 +170,9 @@ def predict_images(image_path: str, results: ResultFiles, reader: ImageReader,
     failed = parallel.collect_texts(failed)
     total = len(every) if parallel.is_first() else len(images)
     _report(total, failed, results)
+    if reader.deep:
+        logger.warning(f"{len(reader.deep)} images are not of 8 bits, such as {min(reader.deep)}: "
+                       f"{OF_DEEP}")
     parallel.barrier()  # the launcher ends all where one has failed
     return {"predicted": total - len(failed), "failed": failed, "save_dir": results.save_dir}
 

@@ -12,7 +12,7 @@ import paddle
 import paddleseg.core
 import pytest
 from paddleseg.transforms import Compose, Padding, Resize
-from PIL import Image
+from PIL import Image, ImageOps
 
 from helpers import tiny_runs
 from paddle_csrl import visualize
@@ -22,6 +22,7 @@ from paddle_csrl.config import ZeroShotConfig
 from paddle_csrl.datasets.transforms import ResizeShortSide
 from paddle_csrl.deploy.images import ImageReader, find_images, read_ahead
 from paddle_csrl.deploy.model import DeployBuilder
+from paddle_csrl.deploy.predict import Prediction, ResultFiles, predict_images
 from paddle_csrl.errors import UserError
 
 FOLDERS = ["added_prediction", "label_prediction", "pseudo_color_prediction"]
@@ -352,18 +353,45 @@ def test_few_images_are_read_ahead_in_order(threads):
     assert taken == 49
 
 
-def test_reading_keeps_orientation_and_greys(tmp_path):
-    """As PaddleSeg's data sets read: OpenCV turns by EXIF and spreads grey over three channels."""
+def test_reading_spreads_grey_over_three_channels(tmp_path):
     picture = np.arange(6 * 4, dtype=np.uint8).reshape(6, 4) * 10
-    exif = Image.Exif()
-    exif[0x0112] = 6  # to be turned by 90 degrees
     Image.fromarray(picture).save(tmp_path / "grey.png")
-    Image.fromarray(picture).convert("RGB").save(tmp_path / "turned.jpg", exif=exif)
-    reader = ImageReader(Compose([]))
-    grey = reader(str(tmp_path / "grey.png"))
+    grey = ImageReader(Compose([]))(str(tmp_path / "grey.png"))
     assert np.array_equal(grey.image, picture[..., None].repeat(3, axis=2))
     assert np.array_equal(grey.pixels[0], picture[None].repeat(3, axis=0))
-    assert reader(str(tmp_path / "turned.jpg")).image.shape == (4, 6, 3)
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "TIFF", "WEBP"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_results_fit_what_viewers_show(tmp_path, kind, orientation):
+    """A corner that is bright in what Pillow shows is bright in the mask, of the same size."""
+    stored = np.zeros((48, 64, 3), np.uint8)
+    stored[:24, :16] = 255
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    path = str(tmp_path / f"photo.{kind.lower()}")
+    Image.fromarray(stored).save(path, kind, exif=exif)
+    with Image.open(path) as file:
+        shown = np.array(ImageOps.exif_transpose(file))[..., 0] > 127
+    assert shown.shape == ((48, 64) if orientation < 5 else (64, 48))
+    results = ResultFiles(str(tmp_path / "out"), ClassTable(["dark", "bright"], np.array([1]),
+                                                            np.array([[0, 0, 0], [9, 9, 9]])))
+    predict_images(path, results, ImageReader(Compose([])),
+                   lambda sample: Prediction((sample.pixels[0, 0] > 127).astype(np.int32), None))
+    assert np.array_equal(read(tmp_path / "out/label_prediction/photo.png"), shown)
+
+
+def test_linked_folders_and_deep_images_are_told(deployed, photos, tmp_path, capsys):
+    folder = tmp_path / "in"
+    folder.mkdir()
+    (folder / "linked").symlink_to(photos)
+    shutil.copy(f"{photos}/a.jpg", folder / "a.jfif")
+    cv2.imwrite(str(folder / "deep.png"), np.full((40, 50, 3), 2047, np.uint16))
+    cv2.imwrite(str(folder / "deep.tif"), np.full((40, 50, 3), 0.5, np.float32))
+    assert run(deployed, folder, tmp_path / "out")["predicted"] == 3
+    printed = capsys.readouterr().out
+    assert f"the linked folder {folder / 'linked'} is not searched" in printed
+    assert f"2 images are not of 8 bits, such as {folder / 'deep.png'}" in printed
 
 
 @pytest.mark.parametrize("transforms, size", [
