@@ -1,6 +1,8 @@
 # `make demo` and `make test` need Python 3.10-3.12 and nothing else; PYTHON chooses which one.
 PYTHON ?= python3
 VENV ?= .venv
+# How many processes share the tests.
+PROCESSES ?= 2
 # An edit of requirements.txt (for sed), and what is installed beside it (for pip).
 EDIT ?=
 ALSO ?=
@@ -11,7 +13,7 @@ demo: install
 	$(VENV)/bin/python tools/train.py -c configs/csrl_shapes.yml
 
 test: install
-	$(VENV)/bin/python -m pytest tests
+	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n $(PROCESSES) --dist loadfile tests
 
 lint: $(VENV)/linters
 	$(VENV)/bin/ruff check .
