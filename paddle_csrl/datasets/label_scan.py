@@ -230,6 +230,7 @@ def _scan(file_list: FileList, num_classes: int, ignore_index: int, title: str,
             pixels.frombytes(counts.astype(np.int64).tobytes())
             unlabelled.append(rest)
     doubts.require_upright(file_list)
+    doubts.is_mask = len(file_list) > 1 and not any(classes) and any(unlabelled)
     text = np.frombuffer("".join(f"{line}\n" for line in doubts.lines(file_list)).encode(
         errors="replace"), np.uint8)
     return _Columns(np.asarray(lengths), np.asarray(classes), np.asarray(pixels),
@@ -242,6 +243,7 @@ class _Doubts:
     def __init__(self) -> None:
         self.turned: list[Sequence[str]] = []
         self.deep: list[str] = []
+        self.is_mask = False  # nothing but the first class and unlabelled pixels
         self._colors: dict[int, tuple[bytes, str]] = {}  # of an id, and the label that shows it
         self._recolored: list[tuple[str, int, str]] = []
         self._lock = threading.Lock()
@@ -273,6 +275,10 @@ class _Doubts:
         """The sentences to log."""
         if self.deep:
             yield f"{len(self.deep)} images are not of 8 bits, such as {min(self.deep)}: {OF_DEEP}"
+        if self.is_mask:
+            yield (f"none of {len(file_list)} labels, such as {file_list[0][1]}, holds an id above "
+                   f"0, but unlabelled pixels; a mask, whose brightest value means an object, is "
+                   f"no label of class ids")
         if self._recolored:
             path, class_id, other = min(self._recolored)
             yield (f"{len(self._recolored)} labels have another palette than others: id "

@@ -16,6 +16,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
+from paddleseg.utils import logger
 from PIL import Image
 
 from paddle_csrl.errors import UserError
@@ -73,6 +74,27 @@ def _fonts() -> list[str]:
     from matplotlib.font_manager import fontManager
     installed = {font.name for font in fontManager.ttflist}
     return ["sans-serif", *[name for name in _CHINESE_FONTS if name in installed][:1]]
+
+
+@functools.cache
+def _glyphs() -> frozenset[int]:
+    from matplotlib.font_manager import findfont, get_font
+    names = ["DejaVu Sans", *_fonts()[1:]]
+    return frozenset(code for name in names for code in get_font(findfont(name)).get_charmap())
+
+
+def name_or_id(name: str, class_id: int) -> str:
+    """Return the name of a class, or its id where no font here can write the name."""
+    if all(ord(character) in _glyphs() for character in name if not character.isspace()):
+        return name
+    _tell_of_fonts()
+    return f"class {class_id}"
+
+
+@functools.cache
+def _tell_of_fonts() -> None:
+    logger.warning(f"no font here has all letters of the class names: pictures show ids in their "
+                   f"place; install one that has, such as {_CHINESE_FONTS[0]}")
 
 
 def new_figure(width: float, height: float) -> "Figure":

@@ -16,6 +16,7 @@ from paddle_csrl.visualize.drawing import (
     UNSEEN,
     add_legend,
     check_image,
+    name_or_id,
     new_figure,
     shorten,
     style,
@@ -201,7 +202,7 @@ def _legend_entries(labels: Sequence[np.ndarray], class_names: Sequence[str],
     present = sorted({int(c) for label in labels for c in np.unique(label)})
     unseen = set(map(int, unseen_ids)) & set(present)
     starred = {"color": UNSEEN, "weight": "bold"}
-    names = [f"★ {class_names[c]}" if c in unseen else class_names[c] for c in present if c < 255]
+    names = ["★ " * (c in unseen) + name_or_id(class_names[c], c) for c in present if c < 255]
     chips: list[Artist] = [Patch(facecolor=palette[c] / 255) for c in present if c < 255]
     looks = [starred if c in unseen else {} for c in present]
     if 255 in present:

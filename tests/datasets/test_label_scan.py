@@ -263,6 +263,14 @@ def test_doubts_are_told_every_time(files, capsys):
         assert files[3][1] in second
 
 
+def test_masks_are_doubted(files, capsys):
+    for _, path in files:
+        write_label(path, np.where(read(path) > 0, 255, 0).astype(np.uint8))
+    scan_labels(files, 5)
+    printed = capsys.readouterr().out
+    assert f"none of 6 labels, such as {files[0][1]}, holds an id above 0" in printed
+
+
 def test_plain_files_raise_no_doubt(files, capsys):
     Image.fromarray(read(files[3][1])).save(files[3][1])  # grey, as the masks of SBD are
     scan_labels(files, 5)

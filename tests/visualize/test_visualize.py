@@ -6,7 +6,7 @@ from PIL import Image
 
 from paddle_csrl import visualize
 from paddle_csrl.errors import UserError
-from paddle_csrl.visualize import overlay, palette, prediction_panel, relations
+from paddle_csrl.visualize import drawing, overlay, palette, prediction_panel, relations
 
 NAMES = ["background", "red striped", "blue dotted", "green plain"]
 LOW, MIDDLE, HIGH = (5, 48, 97), (247, 247, 247), (103, 0, 31)
@@ -276,3 +276,18 @@ def test_save_png_refuses_what_is_no_picture(tmp_path):
     with pytest.raises(UserError, match="uint8"):
         visualize.save_png(str(tmp_path / "a.png"), np.zeros((2, 2)))
     assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("letters, written", [
+    ({0x72D7}, "\u72d7"), (set(), "class 7")])
+def test_names_that_no_font_can_write_give_way_to_ids(monkeypatch, capsys, letters, written):
+    monkeypatch.setattr(drawing, "_glyphs", lambda: frozenset(map(ord, "a sheep")) | letters)
+    drawing._tell_of_fonts.cache_clear()
+    assert drawing.name_or_id("a sheep", 3) == "a sheep"
+    assert [drawing.name_or_id("\u72d7", 7) for _ in range(2)] == [written] * 2
+    assert capsys.readouterr().out.count("no font here") == (written == "class 7")
+    drawing._tell_of_fonts.cache_clear()
+
+
+def test_the_letters_of_a_font_are_known():
+    assert ord("\u2605") in drawing._glyphs() and 0x10FFFF not in drawing._glyphs()
