@@ -88,12 +88,8 @@ class ClassTable:
     def recolored(self, values: Sequence[int] | None) -> "ClassTable":
         """Return the same classes with other colours for the first ones.
 
-        Args:
-            values (list[int], optional): red, green, blue of class 0, of class 1 and so on,
-                0 to 255.
-
-        Raises:
-            UserError: no whole number of colours, too many, or a value out of range.
+        ``values`` are red, green and blue, 0 to 255, of class 0, of class 1 and so on.
+        ``UserError`` for no whole number of colours, too many, or a value out of range.
         """
         if not values:
             return self

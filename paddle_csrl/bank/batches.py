@@ -4,7 +4,6 @@ Items are whole batches and depend on the seed and their index alone, so that an
 indices among workers or devices gives the same data.
 """
 
-
 from typing import Any
 
 import numpy as np
@@ -18,14 +17,7 @@ CLASS_BALANCE = {"balanced": 0.0, "sqrt": 0.5, "frequency": 1.0}
 
 
 class GeneratorBatches(paddle.io.Dataset):
-    """Real features of every seen class, M at a time.
-
-    Args:
-        bank (FeatureBank): the features.
-        seen_ids (int array [S]): classes to draw for.
-        num_samples (int): M.
-        length (int): number of batches.
-        seed (int): seed of all draws.
+    """Real features of every seen class, M = ``num_samples`` at a time, in ``length`` items.
 
     Item: ``img`` float32 [S, M, D]; ``label`` int64 [S], how many of the M are valid. A class
     with fewer than M features in the bank gives each of them once.
@@ -54,16 +46,12 @@ class ClassifierBatches(paddle.io.Dataset):
     """Real seen and generated unseen features with their classes.
 
     Args:
-        bank (FeatureBank): real features.
-        generated (float32 array [U, P, D]): generated features of the unseen classes.
-        unseen_ids (int array [U]): their class ids.
+        generated (float32 array [U, P, D]): generated features of the classes ``unseen_ids`` [U].
         batch_size (int): features per item, n.
         unseen_share (float or "auto"): expected share of generated features, in [0, 1);
             ``auto`` gives every class, seen or unseen, the same share.
-        class_balance (str): how the real ones are spread over seen classes: ``balanced``,
-            ``sqrt`` (of the pixel count) or ``frequency`` (as in the training images).
+        class_balance (str): how the real ones are spread over seen classes, of ``CLASS_BALANCE``.
         length (int): number of items.
-        seed (int): seed of all draws.
 
     Item: ``img`` float32 [D, n, 1] and ``label`` int64 [n, 1], an image one pixel wide, so
     that PaddleSeg's own layers and losses apply.

@@ -26,11 +26,7 @@ def check(run: Run, stages: Sequence[str]) -> None:
 
 
 def examine(run: Run, stages: Sequence[str]) -> None:
-    """Look at the data, the model, all sections, the checkpoint to resume and the folders.
-
-    Raises:
-        UserError: something is wrong with one of them.
-    """
+    """Look at data, model, all sections, folders and the checkpoint to resume, or ``UserError``."""
     for stage in run.stages:
         run.stage(stage).check(run.context)
     run.stage(stages[0]).check_start(run.context)

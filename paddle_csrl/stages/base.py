@@ -186,8 +186,6 @@ def embeddings_input(context: StageContext) -> str:
 _NO_INPUTS = {"save_interval", "log_iters", "seed"}
 #: What records of 0.1.0 hold besides, although no result depends on it.
 _NO_LONGER = {"paddle_csrl", "save_interval"}
-
-
 #: What may change where a training goes on from a checkpoint.
 MAY_CHANGE = {"iters", "batch_size", "optimizer", "lr_scheduler", "val_dataset", "test_config",
               "do_eval", "to_static_training", "precision", "amp_level", "seed"}
@@ -208,16 +206,11 @@ def _settled(inputs: dict[str, Any], apart: Collection[str]) -> dict[str, Any]:
     result = {}
     for key, value in inputs.items():
         if key in kinds and isinstance(value, (dict, type(None))):
-            result[key] = _filled(value or {}, kinds[key], apart)
+            defaults = {name: field.default for name, field in kinds[key].model_fields.items()
+                        if not field.is_required()}
+            result[key] = {name: item for name, item in {**defaults, **(value or {})}.items()
+                           if name not in apart}
         elif key not in _NO_LONGER:
             field = Settings.model_fields.get(key)
             result[key] = field.default if value is None and field else value
     return result
-
-
-def _filled(content: dict[str, Any], kind: type[Section],
-            apart: Collection[str]) -> dict[str, Any]:
-    """Complete a section with its defaults, but for the keys ``apart``."""
-    defaults = {name: field.default for name, field in kind.model_fields.items()
-                if not field.is_required()}
-    return {key: value for key, value in {**defaults, **content}.items() if key not in apart}

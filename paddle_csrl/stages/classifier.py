@@ -32,7 +32,6 @@ from paddle_csrl.utils.weights import save_state
 BatchesOf = Callable[..., paddle.io.Dataset]
 
 
-
 @section("classifier")
 class ClassifierSection(TrainedSection):
     """Stage 3."""

@@ -22,14 +22,9 @@ class LegacyBatches(paddle.io.Dataset):
     by its share of the image. Both are drawn at once from the mean composition.
 
     Args:
-        bank (FeatureBank): real features of the seen classes.
-        generated (float32 array [K, P, D]): generated features.
-        generated_ids (int array [K]): their class ids, seen and unseen ones.
+        generated (float32 array [K, P, D]): features of the classes ``generated_ids`` [K].
         label_counts (int array [N, C]): pixels of every class in every training image.
-        unseen_ids (int array [U]): ids of the unseen classes.
-        batch_size (int): features per item, n.
-        length (int): number of items.
-        seed (int): seed of all draws.
+        batch_size (int): features per item, n; there are ``length`` items.
 
     Item: ``img`` float32 [D, n, 1] and ``label`` int64 [n, 1]. A class without features is left
     out.

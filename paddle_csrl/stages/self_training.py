@@ -47,7 +47,6 @@ class PseudoLabelledBatches(ClassifierBatches):
         return features, labels
 
 
-
 @section("self_training")
 class SelfTrainingSection(StageSection):
     """The optional last stage."""

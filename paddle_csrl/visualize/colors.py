@@ -37,7 +37,7 @@ def palette(num_classes: int, name: str | None = None) -> np.ndarray:
         return _voc_palette(num_classes)
     if name is not None:
         raise UserError(f"no palette `{name}`; use voc, or None for the general one")
-    return _spread_palette(num_classes)
+    return extend_palette(np.array(_FIRST_COLORS[:num_classes], np.uint8), num_classes)
 
 
 def _voc_palette(num_classes: int) -> np.ndarray:
@@ -46,10 +46,6 @@ def _voc_palette(num_classes: int) -> np.ndarray:
     channel = np.arange(3)
     bits = [((ids >> (3 * k + channel)) & 1) << (7 - k) for k in range(3)]
     return np.sum(bits, axis=0).astype(np.uint8)
-
-
-def _spread_palette(num_classes: int) -> np.ndarray:
-    return extend_palette(np.array(_FIRST_COLORS[:num_classes], np.uint8), num_classes)
 
 
 def extend_palette(colors: np.ndarray, num_classes: int) -> np.ndarray:

@@ -35,12 +35,9 @@ _GAP, _LINE, _LEAST_WIDTH = 12, 26, 288
 
 
 class Scene(NamedTuple):
-    """A row of a panel.
+    """A row of a panel: ``image`` uint8 RGB [H, W, 3], and ``name`` written beside it.
 
-    Attributes:
-        image (np.ndarray): uint8 RGB [H, W, 3].
-        labels (dict[str, np.ndarray]): int [H, W] by title, class ids or 255; a column each.
-        name (str): written beside the row, unless it is empty.
+    ``labels`` are int [H, W] by title, class ids or 255; a column each.
     """
     image: np.ndarray
     labels: Mapping[str, np.ndarray]
