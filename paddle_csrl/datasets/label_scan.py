@@ -1,5 +1,6 @@
 """One pass over the files of a data set: pixels per class in every label, and what is broken."""
 
+import functools
 import hashlib
 import os
 import threading
@@ -113,7 +114,7 @@ def scan_labels(file_list: FileList, num_classes: int, ignore_index: int = 255,
     columns = columns or _Columns(*(np.zeros(0, code) for code in _CODES))
     columns = _Columns(*map(parallel.from_first, columns))
     for doubt in columns.doubts.tobytes().decode(errors="replace").splitlines():
-        logger.warning(doubt)
+        _tell_once(doubt)
     return columns.scan(num_classes)
 
 
@@ -235,6 +236,12 @@ def _scan(file_list: FileList, num_classes: int, ignore_index: int, title: str,
         errors="replace"), np.uint8)
     return _Columns(np.asarray(lengths), np.asarray(classes), np.asarray(pixels),
                     np.asarray(unlabelled), text)
+
+
+@functools.cache
+def _tell_once(doubt: str) -> None:
+    """Log a doubt: several data sets of a run are made of the same files."""
+    logger.warning(doubt)
 
 
 class _Doubts:

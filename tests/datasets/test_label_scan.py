@@ -256,6 +256,8 @@ def test_doubts_are_told_every_time(files, capsys):
     cv2.imwrite(files[5][0] + ".tiff", cv2.imread(files[5][0]).astype(np.float32))
     files[5] = (files[5][0] + ".tiff", files[5][1])
     for _ in range(2):
+        label_scan._tell_once.cache_clear()  # as in another process
+        scan_labels(files, 5)
         scan_labels(files, 5)
         first, second = capsys.readouterr().out.splitlines()[-2:]
         assert f"2 images are not of 8 bits, such as {files[4][0]}" in first
