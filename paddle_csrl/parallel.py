@@ -162,17 +162,11 @@ class _Sum(PyLayer):
 
 
 class Share:
-    """This process's share of C classes, or other things: every R-th one.
+    """This process's share of ``count`` classes C, or other things: every R-th one.
 
-    What is trained is the sum over the processes of what each computes from its share.
-
-    Args:
-        count (int): C.
-        rank, ranks (int): which of how many processes; by default the only one.
-
-    Attributes:
-        rows (int64 array [K]), slice: the share. A process without one holds row 0, which
-            counts nowhere, for Paddle cannot differentiate empty tensors.
+    What is trained is the sum over the processes of what each computes from its share, ``rows``
+    int64 [K]. A process without one holds row 0, which counts nowhere, for Paddle cannot
+    differentiate empty tensors.
     """
 
     def __init__(self, count: int, rank: int = 0, ranks: int = 1):

@@ -22,7 +22,6 @@ class RunFolder:
     """A folder with a folder for each stage, each with a ``stage.json``.
 
     Args:
-        save_dir (str): the folder.
         outputs (dict[str, str]): the file that a finished stage leaves, by the stage's name.
         shared_dir (str, optional): folder of the stages that several runs share. Such a run
             ends with its new classification layer alone, not with a copy of the segmentor.

@@ -17,11 +17,9 @@ from paddle_csrl.models.pixel_classifier import PixelClassifier
 
 
 class Calibration(NamedTuple):
-    """The calibration that a section ``classifier`` asks for.
+    """The calibration that a section ``classifier`` asks for: δ in logit units.
 
-    Attributes:
-        value (float): δ in logit units; or, with ``is_cost``, the share of seen pixels, in
-            (0, 1), that may go to unseen classes.
+    With ``is_cost`` it is the share of seen pixels, in (0, 1), that may go to unseen classes.
     """
     value: float
     is_cost: bool = False

@@ -68,11 +68,7 @@ class LegacyBatches(paddle.io.Dataset):
 
 
 def label_counts(context: StageContext) -> np.ndarray:
-    """Count the pixels of every class in every training image, whatever the policy: int64 [N, C].
-
-    Raises:
-        RuntimeError: the config does not ask for it. This must never happen.
-    """
+    """Count the pixels int64 [N, C] of all classes in the training images, whatever the policy."""
     if not context.config.leaks:
         raise RuntimeError("must never happen: labels of unseen classes are about to be read "
                            "without `classifier.mode: legacy`")
