@@ -221,7 +221,7 @@ DATA = {
     "image of validation cut": (cut("images/val_0001.jpg"), ["val_0001.jpg", "cannot be read"]),
     "list missing": (without("train.txt"), ["train_path", "train.txt"]),
     "list empty": (text("train.txt", ""), ["train.txt", "lists no image"]),
-    "list of other things": (text("train.txt", "a b c\n"), ["train.txt, line 1", "`a b c`"]),
+    "list of other things": (text("train.txt", "a b c\n"), ["train.txt, line 1", "'a b c'"]),
     "list in another encoding": (text("train.txt", "images/tr\xe9.jpg a.png\n", "latin1"),
                                  ["train.txt", "not UTF-8"]),
     "list with a byte order mark": (text("train.txt", encoding="utf-8-sig"),
