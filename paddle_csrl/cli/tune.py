@@ -20,6 +20,7 @@ then a config that begins with the file:
 
 import argparse
 import os
+from dataclasses import astuple
 from typing import Any
 
 from paddleseg.utils import logger, utils
@@ -59,7 +60,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--space", default="configs/_base_/tune_space.yml", metavar="FILE",
                         help="what is searched, per method (default: "
                              "configs/_base_/tune_space.yml)")
-    for flag, default in zip(_BUDGET, Budget()):
+    for flag, default in zip(_BUDGET, astuple(Budget())):
         parser.add_argument(f"--{flag}", type=int, default=default, metavar="N",
                             help=f"{_BUDGET[flag]} (default: {default})")
     parser.add_argument("--seed", type=int, metavar="N",
@@ -89,7 +90,6 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     if seed < 0:
         raise UserError(f"--seed {seed} must be at least 0")
     budget = Budget(*(getattr(args, flag) for flag in _BUDGET))
-    budget.check()
     search = Search(_seen_classes(Run(config)), space, config.dic, budget, seed,
                     os.path.join(folder, f"{args.method}.json"))
     summary = search.run()

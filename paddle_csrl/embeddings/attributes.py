@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from paddle_csrl.datasets.class_names import fold_name
-from paddle_csrl.embeddings.resolve import load_class_embeddings
+from paddle_csrl.embeddings.resolve import load_class_embeddings, names_to_look_up
 from paddle_csrl.errors import UserError
 
 
@@ -38,10 +38,10 @@ def embed_classes(class_names: Sequence[str], label_names: Sequence[str] | None,
         raise UserError(f"`zero_shot.embeddings.path: attributes`: {type(source).__name__} has no "
                         f"attributes; name a word-vector file, or null for the vectors that come "
                         f"with the project")
-    if label_names is not None:
-        attributes = attribute_vectors(
-            class_names, attributes, list(getattr(source, "class_names", label_names)),
-            list(getattr(source, "attribute_names", [])), words)
+    if label_names is not None or words:
+        rows = class_names if label_names is None else getattr(source, "class_names", label_names)
+        attributes = attribute_vectors(class_names, attributes, list(rows),
+                                       list(getattr(source, "attribute_names", [])), words)
     norms = np.linalg.norm(attributes, axis=1, keepdims=True)
     return attributes / norms if normalize else attributes
 
@@ -75,8 +75,8 @@ def attribute_vectors(class_names: Sequence[str], attributes: np.ndarray,
     rows = {fold_name(name): row for name, row in zip(row_names, attributes)}
     columns = {fold_name(name): column for column, name in enumerate(column_names)}
     vectors = np.zeros((len(class_names), attributes.shape[1]), np.float32)
-    for vector, name in zip(vectors, class_names):
-        text = (words or {}).get(name, name)
+    texts = names_to_look_up(class_names, words or {})
+    for vector, name, text in zip(vectors, class_names, texts):
         if fold_name(text) in rows:
             vector[:] = rows[fold_name(text)]
             continue

@@ -126,7 +126,7 @@ def find_words(class_names: Sequence[str], path: str | None = None,
 
     Arguments and errors are those of ``load_class_embeddings``.
     """
-    names = _names_to_look_up(class_names, words or {})
+    names = names_to_look_up(class_names, words or {})
     path = GLOVE100 if path in (None, "glove100") else path
     wanted, best = spellings(names), {_synonyms(name)[0] for name in names}
     vocabulary = Vocabulary(read_vectors(path, lambda word: word.casefold() in wanted,
@@ -266,7 +266,12 @@ def _synonyms(name: str) -> list[str]:
     return [part for part in re.split(r"\s*[;,]\s*", name.strip()) if part]
 
 
-def _names_to_look_up(class_names: Sequence[str], words: Mapping[str, str]) -> list[str]:
+def names_to_look_up(class_names: Sequence[str], words: Mapping[str, str]) -> list[str]:
+    """Return what to look up for every class: of ``words``, else its name.
+
+    Raises:
+        UserError: ``words`` names what is no class, or what is looked up is no text.
+    """
     for name in words:
         if name not in class_names:
             nearest = difflib.get_close_matches(str(name), list(map(str, class_names)), n=3)

@@ -4,6 +4,7 @@ import hashlib
 import itertools
 import json
 from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from operator import itemgetter
 from typing import Any, NamedTuple
 
@@ -35,7 +36,8 @@ _FORMAT = "0.1.0"
 NUM_SHOWN = 5
 
 
-class Budget(NamedTuple):
+@dataclass(frozen=True)
+class Budget:
     """The size of a search, the same for every method.
 
     Attributes:
@@ -46,6 +48,9 @@ class Budget(NamedTuple):
         finalists (int): how many trials, the best by their best setting, go on to more seeds;
             0 for none.
         final_seeds (int): further seeds for these.
+
+    Raises:
+        UserError: one is less than 1, or finalists less than 0.
     """
     trials: int = 12
     classifiers: int = 4
@@ -54,9 +59,8 @@ class Budget(NamedTuple):
     finalists: int = 0
     final_seeds: int = 2
 
-    def check(self) -> None:
-        """Raise ``UserError`` unless all are whole numbers of at least 1, or 0 for finalists."""
-        for name, value in self._asdict().items():
+    def __post_init__(self) -> None:
+        for name, value in asdict(self).items():
             least = 0 if name == "finalists" else 1
             if value < least:
                 raise UserError(f"--{_FLAGS.get(name, name)} {value} must be at least {least}")
@@ -89,7 +93,6 @@ class Search:
 
     def __init__(self, seen: SeenClasses, space: Space, dic: dict[str, Any], budget: Budget,
                  seed: int, record: str):
-        budget.check()
         self.seen, self.space, self.budget, self.seed = seen, space, budget, seed
         dic = {**{key: dic[key] for key in _KEPT}, "train_dataset": {"type": "Dataset"},
                "val_dataset": {"type": "Dataset"}, "zero_shot": {"unseen": []}}
@@ -168,7 +171,7 @@ class Search:
         """The report of the search: the settings in order of their score, best first."""
         return {
             "method": self.space.method,
-            "budget": {**self.budget._asdict(), "calibrations": len(self.calibrations),
+            "budget": {**asdict(self.budget), "calibrations": len(self.calibrations),
                        "settings": len(self.settings(range(len(self.draws))))},
             "seed": self.seed,
             "folds": [[self.seen.names[c] for c in group] for group in self.held_out],

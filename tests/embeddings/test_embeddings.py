@@ -2,12 +2,13 @@
 
 import gzip
 import os
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from paddle_csrl.datasets.class_names import CLASS_NAMES
-from paddle_csrl.embeddings import load_class_embeddings, read_vectors, resolve
+from paddle_csrl.embeddings import embed_classes, load_class_embeddings, read_vectors, resolve
 from paddle_csrl.errors import UserError
 
 WORDS = ["the", "table", "Cow", "dining", "cow", "traffic_light", "naïve", "sign", "tv",
@@ -330,3 +331,28 @@ def test_shipped_file_is_small():
                                   "speckled hexagon", "green zigzag", "grey ellipse", "bicyclist"])
 def test_colours_patterns_and_shapes(name):
     assert load_class_embeddings([name]).shape == (1, 100)
+
+
+SHAPES = SimpleNamespace(attributes=np.array([[1, 0, 1], [0, 1, 1]], np.float32),
+                         class_names=["red dot", "blue dot"],
+                         attribute_names=["red", "blue", "dot"])
+
+
+def of_attributes(words):
+    return embed_classes(SHAPES.class_names, None, lambda: SHAPES, path="attributes",
+                         normalize=False, words=words)
+
+
+def test_words_describe_a_class_by_attributes():
+    assert np.array_equal(of_attributes(None), SHAPES.attributes)
+    assert np.array_equal(of_attributes({"red dot": "red"}), [[1, 0, 0], [0, 1, 1]])
+
+
+@pytest.mark.parametrize("words, message", [
+    ({"rde dot": "red"}, "`words` names 'rde dot', which is no class; .*red dot"),
+    ({1: 2}, "`words` names 1, which is no class"),
+    ({"red dot": 2}, "class 'red dot': 2 is no word to look up; give text"),
+    ({"red dot": "orange"}, "orange is none of the attributes")])
+def test_words_that_describe_nothing_are_refused(words, message):
+    with pytest.raises(UserError, match=message):
+        of_attributes(words)

@@ -5,6 +5,7 @@ import paddle
 import pytest
 from paddle import nn
 
+from helpers.relations import centred_cosines
 from paddle_csrl import losses
 from paddle_csrl.models.generator_task import GeneratorTask
 from paddle_csrl.models.structural_generator import StructuralGenerator
@@ -86,25 +87,20 @@ def test_edges_compares_the_last_with_the_first_edges(data):
     np.testing.assert_allclose(semantic.numpy(), unit[UNSEEN] @ unit[SEEN].T, atol=1e-6)
 
 
-def centred_cosines(rows, columns):
-    """Z-scored cosines between rows and columns, both less the mean column: by the formula."""
-    centre = columns.mean(0)
-    result = np.zeros((len(rows), len(columns)))
-    for i, row in enumerate(rows - centre):
-        for j, column in enumerate(columns - centre):
-            result[i, j] = row @ column / np.linalg.norm(row) / np.linalg.norm(column)
-    return (result - result.mean(1, keepdims=True)) / result.std(1, keepdims=True)
+def standardized(relations):
+    """Each row less its mean, over its deviation."""
+    return (relations - relations.mean(1, keepdims=True)) / relations.std(1, keepdims=True)
 
 
 def test_prototypes_compares_standardized_centred_cosines(data):
     task = make_task(data, relation="prototypes")
     outputs, (visual, semantic) = compared(task, data, "relations")
     unseen = outputs[1].numpy().astype(np.float64).mean(1)
-    np.testing.assert_allclose(visual.numpy(), centred_cosines(
-        unseen, data["prototypes"].astype(np.float64)), atol=1e-4)
+    np.testing.assert_allclose(visual.numpy(), standardized(centred_cosines(
+        unseen, data["prototypes"].astype(np.float64))), atol=1e-4)
     embeddings = data["embeddings"].astype(np.float64)
-    np.testing.assert_allclose(semantic.numpy(), centred_cosines(
-        embeddings[UNSEEN], embeddings[SEEN]), atol=1e-4)
+    np.testing.assert_allclose(semantic.numpy(), standardized(centred_cosines(
+        embeddings[UNSEEN], embeddings[SEEN])), atol=1e-4)
 
 
 def test_the_norm_loss_gets_generated_and_real_prototypes(data):

@@ -281,7 +281,7 @@ def test_bytes_that_are_no_archive(voc):
         voc.prepare(voc=path)
 
 
-@pytest.mark.parametrize("name", ["../evil.jpg", "/tmp/evil.jpg", "VOCdevkit/../../evil.jpg",
+@pytest.mark.parametrize("name", ["../evil.jpg", "/evil.jpg", "VOCdevkit/../../evil.jpg",
                                   "C:/evil.jpg", "..\\evil.jpg"])
 @pytest.mark.parametrize("write", [fake.write_tar, fake.write_zip])
 def test_names_that_point_outside_are_refused(voc, name, write):

@@ -17,6 +17,7 @@ from paddleseg.utils import utils
 
 from helpers import tiny_runs
 from helpers.fabricated import read_label
+from helpers.relations import centred_cosines
 from helpers.tiny_runs import predictions
 from paddle_csrl import visualize
 from paddle_csrl.bank.feature_bank import FeatureBank
@@ -38,16 +39,6 @@ def relations(folder, *argv):
 
 def compare(*argv):
     return cli.main(["compare", "--device", "cpu", "--run", *map(str, argv)])
-
-
-def centred_cosines(unseen, seen):
-    """Pair by pair."""
-    centre = seen.mean(0)
-    result = np.empty((len(unseen), len(seen)))
-    for row, first in enumerate(unseen - centre):
-        for column, second in enumerate(seen - centre):
-            result[row, column] = first @ second / np.linalg.norm(first) / np.linalg.norm(second)
-    return result
 
 
 @pytest.fixture(scope="module")
