@@ -11,7 +11,7 @@ from paddle_csrl.config import ZeroShotConfig
 from paddle_csrl.errors import UserError
 from paddle_csrl.run_folder import RunFolder
 from paddle_csrl.stages import Stage, StageContext, stages_of
-from paddle_csrl.stages.base import all_inputs, changed_inputs
+from paddle_csrl.stages.base import STAGES, all_inputs, changed_inputs
 from paddle_csrl.stages.calibration import Calibration
 from paddle_csrl.stages.fit import is_checkpoint
 from paddle_csrl.utils import read_json
@@ -137,12 +137,12 @@ class Run(RunFolder):
 
     def has_final_model(self) -> bool:
         """Tell whether the final model is there and was made by a stage of this config."""
-        return os.path.isfile(self.result) and not self.is_made_by_others()
+        return os.path.isfile(self.result) and not self.foreign_makers()
 
-    def is_made_by_others(self) -> bool:
-        """Tell whether a later stage, which this config does without, made the final model."""
-        return "self_training" not in self.stages \
-            and bool(self.record("self_training").get("finished"))
+    def foreign_makers(self) -> list[str]:
+        """Return finished stages of other configs in this folder, whose the final model may be."""
+        return [stage.name for stage in STAGES if stage.makes_model
+                and stage.name not in self.stages and self.record(stage.name).get("finished")]
 
     def require_finished(self, stages: Sequence[str]) -> None:
         """Raise ``UserError`` unless all ``stages`` have finished, whatever their inputs were."""

@@ -100,9 +100,9 @@ class RunFolder:
         logger.info(f"[{stage}] finished: {self.output(stage)}")
 
     def mark_unfinished(self, stage: str) -> None:
-        """Have the stage run again."""
+        """Have the stage run again; what it took is still known."""
         if parallel.is_first():
-            self._write_record(stage, {"finished": False})
+            self._write_record(stage, {**self.record(stage), "finished": False})
 
     def _record_path(self, stage: str) -> str:
         return os.path.join(self.folder(stage), "stage.json")
@@ -124,14 +124,18 @@ class RunFolder:
                        f"instead")
 
     def _seconds_spent(self, stage: str) -> float:
-        """Tell how long the stage took, or has gone on for; one that is no more counts as long."""
+        """Tell how long the stage took or, unfinished, how far apart its files were written.
+
+        A finished one that does not say took for ever.
+        """
         record = self.record(stage)
-        if record.get("finished"):
-            return float((record.get("made") or {}).get("seconds", float("inf")))
+        made = record.get("made") or {}
+        if made or record.get("finished"):
+            return float(made.get("seconds", float("inf")))
         files = [os.path.join(parent, name) for parent, _, names in os.walk(self.folder(stage))
                  for name in names]
         times = [os.path.getmtime(path) for path in files]
-        return max(times) - os.path.getmtime(self._record_path(stage)) if times else 0.0
+        return max(times) - min(times) if times else 0.0
 
 
 def checksum(path: str) -> str:

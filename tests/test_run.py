@@ -6,11 +6,13 @@ from pathlib import Path
 import pytest
 
 from helpers.tiny_config import tiny_content, write_config
+from paddle_csrl import run as run_module
 from paddle_csrl import run_folder as folder_module
 from paddle_csrl.config import ZeroShotConfig
 from paddle_csrl.errors import UserError
 from paddle_csrl.run import Run
 from paddle_csrl.run_folder import checksum
+from paddle_csrl.stages import Stage
 from paddle_csrl.utils import read_json, write_json
 
 STAGES = ("segmentor", "features", "generator", "classifier")
@@ -210,6 +212,47 @@ def test_an_unfinished_stage_is_kept_by_the_times_of_its_files(make_run):
         os.utime(os.path.join(path, "model.pdopt"), (began + late, began + late))
         run.begin("segmentor")
         assert len(os.listdir(run.save_dir)) == 1 + expected
+
+
+def test_work_before_a_resumption_counts(run):
+    path = make_checkpoint(os.path.join(run.folder("segmentor"), "iter_5"))
+    began = os.path.getmtime(record_of(run, "segmentor"))
+    for name in os.listdir(path):
+        os.utime(os.path.join(path, name), (began - 300, began - 300))
+    run.begin("segmentor", resumed=True)
+    run.begin("segmentor")
+    assert len([name for name in os.listdir(run.save_dir) if name.startswith("segmentor_")]) == 1
+
+
+def test_a_stage_marked_unfinished_still_took_its_time(run):
+    write_json(record_of(run, "segmentor"), {"finished": True, "made": {"seconds": 61}})
+    run.mark_unfinished("segmentor")
+    assert not run.is_finished("segmentor")
+    run.begin("segmentor")
+    assert len([name for name in os.listdir(run.save_dir) if name.startswith("segmentor_")]) == 1
+
+
+def test_the_final_model_is_not_that_of_a_stage_that_the_config_has_no_more(run, monkeypatch):
+    Path(run.result).write_text("model")
+    assert run.has_final_model()
+
+    class Mine(Stage):
+        name = result = "mine"
+        makes_model = True
+
+        def takes_part(self, config):
+            return False
+
+        def run(self, context):
+            raise NotImplementedError
+
+    monkeypatch.setattr(run_module, "STAGES", [*run_module.STAGES, Mine()])
+    assert run.has_final_model()
+    os.makedirs(run.folder("mine"))
+    write_json(record_of(run, "mine"), {"finished": True})
+    assert run.foreign_makers() == ["mine"] and not run.has_final_model()
+    run.mark_unfinished("mine")
+    assert run.has_final_model()
 
 
 def test_a_restart_deletes(run, monkeypatch):

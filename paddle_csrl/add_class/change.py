@@ -43,6 +43,7 @@ from paddle_csrl.utils.weights import save_state
 #: Folder, in that of a run whose classes were changed, of the run as it was trained.
 TRAINED = "trained"
 
+
 class ClassChange(NamedTuple):
     """The outcome of ``add_classes``.
 

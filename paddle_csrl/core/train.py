@@ -129,8 +129,8 @@ def _run_unless_current(run: Run, name: str) -> None:
         require_finite(load_state(run.output(name)), run.output(name))
     seconds = time.time() - start
     run.finish(name, **made_from, made=how_made(seconds))
-    if context.makes_model and run.is_made_by_others():
-        run.mark_unfinished("self_training")
+    for other in run.foreign_makers() if context.makes_model else ():
+        run.mark_unfinished(other)
     logger.info(f"[{name}] took {seconds:.0f} s")
 
 
