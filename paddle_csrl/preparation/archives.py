@@ -1,22 +1,29 @@
 """Reading archives and unpacked folders alike, without ever writing where an archive says."""
 
+import bz2
+import gzip
 import hashlib
 import lzma
 import os
 import re
 import tarfile
 import zipfile
-import zlib
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+from paddle_csrl import limits
 from paddle_csrl.errors import UserError
 from paddle_csrl.utils import atomic_path, progress
 
 #: Far above any image or label, far below what memory holds.
 _MOST_BYTES = 1 << 27
+#: VOC 2012, the largest, has 37,000.
+_MOST_MEMBERS = 200_000
+_LONGEST_PATH = 1000
+_MOST_READ = 1 << 27
 _BLOCK = 1 << 22
-_TORN = (tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, OSError)
+_OPENERS: dict[bytes, Callable[[str], Any]] = {
+    b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ": lzma.open}
 
 
 class Member(NamedTuple):
@@ -38,18 +45,22 @@ def walk(path: str, title: str) -> Iterator[Member]:
     Links and special files of an archive are passed over, and so are hidden files.
 
     Raises:
-        UserError: the archive is torn, is none, or has a member that points outside of it.
+        UserError: the archive is torn, is none, unpacks to more than its size lets expect, or has
+            a member that points outside of it.
     """
     try:
         for member in progress(_members(path), title):
             if not member.name.rsplit("/", 1)[-1].startswith("."):
                 yield member
-    except _TORN as error:
+    except UserError:
+        raise
+    except Exception as error:  # the readers of archives raise many types for crafted ones
         raise _torn(path, error) from None
 
 
 def _torn(path: str, error: Exception) -> UserError:
-    return UserError(f"{path} is not a whole archive or folder ({error}); get it again")
+    reason = " ".join(str(error).split())[:120] or type(error).__name__
+    return UserError(f"{path} is not a whole archive or folder ({reason}); get it again")
 
 
 def _members(path: str) -> Iterator[Member]:
@@ -78,20 +89,51 @@ def _folder_members(path: str) -> Iterator[Member]:
 
 
 def _tar_members(path: str) -> Iterator[Member]:
-    with tarfile.open(path) as archive:
-        for info in archive:
-            name = _inside(path, info.name)
-            if info.isreg():
-                yield _member(path, name, info.size, lambda info=info: archive.extractfile(info))
+    with open(path, "rb") as file:
+        head = file.read(8)
+    unpack = next((opener for magic, opener in _OPENERS.items() if head.startswith(magic)), None)
+    with unpack(path) if unpack else open(path, "rb") as unpacked:
+        with tarfile.open(fileobj=_SmallReads(unpacked), mode="r:") as archive:  # type: ignore
+            for count, info in enumerate(archive, 1):
+                name = _inside(path, info.name)
+                _require_likely(path, count, info.offset_data + info.size)
+                if info.size < 0:
+                    raise tarfile.ReadError(f"{name} has a size below 0")
+                if info.isreg():
+                    yield _member(path, name, info.size,
+                                  lambda info=info: archive.extractfile(info))
+
+
+class _SmallReads:
+    """A file of which no large part is read at once: a tar header may ask for all of the memory."""
+
+    def __init__(self, file: Any):
+        self._file, self.seek, self.tell = file, file.seek, file.tell
+
+    def read(self, size: int = -1) -> bytes:
+        if not 0 <= size <= _MOST_READ:
+            raise tarfile.ReadError(f"a header of {size} bytes")
+        return self._file.read(size)
 
 
 def _zip_members(path: str) -> Iterator[Member]:
     with zipfile.ZipFile(path) as archive:
-        for info in archive.infolist():
+        unpacked = 0
+        for count, info in enumerate(archive.infolist(), 1):
             name = _inside(path, info.filename)
+            unpacked += info.file_size
+            _require_likely(path, count, unpacked)
             is_regular = (info.external_attr >> 28) in (0, 8)  # a link or device has another type
             if is_regular and not info.is_dir():
                 yield _member(path, name, info.file_size, lambda info=info: archive.open(info))
+
+
+def _require_likely(path: str, count: int, unpacked: int) -> None:
+    """Raise ``UserError`` if ``count`` members or ``unpacked`` bytes are more than data have."""
+    if count > _MOST_MEMBERS or unpacked > limits.most_unpacked(path):
+        raise UserError(f"{path} of {os.path.getsize(path)} bytes unpacks to {unpacked} and more, "
+                        f"in {count} files so far, which no data set does; download it from the "
+                        f"official place")
 
 
 def _member(path: str, name: str, size: int, open_it: Callable) -> Member:
@@ -101,9 +143,12 @@ def _member(path: str, name: str, size: int, open_it: Callable) -> Member:
                             f"list; download it from the official place")
         try:
             with open_it() as file:
-                return file.read(size)
-        except _TORN as error:
+                content = file.read(size)
+        except Exception as error:  # as in ``walk``
             raise _torn(path, error) from None
+        if len(content) != size:
+            raise _torn(path, EOFError(f"{name} has {len(content)} of its {size} bytes"))
+        return content
 
     return Member(name, size, read)
 
@@ -112,14 +157,39 @@ def _inside(path: str, name: str) -> str:
     """The member's name without a leading ``./``.
 
     Raises:
-        UserError: the name is absolute or climbs out of the archive.
+        UserError: the name is absolute, climbs out of the archive, or cannot be printed.
     """
     parts = [part for part in name.split("/") if part not in ("", ".")]
-    if name.startswith("/") or ".." in parts or "\\" in name or "\0" in name \
-            or re.match(r"[A-Za-z]:", name):
-        raise UserError(f"{path} holds {name!r}, a name that points outside of it: no official "
-                        f"archive does; download it from the official place")
+    if name.startswith("/") or ".." in parts or "\\" in name or re.match(r"[A-Za-z]:", name):
+        raise UserError(f"{path} holds {name[:99]!r}, a name that points outside of it: no "
+                        f"official archive does; download it from the official place")
+    if not name.isprintable() or len(name) > _LONGEST_PATH:
+        raise UserError(f"{path} holds {name[:99]!r}, which is no name of an official archive; "
+                        f"download it from the official place")
     return "/".join(parts)
+
+
+class Targets:
+    """The files that members of the archive at ``path`` become.
+
+    A folder is the user's own and may well hold a data set twice.
+    """
+
+    def __init__(self, path: str):
+        self.path, self._taken = path, {""} if os.path.isfile(path) else None
+
+    def claim(self, target: str) -> str:
+        """Return ``target``, the relative name of a file that is about to be written.
+
+        Raises:
+            UserError: another member has become it, or would where upper case does not count.
+        """
+        if self._taken is not None:
+            if target.casefold() in self._taken:
+                raise UserError(f"{self.path} holds {target} twice, of which only one can be "
+                                f"right; download it from the official place")
+            self._taken.add(target.casefold())
+        return target
 
 
 def copy_member(member: Member, path: str) -> bool:

@@ -8,7 +8,7 @@ is background, as in the benchmark.
 import json
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from paddleseg.utils import logger
 from paddle_csrl.datasets import sources
 from paddle_csrl.datasets.class_names import CLASS_NAMES
 from paddle_csrl.errors import UserError
-from paddle_csrl.preparation import archives, label_files
+from paddle_csrl.preparation import archives, label_files, matlab
 from paddle_csrl.preparation.rle import decode_mask
 from paddle_csrl.utils import make_folder, progress
 
@@ -39,6 +39,9 @@ _OTHER_NAMES = {"table": "diningtable", "bedclothes": "bedcloth", "cloth": "clot
 
 _EXPECTED = {"train": 4998, "val": 5105}
 
+_MOST_JSON_BYTES = 1 << 31
+#: Id of a class, or length in pixels of an image's side; there are 459, and at most 500.
+_LARGEST = 1023
 
 #: A label that is not read yet: an image's name and what gives its class ids [H, W].
 _Label = tuple[str, Callable[[], np.ndarray]]
@@ -165,26 +168,28 @@ def _fold(name: str) -> str:
 
 def _copy_images(voc: str, root: str) -> dict[str, list[str]]:
     """Copy the images; return the names in VOC's own lists."""
-    lists = {}
+    lists, targets = {}, archives.Targets(voc)
     for member in archives.walk(voc, "VOC images"):
         image, split = _IMAGE.fullmatch(member.name), _LIST.fullmatch(member.name)
         if image:
-            archives.copy_member(member, os.path.join(root, "JPEGImages", image[1]))
+            archives.copy_member(member, os.path.join(root, "JPEGImages", targets.claim(image[1])))
         elif split:
-            lists[split[1]] = label_files.parse_list(member.read(), f"{voc}: {member.name}")
+            lists[targets.claim(split[1])] = label_files.parse_list(
+                member.read(), f"{voc}: {member.name}")
     return lists
 
 
 def _read_mats(labels: str, table: np.ndarray) -> Iterator[_Label]:
+    targets = archives.Targets(labels)
     for member in archives.walk(labels, "Context labels"):
         match = _MAT.fullmatch(member.name)
         if match:
-            yield match[1], partial(_map_classes, member, table, labels)
+            yield targets.claim(match[1]), partial(_map_classes, member, table, labels)
 
 
 def _map_classes(member: archives.Member, table: np.ndarray, labels: str) -> np.ndarray:
     place = f"{labels}: {member.name}"
-    label = label_files.read_mat_labels(member.read(), place, "LabelMap")
+    label = matlab.read_mat_labels(member.read(), place, "LabelMap")
     if label.min() < 0 or label.max() >= len(table):
         raise UserError(f"{place} holds the class {max(label.max(), -label.min())}, but labels.txt "
                         f"ends at {len(table) - 1}; take the labels.txt that belongs to it")
@@ -195,37 +200,61 @@ def _read_json(path: str) -> tuple[dict[str, list[str]], Iterator[_Label]]:
     """The lists and labels of the PASCAL in Detail annotations."""
     logger.info(f"reading {path}")
     try:
+        if os.path.getsize(path) > _MOST_JSON_BYTES:
+            raise ValueError(f"more than {_MOST_JSON_BYTES} bytes")
         with open(path, encoding="utf-8") as file:
             content = json.load(file)
-        images = {image["image_id"]: (os.path.splitext(image["file_name"])[0], image["phase"],
-                                      (_small(image["height"]), _small(image["width"])))
-                  for image in content["images"]}
-        table = class_table({_small(category["category_id"]): category["name"]
-                             for category in content["categories"]})
-        masks: dict[Any, list] = {number: [] for number in images}
+        images = _unique((_whole(image["image_id"]),
+                          (os.path.splitext(image["file_name"])[0], image["phase"],
+                           (_small(image["height"]), _small(image["width"]))))
+                         for image in content["images"])
+        table = class_table(_unique((_small(category["category_id"]), str(category["name"]))
+                                    for category in content["categories"]))
+        masks: dict[int, list] = {number: [] for number in images}
         for mask in content["annos_segmentation"]:
-            if mask["image_id"] in masks:
-                masks[mask["image_id"]].append((int(mask["category_id"]), mask["segmentation"]))
+            if _whole(mask["image_id"]) in masks:
+                masks[mask["image_id"]].append((_whole(mask["category_id"]),
+                                                mask["segmentation"]))
+        lists = {split: label_files.require_names(
+            [name for name, phase, _ in images.values() if phase == split], f"{path} ({split})")
+            for split in _EXPECTED}
+        _unique((name.casefold(), name) for names in lists.values() for name in names)
+    except UserError:
+        raise
     except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(f"{path} is not a whole trainval_merged.json ({type(error).__name__}: "
                         f"{' '.join(str(error).split())[:120]}); {LABELS_ADVICE}") from None
-    lists = {split: label_files.parse_list("\n".join(name for name, phase, _ in images.values()
-                                         if phase == split).encode(), f"{path} ({split})")
-             for split in _EXPECTED}
 
     def labels() -> Iterator[_Label]:
         for number, (name, phase, size) in progress(images.items(), "Context labels"):
-            if phase in _EXPECTED:
+            if phase in [*lists]:  # it need not be text
                 yield name, partial(_paint, masks[number], size, table, f"{path}: {name}")
 
     return lists, labels()
 
 
+def _unique(items: Iterable[tuple[Any, Any]]) -> dict:
+    """The items as a dict; ``ValueError`` if a key stands there twice."""
+    found: dict = {}
+    for key, value in items:
+        if key in found:
+            raise ValueError(f"{str(key)[:40]} stands there twice")
+        found[key] = value
+    return found
+
+
+def _whole(number: Any) -> int:
+    """A whole number such as an id; ``ValueError`` if it is none."""
+    if type(number) is not int:
+        raise ValueError(f"{str(number)[:40]} is no whole number")
+    return number
+
+
 def _small(number: Any) -> int:
-    """A whole number such as an id or a length in pixels; ``ValueError`` if it is none."""
-    if not 0 <= int(number) < 1 << 14:
-        raise ValueError(f"{number} is out of range")
-    return int(number)
+    """A length in pixels or a class's id; ``ValueError`` if it is none."""
+    if not 0 <= _whole(number) <= _LARGEST:
+        raise ValueError(f"{str(number)[:40]} is out of range")
+    return number
 
 
 def _paint(masks: list[tuple], size: tuple[int, int], table: np.ndarray,

@@ -1,6 +1,7 @@
 """ZS3Net's released PyTorch weights as Paddle state dicts."""
 
 import os
+import zipfile
 from types import ModuleType
 from typing import Any, NamedTuple
 
@@ -57,12 +58,13 @@ def read_torch(path: str) -> State:
     Nothing in the file is run: PyTorch's loader takes tensors and plain values and no more.
 
     Raises:
-        UserError: PyTorch is missing or too old, or the file is missing, torn, no checkpoint, or
-            holds something that would have to be run.
+        UserError: PyTorch is missing or too old, or the file is missing, torn, no checkpoint,
+            holds something that would have to be run, or announces more than it has bytes.
     """
     torch = _import_torch()
     if not os.path.isfile(path):
         raise UserError(f"no file at --model_path {path}")
+    _require_plain_zip(path)
     # ZS3Net's files hold the best score as a NumPy scalar.
     scalars = [(_Ignored, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")]
     try:
@@ -80,12 +82,28 @@ def read_torch(path: str) -> State:
         if not isinstance(name, str) or not isinstance(tensor, torch.Tensor):
             raise UserError(f"{path}: entry {name} of the state dict is no tensor; give a "
                             f"checkpoint of ZS3Net's releases")
+    values = sum(tensor.numel() for tensor in tensors.values())
+    if values > os.path.getsize(path):  # views of a few values that are said to be many
+        raise UserError(f"{path} announces {values} values, more than it has bytes; download it "
+                        f"again from ZS3Net's releases")
     try:
         return {name: tensor.detach().float().numpy() for name, tensor in tensors.items()}
     except (RuntimeError, TypeError) as error:  # of sparse tensors and the like
         raise UserError(f"{path} holds tensors that are no plain arrays "
                         f"({' '.join(str(error).split())[:120]}); give a checkpoint of ZS3Net's "
                         f"releases") from None
+
+
+def _require_plain_zip(path: str) -> None:
+    """Raise ``UserError`` if a file of PyTorch's newer format is compressed, as no true one is."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            unpacked = sum(info.file_size for info in archive.infolist())
+    except Exception:  # the older format, or torn in one of many ways
+        return
+    if unpacked > os.path.getsize(path):
+        raise UserError(f"{path} of {os.path.getsize(path)} bytes unpacks to {unpacked}, which no "
+                        f"PyTorch checkpoint does; download it again from ZS3Net's releases")
 
 
 def _import_torch() -> ModuleType:

@@ -1,13 +1,11 @@
-"""Label images and lists: MATLAB files in, palette PNGs and text files out."""
+"""Label images and lists: palette PNGs and text files."""
 
-import io
 import os
 import re
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
-import scipy.io
 from PIL import Image
 
 from paddle_csrl import visualize
@@ -15,35 +13,6 @@ from paddle_csrl.errors import UserError
 from paddle_csrl.utils import atomic_path, write_text
 
 _PALETTE = visualize.palette(256, "voc").tobytes()
-
-
-def read_mat_labels(content: bytes, place: str, *keys: str) -> np.ndarray:
-    """The label image in a MATLAB file.
-
-    Args:
-        content (bytes): the file.
-        place (str): its name, for messages.
-        *keys: the variable, and the field where that is a struct.
-
-    Returns:
-        int64 [H, W].
-
-    Raises:
-        UserError: the file is torn or holds no such image.
-    """
-    try:
-        value = scipy.io.loadmat(io.BytesIO(content), variable_names=keys[:1])[keys[0]]
-        for key in keys[1:]:
-            value = value[0, 0][key]
-        labels = np.asarray(value)
-        whole = labels.astype(np.int64)
-    except Exception as error:  # SciPy raises many types for a torn file
-        raise UserError(f"{place} is no MATLAB file with {'.'.join(keys)} "
-                        f"({' '.join(str(error).split())[:120]}); get it again") from None
-    if labels.ndim != 2 or not labels.size or (labels != whole).any():
-        raise UserError(f"{place}: {'.'.join(keys)} is {labels.dtype} {list(labels.shape)}, not a "
-                        f"2-D image of class ids; get it again")
-    return whole
 
 
 def write_label(path: str, label: np.ndarray) -> None:
@@ -70,7 +39,7 @@ def is_whole_label(path: str) -> bool:
         with Image.open(path) as picture:
             picture.load()
             return picture.mode == "P"
-    except (OSError, SyntaxError, ValueError):  # Pillow raises SyntaxError for a broken chunk
+    except Exception:  # Pillow raises many types on broken files
         return False
 
 
@@ -82,11 +51,20 @@ def parse_list(content: bytes, place: str) -> list[str]:
     """
     names = [line.split()[0] for line in content.decode("utf-8", "replace").splitlines()
              if line.strip()]
+    return require_names(names, place)
+
+
+def require_names(names: list[str], place: str) -> list[str]:
+    """Return ``names`` of images, without ending, as they are.
+
+    Raises:
+        UserError: there is none, or one that is no file stem.
+    """
     if not names:
         raise UserError(f"{place} lists no image; get it again")
     for name in names:
-        if not re.fullmatch(r"[\w-]+", name):
-            raise UserError(f"{place} lists {name!r}, which is no name of an image such as "
+        if not re.fullmatch(r"[\w-]{1,100}", name):
+            raise UserError(f"{place} lists {name[:99]!r}, which is no name of an image such as "
                             f"2007_000032; get it again")
     return names
 

@@ -29,17 +29,18 @@ def decode_mask(encoded: dict[str, Any], size: tuple[int, int], place: str) -> n
         UserError: it is no mask, of another size, or its runs do not fill it.
     """
     try:
-        own_size, counts = tuple(map(int, encoded["size"])), encoded["counts"]
-        runs = _read_text(counts) if isinstance(counts, str) else list(map(int, counts))
-    except (KeyError, TypeError, ValueError, OverflowError):
+        own_size, counts = list(encoded["size"]), encoded["counts"]
+        runs = _read_text(counts) if isinstance(counts, str) else list(counts)
+    except (KeyError, TypeError, ValueError):
         raise UserError(f"{place} holds no run-length encoded mask; get it again") from None
-    if own_size != size:
-        raise UserError(f"{place} has a mask of {list(own_size)} pixels in an image of "
+    if own_size != list(size):
+        raise UserError(f"{place} has a mask of {str(own_size)[:40]} pixels in an image of "
                         f"{list(size)}; get it again")
     # These are Python's integers: NumPy's would wrap, and so would their sum.
-    if min(runs, default=0) < 0 or sum(runs) != size[0] * size[1]:
-        raise UserError(f"{place}: the mask's runs make {sum(runs)} pixels, not {size[0]} x "
-                        f"{size[1]}; get it again")
+    pixels = size[0] * size[1]
+    if not all(type(run) is int and 0 <= run <= pixels for run in runs) or sum(runs) != pixels:
+        raise UserError(f"{place}: the mask's runs do not make {size[0]} x {size[1]} pixels; get "
+                        f"it again")
     values = np.arange(len(runs)) % 2 == 1
     return values.repeat(runs).reshape(size[::-1]).T
 

@@ -14,7 +14,7 @@ from paddleseg.utils import logger
 
 from paddle_csrl.datasets import sources
 from paddle_csrl.errors import UserError
-from paddle_csrl.preparation import archives, label_files
+from paddle_csrl.preparation import archives, label_files, matlab
 from paddle_csrl.utils import make_folder
 
 VOC_ADVICE, SBD_ADVICE = f"download {sources.VOC2012}", f"download {sources.SBD}"
@@ -82,13 +82,14 @@ def prepare_voc(voc: str, sbd: str, dataset_root: str, checksum: bool = True,
 
 def _copy_voc(voc: str, base: str) -> dict[str, list[str]]:
     """Copy images, labels and, once they are there, the lists; return the lists' names."""
-    lists = {}
+    lists, targets = {}, archives.Targets(voc)
     for member in archives.walk(voc, "VOC images and labels"):
         file, split = _VOC_FILE.fullmatch(member.name), _VOC_LIST.fullmatch(member.name)
         if file:
-            archives.copy_member(member, os.path.join(base, *file[1].split("/")))
+            archives.copy_member(member, os.path.join(base, *targets.claim(file[1]).split("/")))
         elif split:
-            lists[split[1]] = label_files.parse_list(member.read(), f"{voc}: {member.name}")
+            lists[targets.claim(split[1])] = label_files.parse_list(
+                member.read(), f"{voc}: {member.name}")
     for part in ("train", "val"):
         if part not in lists:
             raise UserError(f"{voc} holds no VOC2012/ImageSets/Segmentation/{part}.txt; "
@@ -110,12 +111,13 @@ def _convert_sbd(sbd: str, base: str, known: set, overwrite: bool) -> tuple:
     Returns:
         the names in SBD's own lists, train and val, and the number of labels written.
     """
-    lists, converted = {}, 0
+    lists, converted, targets = {}, 0, archives.Targets(sbd)
     for member in archives.walk(sbd, "SBD labels"):
         label, split = _SBD_LABEL.fullmatch(member.name), _SBD_LIST.fullmatch(member.name)
         if split:
-            lists[split[1]] = label_files.parse_list(member.read(), f"{sbd}: {member.name}")
-        elif label and label[1] not in known:
+            lists[targets.claim(split[1])] = label_files.parse_list(
+                member.read(), f"{sbd}: {member.name}")
+        elif label and targets.claim(f"{label[1]}.mat")[:-4] not in known:
             converted += label_files.convert_label(os.path.join(base, _SBD_FOLDER), label[1],
                                                    partial(_read_sbd, member, sbd), overwrite)
     for part in ("train", "val"):
@@ -126,7 +128,7 @@ def _convert_sbd(sbd: str, base: str, known: set, overwrite: bool) -> tuple:
 
 def _read_sbd(member: archives.Member, sbd: str) -> np.ndarray:
     place = f"{sbd}: {member.name}"
-    label = label_files.read_mat_labels(member.read(), place, "GTcls", "Segmentation")
+    label = matlab.read_mat_labels(member.read(), place, "GTcls", "Segmentation")
     wrong = label[(label != 255) & ((label < 0) | (label >= _NUM_CLASSES))]
     if wrong.size:
         raise UserError(f"{place} holds the class {wrong[0]}; SBD has 0 to {_NUM_CLASSES - 1}; "

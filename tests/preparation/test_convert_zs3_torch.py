@@ -4,6 +4,7 @@ import collections
 import os
 import subprocess
 import sys
+import zipfile
 
 import numpy as np
 import paddle
@@ -189,3 +190,18 @@ def test_checkpoints_of_something_else(tmp_path, content, message):
     with pytest.raises(UserError, match=message):
         convert_zs3.main(["--model_path", source, "--out", str(tmp_path / "x.pdparams")])
     assert os.listdir(tmp_path) == ["other.pth.tar"]
+
+
+def test_more_values_than_bytes_are_refused(tmp_path):
+    source, out = tmp_path / "view.pth.tar", tmp_path / "view.pdparams"
+    torch.save({"state_dict": {"a": torch.ones(1, dtype=torch.half).expand(10**12)}}, source)
+    assert "announces 1000000000000 values, more than it has bytes" in error_line(
+        tool("--model_path", str(source), "--out", str(out)))
+    torch.save({"state_dict": {"a": torch.zeros(10**6)}}, tmp_path / "plain.pth.tar")
+    with zipfile.ZipFile(tmp_path / "plain.pth.tar") as plain, \
+            zipfile.ZipFile(source, "w", zipfile.ZIP_DEFLATED) as packed:
+        for info in plain.infolist():
+            packed.writestr(info.filename, plain.read(info))
+    assert "which no PyTorch checkpoint does" in error_line(
+        tool("--model_path", str(source), "--out", str(out)))
+    assert not out.exists()

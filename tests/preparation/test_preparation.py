@@ -20,7 +20,7 @@ from paddle_csrl.cli import prepare_context, prepare_voc
 from paddle_csrl.config import ZeroShotConfig
 from paddle_csrl.datasets.class_names import CLASS_NAMES
 from paddle_csrl.errors import UserError
-from paddle_csrl.preparation import label_files
+from paddle_csrl.preparation import label_files, matlab
 from paddle_csrl.preparation import voc as voc_module
 from paddle_csrl.preparation.archives import walk
 from paddle_csrl.preparation.context import class_table, read_label_names
@@ -580,7 +580,7 @@ def test_broken_masks_are_named(size, counts):
 
 def test_float_labels_that_are_whole_numbers_are_read():
     label = np.float64([[0, 3], [459, 1]])
-    read = label_files.read_mat_labels(fake.mat(LabelMap=label), "x", "LabelMap")
+    read = matlab.read_mat_labels(fake.mat(LabelMap=label), "x", "LabelMap")
     np.testing.assert_array_equal(read, label)
 
 
