@@ -9,6 +9,10 @@ _REFUSALS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM,
              errno.ENOTDIR, errno.ENAMETOOLONG}
 
 
+#: Letters of a message; a value in it may be a file's whole content.
+_LONGEST = 2000
+
+
 class UserError(ValueError):
     """A mistake in a config, a file or a command-line value.
 
@@ -27,8 +31,13 @@ def user_message(error: BaseException | None) -> str | None:
         return f"{error.strerror}: {error.filename2 or error.filename or 'a file to be written'}"
     while error is not None:
         if isinstance(error, UserError) and _WORKER_MARK not in str(error):
-            return " ".join(line.strip() for line in str(error).splitlines())
+            return _shortened(" ".join(line.strip() for line in str(error).splitlines()))
         if _WORKER_MARK in str(error):
-            return str(error).rsplit(_WORKER_MARK, 1)[1].strip().splitlines()[0]
+            return _shortened(str(error).rsplit(_WORKER_MARK, 1)[1].strip().splitlines()[0])
         error = error.__cause__ or error.__context__
     return None
+
+
+def _shortened(text: str) -> str:
+    """The beginning, which names the place, and the end, which says how to mend it."""
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST // 2]} ... {text[-_LONGEST // 2:]}"

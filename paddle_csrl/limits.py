@@ -8,23 +8,26 @@ import os
 
 #: Pixels of an image or label, 134 million: a photograph of a 100-megapixel camera is below.
 MOST_PIXELS = 1 << 27
+#: Compressed texts in a PNG, each of which may take OpenCV a tenth of a second.
+MOST_TEXTS = 20
 
 #: Classes, which is what 16-bit labels can name beside ``ignore_index``.
 MOST_CLASSES = 65535
-#: Letters of a class's name.
+#: Letters of a class's name, and bytes of a file with one a line.
 LONGEST_NAME = 200
+MOST_NAMES_BYTES = 1 << 24
 
 #: Values of a word vector.
 MOST_DIMENSIONS = 1 << 16
 
 #: Bytes of a YAML file, its values once its aliases are written out, and their nesting.
-MOST_YAML_BYTES = 1 << 20
-MOST_YAML_VALUES = 500_000
+MOST_YAML_BYTES = 1 << 18
+MOST_YAML_VALUES = 200_000
 DEEPEST_YAML = 50
 #: Files that a config may be made of by ``_base_``.
 MOST_BASES = 100
 #: Digits of a whole number, in a config and on the command line.
-MOST_DIGITS = 30
+MOST_DIGITS = 100
 #: Letters of an ``--opts`` override.
 LONGEST_OVERRIDE = 100_000
 

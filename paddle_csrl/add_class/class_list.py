@@ -4,7 +4,7 @@ import os
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from paddle_csrl.datasets.class_names import find_class, fold_name
+from paddle_csrl.datasets.class_names import find_class, fold_name, require_length
 from paddle_csrl.errors import UserError
 from paddle_csrl.utils import read_json
 from paddle_csrl.visualize import MAX_CLASSES
@@ -124,6 +124,7 @@ def _check_names(names: Sequence[str], old: Sequence[str]) -> None:
         if name not in old and not name.isprintable():
             raise UserError(f"{name!r} is no name of a class; leave out line breaks, tabs and what "
                             f"else does not print")
+        require_length(name, "a class to add or rename")
         if fold_name(name) in first:
             place = "a class of the run" if first[fold_name(name)] in old else "named"
             raise UserError(f"{name} is already {place}; two classes cannot have one name, give "

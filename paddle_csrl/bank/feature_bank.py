@@ -6,8 +6,6 @@ sample of a union is the bottom-k of the samples. Keys depend on the seed and th
 so the bank is the same however the images are ordered or shared out among processes.
 """
 
-import zipfile
-import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -16,6 +14,7 @@ import numpy as np
 from paddle_csrl import parallel
 from paddle_csrl.errors import UserError
 from paddle_csrl.utils import atomic_path
+from paddle_csrl.utils.arrays import read_npz
 
 
 class BottomKSampler:
@@ -250,13 +249,11 @@ class FeatureBank:
         """
         advice = "make it anew with --stage features"
         try:
-            with open(path, "rb") as file:
-                content = np.load(file, allow_pickle=False)
-                bank = cls(*(content[key] for key in ("features", "counts", "pixel_counts")))
+            content = read_npz(path)
+            bank = cls(*(content[key] for key in ("features", "counts", "pixel_counts")))
         except FileNotFoundError:
             raise UserError(f"no feature bank at {path}; {advice}") from None
-        except (OSError, LookupError, ValueError, EOFError, zipfile.BadZipFile,
-                zlib.error) as error:
+        except (OSError, LookupError, ValueError) as error:
             raise UserError(f"{path} is not a whole feature bank ({error}); {advice}") from None
         if not bank._is_consistent():
             raise UserError(f"{path} is no feature bank: {bank.features.shape} features, counts "

@@ -9,35 +9,22 @@ key.
 
 import ast
 import copy
+import itertools
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
-import yaml
 from paddleseg.cvlibs import Config
 from pydantic import ValidationError
 
+from paddle_csrl import limits
 from paddle_csrl.config.components import check_components, try_losses
 from paddle_csrl.config.schema import SECTIONS, Section, Settings, StageSection
 from paddle_csrl.config.wording import missing, user_error
 from paddle_csrl.errors import UserError
+from paddle_csrl.utils.yaml_files import read_yaml
 
 AnySection = TypeVar("AnySection", bound=Section)
-
-
-class _Loader(yaml.SafeLoader):
-    """The safe loader, which refuses a key that stands twice: YAML's own takes the last one."""
-
-    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
-        node = super().compose_mapping_node(anchor)
-        seen = set()
-        for key, _ in node.value:
-            if isinstance(key, yaml.ScalarNode):
-                if key.value in seen:
-                    raise yaml.MarkedYAMLError(problem=f"the key `{key.value}` stands twice",
-                                               problem_mark=key.start_mark)
-                seen.add(key.value)
-        return node
 
 
 def load_yaml(path: str, children: Sequence[str] = ()) -> dict[str, Any]:
@@ -48,16 +35,21 @@ def load_yaml(path: str, children: Sequence[str] = ()) -> dict[str, Any]:
         children (sequence of str): the files that led here by their ``_base_``.
 
     Raises:
-        UserError: a file is missing, is not a ``.yml``, is not well-formed, or is its own base.
+        UserError: a file is missing, is not a ``.yml``, is not well-formed, or is its own base,
+            or there are more than ``limits.MOST_BASES``.
     """
+    return _load(path, tuple(children), itertools.count(1))
+
+
+def _load(path: str, children: tuple[str, ...], numbers: Iterator[int]) -> dict[str, Any]:
+    """``load_yaml``; ``numbers`` counts the files."""
     _check_path(path, children)
+    if next(numbers) > limits.MOST_BASES:
+        raise UserError(f"{children[0]} is made of more than {limits.MOST_BASES} files by way of "
+                        f"`_base_`, the last {path}; name fewer")
     if any(os.path.samefile(path, child) for child in children):
         raise UserError(f"{path} is its own `_base_`, by way of {children[-1]}")
-    try:
-        with open(path, encoding="utf-8") as file:
-            content = yaml.load(file, _Loader)
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is not well-formed YAML: {' '.join(str(error).split())}") from None
+    content = read_yaml(path)
     if not isinstance(content, dict):
         raise UserError(f"{path} holds no `key: value` pairs")
     bases = content.pop("_base_", [])
@@ -66,7 +58,7 @@ def load_yaml(path: str, children: Sequence[str] = ()) -> dict[str, Any]:
         raise UserError(f"{path}: `_base_: {bases}` must name one YAML file or a list of them")
     for base in bases:
         base_path = os.path.join(os.path.dirname(path), base)
-        content = merge(content, load_yaml(base_path, (*children, path)))
+        content = merge(content, _load(base_path, (*children, path), numbers))
     return content
 
 
@@ -135,7 +127,7 @@ class ZeroShotConfig(Config):
             dic = merge(load_yaml(include), dic)
         dic = _unshared(dic)
         for dotted, value in self._opts.items():
-            set_key(dic, dotted, _unshared(value))
+            set_key(dic, dotted, _unshared(value, dotted))
         for dotted, value in self._overrides.items():
             kind = SECTIONS.get(dotted.partition(".")[0])
             if value is not None and (
@@ -191,28 +183,42 @@ def parse_opts(items: Iterable[str]) -> dict[str, Any]:
     """Dotted key to value of ``key=value`` texts, as ``--opts`` takes them.
 
     A value is a Python literal, true, false, null, or text.
+
+    Raises:
+        UserError: one is not ``key=value``, or longer than any.
     """
     words, opts = {"true": True, "false": False, "null": None}, {}
     for item in items:
         key, _, text = item.partition("=")
         if item.count("=") != 1:
             raise UserError(f"--opts {item}: write key=value, such as zero_shot.policy=ignore")
+        if len(item) > limits.LONGEST_OVERRIDE or key.count(".") >= limits.DEEPEST_YAML:
+            raise UserError(f"--opts {item[:40]}...: no key or value has {len(item)} letters; put "
+                            f"long lists into a file")
         try:
             opts[key] = (words[text.lower()] if text.lower() in words
                          else ast.literal_eval(text))
-        except (ValueError, SyntaxError, TypeError):
+        except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
             opts[key] = text
     return opts
 
 
-def _unshared(value: Any) -> Any:
+def _unshared(value: Any, place: str = "a key") -> Any:
     """Return a deep copy without shared parts: a YAML anchor makes one object of many places.
 
     A tuple, which ``--opts`` can give, becomes the list that YAML can hold.
+
+    Raises:
+        UserError: a whole number has more digits than any that means something, and than Python
+            prints; the message names ``place``.
     """
     if isinstance(value, dict):
-        return {key: _unshared(item) for key, item in value.items()}
-    return [_unshared(item) for item in value] if isinstance(value, (list, tuple)) else value
+        return {key: _unshared(item, place) for key, item in value.items()}
+    if isinstance(value, int) and abs(value) >= 10**limits.MOST_DIGITS:
+        raise UserError(f"`{place}` holds a whole number of {value.bit_length()} bits; write one "
+                        f"of at most {limits.MOST_DIGITS} digits")
+    return ([_unshared(item, place) for item in value] if isinstance(value, (list, tuple))
+            else value)
 
 
 def set_key(dic: dict[str, Any], dotted: str, value: Any) -> None:
@@ -227,7 +233,8 @@ def set_key(dic: dict[str, Any], dotted: str, value: Any) -> None:
     above, names = "", dotted.split(".")
     for depth, name in enumerate(names, 1):
         key: Any = name
-        if isinstance(content, list) and name.isdecimal() and int(name) < len(content):
+        if isinstance(content, list) and name.isdecimal() and len(name) < 10 \
+                and int(name) < len(content):
             key = int(name)
         elif not isinstance(content, dict):
             raise UserError(f"`{dotted}: {value}` cannot be set, for `{above}` holds {content!r}, "

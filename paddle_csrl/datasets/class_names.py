@@ -6,6 +6,7 @@ import os
 import re
 from collections.abc import Sequence
 
+from paddle_csrl import limits
 from paddle_csrl.errors import UserError
 from paddle_csrl.utils.io import asset
 
@@ -119,6 +120,7 @@ def find_class(names: Sequence[str], wanted: str, place: str = "`unseen`",
     Raises:
         UserError: none or several of them have the name.
     """
+    require_length(wanted, place)
     folded, key = [fold_name(name) for name in names], fold_name(wanted)
     if key in folded:
         return folded.index(key)
@@ -142,18 +144,36 @@ def _read_list(source: Sequence[str]) -> list[str]:
     if not isinstance(source, (list, tuple)) or not source:
         raise UserError(f"`class_names: {source}` must be a list of names, a text file or one of "
                         f"{', '.join(CLASS_NAMES)}")
+    _require_number(len(source), "`class_names`")
     first: dict[str, int] = {}
     for class_id, name in enumerate(source):
         if not isinstance(name, str) or not name.strip():
             raise UserError(f"`class_names` has {name!r} as class {class_id}, which is no name; "
                             f"put it in quotes")
+        require_length(name, f"`class_names`, class {class_id}")
         if first.setdefault(fold_name(name), class_id) != class_id:
             raise UserError(f"`class_names` has {name} twice, as class "
                             f"{first[fold_name(name)]} and {class_id}; rename one")
     return [name.strip() for name in source]
 
 
+def require_length(name: str, place: str) -> None:
+    """Raise ``UserError`` if ``name`` is longer than any; it would be drawn, and looked up."""
+    if len(name) > limits.LONGEST_NAME:
+        raise UserError(f"{place}: a name of {len(name)} letters ({name[:20]}...); names have at "
+                        f"most {limits.LONGEST_NAME}")
+
+
+def _require_number(count: int, place: str) -> None:
+    if count > limits.MOST_CLASSES:
+        raise UserError(f"{place} has {count} names; labels tell at most {limits.MOST_CLASSES} "
+                        f"classes apart")
+
+
 def _read_file(path: str) -> list[str]:
+    if os.path.getsize(path) > limits.MOST_NAMES_BYTES:
+        raise UserError(f"{path} has {os.path.getsize(path)} bytes, which no list of class names "
+                        f"has; write one name per line, by label id")
     try:
         with open(path, encoding="utf-8-sig") as file:
             lines = [line.partition("#")[0].strip() for line in file]
@@ -162,11 +182,13 @@ def _read_file(path: str) -> list[str]:
                         ) from None
     first: dict[str, int] = {}
     for number, name in enumerate(lines, 1):
+        require_length(name, f"{path}, line {number}")
         if name and first.setdefault(fold_name(name), number) != number:
             raise UserError(f"{path}, line {number}: {name} already stands in line "
                             f"{first[fold_name(name)]}; rename one or take it out")
     if not first:
         raise UserError(f"{path} names no class; write one name per line, by label id")
+    _require_number(len(first), path)
     return [name for name in lines if name]
 
 

@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 import cv2
 import numpy as np
 import paddle
-import yaml
 from paddle import inference, nn
 from paddleseg.core.infer import reverse_transform
 from paddleseg.cvlibs import SegBuilder
@@ -19,6 +18,7 @@ from paddle_csrl.datasets.whole_view import require_whole_view
 from paddle_csrl.deploy.images import Sample
 from paddle_csrl.deploy.predict import Prediction
 from paddle_csrl.errors import UserError
+from paddle_csrl.utils.yaml_files import read_yaml
 
 #: Kind of output -> its type. ``none`` leaves the logits.
 OUTPUT_DTYPES = {"argmax": "int32", "softmax": "float32", "none": "float32"}
@@ -111,11 +111,7 @@ def _read_yaml(path: str) -> dict[str, Any]:
     if not os.path.isfile(path):
         raise UserError(f"--config {path}: no such file; name the deploy.yaml of an exported "
                         f"model")
-    try:
-        with open(path, encoding="utf-8") as file:
-            content = yaml.safe_load(file)
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is not well-formed YAML: {' '.join(str(error).split())}") from None
+    content = read_yaml(path)
     section = content.get("Deploy") if isinstance(content, dict) else None
     if not isinstance(section, dict):
         raise UserError(f"{path} has no section `Deploy`; name a deploy.yaml that tools/export.py "

@@ -10,25 +10,28 @@ import io
 import itertools
 import os
 import re
-import zipfile
 import zlib
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
 
+from paddle_csrl import limits
 from paddle_csrl.errors import UserError
 from paddle_csrl.utils import progress
+from paddle_csrl.utils.arrays import read_npz
 
 Row = tuple[str, bytes | np.ndarray, str]
 Stream = io.BufferedReader | gzip.GzipFile
 
 _FORMATS = ("GloVe or fastText text (.txt, .vec), word2vec text or binary (.bin), any of them "
             "gzipped (.gz), or .npz with `names` and `vectors`")
-_HEADER = re.compile(rb"(\d+)\s+(\d+)\s*")
+_HEADER = re.compile(rb"(\d{1,18})\s+(\d{1,18})\s*")
 _CONTROL = re.compile(rb"[\x00-\x08\x0e-\x1f\x7f]")
 _CHUNK_BYTES = 1 << 20
 _LONGEST_WORD = 1 << 12
+_LONGEST_LINE = 32 * limits.MOST_DIMENSIONS
 
 
 class WordVector(NamedTuple):
@@ -79,7 +82,7 @@ def iterate_rows(path: str) -> Iterator[Row]:
             yield from _iterate_npz(path)
         elif magic == b"\x1f\x8b":
             try:
-                with gzip.open(file) as unpacked:
+                with _Unpacked(path, file) as unpacked:
                     yield from _iterate_stream(unpacked, path)
             except (EOFError, zlib.error, gzip.BadGzipFile) as error:
                 raise UserError(f"{path} is a damaged or cut gzip file ({error}); fetch it "
@@ -88,8 +91,28 @@ def iterate_rows(path: str) -> Iterator[Row]:
             yield from _iterate_stream(file, path)
 
 
+class _Unpacked(gzip.GzipFile):
+    """A gzip file that ends where it unpacks to more than vectors do."""
+
+    def __init__(self, path: str, file: io.BufferedReader):
+        super().__init__(fileobj=file, mode="rb")
+        self._path, self._most = path, limits.most_unpacked(path)
+
+    def read(self, size: int | None = -1) -> bytes:
+        return self._checked(super().read(size))
+
+    def readline(self, size: int | None = -1) -> bytes:
+        return self._checked(super().readline(size))
+
+    def _checked(self, content: bytes) -> bytes:
+        if self.tell() > self._most:
+            raise UserError(f"{self._path} unpacks to more than {self._most} bytes, which no "
+                            f"word vectors do; fetch it again")
+        return content
+
+
 def _iterate_stream(file: Stream, path: str) -> Iterator[Row]:
-    first = file.readline(_CHUNK_BYTES)
+    first = file.readline(_LONGEST_LINE)
     if not first.strip():
         raise UserError(f"{path} is empty or begins with an empty line; give {_FORMATS}")
     if first.startswith((b"\xff\xfe", b"\xfe\xff")):
@@ -100,9 +123,10 @@ def _iterate_stream(file: Stream, path: str) -> Iterator[Row]:
         if _CONTROL.search(first):
             raise UserError(f"{path} is no word-vector file; give {_FORMATS} (of a fastText "
                             f"model .bin, its .vec)")
-        yield from _iterate_text(file, path, len(first.split()) - 1, first)
+        dimension = _plausible(len(first.split()) - 1, path)
+        yield from _iterate_text(file, path, dimension, first)
         return
-    count, dimension = map(int, header.groups())
+    count, dimension = int(header[1]), _plausible(int(header[2]), path)
     binary = _CONTROL.search(file.peek(256)[:256])
     rows = (_iterate_binary(file, path, count, dimension) if binary
             else _iterate_text(file, path, dimension))
@@ -115,6 +139,13 @@ def _iterate_stream(file: Stream, path: str) -> Iterator[Row]:
                         f"file is cut short or the line is wrong, fetch it again")
 
 
+def _plausible(dimension: int, path: str) -> int:
+    if dimension > limits.MOST_DIMENSIONS:
+        raise UserError(f"{path} announces vectors of {dimension} values in its first line, beyond "
+                        f"the {limits.MOST_DIMENSIONS} of any; fetch it again")
+    return dimension
+
+
 def _iterate_text(file: Stream, path: str, dimension: int, first: bytes = b"") -> Iterator[Row]:
     """Rows of ``word value ... value``; ``first`` is a row already read, unless a header was."""
     if dimension < 1:
@@ -122,7 +153,10 @@ def _iterate_text(file: Stream, path: str, dimension: int, first: bytes = b"") -
                         f"give {_FORMATS}")
     if first:
         yield (*_split_row(first.rstrip(), dimension, f"{path}, line 1"), "line 1")
-    for number, line in enumerate(file, 2):
+    for number, line in enumerate(iter(partial(file.readline, _LONGEST_LINE), b""), 2):
+        if len(line) == _LONGEST_LINE:
+            raise UserError(f"{path}, line {number}: longer than {_LONGEST_LINE} bytes; give "
+                            f"{_FORMATS}")
         line = line.rstrip()
         if line:
             place = f"line {number}"
@@ -165,9 +199,8 @@ def _iterate_binary(file: Stream, path: str, count: int, dimension: int) -> Iter
 def _iterate_npz(path: str) -> Iterator[Row]:
     advice = "save it as np.savez(path, names=str [V], vectors=float [V, d_w])"
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            arrays = {key: archive[key] for key in ("names", "vectors") if key in archive.files}
-    except (ValueError, EOFError, OSError, zipfile.BadZipFile, zlib.error) as error:
+        arrays = read_npz(path)
+    except (OSError, ValueError) as error:
         raise UserError(f"{path} cannot be read ({error}); {advice}") from None
     for key in ("names", "vectors"):
         if key not in arrays:

@@ -23,6 +23,7 @@ from typing import NamedTuple
 import numpy as np
 from paddleseg.utils import logger
 
+from paddle_csrl.datasets.class_names import require_length
 from paddle_csrl.embeddings.readers import WordVector, iterate_rows, read_vectors
 from paddle_csrl.errors import UserError
 from paddle_csrl.utils import progress
@@ -273,6 +274,7 @@ def names_to_look_up(class_names: Sequence[str], words: Mapping[str, str]) -> li
         UserError: ``words`` names what is no class, or what is looked up is no text.
     """
     for name in words:
+        require_length(str(name), "`words`")
         if name not in class_names:
             nearest = difflib.get_close_matches(str(name), list(map(str, class_names)), n=3)
             raise UserError(f"`words` names {name!r}, which is no class; "
@@ -281,6 +283,7 @@ def names_to_look_up(class_names: Sequence[str], words: Mapping[str, str]) -> li
     for class_name, name in zip(class_names, names):
         if not isinstance(name, str) or not any(map(_parts, _synonyms(name))):
             raise UserError(f"class {class_name!r}: {name!r} is no word to look up; give text")
+        require_length(name, f"the words of class {class_name[:20]}")
     if not names:
         raise UserError("there are no class names to find embeddings for")
     return names

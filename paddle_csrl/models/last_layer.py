@@ -1,7 +1,6 @@
 """The classification layer of a segmentor: find it, stop at it, read it, exchange it."""
 
 import contextlib
-import zipfile
 from collections.abc import Iterator
 from typing import Any, NoReturn
 
@@ -10,6 +9,7 @@ import paddle
 from paddle import nn
 
 from paddle_csrl.errors import UserError
+from paddle_csrl.utils.arrays import read_npz
 from paddle_csrl.utils.io import atomic_path
 from paddle_csrl.utils.precision import autocast
 
@@ -179,8 +179,7 @@ def load_layer(path: str) -> dict[str, np.ndarray]:
         UserError: the file is missing or not whole.
     """
     try:
-        with np.load(path, allow_pickle=False) as content:
-            return {name: content[name] for name in content.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        return read_npz(path)
+    except (OSError, ValueError) as error:
         raise UserError(f"{path} is no whole classification layer ({error}); run its stage "
                         f"classifier again") from None

@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Iterator
 from typing import Any
 
+from paddle_csrl import limits
 from paddle_csrl.errors import UserError
 
 
@@ -73,9 +74,11 @@ def write_json(path: str, content: Any) -> None:
 
 
 def read_json(path: str) -> Any:
-    """Read a JSON file; ``None`` where there is no such file or it is not whole."""
+    """Read a JSON file; ``None`` where there is no such file, or it is not whole or too large."""
     try:
+        if os.path.getsize(path) > limits.MOST_JSON_BYTES:
+            return None
         with open(path, encoding="utf-8") as file:
             return json.load(file)
-    except (FileNotFoundError, json.JSONDecodeError, UnicodeDecodeError):
+    except (FileNotFoundError, ValueError, RecursionError):
         return None

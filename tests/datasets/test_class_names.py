@@ -164,3 +164,30 @@ def test_class_zero_that_is_no_background_may_be_unseen_but_not_all():
 
     with pytest.raises(UserError, match="all 2 classes"):
         resolve_classes(["cat", "dog"], ["dog", "cat"])
+
+
+@pytest.mark.parametrize("names, match", [
+    (["a" * 10**6, "b"], r"class 0: a name of 1000000 letters \(aaaaaaaaaaaaaaaaaaaa...\)"),
+    (list(map(str, range(65536))), "has 65536 names; labels tell at most 65535")])
+def test_absurd_names_are_refused(tmp_path, names, match):
+    path = tmp_path / "names.txt"
+    path.write_text("\n".join(names))
+    with pytest.raises(UserError, match=match):
+        read_class_names(names)
+    with pytest.raises(UserError, match=match.replace("class 0", "names.txt, line 1")):
+        read_class_names(str(path))
+    for place in (["a" * 200, "b"], list(map(str, range(65535)))):
+        assert read_class_names(place) == place
+
+
+def test_a_file_of_names_has_a_size(tmp_path):
+    path = tmp_path / "names.txt"
+    with open(path, "wb") as file:
+        file.truncate(10**11)
+    with pytest.raises(UserError, match="names.txt has 100000000000 bytes, which no list"):
+        read_class_names(str(path))
+
+
+def test_a_name_to_be_found_has_a_length():
+    with pytest.raises(UserError, match="`unseen`: a name of 1000000 letters"):
+        resolve_classes(["cat", "dog"], ["a" * 10**6])
