@@ -12,9 +12,10 @@ import os
 import sys
 from typing import Any
 
-from paddle_csrl import mkl
+from paddle_csrl import limits, mkl
 from paddle_csrl.version import __version__ as __version__
 
+limits.apply()  # before cv2 is imported
 mkl.apply()  # before paddle is imported
 
 

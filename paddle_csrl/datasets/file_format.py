@@ -1,8 +1,18 @@
-"""Facts that an image file tells before its pixels are decoded."""
+"""Facts that an image file tells before its pixels are decoded, and what must not be decoded."""
+
+import contextlib
+import struct
+import warnings
+from collections.abc import Iterator
+from typing import BinaryIO
 
 import cv2
 import numpy as np
+from packaging.version import Version
 from PIL import Image
+
+from paddle_csrl import limits
+from paddle_csrl.errors import UserError
 
 #: Said of images that ``is_deep``, after their number and the name of one.
 OF_DEEP = ("their upper 8 bits are read, which are nearly black where the numbers are small; scale "
@@ -10,9 +20,96 @@ OF_DEEP = ("their upper 8 bits are read, which are nearly black where the number
 #: Formats, as PIL calls them, that do not keep the ids that were written.
 LOSSY = ("JPEG", "JPEG2000", "MPO", "WEBP")
 
-_ORIENTATION = 0x0112  # the tag of EXIF and TIFF
+#: The formats that Pillow is asked about; for others it would start programs.
+_FORMATS = ("PNG", "JPEG", "JPEG2000", "BMP", "DIB", "TIFF", "GIF", "PPM", "WEBP", "TGA", "PCX")
+
+#: Releases of opencv-python before this one bring a libwebp that a WebP file can take over.
+_SAFE_OPENCV = "4.8.1.78"
+_WEBP_IS_UNSAFE = Version(cv2.__version__) < Version("4.8.1")
+_WEBP_PARTS = (b"RIFF", b"VP8 ", b"VP8L", b"VP8X", b"ALPH")
+
+_ORIENTATION, _TILE_WIDTH, _TILE_HEIGHT = 0x0112, 322, 323  # tags of EXIF and TIFF
 _PNG, _TIFF = b"\x89PNG", (b"II*\0", b"MM\0*")
+_PNG_SIGNATURE_BYTES, _PNG_TEXTS = 8, (b"zTXt", b"iTXt")
 _PNG_DEPTH = 24  # where a PNG names its bits
+
+# Pillow's own limit, which is twice this, and its warning give way to ``open_image``'s.
+Image.MAX_IMAGE_PIXELS = limits.MOST_PIXELS
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+
+
+@contextlib.contextmanager
+def open_image(path: str) -> Iterator[Image.Image]:
+    """Open an image or label with Pillow, which reads the pixels when they are asked for.
+
+    Raises:
+        UserError: it has more pixels than ``limits.MOST_PIXELS``.
+        Exception: of many types, where the file is broken or of a format that Pillow lacks.
+    """
+    try:
+        with Image.open(path, formats=_FORMATS) as image:
+            tags = getattr(image, "tag_v2", {})
+            tile = tags.get(_TILE_WIDTH, 0), tags.get(_TILE_HEIGHT, 0)  # decoded as a whole
+            for width, height in (image.size, tile):
+                if width * height > limits.MOST_PIXELS:
+                    raise _too_large(path, f"{width} x {height}")
+            yield image
+    except Image.DecompressionBombError:
+        raise _too_large(path, f"more than {2 * limits.MOST_PIXELS}") from None
+
+
+def _too_large(path: str, pixels: str) -> UserError:
+    return UserError(f"{path} has {pixels} pixels, above the limit of {limits.MOST_PIXELS}; cut it "
+                     f"into tiles")
+
+
+def require_decodable(path: str) -> None:
+    """Check an image before OpenCV gets its bytes.
+
+    Raises:
+        UserError: it has too many pixels, or is of a kind that can take over or hold up this
+            OpenCV.
+        OSError: it cannot be read.
+    """
+    with open(path, "rb") as file:
+        head = file.read(16)
+        if _WEBP_IS_UNSAFE and is_webp(head):
+            raise UserError(f"{path} is a WebP, by which a file can take over OpenCV "
+                            f"{cv2.__version__} (CVE-2023-4863); save it as PNG or JPEG, or pip "
+                            f"install 'opencv-python>={_SAFE_OPENCV}'")
+        if head.startswith(_PNG) and _count_texts(file) > limits.MOST_TEXTS:
+            raise UserError(f"{path} holds more than {limits.MOST_TEXTS} compressed texts, which "
+                            f"take long to unpack; save it without them")
+    try:
+        with open_image(path):
+            pass
+    except UserError:
+        raise
+    except Exception:  # a format that Pillow lacks; OpenCV looks at its size by itself
+        pass
+
+
+def is_webp(head: bytes) -> bool:
+    """Tell by its first 16 bytes if OpenCV takes a file for WebP, which need not begin as one.
+
+    libwebp also decodes the parts of the format without the RIFF header around them, and the
+    bare streams within these. A few files of other kinds are taken for such, too.
+    """
+    return head[:4] in _WEBP_PARTS or head[:1] == b"\x2f" or head[3:6] == b"\x9d\x01\x2a"
+
+
+def _count_texts(file: BinaryIO) -> int:
+    """Number of the compressed texts in a PNG, as far as one more than is allowed."""
+    count, at = 0, _PNG_SIGNATURE_BYTES
+    while count <= limits.MOST_TEXTS:
+        file.seek(at)
+        head = file.read(8)
+        if len(head) < 8:
+            break
+        size, kind = struct.unpack(">I4s", head)
+        count += kind in _PNG_TEXTS
+        at += size + 12
+    return count
 
 
 def orientation(image: Image.Image) -> int:

@@ -1,11 +1,10 @@
 """One pass over the files of a data set: pixels per class in every label, and what is broken."""
 
+import contextlib
 import functools
 import hashlib
 import os
 import threading
-import zipfile
-import zlib
 from array import array
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -18,9 +17,17 @@ from PIL import Image
 from scipy.sparse import csr_array
 
 from paddle_csrl import parallel
-from paddle_csrl.datasets.file_format import LOSSY, OF_DEEP, is_deep, orientation
+from paddle_csrl.datasets.file_format import (
+    LOSSY,
+    OF_DEEP,
+    is_deep,
+    open_image,
+    orientation,
+    require_decodable,
+)
 from paddle_csrl.errors import UserError
 from paddle_csrl.utils import atomic_path, progress
+from paddle_csrl.utils.arrays import read_npz
 
 #: Image and label of every sample.
 FileList = Sequence[Sequence[str]]
@@ -30,7 +37,6 @@ _IN_FLIGHT = 8192  # files; a waiting task takes a thousand times the memory of 
 _TAIL_BYTES = 4096
 _JPEG, _JPEG_END = b"\xff\xd8", b"\xff\xd9"
 _PNG, _PNG_END = b"\x89PNG", b"IEND"
-_CACHE_ERRORS = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error)
 
 
 class LabelScan(NamedTuple):
@@ -162,12 +168,13 @@ def require_classes(values: np.ndarray, num_classes: int, ignore_index: int, pat
 
 
 def require_whole_image(path: str) -> None:
-    """Raise ``UserError`` if a JPEG or PNG image is missing or cut short.
+    """Raise ``UserError`` if an image is missing, must not be decoded, or is a cut JPEG or PNG.
 
     A cut image would not fail to load: OpenCV fills what is missing with grey. Only the end of
     the file is read; if the end marker is not there, the image is decoded before the verdict.
     """
     size = _status(path, "image").st_size
+    require_decodable(path)
     with open(path, "rb") as file:
         head = file.read(len(_PNG))
         file.seek(max(0, size - _TAIL_BYTES))
@@ -181,7 +188,7 @@ def require_whole_image(path: str) -> None:
 def require_readable(image_path: str, label_path: str | None) -> None:
     """Raise ``UserError`` if the image or the label cannot be decoded."""
     require_whole_image(image_path)
-    _read_image(image_path)
+    read_image(image_path)
     if label_path:
         read_label(label_path)
 
@@ -257,7 +264,7 @@ class _Doubts:
 
     def note_colors(self, path: str, ids: np.ndarray) -> None:
         """Compare the colours that a label's palette gives to its ``ids`` with others'."""
-        with Image.open(path) as image:
+        with open_image(path) as image:
             palette = bytes(image.getpalette() or []) if image.mode == "P" else b""
         with self._lock:
             for class_id in ids.tolist() if palette else []:
@@ -307,13 +314,15 @@ def _is_turned(image_path: str, label_path: str, shape: tuple[int, ...]) -> bool
     """
     stored, turn = None, 1
     try:
-        with Image.open(image_path) as image:
-            stored, turn = (image.height, image.width), orientation(image)
+        with open_image(image_path) as opened:
+            stored, turn = (opened.height, opened.width), orientation(opened)
             if stored == shape:
                 return turn != 1
+    except UserError:
+        raise
     except Exception:  # PIL raises many types on formats it lacks; OpenCV decides
         pass
-    image = _read_image(image_path)  # turned, unlike PIL's size
+    image = read_image(image_path)  # turned, unlike PIL's size
     if image.shape[:2] != shape:
         raise UserError(f"label {label_path} is {shape[0]} x {shape[1]} pixels (height x width), "
                         f"but its image {image_path} is {image.shape[0]} x {image.shape[1]}; the "
@@ -324,31 +333,44 @@ def _is_turned(image_path: str, label_path: str, shape: tuple[int, ...]) -> bool
 
 
 def _decode_label(path: str) -> np.ndarray:
-    label = _decode(path, "label")
-    with Image.open(path) as image:
-        kind, turn = image.format, orientation(image)
-    if kind in LOSSY:
-        raise UserError(f"label {path} is a {kind}, whose ids are not those that were written; "
-                        f"save labels as PNG")
-    if turn != 1:
-        raise UserError(f"label {path} has an EXIF orientation, which is not looked at where ids "
-                        f"are read; write it upright, like its image, without the tag")
-    return label
+    with _opened(path, "label") as image:
+        if image.format in LOSSY:
+            raise UserError(f"label {path} is a {image.format}, whose ids are not those that were "
+                            f"written; save labels as PNG")
+        if orientation(image) != 1:
+            raise UserError(f"label {path} has an EXIF orientation, which is not looked at where "
+                            f"ids are read; write it upright, like its image, without the tag")
+        return np.asarray(image)
 
 
 def _decode(path: str, kind: str) -> np.ndarray:
+    with _opened(path, kind) as image:
+        return np.asarray(image)
+
+
+@contextlib.contextmanager
+def _opened(path: str, kind: str) -> Iterator[Image.Image]:
     try:
-        with Image.open(path) as image:
-            return np.asarray(image)
-    except Image.DecompressionBombError:
-        raise UserError(f"{kind} {path} has more than {2 * (Image.MAX_IMAGE_PIXELS or 0)} pixels; "
-                        f"cut it into tiles") from None
+        with open_image(path) as image:
+            yield image
+    except UserError:
+        raise
     except Exception as error:  # PIL raises OSError, SyntaxError, ValueError and others
         raise _unreadable(kind, path, str(error)) from error
 
 
-def _read_image(path: str) -> np.ndarray:
-    image = cv2.imread(path)
+def read_image(path: str) -> np.ndarray:
+    """The image as OpenCV reads it, uint8 BGR [H, W, 3].
+
+    Raises:
+        UserError: it is missing, must not be decoded, or is no picture.
+    """
+    _status(path, "image")
+    require_decodable(path)
+    try:
+        image = cv2.imread(path)
+    except cv2.error as error:  # such as more pixels than its own limit
+        raise _unreadable("image", path, str(error)) from None
     if image is None:
         raise _unreadable("image", path, "not a picture that OpenCV reads")
     return image
@@ -370,10 +392,10 @@ def _status(path: str, kind: str) -> os.stat_result:
 def _load(path: str, num_images: int, num_classes: int) -> _Columns | None:
     """Load the scan kept at ``path``; ``None`` if there is none or it is damaged."""
     try:
-        with np.load(path, allow_pickle=False) as file:
-            columns = _Columns(*(file[name].astype(code, casting="safe")
-                                 for name, code in zip(_Columns._fields, _CODES)))
-    except _CACHE_ERRORS + (TypeError,):
+        content = read_npz(path)
+        columns = _Columns(*(content[name].astype(code, casting="safe")
+                             for name, code in zip(_Columns._fields, _CODES)))
+    except (OSError, ValueError, KeyError, TypeError):
         return None
     lengths, classes, pixels, unlabelled, _ = columns
     fits = (lengths.shape == unlabelled.shape == (num_images,) and (lengths >= 0).all()

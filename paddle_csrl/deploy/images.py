@@ -10,9 +10,8 @@ import cv2
 import numpy as np
 from paddleseg.transforms import Compose
 from paddleseg.utils import logger
-from PIL import Image
 
-from paddle_csrl.datasets.file_format import is_deep, orientation, turned
+from paddle_csrl.datasets.file_format import is_deep, open_image, orientation, turned
 from paddle_csrl.datasets.label_scan import require_whole_image
 from paddle_csrl.errors import UserError
 
@@ -31,7 +30,7 @@ class Sample(NamedTuple):
     """One image, read.
 
     Attributes:
-        image (np.ndarray): uint8 RGB [H, W, 3], as it is in the file.
+        image (np.ndarray): uint8 RGB [H, W, 3], as it is in the file or made smaller.
         pixels (np.ndarray): float32 [1, K, h, w], what the network reads.
         trans_info (list): how the size was changed, as PaddleSeg notes it.
     """
@@ -123,20 +122,21 @@ class ImageReader:
 
     Args:
         transforms (Compose): the validation transforms.
+        most_pixels (int, optional): a larger image is made smaller before the transforms.
 
     Attributes:
         deep (list[str]): images that were read although they have more than 8 bits.
     """
 
-    def __init__(self, transforms: Compose):
-        self.transforms = transforms
+    def __init__(self, transforms: Compose, most_pixels: int | None = None):
+        self.transforms, self.most_pixels = transforms, most_pixels
         self.deep: list[str] = []
 
     def __call__(self, path: str) -> Sample:
         """Read the image at ``path``.
 
         Raises:
-            UserError: the file is missing, cut short or no picture.
+            UserError: the file is missing, cut short, no picture, or not to be decoded.
         """
         if not os.path.isfile(path):
             raise UserError(f"no file at {path}")
@@ -146,6 +146,7 @@ class ImageReader:
         pixels = self._decoded(content, path) if content.size else None
         if pixels is None:
             raise UserError(f"{path} is not a picture that OpenCV reads")
+        pixels = self._made_smaller(pixels)
         if is_deep(path):
             self.deep.append(path)
         to_rgb = cv2.COLOR_GRAY2RGB if pixels.ndim == 2 else cv2.COLOR_BGR2RGB
@@ -160,13 +161,24 @@ class ImageReader:
     def _decoded(self, content: np.ndarray, path: str) -> np.ndarray | None:
         """Decode a file; OpenCV turns what an EXIF orientation turns, but for WebP images."""
         flags = self.transforms.read_flag
-        if content[8:12].tobytes() != b"WEBP":
-            return cv2.imdecode(content, flags)
-        pixels = cv2.imdecode(content, flags | cv2.IMREAD_IGNORE_ORIENTATION)
+        try:
+            if content[8:12].tobytes() != b"WEBP":
+                return cv2.imdecode(content, flags)
+            pixels = cv2.imdecode(content, flags | cv2.IMREAD_IGNORE_ORIENTATION)
+        except cv2.error:  # such as more pixels than its own limit
+            return None
         if pixels is None:
             return None
-        with Image.open(path) as image:
+        with open_image(path) as image:
             return turned(pixels, orientation(image))
+
+    def _made_smaller(self, pixels: np.ndarray) -> np.ndarray:
+        height, width = pixels.shape[:2]
+        scale = (self.most_pixels / (height * width))**0.5 if self.most_pixels else 1
+        if scale >= 1:
+            return pixels
+        size = max(int(scale * width), 1), max(int(scale * height), 1)
+        return cv2.resize(pixels, size, interpolation=cv2.INTER_AREA)
 
 
 def read_ahead(read: Callable[[Any], Any], items: Iterable[Any], threads: int) -> Iterator[Any]:

@@ -7,6 +7,7 @@ import numpy as np
 
 from paddle_csrl import visualize
 from paddle_csrl.builder import ZeroShotBuilder
+from paddle_csrl.datasets.label_scan import read_image
 from paddle_csrl.datasets.zero_shot import ZeroShotDataset
 
 
@@ -57,7 +58,7 @@ def drawable(label: np.ndarray, dataset: ZeroShotDataset) -> np.ndarray:
 def image_of(dataset: ZeroShotDataset, index: int) -> np.ndarray:
     """Return uint8 RGB [H, W, 3]: the file, or without one the sample, stretched to 0 to 255."""
     if dataset.file_list:
-        return cv2.cvtColor(cv2.imread(dataset.file_list[index][0]), cv2.COLOR_BGR2RGB)
+        return cv2.cvtColor(read_image(dataset.file_list[index][0]), cv2.COLOR_BGR2RGB)
     sample = dataset[index]["img"].transpose(1, 2, 0)
     image = sample[..., [0, 1, 2] if sample.shape[2] >= 3 else [0, 0, 0]]
     return (255 * (image - image.min()) / max(np.ptp(image), 1e-6)).astype(np.uint8)

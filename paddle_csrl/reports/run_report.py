@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import cv2
 import numpy as np
 
+from paddle_csrl.datasets.label_scan import read_image
 from paddle_csrl.errors import UserError
 from paddle_csrl.stages import stage_names
 from paddle_csrl.utils import read_json, write_text
@@ -95,9 +96,11 @@ def _relations(folder: str) -> list[str]:
 
 
 def _read_picture(path: str) -> Picture:
-    image = cv2.imread(path)
-    if image is None:
-        raise UserError(f"{path} is no whole picture; take it away and make the page again")
+    try:
+        image = read_image(path)
+    except UserError:
+        raise UserError(f"{path} is no whole picture; take it away and make the page again"
+                        ) from None
     return Picture(image.shape[1], image.shape[0], data_uri(image))
 
 

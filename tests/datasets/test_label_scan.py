@@ -8,8 +8,9 @@ import pytest
 from paddleseg.datasets import PascalContext, PascalVOC
 from PIL import Image
 
+from helpers import hostile_images
 from helpers.fabricated import damage, make_context, make_dataset, make_voc, write_label
-from paddle_csrl.datasets import label_scan
+from paddle_csrl.datasets import file_format, label_scan
 from paddle_csrl.datasets.label_scan import fingerprint, scan_labels
 from paddle_csrl.errors import UserError
 
@@ -239,10 +240,18 @@ def test_label_saved_with_losses(files, kind):
         scan_labels(files, 5)
 
 
-def test_label_of_too_many_pixels(files, monkeypatch):
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
-    with pytest.raises(UserError, match="has more than 200 pixels; cut it into tiles"):
-        scan_labels(files[:1], 5)
+@pytest.mark.parametrize("which", [0, 1])
+def test_files_of_too_many_pixels(files, which):
+    hostile_images.write(files[1][which], hostile_images.png(15000, 10000))
+    with pytest.raises(UserError, match=f"{files[1][which]} has 15000 x 10000 pixels, above"):
+        scan_labels(files, 5)
+
+
+@pytest.mark.skipif(not file_format._WEBP_IS_UNSAFE, reason="this OpenCV decodes WebP safely")
+def test_webp_images_are_refused_where_they_can_take_over_opencv(files):
+    Image.open(files[1][0]).save(files[1][0], "WEBP", lossless=True)
+    with pytest.raises(UserError, match=rf"{files[1][0]} is a WebP.*CVE-2023-4863.*PNG or JPEG"):
+        scan_labels(files, 5)
 
 
 def test_doubts_are_told_every_time(files, capsys):

@@ -14,11 +14,12 @@ import pytest
 from paddleseg.transforms import Compose, Padding, Resize
 from PIL import Image, ImageOps
 
-from helpers import tiny_runs
+from helpers import hostile_images, tiny_runs
 from paddle_csrl import visualize
 from paddle_csrl.classes import ClassTable
 from paddle_csrl.cli import predict, train
 from paddle_csrl.config import ZeroShotConfig
+from paddle_csrl.datasets import file_format
 from paddle_csrl.datasets.transforms import ResizeShortSide
 from paddle_csrl.deploy.images import ImageReader, find_images, read_ahead
 from paddle_csrl.deploy.model import DeployBuilder
@@ -361,7 +362,8 @@ def test_reading_spreads_grey_over_three_channels(tmp_path):
     assert np.array_equal(grey.pixels[0], picture[None].repeat(3, axis=0))
 
 
-@pytest.mark.parametrize("kind", ["JPEG", "PNG", "TIFF", "WEBP"])
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "TIFF", pytest.param(
+    "WEBP", marks=pytest.mark.skipif(file_format._WEBP_IS_UNSAFE, reason="refused"))])
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_results_fit_what_viewers_show(tmp_path, kind, orientation):
     """A corner that is bright in what Pillow shows is bright in the mask, of the same size."""
@@ -429,3 +431,30 @@ def test_a_mask_is_enlarged_and_stars_unseen_classes():
     assert visualize.labelled_mask(large, ["ground", "a"]).shape[1] == 1300
     with pytest.raises(UserError, match="has the id 3"):
         visualize.labelled_mask(np.full((2, 2), 3), ["ground", "a", "b"])
+
+
+@pytest.mark.parametrize("name, content, says", [
+    ("giga.png", hostile_images.png(15000, 10000), "has 15000 x 10000 pixels, above the limit"),
+    ("giga.jpg", hostile_images.jpeg(65000, 65000), "has more than 268435456 pixels, above the limit"),
+    ("late.webp", b"RIFF\x10\0\0\0WEBPVP8L\0\0\0\0", "is a WebP, by which a file can take over")])
+def test_images_that_must_not_be_decoded_fail_alone(deployed, photos, tmp_path, monkeypatch, name,
+                                                    content, says):
+    monkeypatch.setattr(file_format, "_WEBP_IS_UNSAFE", True)
+    folder = tmp_path / "in"
+    folder.mkdir()
+    shutil.copy(f"{photos}/a.jpg", folder)
+    path = hostile_images.write(folder / name, content)
+    result = run(deployed, folder, tmp_path / "out")
+    assert result["predicted"] == 1 and list(result["failed"]) == [path]
+    assert says in result["failed"][path]
+
+
+def test_a_reader_with_a_limit_makes_images_smaller(tmp_path):
+    path = str(tmp_path / "x.png")
+    picture = np.random.default_rng(0).integers(0, 256, (200, 300, 3)).astype(np.uint8)
+    cv2.imwrite(path, picture)
+    sample = ImageReader(Compose([]), 150 * 100)(path)
+    assert sample.image.shape == (100, 150, 3) and sample.pixels.shape == (1, 3, 100, 150)
+    means = picture.reshape(100, 2, 150, 2, 3).mean((1, 3))[..., ::-1]
+    assert np.abs(sample.image - means).max() <= 1
+    assert ImageReader(Compose([]), 200 * 300)(path).image.shape == (200, 300, 3)
