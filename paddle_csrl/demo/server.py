@@ -87,7 +87,10 @@ def make_app(session: DemoSession, local: bool = True) -> Flask:
 
     @app.route("/api/classes", methods=["POST", "DELETE"])
     def change_classes() -> tuple[Response, int]:
-        body = request.get_json()
+        try:
+            body = request.get_json()
+        except RecursionError:
+            body = None
         if not isinstance(body, dict) or not isinstance(body.get("name"), str):
             raise UserError('no name of a class; send {"name": "zebra"}')
         change = session.add_class if request.method == "POST" else session.remove_class

@@ -1,6 +1,5 @@
 """All of the page but the web: pictures, their segmentation, and classes that change."""
 
-import io
 import itertools
 import os
 import shutil
@@ -15,11 +14,12 @@ from typing import Any, NamedTuple
 import cv2
 import numpy as np
 from paddleseg.utils import logger, utils
-from PIL import Image
 
 from paddle_csrl.add_class.change import ClassChange, add_classes
 from paddle_csrl.classes import ClassTable
 from paddle_csrl.config import ZeroShotConfig
+from paddle_csrl.datasets.class_names import require_length
+from paddle_csrl.datasets.file_format import open_image
 from paddle_csrl.deploy.images import ImageReader, Sample
 from paddle_csrl.deploy.model import DeployBuilder
 from paddle_csrl.errors import UserError, user_message
@@ -28,7 +28,14 @@ from paddle_csrl.utils import make_folder
 
 #: Largest uploaded picture, in pixels.
 MAX_PIXELS = 25_000_000
+#: Pixels of a picture on the page; larger ones are made smaller, so that a look takes seconds.
+SHOWN_PIXELS = 1 << 21
+#: Uploads that are kept; the oldest makes room for the next.
+MAX_UPLOADS = 10
+#: Pictures that are read at once, for each takes a hundred megabytes for a moment.
+_READERS = 2
 _THUMBNAIL_SIDE = 160
+_LONGEST_TITLE = 100
 _PERCENT = "\N{NO-BREAK SPACE}%"
 
 
@@ -55,7 +62,7 @@ class Model:
         builder = DeployBuilder(config, weights)
         self.folder = folder
         self.classes: ClassTable = builder.classes
-        self.read = ImageReader(builder.transforms)
+        self.read = ImageReader(builder.transforms, SHOWN_PIXELS)
         self.predict = builder.predictor()
 
 
@@ -100,12 +107,15 @@ class DemoSession:
         self._worker = ThreadPoolExecutor(1, initializer=utils.set_device, initargs=(device,))
         self._model = self._worker.submit(Model, run_dir, self.opts).result()
         self._temporary = tempfile.TemporaryDirectory(prefix="csrl_demo.")
+        self._readers = threading.BoundedSemaphore(_READERS)
         self._lock = threading.Lock()  # guards what follows
         self._version = 0
         self._labels: dict[int, np.ndarray] = {}
         self._task: _Task | None = None
         self._message: dict[str, Any] | None = None
-        self._pictures, self._images_note = _pictures_of(run_dir, self.opts, num_images)
+        pictures, self._images_note = _pictures_of(run_dir, self.opts, num_images)
+        self._pictures = dict(enumerate(pictures))
+        self._uploads: list[int] = []
 
     def close(self) -> None:
         """Wait for what is running and remove the temporary files."""
@@ -133,7 +143,7 @@ class DemoSession:
                 "task": self._task and self._task.describe(), "message": self._message,
                 "images_note": self._images_note,
                 "images": [{"id": number, "title": picture.title}
-                           for number, picture in enumerate(self._pictures)],
+                           for number, picture in self._pictures.items()],
                 "classes": [{"id": number, "name": name, "unseen": number in unseen,
                              "color": classes.palette[number].tolist()}
                             for number, name in enumerate(classes.names)]}
@@ -141,32 +151,49 @@ class DemoSession:
     # Images
 
     def upload(self, title: str, content: bytes) -> int:
-        """Take in the file ``content`` and return its image id.
+        """Take in the file ``content`` and return its image id; the oldest upload may go for it.
 
         Raises:
             UserError: it is no picture, or one of more than ``MAX_PIXELS``.
         """
-        title = os.path.basename(title.replace("\\", "/")) or "upload"
-        try:
-            with Image.open(io.BytesIO(content)) as image:
-                width, height = image.size
-        except (OSError, Image.DecompressionBombError):
-            raise UserError(f"{title} is no picture that can be read; choose a JPEG or "
-                            f"PNG file") from None
-        if width * height > MAX_PIXELS:
-            raise UserError(f"{title} has {width} x {height} pixels; choose one of at most "
-                            f"{MAX_PIXELS // 10**6} million")
+        title = os.path.basename(title.replace("\\", "/"))[:_LONGEST_TITLE] or "upload"
         handle, path = tempfile.mkstemp(dir=self._temporary.name)
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
         try:
-            self._model.read(path)
-        except UserError as error:
+            with os.fdopen(handle, "wb") as file:
+                file.write(content)
+            size = self._size_of_upload(path)
+            shown = self._read(path).image.shape[:2]
+        except Exception as error:
             os.remove(path)
-            raise UserError(str(error).replace(path, title)) from None
+            if isinstance(error, UserError):
+                raise UserError(str(error).replace(path, title)) from None
+            raise
+        if shown[0] * shown[1] < size[0] * size[1]:
+            title += f", made smaller: {shown[1]} x {shown[0]} of {size[0]} x {size[1]} pixels"
         with self._lock:
-            self._pictures.append(Picture(path, title))
-            return len(self._pictures) - 1
+            number = max(self._pictures, default=-1) + 1
+            self._pictures[number] = Picture(path, title)
+            self._uploads.append(number)
+            if len(self._uploads) > MAX_UPLOADS:
+                oldest = self._uploads.pop(0)
+                os.remove(self._pictures.pop(oldest).path)
+                self._labels.pop(oldest, None)
+            return number
+
+    def _size_of_upload(self, path: str) -> tuple[int, int]:
+        """Width and height of a picture, checked."""
+        try:
+            with open_image(path) as image:
+                width, height = image.size
+        except UserError:
+            raise
+        except Exception:  # Pillow raises many types on broken files
+            raise UserError(f"{path} is no picture that can be read; choose a JPEG or PNG file"
+                            ) from None
+        if width * height > MAX_PIXELS:
+            raise UserError(f"{path} has {width} x {height} pixels; choose one of at most "
+                            f"{MAX_PIXELS // 10**6} million")
+        return width, height
 
     def picture(self, image_id: int) -> np.ndarray:
         """Return the image, uint8 RGB [H, W, 3], as prediction reads it.
@@ -192,10 +219,14 @@ class DemoSession:
 
     def _sample(self, image_id: int) -> Sample:
         with self._lock:
-            if not 0 <= image_id < len(self._pictures):
-                raise UserError(f"there is no image {image_id}; reload the page")
+            if image_id not in self._pictures:
+                raise UserError(f"there is no image {image_id}, or no longer; reload the page")
             picture = self._pictures[image_id]
-        return self._model.read(picture.path)
+        return self._read(picture.path)
+
+    def _read(self, path: str) -> Sample:
+        with self._readers:
+            return self._model.read(path)
 
     def _predict(self, image_id: int, sample: Sample) -> tuple[np.ndarray, int]:
         if image_id not in self._labels:
@@ -213,6 +244,7 @@ class DemoSession:
         text = text.strip()
         if not text:
             raise UserError("no name of a class; type one, such as zebra")
+        require_length(text, "the class")
         self._begin(f"adding {text.split('=')[0].strip()}", [text], [])
 
     def remove_class(self, name: str) -> None:

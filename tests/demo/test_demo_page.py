@@ -167,6 +167,43 @@ def test_a_picture_of_too_many_pixels(client):
         "error": "bomb.png has 20000 x 2000 pixels; choose one of at most 25 million"}
 
 
+def test_a_large_picture_is_made_smaller_before_the_network(client, session, monkeypatch):
+    content = encoded("JPEG", noise(1600, 3200))
+    number = send(client, "large.jpg", content).json["id"]
+    [title] = [image["title"] for image in client.get("/api/state").json["images"]
+               if image["id"] == number]
+    assert title == "large.jpg, made smaller: 2048 x 1024 of 3200 x 1600 pixels"
+    answer = client.get(f"/api/images/{number}/label")
+    assert answer.headers["X-Shape"] == "1024 2048"
+    picture = Image.open(io.BytesIO(client.get(f"/api/images/{number}/picture").data))
+    assert picture.size == (2048, 1024)
+
+
+def test_uploads_make_room_for_the_next(run, monkeypatch):
+    monkeypatch.setattr(session_module, "MAX_UPLOADS", 2)
+    session = DemoSession(run.folder)
+    own = len(session.state()["images"])
+    ids = []
+    for size in (40, 48, 56):
+        ids.append(session.upload("a.png", encoded("PNG", noise(size, size))))
+        session.label(ids[-1])
+    assert ids == [own, own + 1, own + 2]
+    assert [image["id"] for image in session.state()["images"]] == [*range(own), *ids[1:]]
+    assert len([name for name in os.listdir(session._temporary.name) if "tmp" in name]) == 2
+    with pytest.raises(UserError, match=f"there is no image {ids[0]}, or no longer"):
+        session.label(ids[0])
+    assert session.picture(ids[2]).shape == (56, 56, 3)
+    session.close()
+
+
+def test_a_name_of_a_million_letters_and_a_deep_body_are_one_line(client):
+    answer = client.post("/api/classes", json={"name": "a" * 10**6})
+    assert answer.status_code == 400 and "a name of 1000000 letters" in answer.json["error"]
+    assert len(answer.data) < 1000
+    answer = client.post("/api/classes", data="[" * 10**5, content_type="application/json")
+    assert answer.status_code == 400 and "no name of a class" in answer.json["error"]
+
+
 @pytest.mark.parametrize("path", [
     "/api/images/999/picture", "/api/images/-1/picture", "/api/images/../../setup.py/picture",
     "/api/images/%2Fetc%2Fpasswd/picture", "/api/images//etc/passwd", "/etc/passwd",

@@ -51,7 +51,8 @@ function element(tag, properties, ...children) {
 async function refresh() {
   const before = state;
   state = await (await ask("api/state")).json();
-  if (!before || before.images.length !== state.images.length) showGallery();
+  const newest = ({images}) => images.length && images[images.length - 1].id;
+  if (!before || newest(before) !== newest(state)) showGallery();
   showStatus();
   if (!before || before.version !== state.version) {
     showLegend();
