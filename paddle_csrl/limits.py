@@ -1,4 +1,4 @@
-"""How much a file may ask of this machine, each limit once.
+"""The limits of what a file may ask of this machine, each once.
 
 They lie well above what people have and below what takes a machine down. What they are for is
 said in docs/security.md. This module imports nothing of Paddle's and OpenCV's.

@@ -434,8 +434,8 @@ def test_a_mask_is_enlarged_and_stars_unseen_classes():
 
 
 @pytest.mark.parametrize("name, content, says", [
-    ("giga.png", hostile_images.png(15000, 10000), "has 15000 x 10000 pixels, above the limit"),
-    ("giga.jpg", hostile_images.jpeg(65000, 65000), "has more than 268435456 pixels, above the limit"),
+    ("giga.png", hostile_images.png(15000, 10000), "has 15000 x 10000 pixels"),
+    ("giga.jpg", hostile_images.jpeg(65000, 65000), "has more than 268435456 pixels"),
     ("late.webp", b"RIFF\x10\0\0\0WEBPVP8L\0\0\0\0", "is a WebP, by which a file can take over")])
 def test_images_that_must_not_be_decoded_fail_alone(deployed, photos, tmp_path, monkeypatch, name,
                                                     content, says):
