@@ -48,5 +48,6 @@ class PrototypeNormLoss(nn.Layer):
 
 def _norms(vectors: Tensor) -> Tensor:
     """Norms of the rows, with gradient zero (not NaN) at zero."""
+    squared = (vectors * vectors).sum(axis=-1)
     tiny = float(paddle.finfo(vectors.dtype).tiny)
-    return (vectors * vectors).sum(axis=-1).clip(min=tiny).sqrt()
+    return squared.clip(min=tiny).sqrt() * (squared > 0).astype(vectors.dtype)

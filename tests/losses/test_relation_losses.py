@@ -244,7 +244,7 @@ def test_prototype_norm_gradient():
     np.testing.assert_allclose(gradient(PrototypeNormLoss(), p, real), numeric, atol=1e-8)
 
 
-@pytest.mark.parametrize("real", [np.ones((1, 3)), np.full((4, 3), 0.1)])
+@pytest.mark.parametrize("real", [np.ones((1, 3)), np.full((4, 3), 0.1), np.zeros((2, 3))])
 def test_prototype_norm_without_a_length_is_a_differentiable_zero(real):
     assert evaluate(PrototypeNormLoss(), np.eye(3), real) == 0
     assert (gradient(PrototypeNormLoss(), np.eye(3), real) == 0).all()
