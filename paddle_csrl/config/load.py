@@ -58,7 +58,7 @@ def _load(path: str, children: tuple[str, ...], numbers: Iterator[int]) -> dict[
         raise UserError(f"{path}: `_base_: {bases}` must name one YAML file or a list of them")
     for base in bases:
         base_path = os.path.join(os.path.dirname(path), base)
-        content = merge(content, _load(base_path, (*children, path), numbers))
+        content = _overlay(content, _load(base_path, (*children, path), numbers))
     return content
 
 
@@ -74,13 +74,23 @@ def _check_path(path: str, children: Sequence[str] = ()) -> None:
 
 def merge(content: dict[str, Any], base: dict[str, Any]) -> dict[str, Any]:
     """``base`` overridden by ``content``, section by section unless ``_inherited_: false``."""
+    return _plain(_overlay(content, base))
+
+
+def _overlay(content: dict[str, Any], base: dict[str, Any]) -> dict[str, Any]:
+    """``merge`` with that mark still in its place, for what may come below ``base``."""
     if not content.get("_inherited_", True):
-        return {key: value for key, value in content.items() if key != "_inherited_"}
+        return content
     merged = dict(base)
     for key, value in content.items():
         both = isinstance(value, dict) and isinstance(base.get(key), dict)
-        merged[key] = merge(value, base[key]) if both else value
+        merged[key] = _overlay(value, base[key]) if both else value
     return merged
+
+
+def _plain(content: dict[str, Any]) -> dict[str, Any]:
+    return {key: _plain(value) if isinstance(value, dict) else value
+            for key, value in content.items() if key != "_inherited_"}
 
 
 class ZeroShotConfig(Config):
@@ -123,6 +133,7 @@ class ZeroShotConfig(Config):
 
     def update_config_dict(self, dic: dict[str, Any], *args: Any, **kwargs: Any) -> dict[str, Any]:
         """Apply ``opts`` and the overrides, then check every key."""
+        dic = _plain(dic)
         for include in self.includes:
             dic = merge(load_yaml(include), dic)
         dic = _unshared(dic)
