@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from types import SimpleNamespace
 
+import hypothesis
 import pytest
 
 import paddle_csrl  # noqa: F401  before any test imports paddle: see compat.check_zlib
@@ -13,6 +14,11 @@ from helpers import tiny_runs
 from helpers.tiny_runs import Finished
 
 pytest_plugins = ["helpers.browser"]
+
+# The same examples in every run, however slow the machine, and nothing kept between runs.
+hypothesis.settings.register_profile("tests", derandomize=True, deadline=None, database=None,
+                                     max_examples=60)
+hypothesis.settings.load_profile("tests")
 
 #: By name: how the recipe of a run is made from a folder for its data and one for its cache.
 RECIPES = {
