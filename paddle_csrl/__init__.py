@@ -33,6 +33,10 @@ if importlib.util.find_spec("paddle") and not _is_doctor():
     compat.mend_paddleseg()
     compat.mend_data_loader()
 
+    from paddle_csrl.utils.weights import read_weights
+
+    compat.mend_trust(read_weights)
+
     from paddle_csrl import datasets, losses, metrics, models, stages  # noqa: F401  to register
 
 #: The Python API, by the module of each name; imported when it is first asked for.

@@ -24,7 +24,7 @@ from paddle_csrl.datasets.zero_shot import ZeroShotDataset
 from paddle_csrl.embeddings import embed_classes
 from paddle_csrl.errors import UserError
 from paddle_csrl.models.last_layer import FeatureExtractor, find_classification_layer
-from paddle_csrl.models.pretrained import check_pretrained
+from paddle_csrl.models.pretrained import load_fitting
 from paddle_csrl.models.projection_segmentor import ProjectionSegmentor
 from paddle_csrl.utils.weights import load_weights
 
@@ -85,7 +85,7 @@ class ZeroShotBuilder(UserErrorBuilder):
         If ``pretrained``, what that key in the config names is loaded, or downloaded.
         """
         if pretrained:
-            with compat.pretrained_checked(check_pretrained):
+            with compat.pretrained_loading(load_fitting):
                 return SegBuilder.model.func(self)
         builder = ZeroShotBuilder(self.config, self.classes)
         builder.config.dic["model"] = without_pretrained(builder.config.dic["model"])

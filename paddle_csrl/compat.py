@@ -16,14 +16,18 @@ import inspect
 import io
 import linecache
 import os
+import pickle
 import signal
 import sys
+import tarfile
 import textwrap
 import time
+import zipfile
 import zlib  # noqa: F401
 from collections.abc import Callable, Iterator
 from functools import partial, wraps
-from typing import Any, NamedTuple, cast
+from types import ModuleType
+from typing import Any, BinaryIO, NamedTuple, cast
 from unittest.mock import patch
 
 import cv2  # noqa: F401
@@ -65,8 +69,9 @@ import paddleseg.core  # noqa: E402
 from google.protobuf import struct_pb2  # noqa: E402  (of Paddle's requirements)
 from paddle import Tensor, nn  # noqa: E402
 from paddle.io.dataloader import dataloader_iter  # noqa: E402
+from paddleseg.models.backbones import cae, vision_transformer  # noqa: E402
 from paddleseg.models.losses import CrossEntropyLoss, OhemCrossEntropyLoss  # noqa: E402
-from paddleseg.utils import logger, metrics, utils  # noqa: E402
+from paddleseg.utils import download, logger, metrics, utils  # noqa: E402
 
 # `paddleseg.core.train` is the function; the module of that name is only to be had from here.
 _TRAINER: Any = sys.modules["paddleseg.core.train"]
@@ -418,17 +423,68 @@ def trainer_hooks(evaluate: Callable, log_writer: Callable[[str], Any]) -> Itera
 
 
 @contextlib.contextmanager
-def pretrained_checked(check: Callable[[nn.Layer, str], None]) -> Iterator[None]:
-    """Have ``check(model, pretrained)`` look before PaddleSeg loads weights inside the block.
+def pretrained_loading(load: Callable[[nn.Layer, str | None], None]) -> Iterator[None]:
+    """Have ``load(model, pretrained)`` stand in for PaddleSeg's loader inside the block.
 
-    Upstream cause: ``load_pretrained_model`` passes over whatever does not fit, be it all.
+    Upstream cause: ``load_pretrained_model`` passes over whatever does not fit, be it all, and
+    ends in an assertion at what is not float32.
     """
-    load = utils.load_pretrained_model
-
-    def checked(model: nn.Layer, pretrained: str | None) -> None:
-        if pretrained is not None:
-            check(model, pretrained)
-        load(model, pretrained)
-
-    with patch.object(utils, "load_pretrained_model", checked):
+    with patch.object(utils, "load_pretrained_model", load):
         yield
+
+
+def mend_trust(read_weights: Callable[[BinaryIO], Any]) -> None:
+    """Let no file and no config have Paddle or PaddleSeg run or overwrite what it likes.
+
+    Upstream causes: ``paddle.load``, by which PaddleSeg's models read weights by themselves, and
+    the loader of inference programs call ``pickle.load``, which runs whatever the file tells it
+    to; the vision transformers call ``eval`` with the ``norm_layer`` of a config; and an archive
+    of weights is unpacked to the paths that it names.
+
+    Args:
+        read_weights: takes the place of ``pickle.load`` there.
+    """
+    careful = ModuleType("pickle")
+    vars(careful).update(vars(pickle), load=lambda file, **_: read_weights(file),
+                         loads=lambda content, **_: read_weights(io.BytesIO(content)))
+    modules: list[Any] = [paddle.framework.io, paddle.framework.io_utils,
+                          paddle.jit.translated_layer]
+    for module in modules:
+        module.pickle = careful
+    modules = [vision_transformer, cae]
+    for module in modules:
+        module.eval = _named_layer
+    if not hasattr(download._uncompress_file, "__wrapped__"):
+        download._uncompress_file = _unpacking_inside(download._uncompress_file)
+
+
+def _named_layer(text: str) -> type[nn.Layer]:
+    layer = getattr(nn, str(text).removeprefix("nn."), None)
+    if not (isinstance(layer, type) and issubclass(layer, nn.Layer)):
+        raise ValueError(f"norm_layer {text} is no layer of paddle.nn, such as nn.LayerNorm")
+    return layer
+
+
+def _unpacking_inside(unpack: Callable[..., str]) -> Callable[..., str]:
+    @wraps(unpack)
+    def mended(archive: str, folder: str, *args: Any) -> str:
+        inside = os.path.join(os.path.realpath(folder), "")
+        for name in _plain_members(archive):
+            if not os.path.realpath(os.path.join(folder, name)).startswith(inside):
+                raise ValueError(f"{archive} would unpack {name} outside of its folder")
+        return unpack(archive, folder, *args)
+
+    return mended
+
+
+def _plain_members(archive: str) -> list[str]:
+    """Names in an archive; a zip's links are unpacked as files, a tar's are refused."""
+    if archive.endswith("zip"):
+        with zipfile.ZipFile(archive) as content:
+            return content.namelist()
+    with tarfile.open(archive) as tar:
+        members = tar.getmembers()
+    for member in members:
+        if not (member.isreg() or member.isdir()):
+            raise ValueError(f"{archive} holds {member.name}, which is no file and no folder")
+    return [member.name for member in members]

@@ -8,6 +8,8 @@ import re
 import signal
 import subprocess
 import sys
+import tarfile
+import zipfile
 from types import SimpleNamespace
 
 import cv2
@@ -20,8 +22,9 @@ import yaml
 from paddle import nn
 from paddleseg.core import infer
 from paddleseg.cvlibs import Config, SegBuilder, manager
+from paddleseg.models import backbones
 from paddleseg.models.losses import CrossEntropyLoss, MixedLoss, OhemCrossEntropyLoss
-from paddleseg.utils import logger, metrics
+from paddleseg.utils import download, logger, metrics
 
 from helpers import tiny_runs
 from paddle_csrl import compat  # first: it orders the imports of cv2 and paddle
@@ -568,3 +571,45 @@ def confusion(model, dataset):
         pred, label = logit[0].argmax(0), data["label"][0]
         np.add.at(counts, (label[label != 255], pred[label != 255]), 1)
     return counts
+
+
+@pytest.mark.parametrize("text", ["__import__('os').getpid()", "nn.functional", "nn.Layer.__init__",
+                                  "nn.__doc__", "paddle.nn.LayerNorm(3)", ""])
+def test_the_norm_of_a_transformer_is_looked_up_not_computed(text):
+    with pytest.raises(ValueError, match="is no layer of paddle.nn, such as nn.LayerNorm"):
+        backbones.vision_transformer.Block(8, 2, norm_layer=text)
+    block = backbones.cae.Block(8, 2, norm_layer="nn.LayerNorm")
+    assert type(block.norm2) is nn.LayerNorm
+
+
+ARCHIVES = {  # whatever else they hold, and whether it is unpacked
+    "plain": (("net/model.pdparams", tarfile.REGTYPE), True),
+    "upwards": (("../model.pdparams", tarfile.REGTYPE), False),
+    "absolute": (("/tmp/model.pdparams", tarfile.REGTYPE), False),
+    "link": (("net/link", tarfile.SYMTYPE), False), "pipe": (("net/pipe", tarfile.FIFOTYPE), False)}
+
+
+@pytest.mark.parametrize("name, kind", [
+    *((name, kind) for name in ARCHIVES for kind in ("w.tar", "w.tar.gz", "w.tgz")),
+    *((name, "w.zip") for name in ("plain", "upwards", "absolute"))])
+def test_an_archive_of_weights_is_unpacked_into_its_folder_alone(tmp_path, name, kind):
+    (member, type_), is_fine = ARCHIVES[name]
+    archive, inside = str(tmp_path / kind), tmp_path / "in" / "here"
+    inside.mkdir(parents=True)
+    if kind == "w.zip":
+        with zipfile.ZipFile(archive, "w") as file:
+            file.writestr("net/first", "1")
+            file.writestr(member, "2")
+    else:
+        with tarfile.open(archive, "w:gz" if kind.endswith("gz") else "w") as file:
+            for path, its_type in (("net/first", tarfile.REGTYPE), (member, type_)):
+                info = tarfile.TarInfo(path)
+                info.type, info.linkname = its_type, "/etc"
+                file.addfile(info)
+    if is_fine:
+        root = download._uncompress_file(archive, str(inside), False, False)
+        assert root.startswith("net") and (inside / member).is_file()
+    else:
+        with pytest.raises(ValueError, match="outside of its folder|no file and no folder"):
+            download._uncompress_file(archive, str(inside), False, False)
+        assert not os.listdir(inside) and os.listdir(tmp_path / "in") == ["here"]

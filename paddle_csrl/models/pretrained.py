@@ -8,18 +8,22 @@ from paddle import nn
 from paddleseg.utils import logger, utils
 
 from paddle_csrl.errors import UserError
-from paddle_csrl.utils.weights import load_state
+from paddle_csrl.utils.weights import fitting_state, load_state
 
 
-def check_pretrained(model: nn.Layer, pretrained: str) -> None:
-    """See how much of ``model`` PaddleSeg's loader will find in a file, and say so if not all.
+def load_fitting(model: nn.Layer, pretrained: str | None) -> None:
+    """Load what fits of a file into ``model`` and say how much is missing.
+
+    Stands in for PaddleSeg's ``load_pretrained_model``: see ``compat.pretrained_loading``.
 
     Raises:
-        UserError: nothing, or the file is missing or torn.
+        UserError: nothing fits, or the file is missing or torn.
     """
-    state, weights = model.state_dict(), load_state(_local(pretrained))
-    missing = [key for key, value in state.items()
-               if key not in weights or list(weights[key].shape) != list(value.shape)]
+    if pretrained is None:
+        return
+    state = model.state_dict()
+    fitting = fitting_state(model, load_state(_local(pretrained)))
+    missing = [key for key in state if key not in fitting]
     title = type(model).__name__
     if len(missing) == len(state):
         raise UserError(f"`pretrained: {pretrained}` has none of the {len(state)} tensors of "
@@ -28,6 +32,8 @@ def check_pretrained(model: nn.Layer, pretrained: str) -> None:
     if missing:
         logger.warning(f"`pretrained: {pretrained}` lacks {len(missing)} of the {len(state)} "
                        f"tensors of {title}, first {missing[0]}; these stay random")
+    model.set_state_dict({**state, **fitting})
+    logger.info(f"{len(fitting)} of the {len(state)} tensors of {title} are from {pretrained}")
 
 
 def _local(pretrained: str) -> str:
@@ -41,7 +47,8 @@ def load_pretrained(model: nn.Layer, pretrained: str, optional: Sequence[str] = 
 
     Args:
         model: the model; it is changed only if the weights fit.
-        pretrained (str): path or URL of a ``.pdparams`` file. What else it holds is passed over.
+        pretrained (str): path or URL of a ``.pdparams`` or ``.safetensors`` file. What else it
+            holds is passed over.
         optional (sequence of str): names of tensors that may be missing or of another shape, and
             then stay as they are.
 
@@ -51,14 +58,14 @@ def load_pretrained(model: nn.Layer, pretrained: str, optional: Sequence[str] = 
     place = f"{type(model).__name__}: pretrained is {pretrained}"
     path = _local(pretrained)
     if not os.path.isfile(path):
-        raise UserError(f"{place}, which is no file; give a .pdparams file or a URL")
-    weights, state = load_state(path), model.state_dict()
-    misfits = [key for key, value in state.items()
-               if key not in weights or list(weights[key].shape) != list(value.shape)]
+        raise UserError(f"{place}, which is no file; give a .pdparams or .safetensors file "
+                        f"or a URL")
+    state = model.state_dict()
+    fitting = fitting_state(model, load_state(path))
+    misfits = [key for key in state if key not in fitting]
     needed = [key for key in misfits if key not in optional]
     if needed:
         raise UserError(f"{place}, which lacks {len(needed)} of {len(state)} tensors or has them "
                         f"in another shape, first {needed[0]}; give weights of this "
                         f"{type(model).__name__}")
-    model.set_state_dict({**{key: weights[key] for key in state if key not in misfits},
-                          **{key: state[key] for key in misfits}})
+    model.set_state_dict({**state, **fitting})
