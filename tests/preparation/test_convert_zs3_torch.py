@@ -1,9 +1,13 @@
 """tools/convert_zs3.py on checkpoints that PyTorch wrote, against PyTorch's own outputs."""
 
 import collections
+import io
 import os
+import pickle
+import pickletools
 import subprocess
 import sys
+import tarfile
 import zipfile
 
 import numpy as np
@@ -145,6 +149,52 @@ def test_a_malicious_file_is_refused_in_one_line_and_nothing_runs(tmp_path, zipp
            "nothing in it was run (Unsupported global: GLOBAL" in line
     assert "io.open" in line or "_io.open" in line
     assert not mark.exists() and not out.exists()
+
+
+def refused(source, mark, says):
+    with pytest.raises(UserError, match=says) as caught:
+        convert_zs3.main(["--model_path", str(source), "--out", f"{source}.pdparams"])
+    assert "\n" not in str(caught.value)
+    assert not mark.exists() and not os.path.exists(f"{source}.pdparams")
+
+
+@pytest.mark.parametrize("place", range(5))
+def test_no_pickle_of_the_old_format_is_run(tmp_path, place):
+    """The magic number, the version, the system, the tensors, the keys of their values."""
+    source, mark, saved = tmp_path / "bad.pth.tar", tmp_path / "mark", io.BytesIO()
+    torch.save({"a": torch.ones(2)}, saved, _use_new_zipfile_serialization=False)
+    saved.seek(0)
+    parts, start = [], 0
+    for _ in range(5):
+        list(pickletools.genops(saved))
+        parts.append(saved.getvalue()[start:saved.tell()])
+        start = saved.tell()
+    parts[place] = pickle.dumps(Malicious(mark), 2)
+    source.write_bytes(b"".join(parts) + saved.read())
+    refused(source, mark, r"nothing in it was run \(Unsupported global: GLOBAL _?io.open")
+
+
+@pytest.mark.parametrize("place", ["sys_info", "pickle", "storages", "tensors"])
+def test_no_pickle_of_a_tar_is_run(tmp_path, place):
+    """PyTorch's oldest format, which its releases could write until 0.1.1."""
+    source, mark = tmp_path / "bad.pth.tar", tmp_path / "mark"
+    with tarfile.open(source, "w") as archive:
+        for name in ("sys_info", "storages", "tensors", "pickle"):
+            content = pickle.dumps(Malicious(mark) if name == place else 0, 2)
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
+    refused(source, mark, r"nothing in it was run \(Cannot use ``weights_only=True`` with files")
+
+
+def test_no_pickle_of_a_zip_is_run(tmp_path):
+    whole, source, mark = tmp_path / "whole", tmp_path / "bad.pth.tar", tmp_path / "mark"
+    torch.save({"a": torch.ones(2)}, whole)
+    with zipfile.ZipFile(whole) as old, zipfile.ZipFile(source, "w") as new:
+        for name in old.namelist():
+            new.writestr(name, pickle.dumps(Malicious(mark), 2) if name.endswith("/data.pkl")
+                         else old.read(name))
+    refused(source, mark, r"nothing in it was run \(Unsupported global: GLOBAL _?io.open")
 
 
 def test_the_malicious_file_would_have_done_harm(tmp_path):
