@@ -1,15 +1,19 @@
 r"""Export a trained segmentor for Paddle Inference or ONNX and compare it with the trained one.
 
 writes into --save_dir:
-  paddle: model.json (model.pdmodel on Paddle 2.6), model.pdiparams, deploy.yaml
-  onnx:   model.onnx, deploy.yaml; needs pip install '.[onnx]'
+  paddle:      model.json (model.pdmodel on Paddle 2.6), model.pdiparams, deploy.yaml
+  onnx:        model.onnx, deploy.yaml; needs pip install '.[onnx]'
+  safetensors: model.safetensors, classes.json, config.yml
 
 The exported model predicts a random image and a real one; where it differs from the trained
-model, nothing is written. tools/infer.py runs both kinds.
+model, nothing is written. tools/infer.py runs the first two kinds. The third is weights alone, to
+be passed on to people who run no file of yours: tools/predict.py --run DIR takes the folder, and
+whatever takes a .pdparams file takes model.safetensors.
 
 examples:
   python tools/export.py --run output/demo --save_dir output/demo_paddle
   python tools/export.py --run output/demo --format onnx --save_dir output/demo_onnx
+  python tools/export.py --run output/demo --format safetensors --save_dir output/demo_weights
   python tools/export.py -c configs/csrl_voc_unseen4.yml --model_path model.pdparams \
       --input_shape 1 3 512 512 --output_op softmax --image_path photo.jpg
 """
@@ -29,8 +33,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     options.add_model(parser)
     parser.add_argument("--save_dir", default="output/inference_model", metavar="DIR",
                         help="where the model goes (default: output/inference_model)")
-    parser.add_argument("--format", default="paddle", choices=["paddle", "onnx"],
-                        help="what to export for (default: paddle)")
+    parser.add_argument("--format", default="paddle", choices=["paddle", "onnx", "safetensors"],
+                        help="what to export for, or the weights alone (default: paddle); the "
+                             "flags below say nothing of safetensors")
     parser.add_argument("--input_shape", nargs="+", type=int, metavar="N",
                         help="batch, channels, height and width, -1 where free "
                              "(default: -1 3 -1 -1)")

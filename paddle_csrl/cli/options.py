@@ -67,7 +67,8 @@ def add_model(parser: argparse.ArgumentParser) -> None:
                         help="the weights, such as output/demo/model.pdparams")
     parser.add_argument("--run", metavar="DIR",
                         help="folder of a finished run, such as output/demo: stands for "
-                             "-c DIR/config.yml --model_path DIR/model.pdparams")
+                             "-c DIR/config.yml --model_path DIR/model.pdparams, or "
+                             "model.safetensors as exported")
 
 
 def fill_in_run(args: argparse.Namespace) -> None:
@@ -76,16 +77,18 @@ def fill_in_run(args: argparse.Namespace) -> None:
     Raises:
         UserError: neither is given, or the run's folder lacks them.
     """
-    for flag, name in (("config", "config.yml"), ("model_path", "model.pdparams")):
+    for flag, *names in (("config", "config.yml"),
+                         ("model_path", "model.pdparams", "model.safetensors")):
         if getattr(args, flag):
             continue
         if not args.run:
             raise UserError(f"no --{flag}; give --config FILE and --model_path FILE, or --run DIR "
                             f"for a finished run such as output/demo")
-        path = os.path.join(args.run, name)
-        if not os.path.isfile(path):
-            raise UserError(f"--run {args.run}: no {name} in this folder; name the folder of a "
-                            f"finished run, such as output/demo")
+        paths = [os.path.join(args.run, name) for name in names]
+        path = next(filter(os.path.isfile, paths), None)
+        if path is None:
+            raise UserError(f"--run {args.run}: no {names[0]} in this folder; name the folder of "
+                            f"a finished run, such as output/demo")
         setattr(args, flag, path)
 
 

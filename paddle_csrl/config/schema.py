@@ -242,9 +242,9 @@ class Settings(Section):
     keep_checkpoint_max: Whole = key(3, "checkpoints kept per stage")
     num_workers: Whole = key(0, "processes that read and transform images; 0: the one that trains")
     segmentor_weights: Path | None = key(
-        None, "a `.pdparams` file that fits `model` and takes the place of stage 1: nothing is "
-        "trained, the file becomes the stage's result and its checksum is kept in `stage.json`. "
-        "Whether it has seen the unseen classes cannot be told from it")
+        None, "a `.pdparams` or `.safetensors` file that fits `model` and takes the place of stage "
+        "1: nothing is trained, the file becomes the stage's result and its checksum is kept in "
+        "`stage.json`. Whether it has seen the unseen classes cannot be told from it")
     precision: Literal["fp32", "fp16"] = key(
         "fp32", "`fp16`: automatic mixed precision for training the segmentor, taking its features "
         "and evaluating it; stages 2 and 3 and all checkpoints are float32. A CPU has no fp16 and "

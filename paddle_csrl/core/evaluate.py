@@ -25,7 +25,7 @@ def evaluate(config: str, model_path: str, *, opts: Sequence[str] = (),
 
     Args:
         config: path of the YAML file that the weights were trained with.
-        model_path: the weights, ``.pdparams``.
+        model_path: the weights, ``.pdparams`` or ``.safetensors``.
         opts: overrides of the config, each ``key.subkey=value``.
         overrides: the same as dotted key to value, such as ``{"test_config.aug_eval": True}``.
         out: file for the scores as JSON, if wanted.

@@ -22,7 +22,7 @@ def predict(config: str, model_path: str, image_path: str, save_dir: str, *,
 
     Args:
         config: path of the YAML file that the weights were trained with.
-        model_path: the weights, ``.pdparams``.
+        model_path: the weights, ``.pdparams`` or ``.safetensors``.
         image_path: an image, a folder, or a text file with one image a line.
         save_dir: receives ``added_prediction``, ``pseudo_color_prediction`` and
             ``label_prediction``.

@@ -1,5 +1,6 @@
-"""Exporting a trained segmentor for Paddle Inference or ONNX, and comparing the two."""
+"""Exporting a trained segmentor for Paddle Inference or ONNX, or its weights as safetensors."""
 
+import json
 import os
 import subprocess
 import sys
@@ -11,15 +12,19 @@ import numpy as np
 import paddle
 import yaml
 from paddle import nn
-from paddleseg.utils import logger
+from paddleseg.utils import logger, utils
 
 from paddle_csrl.builder import ZeroShotBuilder
+from paddle_csrl.classes import CLASSES_FILE
 from paddle_csrl.config import ZeroShotConfig
 from paddle_csrl.deploy.exported import ONNX_EXTRA, DeployInfo, fit_to_shape, load_backend
 from paddle_csrl.deploy.images import ImageReader
 from paddle_csrl.deploy.model import DeployBuilder
 from paddle_csrl.errors import UserError
-from paddle_csrl.utils import make_folder
+from paddle_csrl.run_folder import checksum
+from paddle_csrl.utils import make_folder, write_json
+from paddle_csrl.utils.provenance import versions
+from paddle_csrl.utils.weights import load_state, save_safetensors
 
 #: Opsets that paddle2onnx writes, for both Paddles; beyond them it ends the whole process.
 OPSETS = range(11, 20)
@@ -102,7 +107,8 @@ def export(config: str, model_path: str, save_dir: str, *, opts: Sequence[str] =
     """Export a trained segmentor and compare it with the trained one.
 
     The exported model predicts a random image and a real one; where it differs from the trained
-    model, nothing is written: all is made aside and moved once it has been compared.
+    model, nothing is written: all is made aside and moved once it has been compared. Weights as
+    ``safetensors`` predict nothing by themselves; they are read again and must be the same bits.
 
     Example:
         >>> exported = export("output/demo/config.yml", "output/demo/model.pdparams",
@@ -112,10 +118,11 @@ def export(config: str, model_path: str, save_dir: str, *, opts: Sequence[str] =
 
     Args:
         config: path of the YAML file that the weights were trained with.
-        model_path: the weights, ``.pdparams``.
-        save_dir: receives the model, its weights and ``deploy.yaml``.
+        model_path: the weights, ``.pdparams`` or ``.safetensors``.
+        save_dir: receives the model, its weights and ``deploy.yaml``; of ``safetensors``
+            ``model.safetensors``, ``classes.json`` and ``config.yml``.
         opts: overrides of the config, each ``key.subkey=value``.
-        target: ``paddle`` or ``onnx``.
+        target: ``paddle``, ``onnx`` or ``safetensors``, of which what follows says nothing.
         input_shape: batch, channels, height, width; -1 where it is free. Default: all but the
             channels are free.
         output_op: ``argmax``, ``softmax`` or ``none``.
@@ -123,13 +130,16 @@ def export(config: str, model_path: str, save_dir: str, *, opts: Sequence[str] =
         opset: version of the ONNX operators.
 
     Returns:
-        dict: ``config`` (path of deploy.yaml) and ``parity`` (list of ``Parity``).
+        dict: ``config`` (path of deploy.yaml or config.yml) and ``parity`` (list of ``Parity``,
+        empty for ``safetensors``).
 
     Raises:
         UserError: a wrong shape, a missing package, an unreadable image, or an exported model
             that predicts something else.
     """
     read = ZeroShotConfig(config, opts=opts)
+    if target == "safetensors":
+        return {"config": _export_weights(read, model_path, save_dir), "parity": []}
     image_path = image_path or _validation_image(read)
     if image_path is None:
         logger.warning("compared on a random image alone, for the validation data are not here; "
@@ -159,13 +169,44 @@ def export(config: str, model_path: str, save_dir: str, *, opts: Sequence[str] =
         files.append(os.path.join(aside, "deploy.yaml"))
         with open(files[-1], "w", encoding="utf-8") as file:
             yaml.safe_dump(info.describe(), file, allow_unicode=True, sort_keys=False)
-        targets = [os.path.join(save_dir, os.path.basename(path)) for path in files]
-        for target in filter(os.path.isdir, targets):
-            raise UserError(f"--save_dir {save_dir}: {target} is a folder where a file of the "
-                            f"exported model should go; choose another")
-        for path, target in zip(files, targets):  # deploy.yaml last: then all it names is there
-            os.replace(path, target)
-    return {"config": targets[-1], "parity": parities}
+        return {"config": _move(files, save_dir), "parity": parities}
+
+
+def _move(files: Sequence[str], save_dir: str) -> str:
+    """Put files into ``save_dir``, the one that names the others last, and return its new path."""
+    targets = [os.path.join(save_dir, os.path.basename(path)) for path in files]
+    for target in filter(os.path.isdir, targets):
+        raise UserError(f"--save_dir {save_dir}: {target} is a folder where a file of the "
+                        f"exported model should go; choose another")
+    for path, target in zip(files, targets):
+        os.replace(path, target)
+    return targets[-1]
+
+
+def _export_weights(config: ZeroShotConfig, model_path: str, save_dir: str) -> str:
+    """Write ``model.safetensors`` and what prediction needs beside it; return the config's path."""
+    builder = DeployBuilder(config, model_path)
+    state = builder.trained_model.state_dict()
+    if os.path.realpath(save_dir) == os.path.dirname(os.path.realpath(model_path)):
+        raise UserError(f"--save_dir {save_dir} is the folder of --model_path {model_path}, whose "
+                        f"config would be replaced; choose another")
+    make_folder(save_dir, "--save_dir")
+    metadata = {key: json.dumps(value, ensure_ascii=False) for key, value in {
+        **builder.classes.describe(),
+        "provenance": {"sha256": checksum(model_path), "versions": versions()}}.items()}
+    with tempfile.TemporaryDirectory(prefix=".export.", dir=save_dir) as aside:
+        files = [os.path.join(aside, name) for name in ("model.safetensors", CLASSES_FILE,
+                                                        "config.yml")]
+        save_safetensors(state, files[0], metadata)
+        write_json(files[1], builder.classes.describe())
+        with open(files[2], "w", encoding="utf-8") as file:
+            yaml.dump(config.given, file, Dumper=utils.NoAliasDumper, allow_unicode=True,
+                      sort_keys=False)
+        written = load_state(files[0])
+        if any(written[name].numpy().tobytes() != value.numpy().tobytes()
+               for name, value in state.items()):
+            raise UserError(f"what was written to {save_dir} reads otherwise; look at the disk")
+        return _move(files, save_dir)
 
 
 def _validation_image(config: ZeroShotConfig) -> str | None:
