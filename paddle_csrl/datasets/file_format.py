@@ -19,6 +19,10 @@ OF_DEEP = ("their upper 8 bits are read, which are nearly black where the number
            "them to 8 bits")
 #: Formats, as PIL calls them, that do not keep the ids that were written.
 LOSSY = ("JPEG", "JPEG2000", "MPO", "WEBP")
+#: What is done to an image for display, by its EXIF orientation; angles are clockwise.
+TURNS = {2: "mirrored", 3: "turned by 180 degrees", 4: "mirrored upside down",
+         5: "turned by 90 degrees and mirrored", 6: "turned by 90 degrees",
+         7: "turned by 270 degrees and mirrored", 8: "turned by 270 degrees"}
 
 #: The formats that Pillow is asked about; for others it would start programs.
 _FORMATS = ("PNG", "JPEG", "JPEG2000", "BMP", "DIB", "TIFF", "GIF", "PPM", "WEBP", "TGA", "PCX")

@@ -4,10 +4,8 @@ import contextlib
 import functools
 import hashlib
 import os
-import threading
 from array import array
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import cv2
@@ -20,20 +18,23 @@ from paddle_csrl import parallel
 from paddle_csrl.datasets.file_format import (
     LOSSY,
     OF_DEEP,
+    TURNS,
     is_deep,
     open_image,
     orientation,
     require_decodable,
 )
+from paddle_csrl.datasets.fingerprint import (
+    FileList,
+    cache_folder,
+    file_status,
+    fingerprint,
+    in_threads,
+)
 from paddle_csrl.errors import UserError
-from paddle_csrl.utils import atomic_path, progress
+from paddle_csrl.utils import atomic_path
 from paddle_csrl.utils.arrays import read_npz
 
-#: Image and label of every sample.
-FileList = Sequence[Sequence[str]]
-
-_THREADS = 8
-_IN_FLIGHT = 8192  # files; a waiting task takes a thousand times the memory of its result
 _TAIL_BYTES = 4096
 _JPEG, _JPEG_END = b"\xff\xd8", b"\xff\xd9"
 _PNG, _PNG_END = b"\x89PNG", b"IEND"
@@ -62,8 +63,10 @@ class _Columns(NamedTuple):
     lengths: np.ndarray  # int64 [N], classes in every image
     classes: np.ndarray  # int32 [M]
     pixels: np.ndarray  # int64 [M]
+    colors: np.ndarray  # int32 [M], 0xRRGGBB of the label's palette; -1 without one
     unlabelled: np.ndarray  # int64 [N]
-    doubts: np.ndarray  # uint8, lines of text in UTF-8
+    turns: np.ndarray  # uint8 [N], EXIF orientation that the label is not known to share, or 1
+    deep: np.ndarray  # uint8 [N], 1 for an image of more than 8 bits
 
     def scan(self, num_classes: int) -> LabelScan:
         width = np.int32 if len(self.classes) < 2**31 else np.int64  # of both kinds of index
@@ -72,7 +75,7 @@ class _Columns(NamedTuple):
                                    shape=(len(self.lengths), num_classes)), self.unlabelled)
 
 
-_CODES = "qiqqB"  # of their types
+_CODES = "qiqiqBB"  # of their types
 
 
 def scan_labels(file_list: FileList, num_classes: int, ignore_index: int = 255,
@@ -80,11 +83,11 @@ def scan_labels(file_list: FileList, num_classes: int, ignore_index: int = 255,
                 zero_is_unlabelled: bool = False, num_workers: int = 0) -> LabelScan:
     """Read every label once, check every file, and remember the outcome.
 
-    The result is kept in ``cache_dir`` under a hash of the files' names, sizes and times, so a
-    second call only looks at those. Threads do the work: decoding releases the interpreter, and
-    processes would cost their start-up and Paddle's import. Of several processes each reads its
-    share of the labels; the first one keeps the result. What is doubtful about the files is
-    logged, each kind with one of them.
+    The result is kept in ``cache_dir`` under the files' ``fingerprint``, so that a second call
+    decodes nothing. Threads do the work: decoding releases the interpreter, and processes would
+    cost their start-up and Paddle's import. Of several processes each reads its share of the
+    labels; the first one keeps the result. What is doubtful about the files is logged, each kind
+    with one of them.
 
     Args:
         file_list (list[(str, str)]): N pairs of image and label file.
@@ -105,48 +108,24 @@ def scan_labels(file_list: FileList, num_classes: int, ignore_index: int = 255,
             from its image, was saved with losses or holds a value that is no class, or an image
             has an EXIF orientation that its label does not show. The message names the file.
     """
-    key = repr((fingerprint(file_list), num_classes, ignore_index, zero_is_unlabelled))
-    folder = cache_dir or os.environ.get("PADDLE_CSRL_CACHE") or os.path.join(
-        ".cache", "paddle_csrl")
-    path = os.path.join(folder, f"labels_{hashlib.sha256(key.encode()).hexdigest()[:20]}.npz")
+    key = repr((fingerprint(file_list, cache_dir), num_classes, ignore_index, zero_is_unlabelled))
+    path = os.path.join(cache_folder(cache_dir),
+                        f"labels_{hashlib.sha256(key.encode()).hexdigest()[:20]}.npz")
     columns = _load(path, len(file_list), num_classes) if parallel.is_first() else None
-    if not parallel.from_first(np.array([columns is not None], np.int64))[0]:
+    is_new = not parallel.from_first(np.array([columns is not None], np.int64))[0]
+    if is_new:
         own = np.array_split(np.arange(len(file_list)), parallel.world_size())
         columns = _scan([file_list[index] for index in own[parallel.rank()]], num_classes,
                         ignore_index, title, zero_is_unlabelled, num_workers)
         columns = _Columns(*(np.concatenate(parallel.collect(column)) for column in columns))
-        if parallel.is_first():
-            _save(path, columns)
     columns = columns or _Columns(*(np.zeros(0, code) for code in _CODES))
     columns = _Columns(*map(parallel.from_first, columns))
-    for doubt in columns.doubts.tobytes().decode(errors="replace").splitlines():
+    _require_upright(columns.turns, file_list)
+    if is_new and parallel.is_first():
+        _save(path, columns)
+    for doubt in _doubts(columns, file_list):
         _tell_once(doubt)
     return columns.scan(num_classes)
-
-
-def fingerprint(file_list: FileList) -> str:
-    """SHA-256 (hex) over the names, sizes and modification times of all files, in order.
-
-    Names count relative to the deepest common folder, so that a data set may move. Of several
-    processes the first one looks.
-
-    Raises:
-        UserError: a file is missing, naming it.
-    """
-    digest = _digest(file_list) if parallel.is_first() else b""
-    return parallel.from_first(np.frombuffer(digest, np.uint8)).tobytes().hex()
-
-
-def _digest(file_list: FileList) -> bytes:
-    digest = hashlib.sha256()
-    pairs = [[os.path.abspath(path) for path in pair if path] for pair in file_list]
-    root = os.path.commonpath([path for pair in pairs for path in pair]) if pairs else ""
-    for pair in pairs:
-        for path, kind in zip(pair, ("image", "label")):
-            status = _status(path, kind)
-            entry = f"{path[len(root):]}\0{status.st_size}\0{status.st_mtime_ns}\n"
-            digest.update(entry.encode("utf-8", "surrogateescape"))
-    return digest.digest()
 
 
 def class_pixels(label: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -173,7 +152,7 @@ def require_whole_image(path: str) -> None:
     A cut image would not fail to load: OpenCV fills what is missing with grey. Only the end of
     the file is read; if the end marker is not there, the image is decoded before the verdict.
     """
-    size = _status(path, "image").st_size
+    size = file_status(path, "image").st_size
     require_decodable(path)
     with open(path, "rb") as file:
         head = file.read(len(_PNG))
@@ -202,7 +181,7 @@ def read_label(path: str, zero_is_unlabelled: bool = False) -> np.ndarray:
     Raises:
         UserError: the file is missing, broken, or not a 2-D index image.
     """
-    _status(path, "label")
+    file_status(path, "label")
     label = _decode_label(path)
     if label.ndim != 2 or label.dtype.kind not in "uib":
         raise UserError(f"label {path} is {label.dtype} {list(label.shape)}; it must be a "
@@ -213,36 +192,47 @@ def read_label(path: str, zero_is_unlabelled: bool = False) -> np.ndarray:
 def _scan(file_list: FileList, num_classes: int, ignore_index: int, title: str,
           zero_is_unlabelled: bool, num_workers: int) -> _Columns:
 
-    doubts = _Doubts()
-
-    def scan_one(pair: Sequence[str]) -> tuple[np.ndarray, np.ndarray, int]:
+    def scan_one(pair: Sequence[str]) -> tuple:
         image_path, label_path = pair
         require_whole_image(image_path)
         label = read_label(label_path, zero_is_unlabelled)
-        if _is_turned(image_path, label_path, label.shape):
-            doubts.turned.append(pair)
-        if is_deep(image_path):
-            doubts.deep.append(image_path)
+        turn = _unshared_turn(image_path, label_path, label.shape)
         values, counts = class_pixels(label)
         require_classes(values, num_classes, ignore_index, label_path)
         is_class = values != ignore_index
-        doubts.note_colors(label_path, values[is_class])
-        return values[is_class], counts[is_class], int(counts[~is_class].sum())
+        classes = values[is_class]
+        return (classes, counts[is_class], _colors(label_path, classes),
+                int(counts[~is_class].sum()), turn, is_deep(image_path))
 
-    lengths, classes, pixels, unlabelled = (array(code) for code in _CODES[:4])
-    with ThreadPoolExecutor(num_workers or _THREADS) as pool:
-        for values, counts, rest in progress(_mapped(pool, scan_one, file_list), title,
-                                             len(file_list)):
-            lengths.append(len(values))
-            classes.frombytes(values.astype(np.int32).tobytes())
-            pixels.frombytes(counts.astype(np.int64).tobytes())
-            unlabelled.append(rest)
-    doubts.require_upright(file_list)
-    doubts.is_mask = len(file_list) > 1 and not any(classes) and any(unlabelled)
-    text = np.frombuffer("".join(f"{line}\n" for line in doubts.lines(file_list)).encode(
-        errors="replace"), np.uint8)
-    return _Columns(np.asarray(lengths), np.asarray(classes), np.asarray(pixels),
-                    np.asarray(unlabelled), text)
+    columns = [array(code) for code in _CODES]
+    for classes, *rest in in_threads(scan_one, file_list, title, num_workers):
+        for column, items in zip(columns, (len(classes), classes, *rest)):
+            column.extend(np.atleast_1d(items).tolist())
+    return _Columns(*map(np.asarray, columns))
+
+
+def _colors(path: str, ids: np.ndarray) -> np.ndarray:
+    """int32 [K]: the colours 0xRRGGBB that the palette of a label gives to ``ids``, -1 for none."""
+    with open_image(path) as image:
+        palette = np.array((image.mode == "P" and image.getpalette()) or [], np.int32)
+    palette = palette.reshape(-1, 3) @ np.array([1 << 16, 1 << 8, 1], np.int32)
+    colors = np.full(len(ids), -1, np.int32)
+    has_color = ids < len(palette)
+    colors[has_color] = palette[ids[has_color]]
+    return colors
+
+
+def _require_upright(turns: np.ndarray, file_list: FileList) -> None:
+    """Raise ``UserError`` if labels are not known to be turned like their images."""
+    turned = np.flatnonzero(turns != 1)
+    if len(turned):
+        image, label = file_list[turned[0]]
+        turn = int(turns[turned[0]])
+        more = f" ({len(turned) - 1} more such images)" if len(turned) > 1 else ""
+        raise UserError(
+            f"image {image} is {TURNS[turn]} by its EXIF orientation {turn} when it is read, and "
+            f"its label {label} is not known to be{more}; write the images upright without the "
+            f"tag, or take the tag away where it is the stored pixels that the labels fit")
 
 
 @functools.cache
@@ -251,73 +241,39 @@ def _tell_once(doubt: str) -> None:
     logger.warning(doubt)
 
 
-class _Doubts:
-    """Doubts about files that threads read in any order."""
-
-    def __init__(self) -> None:
-        self.turned: list[Sequence[str]] = []
-        self.deep: list[str] = []
-        self.is_mask = False  # nothing but the first class and unlabelled pixels
-        self._colors: dict[int, tuple[bytes, str]] = {}  # of an id, and the label that shows it
-        self._recolored: list[tuple[str, int, str]] = []
-        self._lock = threading.Lock()
-
-    def note_colors(self, path: str, ids: np.ndarray) -> None:
-        """Compare the colours that a label's palette gives to its ``ids`` with others'."""
-        with open_image(path) as image:
-            palette = bytes(image.getpalette() or []) if image.mode == "P" else b""
-        with self._lock:
-            for class_id in ids.tolist() if palette else []:
-                color = palette[3 * class_id:3 * class_id + 3]
-                known, other = self._colors.setdefault(class_id, (color, path))
-                if known != color:
-                    self._recolored.append((path, class_id, other))
-                    break
-
-    def require_upright(self, file_list: FileList) -> None:
-        """Raise ``UserError`` if labels are not known to be turned like their images."""
-        if self.turned:
-            image, label = min(self.turned, key=[*file_list].index)
-            more = len(self.turned) - 1
-            raise UserError(
-                f"image {image} is turned by its EXIF orientation when it is read, and its label "
-                f"{label} is not known to be{f' ({more} more such images)' if more else ''}; "
-                f"write the images upright without the tag, or take the tag away where it is the "
-                f"stored pixels that the labels fit")
-
-    def lines(self, file_list: FileList) -> Iterator[str]:
-        """The sentences to log."""
-        if self.deep:
-            yield f"{len(self.deep)} images are not of 8 bits, such as {min(self.deep)}: {OF_DEEP}"
-        if self.is_mask:
-            yield (f"none of {len(file_list)} labels, such as {file_list[0][1]}, holds an id above "
-                   f"0, but unlabelled pixels; a mask, whose brightest value means an object, is "
-                   f"no label of class ids")
-        if self._recolored:
-            path, class_id, other = min(self._recolored)
-            yield (f"{len(self._recolored)} labels have another palette than others: id "
-                   f"{class_id} has one colour in {path} and another in {other}. Ids are read, "
-                   f"not colours; if a program chose the palettes, write ids that mean the same "
-                   f"in all")
+def _doubts(columns: _Columns, file_list: FileList) -> Iterator[str]:
+    """Say what is doubtful about the files, each kind in a sentence that names one of them."""
+    deep = np.flatnonzero(columns.deep)
+    if len(deep):
+        yield (f"{len(deep)} images are not of 8 bits, such as {file_list[deep[0]][0]}: "
+               f"{OF_DEEP}")
+    if len(file_list) > 1 and not columns.classes.any() and columns.unlabelled.any():
+        yield (f"none of {len(file_list)} labels, such as {file_list[0][1]}, holds an id above "
+               f"0, but unlabelled pixels; a mask, whose brightest value means an object, is "
+               f"no label of class ids")
+    has_color = columns.colors >= 0
+    files = np.repeat(np.arange(len(file_list)), columns.lengths)[has_color]
+    classes, colors = columns.classes[has_color], columns.colors[has_color]
+    _, first, class_of = np.unique(classes, return_index=True, return_inverse=True)
+    other = np.flatnonzero(colors != colors[first][class_of])
+    if len(other):
+        row = other[0]
+        yield (f"{len(np.unique(files[other]))} labels have another palette than others: id "
+               f"{classes[row]} has one colour in {file_list[files[row]][1]} and another in "
+               f"{file_list[files[first[class_of[row]]]][1]}. Ids are read, not colours; if a "
+               f"program chose the palettes, write ids that mean the same in all")
 
 
-def _mapped(pool: ThreadPoolExecutor, function: Callable, items: Sequence) -> Iterator:
-    for start in range(0, len(items), _IN_FLIGHT):
-        yield from pool.map(function, items[start:start + _IN_FLIGHT])
-
-
-def _is_turned(image_path: str, label_path: str, shape: tuple[int, ...]) -> bool:
-    """Tell if an image is turned when it is read and, by its size, its label may not be.
+def _unshared_turn(image_path: str, label_path: str, shape: tuple[int, ...]) -> int:
+    """The EXIF orientation of an image where, by its size, its label may not be turned; else 1.
 
     Raises:
         UserError: they differ in size without being turned.
     """
-    stored, turn = None, 1
     try:
         with open_image(image_path) as opened:
-            stored, turn = (opened.height, opened.width), orientation(opened)
-            if stored == shape:
-                return turn != 1
+            if (opened.height, opened.width) == shape:
+                return orientation(opened)
     except UserError:
         raise
     except Exception:  # PIL raises many types on formats it lacks; OpenCV decides
@@ -327,9 +283,7 @@ def _is_turned(image_path: str, label_path: str, shape: tuple[int, ...]) -> bool
         raise UserError(f"label {label_path} is {shape[0]} x {shape[1]} pixels (height x width), "
                         f"but its image {image_path} is {image.shape[0]} x {image.shape[1]}; the "
                         f"two must agree")
-
-
-    return False
+    return 1
 
 
 def _decode_label(path: str) -> np.ndarray:
@@ -365,7 +319,7 @@ def read_image(path: str) -> np.ndarray:
     Raises:
         UserError: it is missing, must not be decoded, or is no picture.
     """
-    _status(path, "image")
+    file_status(path, "image")
     require_decodable(path)
     try:
         image = cv2.imread(path)
@@ -381,14 +335,6 @@ def _unreadable(kind: str, path: str, reason: str) -> UserError:
                      f"from its source or take it out of the list of files")
 
 
-def _status(path: str, kind: str) -> os.stat_result:
-    try:
-        return os.stat(path)
-    except OSError as error:
-        raise UserError(f"no {kind} at {path} ({error.strerror}); check `dataset_root` and the "
-                        f"list of files") from None
-
-
 def _load(path: str, num_images: int, num_classes: int) -> _Columns | None:
     """Load the scan kept at ``path``; ``None`` if there is none or it is damaged."""
     try:
@@ -397,9 +343,11 @@ def _load(path: str, num_images: int, num_classes: int) -> _Columns | None:
                              for name, code in zip(_Columns._fields, _CODES)))
     except (OSError, ValueError, KeyError, TypeError):
         return None
-    lengths, classes, pixels, unlabelled, _ = columns
-    fits = (lengths.shape == unlabelled.shape == (num_images,) and (lengths >= 0).all()
-            and classes.shape == pixels.shape == (lengths.sum(),)
+    lengths, classes = columns.lengths, columns.classes
+    fits = (all(column.shape == (num_images,) for column in (
+        lengths, columns.unlabelled, columns.turns, columns.deep)) and (lengths >= 0).all()
+            and all(column.shape == (lengths.sum(),) for column in (
+                classes, columns.pixels, columns.colors))
             and ((0 <= classes) & (classes < num_classes)).all())
     return columns if fits else None
 

@@ -1,17 +1,18 @@
 """The label scan: pixels by class, what is broken, and what is kept of it."""
 
 import os
+import shutil
 
 import cv2
 import numpy as np
 import pytest
 from paddleseg.datasets import PascalContext, PascalVOC
-from PIL import Image
+from PIL import Image, ImageOps
 
 from helpers import hostile_images
 from helpers.fabricated import damage, make_context, make_dataset, make_voc, write_label
 from paddle_csrl.datasets import file_format, label_scan
-from paddle_csrl.datasets.label_scan import fingerprint, scan_labels
+from paddle_csrl.datasets.label_scan import scan_labels
 from paddle_csrl.errors import UserError
 
 
@@ -110,18 +111,18 @@ def test_default_cache_is_below_the_current_folder(files, tmp_path, monkeypatch)
     assert len(list((tmp_path / ".cache" / "paddle_csrl").glob("*.npz"))) == 1
 
 
-def test_fingerprint(files, tmp_path):
-    first = fingerprint(files)
-    assert first == fingerprint(files) and len(first) == 64
-    assert fingerprint(files[1:]) != first and fingerprint(files[::-1]) != first
-    root, moved = os.path.dirname(os.path.dirname(files[0][0])), str(tmp_path / "moved")
-    os.rename(root, moved)
-    files = [[path.replace(root, moved) for path in pair] for pair in files]
-    assert fingerprint(files) == first
-    status = os.stat(files[0][0])
-    os.utime(files[0][0], ns=(status.st_atime_ns, status.st_mtime_ns + 1))
-    assert fingerprint(files) != first
-    assert fingerprint([]) == fingerprint([])
+def test_a_copy_of_the_files_is_not_scanned_again(files, tmp_path, decodes, capsys):
+    """What is doubtful about it is told of the copy."""
+    recolor(files[3][1], range(768))
+    first = scan_labels(files, 5)
+    root, copy = os.path.dirname(os.path.dirname(files[0][0])), str(tmp_path / "copy")
+    shutil.copytree(root, copy, copy_function=shutil.copyfile)
+    capsys.readouterr()
+    second = scan_labels([[path.replace(root, copy) for path in pair] for pair in files], 5)
+    assert len(decodes) == 6
+    np.testing.assert_array_equal(first.counts.toarray(), second.counts.toarray())
+    printed = capsys.readouterr().out
+    assert f"one colour in {copy}" in printed and root not in printed
 
 
 # What is broken.
@@ -217,14 +218,33 @@ def test_turned_images(files, orientation, square):
     if orientation == 1:
         scan_labels(files, 5)
         return
-    with pytest.raises(UserError, match=f"image {files[2][0]} is turned by its EXIF orientation.*"
-                                        f"{files[2][1]} is not known to be.*1 more such"):
+    angle = {2: "mirrored", 3: "turned by 180 degrees", 4: "mirrored upside down",
+             6: "turned by 90 degrees", 8: "turned by 270 degrees"}.get(orientation, "")
+    with pytest.raises(UserError, match=f"image {files[2][0]} is .*{angle} by its EXIF orientation "
+                                        f"{orientation} .*{files[2][1]} is not known to be "
+                                        f".1 more such"):
         scan_labels(files, 5)
     if not square and orientation >= 5:
         for _, label in files[2:4]:
             write_label(label, TURNS[orientation](np.zeros((40, 50), np.uint8)).copy())
         assert scan_labels(files, 5).counts.toarray()[2, 0] == 2000
         assert cv2.imread(files[2][0]).shape == (50, 40, 3)
+
+
+@pytest.mark.parametrize("orientation", range(2, 9))
+def test_what_is_said_of_an_orientation_is_what_is_done(orientation):
+    """The words, carried out from left to right, against what PIL does for display."""
+    steps = {"turned by 90 degrees": lambda a: np.rot90(a, -1),
+             "turned by 180 degrees": lambda a: np.rot90(a, 2),
+             "turned by 270 degrees": lambda a: np.rot90(a, 1),
+             "mirrored": np.fliplr, "mirrored upside down": np.flipud}
+    stored = np.arange(6, dtype=np.uint8).reshape(2, 3)
+    image = Image.fromarray(stored)
+    image.info["exif"] = tagged(orientation).tobytes()
+    shown = stored
+    for words in file_format.TURNS[orientation].split(" and "):
+        shown = steps[words](shown)
+    np.testing.assert_array_equal(shown, np.array(ImageOps.exif_transpose(image)))
 
 
 def test_label_with_an_orientation(files):
@@ -254,11 +274,28 @@ def test_webp_images_are_refused_where_they_can_take_over_opencv(files):
         scan_labels(files, 5)
 
 
+def recolor(path, colors):
+    label = Image.fromarray(read(path))
+    label.putpalette(np.resize(colors, 768).astype(np.uint8).tobytes())
+    label.save(path)
+
+
+def test_palettes_are_compared_over_all_processes(files, capsys, monkeypatch):
+    """Each of two processes reads labels of one palette, which another one has not."""
+    for index, (_, path) in enumerate(files):
+        recolor(path, np.arange(768)[::1 if index < 3 else -1])
+    other = iter(label_scan._scan(files[3:], 5, 255, "", False, 0))
+    monkeypatch.setattr(label_scan.parallel, "world_size", lambda: 2)
+    monkeypatch.setattr(label_scan.parallel, "from_first", lambda array: array)
+    monkeypatch.setattr(label_scan.parallel, "collect", lambda own: [own, next(other)])
+    monkeypatch.setattr(label_scan, "fingerprint", lambda *_: "")
+    scan_labels(files, 5)
+    assert (f"3 labels have another palette than others: id 0 has one colour in {files[3][1]} and "
+            f"another in {files[0][1]}") in capsys.readouterr().out
+
+
 def test_doubts_are_told_every_time(files, capsys):
-    colors = np.arange(768, dtype=np.uint8)
-    label = Image.fromarray(read(files[3][1]))
-    label.putpalette(colors.tobytes())
-    label.save(files[3][1])
+    recolor(files[3][1], range(768))
     image = cv2.imread(files[4][0]).astype(np.uint16)
     cv2.imwrite(files[4][0] + ".png", image * 8)
     files[4] = (files[4][0] + ".png", files[4][1])

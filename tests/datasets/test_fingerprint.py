@@ -1,0 +1,170 @@
+"""Fingerprints: what counts, what is read again, and what is kept of it."""
+
+import hashlib
+import json
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+from paddle_csrl.datasets import fingerprint as module
+from paddle_csrl.datasets.fingerprint import fingerprint, fingerprint_by_times
+from paddle_csrl.errors import UserError
+
+
+@pytest.fixture
+def files(tmp_path, monkeypatch):
+    """Four pairs of files in a folder ``data``; with a cache of their own."""
+    monkeypatch.setenv("PADDLE_CSRL_CACHE", str(tmp_path / "cache"))
+    pairs = [(tmp_path / "data" / "images" / f"{index}.jpg", tmp_path / "data" / f"{index}.png")
+             for index in range(4)]
+    for pair in pairs:
+        for path in pair:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(f"content of {path.name}".encode())
+    return [[str(path) for path in pair] for pair in pairs]
+
+
+@pytest.fixture
+def reads(monkeypatch):
+    """The names of the files that are read, as they are; files need not have rested."""
+    paths, read = [], module._hash
+
+    def counting(path):
+        paths.append(os.path.basename(path))
+        return read(path)
+
+    monkeypatch.setattr(module, "_hash", counting)
+    monkeypatch.setattr(module, "_REST_NS", -10**12)
+    return paths
+
+
+def caches(tmp_path):
+    return sorted((tmp_path / "cache").glob("contents_*.json"))
+
+
+def moved(files, old, new):
+    return [[path.replace(str(old), str(new)) for path in pair] for pair in files]
+
+
+def overwrite(path, content):
+    """Write content of the same length, and have size and modification time as before."""
+    before = os.stat(path)
+    while os.stat(path).st_ctime_ns == before.st_ctime_ns:  # a tick of the file system's clock
+        Path(path).write_bytes(content.encode())
+        os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert (os.stat(path).st_size, os.stat(path).st_mtime_ns) == (
+        before.st_size, before.st_mtime_ns)
+
+
+def test_names_order_and_contents_count(files, tmp_path):
+    first = fingerprint(files)
+    assert first == fingerprint(files) and len(first) == 64
+    others = [files[1:], files[::-1], [pair[::-1] for pair in files], [pair[:1] for pair in files]]
+    found = [fingerprint(other) for other in others]
+    renamed = os.path.join(os.path.dirname(files[3][0]), "other.jpg")
+    os.rename(files[3][0], renamed)
+    files[3][0] = renamed
+    found.append(fingerprint(files))
+    Path(renamed).write_bytes(b"content of 4.jpg")
+    found.append(fingerprint(files))
+    assert len({first, *found}) == 7
+    assert fingerprint([]) == fingerprint([])
+
+
+def test_a_copy_elsewhere_is_the_same(files, tmp_path):
+    first = fingerprint(files)
+    shutil.copytree(tmp_path / "data", tmp_path / "copy", copy_function=shutil.copyfile)
+    for path in (tmp_path / "copy").rglob("*.*"):
+        os.utime(path, ns=(1, 1))
+    assert fingerprint(moved(files, tmp_path / "data", tmp_path / "copy")) == first
+
+
+def test_a_file_is_read_once(files, reads, tmp_path):
+    first = fingerprint(files)
+    assert sorted(reads) == sorted(os.path.basename(path) for pair in files for path in pair)
+    module._read.cache_clear()  # as in another process
+    assert fingerprint(files) == first
+    fingerprint(files[:2])  # is the list of another data set in the same folder
+    assert len(reads) == 8 and len(caches(tmp_path)) == 1
+
+
+@pytest.mark.parametrize("change", [
+    lambda path: overwrite(path, "CONTENT of 2.jpg"),
+    lambda path: Path(path).write_text("longer than before"),
+    lambda path: os.replace(shutil.copyfile(path, f"{path}.new"), path),
+    lambda path: os.utime(path, ns=(5, 5))])
+def test_only_what_may_have_changed_is_read_again(files, reads, change):
+    first = fingerprint(files)
+    before = Path(files[2][0]).read_bytes()
+    del reads[:]
+    change(files[2][0])
+    is_same = Path(files[2][0]).read_bytes() == before
+    assert (fingerprint(files) == first) == is_same
+    fingerprint(files)
+    assert reads == ["2.jpg"]
+
+
+def test_a_file_that_was_just_written_is_not_trusted(files, tmp_path):
+    fingerprint(files)
+    assert not caches(tmp_path)
+
+
+@pytest.mark.parametrize("content", [
+    b"", b"{\"/0.png\"", b"\xff\x00", b"[1, 2]", b"null", b"[" * 100000, b"{\"/0.png\": 5}",
+    b"{\"/0.png\": [\"mark\"], \"/1.png\": [1, 2], \"/2.png\": [\"mark\", [\"digest\"]]}"])
+def test_a_damaged_cache_is_read_anew(files, reads, tmp_path, content):
+    first = fingerprint(files)
+    path, = caches(tmp_path)
+    path.write_bytes(content)
+    assert fingerprint(files) == first and len(reads) == 16
+    fingerprint(files)
+    assert len(reads) == 16
+
+
+def test_the_cache_forgets_what_is_gone(files, reads, tmp_path):
+    fingerprint(files[:2])
+    fingerprint(files[2:])
+    path, = caches(tmp_path)
+    assert len(json.loads(path.read_text())) == 8
+    os.remove(files[0][0])
+    Path(files[3][1]).write_text("other")
+    fingerprint(files[1:])
+    assert len(json.loads(path.read_text())) == 7
+
+
+def test_a_cache_that_cannot_be_written_is_no_obstacle(files, reads, tmp_path, capsys):
+    first = fingerprint(files)
+    (tmp_path / "file").write_text("")
+    module._tell_unwritable.cache_clear()
+    for _ in range(2):
+        assert fingerprint(files, str(tmp_path / "file" / "below")) == first
+    assert capsys.readouterr().out.count("`zero_shot.cache_dir`") == 1
+
+
+def test_what_is_no_file_is_named(files, tmp_path):
+    os.remove(files[1][1])
+    with pytest.raises(UserError, match="no label at .*1.png .*dataset_root"):
+        fingerprint(files)
+    for make in (os.mkdir, os.mkfifo):
+        make(files[1][1])
+        with pytest.raises(UserError, match="no label at .*1.png .no regular file.*list of files"):
+            fingerprint(files)
+        os.rename(files[1][1], tmp_path / make.__name__)
+
+
+def test_a_file_that_cannot_be_read_is_named(files, monkeypatch):
+    def refuse(path, *_):
+        raise PermissionError(13, "Permission denied", path)
+
+    monkeypatch.setattr("builtins.open", refuse)
+    with pytest.raises(UserError, match="[0-3].(jpg|png) cannot be read .Permission denied"):
+        fingerprint(files)
+
+
+def test_the_fingerprint_by_times_is_that_of_0_1_0(files, tmp_path):
+    entries = [f"{path[len(str(tmp_path / 'data')):]}\0{os.stat(path).st_size}\0"
+               f"{os.stat(path).st_mtime_ns}\n" for pair in files for path in pair]
+    expected = hashlib.sha256("".join(entries).encode()).hexdigest()
+    assert fingerprint_by_times(files) == expected
