@@ -34,11 +34,13 @@ class Relations(NamedTuple):
         unseen (list[str]): names of the rows.
         seen (list[str]): names of the columns.
         pixels (dict[str, int]): validation features behind each real row.
+        ids (dict[str, int]): ids of all classes.
     """
     spaces: dict[str, np.ndarray]
     unseen: list[str]
     seen: list[str]
     pixels: dict[str, int]
+    ids: dict[str, int]
 
     def correlations(self) -> dict[str, np.ndarray]:
         """Correlate rows with the real ones: float64 [U'] by space, NaN where one is constant."""
@@ -85,7 +87,8 @@ def compare_relations(run: Run, without: Run | None = None, unseen: Sequence[str
     pixels = dict(zip(run.classes.unseen_names, counts.tolist()))
     return Relations({title: matrix[chosen] for title, matrix in spaces.items()},
                      [names[c] for c in rows], [names[c] for c in columns],
-                     {names[c]: pixels[names[c]] for c in rows})
+                     {names[c]: pixels[names[c]] for c in rows},
+                     {name: class_id for class_id, name in enumerate(names)})
 
 
 def title_of(run: Run) -> str:
@@ -139,14 +142,16 @@ def save_relations(relations: Relations, folder: str, standardize: bool = False)
     notes = [f"Rows: unseen classes. Columns: seen classes. Values: {quantity}.",
              "The real features of unseen classes are pixels of validation images, for display "
              "only: nothing is trained or chosen with them."]
-    missing = [name for name, count in relations.pixels.items() if not count]
+    shown = {name: visualize.name_or_id(name, class_id) for name, class_id in relations.ids.items()}
+    missing = [shown[name] for name, count in relations.pixels.items() if not count]
     if missing:
         notes.append(f"No validation image shows {', '.join(missing)}.")
     correlations = relations.correlations()
     limit = max(max(np.nanmax(np.abs(matrix), initial=0.0)
                     for matrix in relations.spaces.values()), 1e-6)
     figure = visualize.relation_figure(
-        relations.spaces, relations.unseen, relations.seen,
+        relations.spaces, [shown[name] for name in relations.unseen],
+        [shown[name] for name in relations.seen],
         {title: _caption(title, values) for title, values in correlations.items()}, notes,
         -limit, limit)
     paths = figure.save(os.path.join(folder, "relations"))

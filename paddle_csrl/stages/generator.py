@@ -176,7 +176,10 @@ def generate(task: GeneratorTask, number: int, seed: int, seen_too: bool = False
 
 
 def relation_picture(task: GeneratorTask, names: Sequence[str]) -> np.ndarray:
-    """Draw semantic and generated relations [U, S] side by side, uint8 RGB [H, W, 3]."""
+    """Draw semantic and generated relations [U, S] side by side, uint8 RGB [H, W, 3].
+
+    ``names`` are those of all classes, by id.
+    """
     state = paddle.get_rng_state()  # looking at the generator must not change its training
     with paddle.no_grad():
         _, unseen, *relations = task()
@@ -184,6 +187,6 @@ def relation_picture(task: GeneratorTask, names: Sequence[str]) -> np.ndarray:
     paddle.set_rng_state(state)
     semantic, generated = semantic.numpy(), generated.numpy()
     limit = float(max(np.abs(semantic).max(), np.abs(generated).max(), 1e-6))
-    return visualize.relation_panel(
-        semantic, generated, [names[c] for c in task.unseen_ids],
-        [names[c] for c in task.seen_ids], vmin=-limit, vmax=limit)
+    rows, columns = ([visualize.name_or_id(names[c], c) for c in ids]
+                     for ids in (task.unseen_ids, task.seen_ids))
+    return visualize.relation_panel(semantic, generated, rows, columns, vmin=-limit, vmax=limit)

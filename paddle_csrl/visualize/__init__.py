@@ -5,7 +5,7 @@ the other modules, ``drawing`` holds what they share and ``curves`` draws plots 
 """
 
 from paddle_csrl.visualize.colors import colors_by_name, palette
-from paddle_csrl.visualize.drawing import Picture, save_png, write_png
+from paddle_csrl.visualize.drawing import Picture, name_or_id, save_png, write_png
 from paddle_csrl.visualize.panels import (
     MAX_CLASSES,
     Scene,

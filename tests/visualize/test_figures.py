@@ -28,9 +28,9 @@ from paddle_csrl.reports import relations as reports
 from paddle_csrl.reports.predictions import choose_images, open_methods
 from paddle_csrl.reports.relations import REAL, SEMANTIC, compare_relations, real_prototypes
 from paddle_csrl.run import Run
-from paddle_csrl.stages.generator import trained_generator
+from paddle_csrl.stages.generator import relation_picture, trained_generator
 from paddle_csrl.utils import read_json
-from paddle_csrl.visualize import Scene, comparison_panel, relation_figure
+from paddle_csrl.visualize import Scene, comparison_panel, drawing, relation_figure
 
 
 def relations(folder, *argv):
@@ -160,7 +160,8 @@ def test_row_correlation_is_pearsons(seed):
 def test_a_class_without_validation_pixels_is_told(tmp_path):
     spaces = {SEMANTIC: np.array([[0.5, -0.5], [0.1, 0.3]]),
               REAL: np.array([[0.2, -0.9], [np.nan, np.nan]])}
-    found = reports.Relations(spaces, ["cow", "car"], ["cat", "dog"], {"cow": 9, "car": 0})
+    found = reports.Relations(spaces, ["cow", "car"], ["cat", "dog"], {"cow": 9, "car": 0},
+                              {"cat": 0, "dog": 1, "cow": 2, "car": 3})
     paths = reports.save_relations(found, str(tmp_path))
     content = read_json(paths[-1])
     assert content["spaces"][REAL]["relations"][1] == [None, None]
@@ -168,6 +169,21 @@ def test_a_class_without_validation_pixels_is_told(tmp_path):
     assert row == {"cow": pytest.approx(1.0), "car": None}
     assert content["spaces"][SEMANTIC]["mean_row_correlation_with_real"] == pytest.approx(1.0)
     assert "No validation image shows car." in open(paths[1]).read()
+
+
+def test_names_that_no_font_can_write_give_way_to_ids_in_relations(finished, tmp_path, monkeypatch):
+    monkeypatch.setattr(drawing, "_glyphs", lambda: frozenset(range(128)))
+    spaces = {REAL: np.array([[0.2, -0.9], [np.nan, np.nan]])}
+    found = reports.Relations(spaces, ["\u725b", "car"], ["cat", "\u72d7"], {"\u725b": 9, "car": 0},
+                              {"cat": 0, "\u72d7": 1, "\u725b": 2, "car": 3})
+    figure = open(reports.save_relations(found, str(tmp_path))[1], encoding="utf-8").read()
+    assert all(name in figure for name in ("class 2", "car", "cat", "class 1"))
+    assert not {"\u725b", "\u72d7"} & set(figure)
+    drawn = []
+    monkeypatch.setattr(visualize, "relation_panel", lambda *args, **_: drawn.extend(args[2:4]))
+    task = trained_generator(finished("custom").open().context)
+    relation_picture(task, ["background", "cat", "\u72d7", "\u725b", "car"])
+    assert drawn == [["class 3", "car"], ["background", "cat", "class 2"]]
 
 
 # --- relations: the tool ---------------------------------------------------------------------
