@@ -4,8 +4,11 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from paddleseg.utils import logger
+
 from paddle_csrl.builder import ZeroShotBuilder
 from paddle_csrl.config import ZeroShotConfig
+from paddle_csrl.core import preflight
 from paddle_csrl.evaluation.score import score
 from paddle_csrl.utils import make_folder, make_folder_of
 from paddle_csrl.utils.weights import load_state, set_weights
@@ -40,7 +43,8 @@ def evaluate(config: str, model_path: str, *, opts: Sequence[str] = (),
     read = ZeroShotConfig(config, opts=opts, overrides=dict(overrides or {}))
     state = load_state(model_path)  # before the data, which may have to be drawn
     builder = ZeroShotBuilder(read)
-    builder.val_dataset.audit()  # looks at every file, as training does
+    for warning in preflight.validation_warnings(builder):  # looks at every file, as training does
+        logger.warning("; ".join(warning))
     model = builder.new_segmentor()
     set_weights(model, state, model_path)
     if out:

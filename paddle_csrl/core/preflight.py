@@ -3,6 +3,7 @@
 import os
 from collections.abc import Sequence
 
+import numpy as np
 from paddleseg.utils import logger
 
 from paddle_csrl.builder import ZeroShotBuilder
@@ -38,8 +39,8 @@ def examine(run: Run, stages: Sequence[str]) -> None:
 
 def data_warnings(builder: ZeroShotBuilder) -> list[tuple[str, str]]:
     """Find what the labels make of no use: what is amiss, and what to do."""
-    names, train, val = builder.classes.names, builder.train_dataset, builder.val_dataset
-    audit, found = train.audit(), []
+    train, found = builder.train_dataset, []
+    audit = train.audit()
     absent, void = audit.get("seen_classes_absent", []), audit.get("pixels_unlabelled", 0)
     if absent:
         share = void / max(1, void + audit["pixels_seen"] + audit["pixels_ignored_unseen"])
@@ -47,12 +48,15 @@ def data_warnings(builder: ZeroShotBuilder) -> list[tuple[str, str]]:
             f", and {share:.0%} of all pixels are {train.ignore_index}, which means no class"
             if share > _MUCH_VOID else ""), "they are never predicted; mend the labels, name them "
                                             "unseen, or leave them out of the data set"))
-    pixels = val.class_pixels()
-    missing = [] if pixels is None else [names[c] for c in val.unseen_ids if not pixels[:, c].any()]
-    if missing:
-        found.append((f"no validation pixel of {', '.join(missing)}",
-                      "an IoU of 0 is no measurement of them; add images that show them"))
-    return found
+    return [*found, *validation_warnings(builder)]
+
+
+def validation_warnings(builder: ZeroShotBuilder) -> list[tuple[str, str]]:
+    """Find the classes that validation does not measure, as ``data_warnings``."""
+    names, pixels = builder.classes.names, builder.val_dataset.class_pixels()
+    missing = [] if pixels is None else [names[c] for c in np.flatnonzero(~pixels.any(0))]
+    return [(f"no validation pixel of {', '.join(missing)}",
+             "an IoU of 0 is no measurement of them; add images that show them")] if missing else []
 
 
 def schedule_warnings(run: Run) -> list[tuple[str, str]]:

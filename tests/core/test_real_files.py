@@ -9,7 +9,7 @@ from PIL import Image
 from helpers.fabricated import read_label
 from helpers.tiny_config import tiny_content, write_config
 from helpers.tiny_runs import differing, weights
-from paddle_csrl.cli import train
+from paddle_csrl.cli import train, val
 from paddle_csrl.errors import UserError, user_message
 
 
@@ -107,11 +107,11 @@ def test_another_ignore_index_and_a_whole_number_of_scales(run, content, tmp_pat
 
 
 def test_what_labels_and_schedules_make_of_no_use_is_said_before_training(run, content, capsys):
-    """Masks of 0 and 255, no validation pixel of cow (3), a warm-up that never ends."""
+    """Masks of 0 and 255, no validation pixel of dog and cow (2, 3), a warm-up without an end."""
     rewrite_labels(content, lambda label: np.where(label > 0, 255, 0).astype(np.uint8))
-    rewrite_labels(content, lambda label: np.where(label == 3, 0, label), "val")
+    rewrite_labels(content, lambda label: np.where(np.isin(label, [2, 3]), 0, label), "val")
     content["lr_scheduler"].update(warmup_iters=2, warmup_start_lr=1e-5)
-    run("output", "--stage", "segmentor")
+    folder = run("output", "--stage", "segmentor")
     lines = capsys.readouterr().out.splitlines()
     start = next(index for index, line in enumerate(lines) if "[TRAIN]" in line)
     warnings = "\n".join(line for line in lines[:start] if "WARNING" in line)
@@ -120,10 +120,13 @@ def test_what_labels_and_schedules_make_of_no_use_is_said_before_training(run, c
               for index in range(6)]
     void = sum((label == 255).sum() for label in labels) / sum(label.size for label in labels)
     assert f"no training pixel of cat, dog, car, and {void:.0%} of all pixels are 255" in warnings
-    assert "no validation pixel of cow" in warnings
+    assert "no validation pixel of dog, cow; an IoU of 0 is no measurement of them" in warnings
     assert "stage segmentor ends after `iters: 2`, within the warm-up of `warmup_iters: 2`" \
         in warnings
     assert "stage generator" not in warnings
+    val.main(["-c", f"{folder}.yml", "--model_path", f"{folder}/segmentor/model.pdparams",
+              "--device", "cpu"])
+    assert "no validation pixel of dog, cow; " in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("between", ["\t", "  "])
