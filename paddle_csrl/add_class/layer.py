@@ -13,7 +13,13 @@ from paddle_csrl.run import Run
 from paddle_csrl.stages.calibration import unit_direction
 from paddle_csrl.stages.classifier import calibrated_layer, record_calibration, train_classifier
 from paddle_csrl.stages.fit import Step, fit
-from paddle_csrl.stages.generator import generate, load_generator, trained_generator
+from paddle_csrl.stages.generator import (
+    generate,
+    load_generator,
+    relative_spread,
+    spread,
+    trained_generator,
+)
 from paddle_csrl.utils.weights import load_weights
 
 #: Least cosine between a class's embedding in training and now.
@@ -131,4 +137,9 @@ def _generate(trained: Run, target: Run, classes: ClassList, seed: int,
             trained.context.bank.renumbered([*kept, None]), neighbours,
             trained.output("generator"))
         result.append(generate(task, number, seed)[-1])
+    bank = trained.context.bank
+    real = float(np.mean([spread(bank.of(class_id)) for class_id in bank.present_ids]))
+    new = len(added)
+    relative_spread([classes.names[class_id] for class_id in added], np.stack(result)[-new:],
+                    [real] * new)
     return np.stack(result), state

@@ -124,11 +124,11 @@ def _run_unless_current(run: Run, name: str) -> None:
     # A checkpoint knows parameters by the names that Paddle counts up, which must therefore not
     # depend on what else was built in this process.
     with paddle.utils.unique_name.guard():
-        stage.run(context)
+        found = stage.run(context) or {}
     if run.output(name).endswith(".pdparams"):
         require_finite(load_state(run.output(name)), run.output(name))
     seconds = time.time() - start
-    run.finish(name, **made_from, made=how_made(seconds))
+    run.finish(name, **made_from, **found, made=how_made(seconds))
     for other in run.foreign_makers() if context.makes_model else ():
         run.mark_unfinished(other)
     logger.info(f"[{name}] took {seconds:.0f} s")

@@ -139,8 +139,11 @@ class Stage(abc.ABC):
         """Raise ``UserError`` for what is bound to fail if the run begins with this stage."""
 
     @abc.abstractmethod
-    def run(self, context: StageContext) -> None:
-        """Do it, from ``context.files.begin(self.name)`` to the output."""
+    def run(self, context: StageContext) -> dict[str, Any] | None:
+        """Do it, from ``context.files.begin(self.name)`` to the output.
+
+        What is returned, values for JSON by name, goes into the stage's record.
+        """
 
 
 #: All stages, in the order in which they run.

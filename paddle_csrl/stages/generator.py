@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 import paddle
-from paddleseg.utils import utils
+from paddleseg.utils import logger, utils
 from pydantic import Field
 
 from paddle_csrl import parallel, visualize
@@ -30,6 +30,10 @@ from paddle_csrl.stages.base import Stage, StageContext, embeddings_input, regis
 from paddle_csrl.stages.fit import Fit, check_training, fit, fit_in_folder
 from paddle_csrl.utils.visualdl import StageLogWriter
 from paddle_csrl.utils.weights import load_weights, save_state
+
+#: Share of the spread of real features below which generated ones are as good as one point.
+COLLAPSED = 0.01
+_SPREAD_SAMPLES = 64
 
 
 @section("generator")
@@ -82,7 +86,7 @@ class GeneratorStage(Stage):
         check_generator(context.config.section(self.name), context.embeddings,
                         context.classes.seen_ids, context.classes.unseen_ids)
 
-    def run(self, context: StageContext) -> None:
+    def run(self, context: StageContext) -> dict[str, Any]:
         section, bank = context.config.section(self.name), context.bank
         shown: list[GeneratorTask] = []
 
@@ -101,6 +105,8 @@ class GeneratorStage(Stage):
         if parallel.is_first():
             visualize.save_png(os.path.join(context.files.folder(self.name), "relations.png"),
                                relation_picture(task, context.classes.names))
+        return {"spread": spread_of_classes(task, bank, context.classes.names,
+                                            context.seed(self.name))}
 
 
 def new_task(section: GeneratorSection, embeddings: np.ndarray, bank: FeatureBank,
@@ -173,6 +179,48 @@ def generate(task: GeneratorTask, number: int, seed: int, seen_too: bool = False
     with paddle.no_grad():
         make = task.generate if seen_too else task.generate_unseen
         return make(number).astype("float32").numpy()
+
+
+def spread_of_classes(task: GeneratorTask, bank: FeatureBank, names: Sequence[str],
+                      seed: int) -> dict[str, float]:
+    """Compare the spread of generated features with that of real ones, and warn of a collapse.
+
+    Returns:
+        As ``relative_spread``, of all classes by name. A seen class is compared with its own
+        features, an unseen one with those of seen classes on average.
+    """
+    generated = generate(task, _SPREAD_SAMPLES, seed, seen_too=True)
+    real = [spread(bank.of(class_id)) for class_id in task.seen_ids]
+    return relative_spread([names[c] for c in (*task.seen_ids, *task.unseen_ids)], generated,
+                           [*real, *[float(np.mean(real))] * task.num_unseen])
+
+
+def relative_spread(names: Sequence[str], generated: np.ndarray,
+                    real: Sequence[float]) -> dict[str, float]:
+    """Divide the spread of generated features by a real one, and warn where next to none is left.
+
+    Args:
+        names: K classes.
+        generated: float32 [K, P, D], their features.
+        real: the spread of real features, one for each class; without any nothing is compared.
+
+    Returns:
+        The quotients by name: about 1 for a generator that has learned the spread.
+    """
+    found = {name: round(spread(rows) / reference, 4)
+             for name, rows, reference in zip(names, generated, real) if reference > 0}
+    collapsed = {name: value for name, value in found.items() if value < COLLAPSED}
+    if collapsed:
+        told = ", ".join(f"{name} ({value:.2%})" for name, value in collapsed.items())
+        logger.warning(f"the generator has collapsed: it makes nearly one and the same feature of "
+                       f"{told}, in brackets the share of the spread of real ones; lower its "
+                       f"learning rate, or look at its losses")
+    return found
+
+
+def spread(features: np.ndarray) -> float:
+    """Mean standard deviation of the channels of features [P, D]."""
+    return float(features.std(0, dtype=np.float64).mean())
 
 
 def relation_picture(task: GeneratorTask, names: Sequence[str]) -> np.ndarray:
