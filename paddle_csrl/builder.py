@@ -16,7 +16,7 @@ from paddle_csrl.classes import CLASSES_FILE, ClassTable, read_classes_beside
 from paddle_csrl.config import ZeroShotConfig
 from paddle_csrl.config.components import UserErrorBuilder
 from paddle_csrl.datasets.class_names import class_names_for, read_class_names, resolve_classes
-from paddle_csrl.datasets.label_scan import fingerprint
+from paddle_csrl.datasets.fingerprint import FileList, fingerprint, fingerprint_by_times
 from paddle_csrl.datasets.sources import require_data, require_training_mode
 from paddle_csrl.datasets.unlabelled import UnlabelledImages
 from paddle_csrl.datasets.whole_view import require_whole_view
@@ -207,18 +207,31 @@ class ZeroShotBuilder(UserErrorBuilder):
                                class_names=classes.names, label_names=classes.label_names,
                                cache_dir=zero_shot.cache_dir, **kwargs)
 
-    def fingerprint(self, use: str = "seen") -> str:
-        """Hash the names, sizes and times of training files.
+    def files(self, use: str) -> FileList:
+        """The files of a data set; empty where it has no list of them.
 
         Args:
-            use: ``seen``, those that the policy lets through; ``unlabelled``, the images of
-                ``unlabelled_dataset``; ``all``, also those that the policy takes out.
+            use: ``seen``, the training files that the policy lets through; ``all``, also those
+                that it takes out; ``unlabelled``, the images of ``unlabelled_dataset``; ``val``,
+                all of validation; ``selection``, what of it a checkpoint may be chosen by.
+
+        Raises:
+            UserError: there is no such data set.
         """
         if use == "unlabelled":
-            return fingerprint([[path] for path in self.unlabelled_dataset.paths])
-        if use == "all":
-            return fingerprint(getattr(self._training_images, "file_list", None) or [])
-        return fingerprint(self.train_dataset.file_list)
+            return [[path] for path in self.unlabelled_dataset.paths]
+        name = {"seen": "train_dataset", "all": "_training_images", "val": "val_dataset",
+                "selection": "selection_dataset"}[use]
+        files = getattr(getattr(self, name), "file_list", None) or []
+        return files if all(isinstance(pair, (list, tuple)) for pair in files) else []
+
+    def fingerprint(self, use: str = "seen") -> str:
+        """Hash the names and contents of ``files(use)``."""
+        return fingerprint(self.files(use), self.config.settings.zero_shot.cache_dir)
+
+    def fingerprint_by_times(self, use: str) -> str:
+        """Hash the names, sizes and times of ``files(use)``, as records of 0.1.0 have them."""
+        return fingerprint_by_times(self.files(use))
 
 
 def classes_of(config: ZeroShotConfig, dataset: Any = None) -> ClassTable:

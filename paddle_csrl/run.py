@@ -1,17 +1,18 @@
 """One training run: its config, its folder, and which of its stages are current."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
+from paddle_csrl import parallel
 from paddle_csrl.builder import ZeroShotBuilder, classes_beside
 from paddle_csrl.classes import ClassTable
 from paddle_csrl.config import ZeroShotConfig
 from paddle_csrl.errors import UserError
 from paddle_csrl.run_folder import RunFolder
 from paddle_csrl.stages import Stage, StageContext, stages_of
-from paddle_csrl.stages.base import STAGES, all_inputs, changed_inputs
+from paddle_csrl.stages.base import STAGES, all_inputs, brought_up, changed_inputs
 from paddle_csrl.stages.calibration import Calibration
 from paddle_csrl.stages.fit import is_checkpoint
 from paddle_csrl.utils import read_json
@@ -122,12 +123,26 @@ class Run(RunFolder):
         """Return all that the stage's result depends on, as JSON-able values by name."""
         return all_inputs(self.stage(stage), self.context)
 
+    def changed_inputs(self, stage: str, recorded: dict[str, Any],
+                       apart: Collection[str] = ()) -> list[str]:
+        """Return the names of a stage's inputs, but those ``apart``, that were others once."""
+        inputs = self.inputs(stage)
+        return changed_inputs(brought_up(recorded, inputs, self.stage(stage), self.builder),
+                              inputs, apart)
+
+    def bring_up_record(self, stage: str) -> None:
+        """Have the record of a current stage, if of before 0.2.0, hold all inputs from now on."""
+        record = self.record(stage)
+        inputs = brought_up(record["inputs"], self.inputs(stage), self.stage(stage), self.builder)
+        if inputs != record["inputs"] and parallel.is_first():
+            self._write_record(stage, {**record, "inputs": inputs})
+
     def changes(self, stage: str) -> list[str] | None:
         """Return the names of inputs changed since the stage finished; None if it never did."""
         if not self.is_finished(stage):
             return None
         record = self.record(stage)
-        changed = changed_inputs(record.get("inputs", {}), self.inputs(stage))
+        changed = self.changed_inputs(stage, record.get("inputs", {}))
         # Records of 0.1.0 say no format; it was the first.
         return changed + ["format"] * (record.get("format", 1) != self.stage(stage).format)
 

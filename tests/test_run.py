@@ -1,6 +1,7 @@
 """What is finished, what has changed, and whose files are whose."""
 
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -85,11 +86,13 @@ def test_an_input_reads_the_same_after_building(make_run):
     ({"iters": 3}, {"segmentor": ["iters"]}),
     ({"batch_size": 1}, {"segmentor": ["batch_size"]}),
     ({"lr_scheduler.learning_rate": 0.5}, {"segmentor": ["lr_scheduler"]}),
-    ({"model.backbone.width": 6}, {"segmentor": ["model"]}),
+    ({"model.backbone.width": 6}, {"segmentor": ["model"], "features": ["model"]}),
+    ({"model.align_corners": True}, {"segmentor": ["model"], "features": ["model"]}),
     ({"precision": "fp16"}, {"segmentor": ["precision"],
                               "features": ["amp_level", "precision"]}),
     ({"zero_shot.features.samples_per_class": 9}, {"features": ["features"]}),
-    ({"zero_shot.features.normalize": False}, {"generator": ["normalize"]}),
+    ({"zero_shot.features.normalize": False},
+     {"generator": ["normalize"], "classifier": ["normalize"]}),
     ({"zero_shot.features.transforms": [{"type": "Normalize"}]}, {"features": ["transforms"]}),
     ({"val_dataset.transforms": [{"type": "Normalize"}]},
      {"segmentor": ["val_dataset"], "features": ["transforms"]}),
@@ -105,8 +108,15 @@ def test_an_input_reads_the_same_after_building(make_run):
     ({"generator.log_iters": 3, "classifier.save_interval": 3}, {}),
     ({"keep_checkpoint_max": 1, "use_vdl": False}, {}),
     ({"test_config": {}}, {}),
-    ({"test_config": {"flip_vertical": True}}, {"segmentor": ["test_config"]}),
-    ({"zero_shot.policy": "drop"}, {"segmentor": ["data", "policy"], "features": ["data"]}),
+    ({"test_config": {"flip_vertical": True}}, {}),  # without `aug_eval` it means nothing
+    ({"test_config": {"crop_size": [8, 8], "stride": [8, 8]}}, {}),
+    ({"test_config": {"flip_vertical": True, "aug_eval": True}}, {"segmentor": ["test_config"]}),
+    ({"save_interval": 1}, {"segmentor": ["save_interval"]}),
+    ({"generator.unseen_prototypes": "hull"},
+     {"generator": ["generator"], "classifier": ["generator.unseen_prototypes"]}),
+    ({"zero_shot.policy": "drop"},
+     {"segmentor": ["data", "policy", "val_data"], "features": ["data"]}),
+    ({"num_workers": 2}, {}),
 ])
 def test_a_change_touches_the_stages_that_depend_on_it(run, make_run, changes, expected):
     assert changed(make_run(changes)) == expected
@@ -114,7 +124,7 @@ def test_a_change_touches_the_stages_that_depend_on_it(run, make_run, changes, e
 
 def test_other_training_images_are_a_change(run, make_run, content):
     found = changed(make_run({"train_dataset.train_path": content["val_dataset"]["val_path"]}))
-    assert found == {"segmentor": ["data", "train_dataset"], "features": ["data"]}
+    assert found == {"segmentor": ["data"], "features": ["data"]}
 
 
 def test_another_id_for_the_same_class_name_is_a_change(run, make_run, content, tmp_path):
@@ -124,15 +134,124 @@ def test_another_id_for_the_same_class_name_is_a_change(run, make_run, content, 
     assert all("unseen" in found[stage] for stage in STAGES)
 
 
-def test_a_touched_training_file_is_a_change(run, make_run, content):
-    path = os.path.join(content["train_dataset"]["dataset_root"], "labels", "train_0001.png")
+@pytest.fixture
+def elsewhere(content, tmp_path):
+    """Settings for a copy of the data, written just now, and its folder."""
+    root = tmp_path / "copy"
+    shutil.copytree(content["train_dataset"]["dataset_root"], root, copy_function=shutil.copyfile)
+    return {"train_dataset.dataset_root": str(root), "val_dataset.dataset_root": str(root),
+            "train_dataset.train_path": str(root / "train.txt"),
+            "val_dataset.val_path": str(root / "val.txt")}, root
+
+
+def add_a_byte(path):
+    """Change a file, behind its content, and let it look as before but for its size."""
     status = os.stat(path)
-    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns + 10**10))
-    try:
-        assert changed(make_run()) == {"segmentor": ["data"], "features": ["data"]}
-    finally:
-        os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
-    assert changed(make_run()) == {}
+    with open(path, "ab") as file:
+        file.write(b"\0")
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+
+def test_a_copy_of_the_data_is_no_change(run, make_run, elsewhere):
+    assert changed(make_run(elsewhere[0])) == {}
+
+
+@pytest.mark.parametrize("name, expected", [
+    ("labels/train_0001.png", {"segmentor": ["data"], "features": ["data"]}),
+    ("images/train_0001.jpg", {"segmentor": ["data"], "features": ["data"]}),
+    ("labels/val_0000.png", {"segmentor": ["val_data"]}),
+    ("images/val_0000.jpg", {"segmentor": ["val_data"]})])
+def test_other_content_of_a_file_is_a_change(run, make_run, elsewhere, name, expected):
+    settings, root = elsewhere
+    add_a_byte(root / name)
+    assert changed(make_run(settings)) == expected
+
+
+def test_validation_is_no_input_of_what_does_not_look_at_it(make_run, elsewhere):
+    off = {"do_eval": False}
+    finish(make_run(off))
+    settings, root = elsewhere
+    add_a_byte(root / "labels" / "val_0000.png")
+    assert changed(make_run({**settings, **off, "save_interval": 1, "test_config.is_slide": True,
+                             "test_config.crop_size": [8, 8], "test_config.stride": [8, 8],
+                             "val_dataset.edge": True})) == {}
+    assert changed(make_run(settings))["segmentor"]
+
+
+def test_pretrained_weights_count_by_their_content(make_run, tmp_path):
+    paths = [tmp_path / f"{name}.pdparams" for name in "ab"]
+    for path in paths:
+        path.write_text("weights")
+    first, second = ({"model.pretrained": str(path)} for path in paths)
+    finish(make_run(first))
+    assert changed(make_run(first)) == changed(make_run(second)) == {}
+    paths[0].write_text("WEIGHTS")
+    assert changed(make_run(first)) == {"segmentor": ["pretrained"]}
+    assert changed(make_run()) == {"segmentor": ["pretrained"]}
+    address = {"model.pretrained": "https://example.org/a.pdparams"}
+    finish(make_run(address))
+    assert changed(make_run(address)) == {}
+    assert changed(make_run({"model.pretrained": "https://example.org/b.pdparams"})) == {
+        "segmentor": ["pretrained"]}
+
+
+def test_given_weights_do_not_hide_what_labels_mean(make_run, tmp_path, content):
+    (tmp_path / "w.pdparams").write_text("weights")
+    given = {"segmentor_weights": str(tmp_path / "w.pdparams"), "zero_shot.policy": "drop",
+             "zero_shot.label_names": ["background", "cat", "dog", "cow", "car"]}
+    finish(make_run(given))
+    assert changed(make_run(given)) == {}
+    swapped = {**given, "zero_shot.label_names": ["background", "dog", "cat", "cow", "car"]}
+    assert changed(make_run(swapped)) == {"features": ["label_names"]}
+    edged = {**given, "train_dataset.edge": True}
+    assert changed(make_run(edged)) == {"features": ["train_dataset"]}
+
+
+# Records of before 0.2.0.
+
+@pytest.fixture
+def old_run(make_run, elsewhere):
+    """A run whose records know files by times, and not all inputs; and its settings."""
+    settings, root = elsewhere
+    run = make_run(settings)
+    finish(run)
+    for stage in STAGES:
+        record = read_json(record_of(run, stage))
+        inputs = {key: value for key, value in record["inputs"].items()
+                  if key not in run.stage(stage).new_inputs}
+        if stage == "segmentor":
+            inputs.update({key: run.config.given[key] for key in ("train_dataset", "val_dataset")})
+        if "data" in inputs:
+            inputs["data"] = run.builder.fingerprint_by_times("seen")
+        write_json(record_of(run, stage), {**record, "inputs": inputs})
+    return run, settings, root
+
+
+def test_an_old_record_is_current_as_long_as_all_it_knows_is_the_same(old_run, make_run):
+    run, settings, root = old_run
+    assert changed(make_run(settings)) == {}
+    add_a_byte(root / "labels" / "val_0000.png")  # of which it knows nothing
+    assert changed(make_run(settings)) == {}
+    add_a_byte(root / "labels" / "train_0000.png")
+    assert changed(make_run(settings)) == {"segmentor": ["data"], "features": ["data"]}
+
+
+def test_an_old_record_knows_all_from_the_next_time_on(old_run, make_run):
+    run, settings, root = old_run
+    for stage in STAGES:
+        run.bring_up_record(stage)
+    os.utime(root / "labels" / "train_0000.png")
+    assert changed(make_run(settings)) == {}
+    add_a_byte(root / "labels" / "val_0000.png")
+    assert changed(make_run(settings)) == {"segmentor": ["val_data"]}
+    add_a_byte(root / "labels" / "train_0000.png")
+    assert changed(make_run(settings)) == {"segmentor": ["data", "val_data"], "features": ["data"]}
+
+
+def test_a_record_that_knows_all_is_left_alone(run):
+    before = os.stat(record_of(run, "segmentor")).st_mtime_ns
+    run.bring_up_record("segmentor")
+    assert os.stat(record_of(run, "segmentor")).st_mtime_ns == before
 
 
 @pytest.mark.parametrize("stage, expected", [

@@ -17,7 +17,6 @@ from paddle_csrl.builder import ZeroShotBuilder
 from paddle_csrl.compare.curve import curve, swept_layers
 from paddle_csrl.compare.plan import Cell, Plan
 from paddle_csrl.core.train import run_stages, write_config
-from paddle_csrl.datasets.label_scan import fingerprint
 from paddle_csrl.errors import user_message
 from paddle_csrl.evaluation.layers import score_layers
 from paddle_csrl.evaluation.score import describe
@@ -132,7 +131,7 @@ class _Group:
             write_config(run)
             logger.info(f"[compare] {cell}: trained in {time.time() - start:.0f} s")
         _drop_checkpoints(run, stages)
-        if read_scores(self.plan, cell).get("inputs") == self._score_inputs(run):
+        if self._is_scored(cell, run):
             return
         if run.shared_dir:
             shared.append((cell, run))
@@ -195,11 +194,16 @@ class _Group:
             "confusion": evaluator.confusion.tolist()})
         self._remove(cell, "failure.json")
 
+    def _is_scored(self, cell: Cell, run: Run) -> bool:
+        recorded, inputs = read_scores(self.plan, cell).get("inputs"), self._score_inputs(run)
+        # Before 0.2.0 a record knew its images by their times.
+        return recorded in (inputs, {**inputs, "images": run.builder.fingerprint_by_times("val")})
+
     def _score_inputs(self, run: Run) -> dict[str, Any]:
         """The inputs of a trained cell's scores, besides its config."""
         inputs: dict[str, Any] = {
             "model": checksum(run.result), "segmentor": checksum(run.output("segmentor")),
-            "images": fingerprint(run.builder.val_dataset.file_list)}
+            "images": run.builder.fingerprint("val")}
         if self.plan.calibrations:
             inputs["calibrations"] = sorted(map(float, self.plan.calibrations))
         return inputs

@@ -174,8 +174,8 @@ class ZeroShot(Section):
         "convolution whose inputs are the features and which stage 3 replaces. It is found by its "
         "effect on the logits, so that auxiliary heads are not mistaken for it", "found")
     cache_dir: Path | None = key(
-        None, "folder where the scan of the labels is kept; the environment variable "
-        "`PADDLE_CSRL_CACHE` gives another default", "`.cache/paddle_csrl`")
+        None, "folder where checksums of the files and the scan of the labels are kept; the "
+        "environment variable `PADDLE_CSRL_CACHE` gives another default", "`.cache/paddle_csrl`")
 
 
 class TestConfig(Section):

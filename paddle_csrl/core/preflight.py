@@ -9,7 +9,7 @@ from paddleseg.utils import logger
 from paddle_csrl.builder import ZeroShotBuilder
 from paddle_csrl.errors import UserError
 from paddle_csrl.run import Run
-from paddle_csrl.stages.base import MAY_CHANGE, changed_inputs
+from paddle_csrl.stages.base import MAY_CHANGE
 from paddle_csrl.stages.fit import iterations_done
 from paddle_csrl.utils import make_folder, read_json
 from paddle_csrl.utils.weights import load_state, load_weights
@@ -114,7 +114,7 @@ def _check_origin(run: Run, stage: str) -> None:
                        f"write down what it was trained on; that this is the same is for you to "
                        f"say")
         return
-    changed = changed_inputs(record["inputs"], run.inputs(stage), apart=MAY_CHANGE)
+    changed = run.changed_inputs(stage, record["inputs"], apart=MAY_CHANGE)
     if changed:
         raise UserError(f"--resume_model {path} was trained with another {', '.join(changed)}; go "
                         f"on with the config it was trained with, or leave the flag out")

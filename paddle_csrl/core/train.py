@@ -113,6 +113,7 @@ def _run_unless_current(run: Run, name: str) -> None:
     context.resume_model, context.makes_model = run.resumes(name), name == run.model_stage
     has_all = changes == [] and (run.has_final_model() or not context.makes_model)
     if has_all and not context.resume_model and not run.restart:
+        run.bring_up_record(name)
         logger.info(f"[{name}] up to date: {run.output(name)}")
         return
     if changes:

@@ -15,6 +15,8 @@ from paddle_csrl.utils.precision import autocast
 
 #: The keys of ``test_config`` that mean something with ``aug_eval`` alone.
 AUGMENTED_KEYS = ("scales", "flip_horizontal", "flip_vertical")
+#: Those with ``is_slide`` alone.
+WINDOW_KEYS = ("crop_size", "stride")
 
 
 def shard(dataset: paddle.io.Dataset) -> paddle.io.Subset:

@@ -7,6 +7,8 @@ it behind those registered before it; nothing else has to know of it.
 
 import abc
 import hashlib
+import itertools
+import os
 from collections.abc import Callable, Collection
 from functools import cached_property
 from typing import Any, ClassVar, TypeVar
@@ -15,11 +17,13 @@ import numpy as np
 import paddle
 
 from paddle_csrl.bank.feature_bank import FeatureBank, Scale
-from paddle_csrl.builder import ZeroShotBuilder
+from paddle_csrl.builder import ZeroShotBuilder, without_pretrained
 from paddle_csrl.classes import ClassTable
 from paddle_csrl.config import ZeroShotConfig
 from paddle_csrl.config.schema import SECTIONS, Features, Section, Settings, TestConfig
+from paddle_csrl.datasets.fingerprint import FileList
 from paddle_csrl.errors import UserError
+from paddle_csrl.evaluation.evaluate import AUGMENTED_KEYS, WINDOW_KEYS
 from paddle_csrl.run_folder import RunFolder, checksum
 
 Loaded = TypeVar("Loaded")
@@ -102,6 +106,8 @@ class Stage(abc.ABC):
     result: ClassVar[str]
     #: Raised when the same inputs would give another result, which makes old ones out of date.
     format: ClassVar[int] = 1
+    #: Inputs that records of before 0.2.0 do not hold.
+    new_inputs: ClassVar[tuple[str, ...]] = ()
     #: Earlier stages whose outputs the result depends on.
     needs: ClassVar[tuple[str, ...]] = ()
     #: Of ``FLAGS``, those that mean something to it.
@@ -128,7 +134,8 @@ class Stage(abc.ABC):
     def inputs(self, context: StageContext) -> dict[str, Any]:
         """Return what else the result depends on, besides seed, classes and ``needs``.
 
-        The values are for JSON. Keys of logging and saving are none.
+        The values are for JSON. Keys of logging and saving are none, and files are in it by
+        their contents, so that they may move.
         """
         return {}
 
@@ -181,6 +188,25 @@ def section_inputs(section: Section) -> dict[str, Any]:
     return section.model_dump(exclude=_NO_INPUTS, mode="json")
 
 
+def dataset_input(content: dict[str, Any], files: FileList) -> dict[str, Any]:
+    """Return the keys of a data set that count beside its ``files``, wherever these are."""
+    return {key: value for key, value in content.items() if not files or key not in _PLACES}
+
+
+def pretrained_input(content: Any, place: str = "model") -> dict[str, str]:
+    """Return the weights that a section ``model`` starts from, by their dotted keys.
+
+    A file counts by its content, and what is no file by its name, as the address of a download.
+    """
+    found = {}
+    for key, value in content.items() if isinstance(content, dict) else ():
+        if key == "pretrained" and isinstance(value, str):
+            found[f"{place}.{key}"] = checksum(value) if os.path.isfile(value) else value
+        else:
+            found.update(pretrained_input(value, f"{place}.{key}"))
+    return found
+
+
 def embeddings_input(context: StageContext) -> str:
     return hashlib.sha256(context.embeddings.tobytes()).hexdigest()
 
@@ -188,10 +214,16 @@ def embeddings_input(context: StageContext) -> str:
 #: Of a section, what its result does not depend on, or what is an input by itself.
 _NO_INPUTS = {"save_interval", "log_iters", "seed"}
 #: What records of 0.1.0 hold besides, although no result depends on it.
-_NO_LONGER = {"paddle_csrl", "save_interval"}
+_NO_LONGER = {"paddle_csrl"}
+#: Where a data set finds its files.
+_PLACES = {"dataset_root", "train_path", "val_path", "test_path"}
+#: Of stage 1, what a checkpoint is chosen by.
+_OF_CHOICE = ("val_dataset", "val_data", "test_config", "save_interval")
+#: Inputs that are fingerprints of files, and of which ones.
+_FINGERPRINTS = {"data": "seen", "labels": "all", "unlabelled": "unlabelled"}
 #: What may change where a training goes on from a checkpoint.
-MAY_CHANGE = {"iters", "batch_size", "optimizer", "lr_scheduler", "val_dataset", "test_config",
-              "do_eval", "to_static_training", "precision", "amp_level", "seed"}
+MAY_CHANGE = {"iters", "batch_size", "optimizer", "lr_scheduler", "do_eval", *_OF_CHOICE,
+              "to_static_training", "precision", "amp_level", "seed"}
 
 
 def changed_inputs(old: dict[str, Any], new: dict[str, Any],
@@ -201,12 +233,34 @@ def changed_inputs(old: dict[str, Any], new: dict[str, Any],
     Names ``apart`` do not count, of inputs and within sections.
     """
     old, new = (_settled(inputs, {*_NO_INPUTS, *apart}) for inputs in (old, new))
+    for key in {*old, *new} & {"train_dataset", "val_dataset"}:
+        if isinstance(old.get(key), dict) and isinstance(new.get(key), dict):
+            old[key], new[key] = ({name: value for name, value in one.items()
+                                   if name in other or name not in _PLACES}
+                                  for one, other in itertools.permutations((old[key], new[key])))
+    if "pretrained" in old and "pretrained" in new:  # not by their names, then
+        for inputs in (old, new):
+            inputs["model"] = without_pretrained(inputs.get("model"))
     return sorted(key for key in {*old, *new} - {*apart} if old.get(key) != new.get(key))
+
+
+def brought_up(old: dict[str, Any], new: dict[str, Any], stage: Stage,
+               builder: ZeroShotBuilder) -> dict[str, Any]:
+    """Return the inputs of a record of before 0.2.0 as it would hold them now.
+
+    It knows files by their sizes and times; where these are as they were, so are the files. Of
+    what it does not hold (``stage.new_inputs``) nothing is known to have changed.
+    """
+    known = {key: value for key, value in new.items() if key in stage.new_inputs}
+    same = {key: new[key] for key, use in _FINGERPRINTS.items()
+            if key in old and key in new and old[key] != new[key]
+            and old[key] == builder.fingerprint_by_times(use)}
+    return {**known, **old, **same}
 
 
 def _settled(inputs: dict[str, Any], apart: Collection[str]) -> dict[str, Any]:
     kinds: dict[str, type[Section]] = {**SECTIONS, "features": Features, "test_config": TestConfig}
-    result = {}
+    result: dict[str, Any] = {}
     for key, value in inputs.items():
         if key in kinds and isinstance(value, (dict, type(None))):
             defaults = {name: field.default for name, field in kinds[key].model_fields.items()
@@ -216,4 +270,15 @@ def _settled(inputs: dict[str, Any], apart: Collection[str]) -> dict[str, Any]:
         elif key not in _NO_LONGER:
             field = Settings.model_fields.get(key)
             result[key] = field.default if value is None and field else value
+    if isinstance(result.get("unseen"), dict):  # names are those of the embeddings
+        result["unseen"] = sorted(result["unseen"].values())
+    if "test_config" in result:
+        test = result["test_config"]
+        idle = {*(() if test["aug_eval"] else AUGMENTED_KEYS),
+                *(() if test["is_slide"] else WINDOW_KEYS)}
+        result["test_config"] = {name: item for name, item in test.items() if name not in idle}
+    if result.get("save_interval", 0) >= result.get("iters", 1):
+        result["save_interval"] = None  # the checkpoint at the end, which is there in any case
+    if result.get("do_eval") is False:
+        result = {key: value for key, value in result.items() if key not in _OF_CHOICE}
     return result

@@ -74,12 +74,21 @@ class ClassifierStage(Stage):
     name, result = "classifier", "layer"
     help = "a new last layer learns real seen and generated unseen features"
     needs, makes_model = ("segmentor", "features", "generator"), True
+    new_inputs = ("normalize", "generator.model", "generator.unseen_prototypes",
+                  "generator.outside_hull", "label_names")
 
     def inputs(self, context: StageContext) -> dict[str, Any]:
+        generator = context.config.section("generator")
         inputs = {"classifier": section_inputs(context.config.section(self.name)),
-                  "embeddings": embeddings_input(context)}
+                  "embeddings": embeddings_input(context),
+                  "normalize": context.settings.zero_shot.features.normalize,
+                  # How its weights are used, which need not show in them.
+                  "generator.model": generator.model,
+                  "generator.unseen_prototypes": generator.unseen_prototypes,
+                  "generator.outside_hull": generator.outside_hull}
         if context.config.leaks:
-            inputs["labels"] = context.builder.fingerprint("all")
+            inputs.update(labels=context.builder.fingerprint("all"),
+                          label_names=context.classes.label_names)
         return inputs
 
     def check(self, context: StageContext) -> None:

@@ -8,10 +8,11 @@ from paddleseg.utils import logger
 
 from paddle_csrl import parallel
 from paddle_csrl.bank.feature_bank import BottomKSampler
+from paddle_csrl.builder import without_pretrained
 from paddle_csrl.datasets.transforms import labels_at
 from paddle_csrl.evaluation.evaluate import shard
 from paddle_csrl.models.last_layer import FeatureExtractor
-from paddle_csrl.stages.base import Stage, StageContext, register
+from paddle_csrl.stages.base import Stage, StageContext, dataset_input, register
 from paddle_csrl.utils import progress
 
 
@@ -22,14 +23,21 @@ class FeaturesStage(Stage):
     name, result, output = "features", "bank", "bank.npz"
     help = "the frozen segmentor fills a bank with real features, once per image"
     needs = ("segmentor",)
+    new_inputs = ("model", "train_dataset", "class_names", "label_names")
     flags, no_flags = (), "it trains nothing"
     resumable = False
 
     def inputs(self, context: StageContext) -> dict[str, Any]:
-        settings = context.settings
+        settings, given, builder = context.settings, context.config.given, context.builder
+        # The weights alone do not say how the network uses them, nor what a label means.
+        dataset = dataset_input(given["train_dataset"], builder.files("all"))
+        dataset.pop("transforms", None)
+        labels = context.classes.label_names
         features = settings.zero_shot.features.model_dump(exclude={"normalize", "transforms"})
-        inputs = {"features": features, "transforms": context.builder.feature_transforms or None,
-                  "data": context.builder.fingerprint()}
+        inputs = {"features": features, "transforms": builder.feature_transforms or None,
+                  "data": builder.fingerprint(), "train_dataset": dataset,
+                  "model": without_pretrained(given["model"]),
+                  "label_names": labels, "class_names": labels and context.classes.names}
         if settings.precision != "fp32":
             inputs.update(precision=settings.precision, amp_level=settings.amp_level)
         if settings.zero_shot.classifier_layer:

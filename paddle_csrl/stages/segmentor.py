@@ -19,14 +19,22 @@ from paddle_csrl.errors import UserError
 from paddle_csrl.evaluation.evaluate import evaluate
 from paddle_csrl.metrics import ZeroShotEvaluator
 from paddle_csrl.run_folder import checksum
-from paddle_csrl.stages.base import Stage, StageContext, embeddings_input, register
+from paddle_csrl.stages.base import (
+    Stage,
+    StageContext,
+    dataset_input,
+    embeddings_input,
+    pretrained_input,
+    register,
+)
 from paddle_csrl.stages.fit import check_training, iterations_done, require_finite_loss
 from paddle_csrl.utils.precision import restore_full_precision
 from paddle_csrl.utils.visualdl import StageLogWriter, loss_names
 from paddle_csrl.utils.weights import keep_checkpoint, load_weights
 
 _KEYS = ("model", "loss", "optimizer", "lr_scheduler", "iters", "batch_size", "train_dataset",
-         "val_dataset", "test_config", "to_static_training", "precision", "amp_level", "do_eval")
+         "val_dataset", "test_config", "to_static_training", "precision", "amp_level", "do_eval",
+         "save_interval")
 
 
 @register
@@ -40,6 +48,7 @@ class SegmentorStage(Stage):
     """
 
     name = result = "segmentor"
+    new_inputs = ("val_data", "pretrained", "save_interval")
     projects = True
     help = "a PaddleSeg segmentor learns the seen classes, or to project pixels onto embeddings"
 
@@ -47,12 +56,16 @@ class SegmentorStage(Stage):
         return config.settings.iters
 
     def inputs(self, context: StageContext) -> dict[str, Any]:
-        given, settings = context.config.given, context.settings
+        given, settings, builder = context.config.given, context.settings, context.builder
         if settings.segmentor_weights:
             return {"model": given["model"],
                     "segmentor_weights": _weights_checksum(settings.segmentor_weights)}
+        files = {"train_dataset": builder.files("all"), "val_dataset": builder.files("val")}
         inputs = {key: given.get(key) for key in _KEYS}
-        inputs.update(policy=settings.zero_shot.policy, data=context.builder.fingerprint())
+        inputs.update({key: dataset_input(given[key], files[key]) for key in files})
+        inputs.update(policy=settings.zero_shot.policy, data=builder.fingerprint(),
+                      val_data=_selection_fingerprint(context),
+                      pretrained=pretrained_input(given["model"]))
         if context.classes.label_names is not None:
             inputs.update(label_names=context.classes.label_names,
                           class_names=context.classes.names)
@@ -155,6 +168,16 @@ def _weights_checksum(path: str) -> str:
         raise UserError(f"`segmentor_weights: {path}` is no file; give a .pdparams file, or null "
                         f"to train stage 1")
     return checksum(path)
+
+
+def _selection_fingerprint(context: StageContext) -> str | None:
+    if not context.settings.do_eval:
+        return None
+    context.builder.val_dataset.audit()  # raises for a broken file, in whichever process
+    try:
+        return context.builder.fingerprint("selection")
+    except UserError:  # no image is left, as is told when the training begins
+        return None
 
 
 def _selection_dataset(context: StageContext) -> paddle.io.Dataset | None:
