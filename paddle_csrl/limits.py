@@ -21,8 +21,8 @@ MOST_NAMES_BYTES = 1 << 24
 MOST_DIMENSIONS = 1 << 16
 
 #: Bytes of a YAML file, its values once its aliases are written out, and their nesting.
-MOST_YAML_BYTES = 1 << 18
-MOST_YAML_VALUES = 200_000
+MOST_YAML_BYTES = 1 << 17
+MOST_YAML_VALUES = 100_000
 DEEPEST_YAML = 50
 #: Files that a config may be made of by ``_base_``.
 MOST_BASES = 100
@@ -38,13 +38,13 @@ _RATIO = 50
 _SLACK = 1 << 28
 
 
-def most_unpacked(path: str) -> int:
+def most_unpacked(path: str, ratio: int = _RATIO) -> int:
     """Bytes that the compressed file at ``path`` may unpack to.
 
     Images, labels and vectors shrink to a half or a tenth; what shrinks to a thousandth is made
     to fill a disk or the memory.
     """
-    return _RATIO * os.path.getsize(path) + _SLACK
+    return ratio * os.path.getsize(path) + _SLACK
 
 
 def apply() -> None:

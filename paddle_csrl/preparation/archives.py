@@ -19,6 +19,8 @@ from paddle_csrl.utils import atomic_path, progress
 _MOST_BYTES = 1 << 27
 #: VOC 2012, the largest, has 37,000.
 _MOST_MEMBERS = 200_000
+#: Context's labels would be 15 GB as plain doubles, and shrink to a five-hundredth.
+_MOST_UNPACKED, _RATIO = 1 << 34, 600
 _LONGEST_PATH = 1000
 _MOST_READ = 1 << 27
 _BLOCK = 1 << 22
@@ -130,7 +132,8 @@ def _zip_members(path: str) -> Iterator[Member]:
 
 def _require_likely(path: str, count: int, unpacked: int) -> None:
     """Raise ``UserError`` if ``count`` members or ``unpacked`` bytes are more than data have."""
-    if count > _MOST_MEMBERS or unpacked > limits.most_unpacked(path):
+    most = min(limits.most_unpacked(path, _RATIO), _MOST_UNPACKED)
+    if count > _MOST_MEMBERS or unpacked > most:
         raise UserError(f"{path} of {os.path.getsize(path)} bytes unpacks to {unpacked} and more, "
                         f"in {count} files so far, which no data set does; download it from the "
                         f"official place")
@@ -176,19 +179,27 @@ class Targets:
     """
 
     def __init__(self, path: str):
-        self.path, self._taken = path, {""} if os.path.isfile(path) else None
+        self.path, self._is_archive = path, os.path.isfile(path)
+        self._taken: set[str] = set()
+        self._bytes = 0
 
-    def claim(self, target: str) -> str:
-        """Return ``target``, the relative name of a file that is about to be written.
+    def claim(self, target: str, size: int = 0) -> str:
+        """Return ``target``, the relative name of a file of ``size`` that is about to be written.
 
         Raises:
-            UserError: another member has become it, or would where upper case does not count.
+            UserError: another member has become it, or would where upper case does not count, or
+                all of them are larger than images in an archive of this size can be.
         """
-        if self._taken is not None:
+        if self._is_archive:
             if target.casefold() in self._taken:
                 raise UserError(f"{self.path} holds {target} twice, of which only one can be "
                                 f"right; download it from the official place")
             self._taken.add(target.casefold())
+            self._bytes += size
+            if self._bytes > limits.most_unpacked(self.path):
+                raise UserError(f"{self.path} of {os.path.getsize(self.path)} bytes holds images "
+                                f"of {self._bytes} and more, which shrink to no such size; "
+                                f"download it from the official place")
         return target
 
 

@@ -172,7 +172,8 @@ def _copy_images(voc: str, root: str) -> dict[str, list[str]]:
     for member in archives.walk(voc, "VOC images"):
         image, split = _IMAGE.fullmatch(member.name), _LIST.fullmatch(member.name)
         if image:
-            archives.copy_member(member, os.path.join(root, "JPEGImages", targets.claim(image[1])))
+            name = targets.claim(image[1], member.size)
+            archives.copy_member(member, os.path.join(root, "JPEGImages", name))
         elif split:
             lists[targets.claim(split[1])] = label_files.parse_list(
                 member.read(), f"{voc}: {member.name}")

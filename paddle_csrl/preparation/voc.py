@@ -86,7 +86,8 @@ def _copy_voc(voc: str, base: str) -> dict[str, list[str]]:
     for member in archives.walk(voc, "VOC images and labels"):
         file, split = _VOC_FILE.fullmatch(member.name), _VOC_LIST.fullmatch(member.name)
         if file:
-            archives.copy_member(member, os.path.join(base, *targets.claim(file[1]).split("/")))
+            name = targets.claim(file[1], member.size)
+            archives.copy_member(member, os.path.join(base, *name.split("/")))
         elif split:
             lists[targets.claim(split[1])] = label_files.parse_list(
                 member.read(), f"{voc}: {member.name}")

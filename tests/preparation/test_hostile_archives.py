@@ -11,9 +11,11 @@ import zlib
 
 import numpy as np
 import pytest
+import scipy.io
 
 from helpers import fabricated_archives as fake
 from helpers.fabricated_archives import CONTEXT_TRAIN, CONTEXT_VAL, VOC_TRAIN
+from paddle_csrl import limits
 from paddle_csrl.datasets.class_names import CLASS_NAMES
 from paddle_csrl.errors import UserError, user_message
 from paddle_csrl.preparation import archives, matlab, prepare_context, prepare_voc
@@ -142,6 +144,30 @@ def test_a_bomb_in_a_zip(refused, tmp_path):
         archive.writestr(IMAGE, bytes(1 << 20))
         archive.infolist()[0].file_size = 2 << 20
     assert "is not a whole archive" in refused(path)
+
+
+def test_images_that_shrank_too_well(refused, tmp_path, monkeypatch):
+    monkeypatch.setattr(limits, "_SLACK", 1 << 16)
+    path = tmp_path / "voc.zip"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for number in range(5):
+            archive.writestr(IMAGE.replace("_", str(number)), bytes(1 << 16))
+    assert "holds images of 131072 and more" in refused(path)
+
+
+def test_labels_as_plain_doubles_are_no_bomb(tmp_path, monkeypatch):
+    """They shrink to less than a hundredth, and so may those of Context."""
+    monkeypatch.setattr(limits, "_SLACK", 1 << 16)
+    label = np.zeros((400, 500))
+    label[100:, 200:] = 3
+    stream = io.BytesIO()
+    scipy.io.savemat(stream, {"LabelMap": label})
+    files = {f"trainval/{number}.mat": stream.getvalue() for number in range(20)}
+    path = fake.write_tar(tmp_path / "trainval.tar.gz", files)
+    assert limits.most_unpacked(path) < 20 * label.nbytes > 100 * os.path.getsize(path)
+    read = [matlab.read_mat_labels(item.read(), "here", "LabelMap")
+            for item in archives.walk(path, "labels")]
+    assert len(read) == 20 and (read[19] == label).all()
 
 
 def test_more_members_than_any_data_set_has(refused, tmp_path, monkeypatch):
