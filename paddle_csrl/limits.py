@@ -36,6 +36,7 @@ MOST_JSON_BYTES = 1 << 24
 
 _RATIO = 50
 _SLACK = 1 << 28
+_TEXT_RATIO, _TEXT_SLACK = 20, 1 << 24
 
 
 def most_unpacked(path: str, ratio: int = _RATIO) -> int:
@@ -45,6 +46,11 @@ def most_unpacked(path: str, ratio: int = _RATIO) -> int:
     to fill a disk or the memory.
     """
     return ratio * os.path.getsize(path) + _SLACK
+
+
+def most_text(path: str) -> int:
+    """As ``most_unpacked``, for text that is gone through line by line, which takes longer."""
+    return _TEXT_RATIO * os.path.getsize(path) + _TEXT_SLACK
 
 
 def apply() -> None:

@@ -96,7 +96,7 @@ class _Unpacked(gzip.GzipFile):
 
     def __init__(self, path: str, file: io.BufferedReader):
         super().__init__(fileobj=file, mode="rb")
-        self._path, self._most = path, limits.most_unpacked(path)
+        self._path, self._most = path, limits.most_text(path)
 
     def read(self, size: int | None = -1) -> bytes:
         return self._checked(super().read(size))

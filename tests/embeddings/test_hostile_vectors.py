@@ -38,10 +38,10 @@ def test_vector_files(tmp_path, content, match, pack):
 
 @pytest.mark.parametrize("more", [b"\n", b"\n" + ROW], ids=["blank lines", "rows"])
 def test_a_gzip_file_that_never_ends(tmp_path, monkeypatch, more):
-    monkeypatch.setattr(limits, "_SLACK", 1 << 16)
+    monkeypatch.setattr(limits, "_TEXT_SLACK", 1 << 16)
     path = tmp_path / "vectors.gz"
     path.write_bytes(gzip.compress(ROW + more * (10**6 // len(more))))
-    assert path.stat().st_size * limits._RATIO < 5 * 10**5
+    assert limits.most_text(path) < 5 * 10**5
     with pytest.raises(UserError, match="unpacks to more than .* which no word vectors do"):
         read_vectors(str(path), lambda word: True)
 
