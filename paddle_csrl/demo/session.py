@@ -29,7 +29,7 @@ from paddle_csrl.utils import make_folder
 #: Largest uploaded picture, in pixels.
 MAX_PIXELS = 25_000_000
 #: Pixels of a picture on the page; larger ones are made smaller, so that a look takes seconds.
-SHOWN_PIXELS = 1 << 21
+SHOWN_PIXELS = 1 << 20
 #: Uploads that are kept; the oldest makes room for the next.
 MAX_UPLOADS = 10
 #: Pictures that are read at once, for each takes a hundred megabytes for a moment.

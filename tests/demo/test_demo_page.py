@@ -172,11 +172,11 @@ def test_a_large_picture_is_made_smaller_before_the_network(client, session, mon
     number = send(client, "large.jpg", content).json["id"]
     [title] = [image["title"] for image in client.get("/api/state").json["images"]
                if image["id"] == number]
-    assert title == "large.jpg, made smaller: 2048 x 1024 of 3200 x 1600 pixels"
+    assert title == "large.jpg, made smaller: 1448 x 724 of 3200 x 1600 pixels"
     answer = client.get(f"/api/images/{number}/label")
-    assert answer.headers["X-Shape"] == "1024 2048"
+    assert answer.headers["X-Shape"] == "724 1448"
     picture = Image.open(io.BytesIO(client.get(f"/api/images/{number}/picture").data))
-    assert picture.size == (2048, 1024)
+    assert picture.size == (1448, 724)
 
 
 def test_uploads_make_room_for_the_next(run, monkeypatch):
