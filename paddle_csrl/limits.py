@@ -15,7 +15,7 @@ MOST_TEXTS = 20
 MOST_CLASSES = 65535
 #: Letters of a class's name, and bytes of a file with one a line.
 LONGEST_NAME = 200
-MOST_NAMES_BYTES = 1 << 24
+MOST_NAMES_BYTES = 1 << 22
 
 #: Values of a word vector.
 MOST_DIMENSIONS = 1 << 16

@@ -180,6 +180,7 @@ def _read_file(path: str) -> list[str]:
     except UnicodeDecodeError:
         raise UserError(f"class names in {path} are not UTF-8 text; save the file as UTF-8"
                         ) from None
+    _require_number(sum(map(bool, lines)), path)
     first: dict[str, int] = {}
     for number, name in enumerate(lines, 1):
         require_length(name, f"{path}, line {number}")
@@ -188,7 +189,6 @@ def _read_file(path: str) -> list[str]:
                             f"{first[fold_name(name)]}; rename one or take it out")
     if not first:
         raise UserError(f"{path} names no class; write one name per line, by label id")
-    _require_number(len(first), path)
     return [name for name in lines if name]
 
 
