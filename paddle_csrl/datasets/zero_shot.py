@@ -13,6 +13,7 @@ from paddleseg.cvlibs import manager
 from paddleseg.datasets import ADE20K
 from scipy.sparse import csr_array
 
+from paddle_csrl import parallel
 from paddle_csrl.datasets import label_scan
 from paddle_csrl.datasets.class_names import (
     class_names_for,
@@ -195,6 +196,17 @@ class ZeroShotDataset(paddle.io.Dataset):
                 "pixels_unseen_used": 0 if self._remaps else unseen,
                 "seen_classes_absent": [self.class_names[class_id] for class_id in self.seen_ids
                                         if pixels[class_id] == 0]}
+
+    def labels_drawn(self) -> dict[str, int]:
+        """Count the labels as they were given out, by all processes and so far.
+
+        Returns:
+            dict: ``samples``, ``pixels_seen``, ``pixels_unlabelled`` and ``pixels_unseen``.
+        """
+        *pixels, unlabelled, samples = parallel.total(self.drawn.counts())
+        unseen = sum(pixels[class_id] for class_id in self.unseen_ids)
+        return {"samples": int(samples), "pixels_seen": int(sum(pixels) - unseen),
+                "pixels_unlabelled": int(unlabelled), "pixels_unseen": int(unseen)}
 
     def leaked_label_counts(self) -> np.ndarray:
         """int64 [N, C]: pixels of every class in every image, also in those left out.

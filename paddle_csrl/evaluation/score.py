@@ -68,11 +68,11 @@ def audit_line(builder: ZeroShotBuilder) -> str:
     Drawn is what the loader asked for, which may be a few batches more than were learned from.
     """
     audit = builder.train_dataset.audit()
-    drawn = parallel.total(builder.train_dataset.drawn.counts())
-    if drawn[-1]:
-        seen, unseen = (drawn[:-2][builder.classes.is_unseen == kind].sum() for kind in (0, 1))
-        audit["labels drawn in stage 1"] = (f"{drawn[-1]} ({seen} pixels seen, {drawn[-2]} "
-                                            f"unlabelled, {unseen} unseen)")
+    drawn = builder.train_dataset.labels_drawn()
+    if drawn["samples"]:
+        audit["labels drawn in stage 1"] = (
+            f"{drawn['samples']} ({drawn['pixels_seen']} pixels seen, {drawn['pixels_unlabelled']} "
+            f"unlabelled, {drawn['pixels_unseen']} unseen)")
     if builder.config.leaks:
         audit = {"LEAKS": builder.config.leaks, **audit}
     if builder.config.transductive:

@@ -44,7 +44,7 @@ class FeaturesStage(Stage):
             inputs["classifier_layer"] = settings.zero_shot.classifier_layer
         return inputs
 
-    def run(self, context: StageContext) -> None:
+    def run(self, context: StageContext) -> dict[str, Any]:
         dataset, features = context.builder.feature_dataset, context.settings.zero_shot.features
         sampler = BottomKSampler(len(context.classes), features.samples_per_class,
                                  dataset.ignore_index, features.dtype)
@@ -62,6 +62,7 @@ class FeaturesStage(Stage):
             logger.info(f"[features] {bank.counts.sum()} features of {bank.feature_dim} channels "
                         f"from {len(dataset)} images, {np.count_nonzero(bank.counts)} seen classes")
         parallel.barrier()
+        return {"labels_drawn": dataset.labels_drawn()}
 
 
 def fill(sampler: BottomKSampler, extractor: FeatureExtractor, dataset: paddle.io.Dataset,

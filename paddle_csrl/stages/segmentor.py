@@ -89,11 +89,11 @@ class SegmentorStage(Stage):
         if not context.config.projection and not context.settings.segmentor_weights:
             _check_outputs(segmentor, image, context.settings.loss)
 
-    def run(self, context: StageContext) -> None:
+    def run(self, context: StageContext) -> dict[str, Any] | None:
         settings, builder = context.settings, context.builder
         if settings.segmentor_weights:
             _adopt(context, settings.segmentor_weights)
-            return
+            return None
         utils.set_seed(context.seed(self.name))
         builder = ZeroShotBuilder(context.config, context.classes)
         builder.is_silent = False
@@ -103,6 +103,7 @@ class SegmentorStage(Stage):
         best = os.path.join(context.files.folder(self.name), "best_model")
         chosen = best if os.path.isdir(best) else last
         keep_checkpoint(os.path.join(chosen, "model.pdparams"), context.files.output(self.name))
+        return {"labels_drawn": context.builder.train_dataset.labels_drawn()}
 
 
 def _train(context: StageContext, stage: str, builder: ZeroShotBuilder) -> str:

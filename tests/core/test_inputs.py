@@ -79,11 +79,13 @@ def copied(root, recipe):
 @pytest.mark.parametrize("setup, change, redone", [
     (nothing, copied, ()),
     (nothing, swapped_in_place("train"), STAGES),
-    (nothing, swapped_in_place("val"), STAGES[:1]),  # whatever it chooses, see below
+    (nothing, swapped_in_place("val"), STAGES[:1]),  # and others if it chooses another checkpoint
     (pretrained, weights(2), STAGES),
     (given(NAMES.format("cat", "dog")), options(NAMES.format("dog", "cat")), STAGES[1:]),
     (options(*POINTWISE, "generator.unseen_prototypes=hull"),
-     options("generator.unseen_prototypes=free"), STAGES[2:])])
+     options("generator.unseen_prototypes=free"), STAGES[2:])],
+    ids=["copied data", "training labels", "validation labels", "pretrained", "label names",
+         "place of generated features"])
 def test_a_run_again_ends_as_a_new_one(tmp_path, setup, change, redone):
     root = str(tmp_path / "data" / "custom")
     recipe = tiny_runs.custom(str(tmp_path / "data"), str(tmp_path / "cache"))

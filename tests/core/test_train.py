@@ -16,6 +16,7 @@ import yaml
 
 import paddle_csrl
 from helpers import tiny_runs
+from helpers.fabricated import read_label
 from helpers.tiny_runs import ROOT, STAGES, Recipe, digest, predictions, recorded, run_all, times
 from paddle_csrl.bank.feature_bank import FeatureBank
 from paddle_csrl.cli import train, val
@@ -108,6 +109,18 @@ def test_every_split_of_the_paper_loads(tmp_path, data, number):
     assert builder.embeddings.shape == (NUM_CLASSES[data], 100)
     splits = builder.config.settings.zero_shot.unseen
     assert splits[:2] == ["cow", "motorbike"]
+
+
+def test_records_count_the_labels_that_were_drawn(finished):
+    run = finished("custom")
+    labels = [read_label(path) for _, path in run.builder().train_dataset.file_list]
+    pixels = np.bincount(np.concatenate([label.ravel() for label in labels]), minlength=256)
+    trained, featured = (read_json(run.path(stage, "stage.json"))["labels_drawn"]
+                         for stage in ("segmentor", "features"))
+    assert featured == {"samples": len(labels), "pixels_seen": pixels[:3].sum(),
+                        "pixels_unlabelled": pixels[3:].sum(), "pixels_unseen": 0}
+    assert trained["pixels_unseen"] == 0 and trained["samples"] >= 4 * 2
+    assert trained["pixels_seen"] + trained["pixels_unlabelled"] == trained["samples"] * 32 * 32
 
 
 # Stock PaddleSeg.
