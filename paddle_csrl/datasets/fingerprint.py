@@ -4,20 +4,19 @@ import contextlib
 import functools
 import hashlib
 import itertools
-import json
 import os
 import stat
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
 
 import numpy as np
 from paddleseg.utils import logger
 
 from paddle_csrl import parallel
 from paddle_csrl.errors import UserError
-from paddle_csrl.utils import progress, read_json, write_text
+from paddle_csrl.utils import atomic_path, progress
+from paddle_csrl.utils.arrays import read_npz
 
 #: Image and label of every sample, or the image alone.
 FileList = Sequence[Sequence[str]]
@@ -99,7 +98,7 @@ def _of_times(file_list: FileList) -> bytes:
 def _of_contents(file_list: FileList, cache_dir: str | None) -> bytes:
     root, files = _files(file_list)
     digests = _digests(root, files, os.path.join(
-        cache_folder(cache_dir), f"contents_{_sha256(root).hex()[:20]}.json"))
+        cache_folder(cache_dir), f"contents_{_sha256(root).hex()[:20]}.npz"))
     return _sha256("".join(f"{name}\0{digests[name]}\n" for name, _ in files))
 
 
@@ -113,7 +112,7 @@ def _digests(root: str, files: Sequence[tuple[str, str]], cache: str) -> dict[st
     missing = [name for name in marks if name not in digests]
     digests.update(zip(missing, in_threads(lambda name: _hash(root + name), missing,
                                            "reading files")))
-    fresh = {name: [marks[name], digests[name]] for name in missing
+    fresh = {name: (marks[name], digests[name]) for name in missing
              if statuses[name].st_ctime_ns < now - _REST_NS}
     if fresh:
         _keep({**{name: entry for name, entry in known.items()
@@ -147,29 +146,27 @@ def _sha256(text: str) -> bytes:
     return hashlib.sha256(text.encode("utf-8", "surrogateescape")).digest()
 
 
-def _known(cache: str) -> dict[str, list[str]]:
-    """Mark and digest by name, of what in ``cache`` is whole."""
+def _known(cache: str) -> dict[str, tuple[str, str]]:
+    """Mark and digest by name; empty where ``cache`` is not there or not whole."""
     try:
         return _read(cache, _mark(os.stat(cache)))
-    except (OSError, RecursionError):  # of JSON that is nested too deeply
+    except (OSError, ValueError, KeyError):
         return {}
 
 
 @functools.lru_cache(maxsize=4)
-def _read(cache: str, _: str) -> dict[str, list[str]]:
-    content = read_json(cache)
-    return {name: entry for name, entry in content.items() if _is_entry(entry)} \
-        if isinstance(content, dict) else {}
+def _read(cache: str, _: str) -> dict[str, tuple[str, str]]:
+    parts = read_npz(cache)["entries"].tobytes().decode("utf-8", "surrogateescape").split("\0")
+    return {name: (mark, digest) for name, mark, digest in zip(
+        parts[::3], parts[1::3], parts[2::3])}
 
 
-def _is_entry(entry: Any) -> bool:
-    return isinstance(entry, list) and len(entry) == 2 and all(
-        isinstance(item, str) for item in entry)
-
-
-def _keep(known: dict[str, list[str]], cache: str) -> None:
+def _keep(known: dict[str, tuple[str, str]], cache: str) -> None:
+    text = "\0".join(part for name, entry in known.items() for part in (name, *entry))
     try:
-        write_text(cache, json.dumps(known))
+        with atomic_path(cache) as temporary:
+            np.savez_compressed(temporary, entries=np.frombuffer(
+                text.encode("utf-8", "surrogateescape"), np.uint8))
     except OSError as error:
         _tell_unwritable(os.path.dirname(cache), str(error.strerror))
 
