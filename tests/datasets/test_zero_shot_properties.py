@@ -130,6 +130,21 @@ def test_what_cannot_be_counted_is_ignored_all_the_same(situation):
         dataset.leaked_label_counts()
 
 
+@pytest.mark.parametrize("label_id", [5, -1, 300])
+def test_labels_without_a_name_are_refused_where_they_cannot_be_counted(label_id):
+    labels = [np.array([[0, label_id]])]
+    dataset = ZeroShotDataset(Arrays(labels, 0, counted=False), ["dog"], "ignore", CLASSES,
+                              ["sky", "cat", "dog", "tree", "road"])
+    with pytest.raises(UserError, match=f"sample 0 holds {label_id}, but with 5 classes"):
+        dataset[0]
+
+
+def test_unlabelled_is_255_where_a_data_set_does_not_say(monkeypatch):
+    monkeypatch.delattr(Arrays, "ignore_index")
+    dataset = ZeroShotDataset(Arrays([np.array([[0, 255, 2]])], 4), ["dog"], "ignore", CLASSES)
+    assert dataset.ignore_index == 255 and dataset[0]["label"].tolist() == [[0, 255, 255]]
+
+
 @given(label_tables, st.sampled_from([255, 65535]))
 def test_labels_mean_the_class_of_their_name(names, ignore_index):
     spelled = [name.upper().replace(" ", "_") for name in names]
