@@ -8,6 +8,8 @@ import os
 
 #: Pixels of an image or label, 134 million: a photograph of a 100-megapixel camera is below.
 MOST_PIXELS = 1 << 27
+#: Bytes of its file, which is read as a whole; as many pixels of 16 bits and three colours fit in.
+MOST_IMAGE_BYTES = 1 << 30
 #: Compressed texts in a PNG, each of which may take OpenCV a tenth of a second.
 MOST_TEXTS = 20
 

@@ -1,6 +1,7 @@
 """Facts that an image file tells before its pixels are decoded, and what must not be decoded."""
 
 import contextlib
+import os
 import struct
 import warnings
 from collections.abc import Iterator
@@ -71,10 +72,13 @@ def require_decodable(path: str) -> None:
     """Check an image before OpenCV gets its bytes.
 
     Raises:
-        UserError: it has too many pixels, or is of a kind that can take over or hold up this
-            OpenCV.
+        UserError: it has too many pixels or bytes, or is of a kind that can take over or hold up
+            this OpenCV.
         OSError: it cannot be read.
     """
+    if os.path.getsize(path) > limits.MOST_IMAGE_BYTES:
+        raise UserError(f"{path} has {os.path.getsize(path)} bytes, above the limit of "
+                        f"{limits.MOST_IMAGE_BYTES} for an image; cut it into tiles")
     with open(path, "rb") as file:
         head = file.read(16)
         if _WEBP_IS_UNSAFE and is_webp(head):

@@ -31,6 +31,7 @@ _HEADER = re.compile(rb"(\d{1,18})\s+(\d{1,18})\s*")
 _CONTROL = re.compile(rb"[\x00-\x08\x0e-\x1f\x7f]")
 _CHUNK_BYTES = 1 << 20
 _LONGEST_WORD = 1 << 12
+_MOST_BLANK = 1000
 _LONGEST_LINE = 32 * limits.MOST_DIMENSIONS
 
 
@@ -153,6 +154,7 @@ def _iterate_text(file: Stream, path: str, dimension: int, first: bytes = b"") -
                         f"give {_FORMATS}")
     if first:
         yield (*_split_row(first.rstrip(), dimension, f"{path}, line 1"), "line 1")
+    blank = 0
     for number, line in enumerate(iter(partial(file.readline, _LONGEST_LINE), b""), 2):
         if len(line) == _LONGEST_LINE:
             raise UserError(f"{path}, line {number}: longer than {_LONGEST_LINE} bytes; give "
@@ -161,6 +163,11 @@ def _iterate_text(file: Stream, path: str, dimension: int, first: bytes = b"") -
         if line:
             place = f"line {number}"
             yield (*_split_row(line, dimension, f"{path}, {place}"), place)
+            continue
+        blank += 1
+        if blank > _MOST_BLANK:
+            raise UserError(f"{path}, line {number}: more than {_MOST_BLANK} lines are blank; "
+                            f"fetch the file again")
 
 
 def _split_row(line: bytes, dimension: int, place: str) -> tuple[str, bytes]:

@@ -41,6 +41,14 @@ def test_a_format_that_pillow_is_not_asked_about_meets_opencvs_own_limit(tmp_pat
     assert "CV_IO_MAX_IMAGE_PIXELS" in done.stdout
 
 
+def test_a_file_of_gigabytes(tmp_path):
+    path = hostile.write(tmp_path / "x.png", hostile.png(8, 8))
+    with open(path, "rb+") as file:
+        file.truncate(10**11)
+    with pytest.raises(UserError, match=f"{path} has 100000000000 bytes, above the limit"):
+        require_decodable(path)
+
+
 def test_a_photograph_of_100_megapixels_is_let_through(tmp_path, recwarn):
     assert 11648 * 8736 < limits.MOST_PIXELS
     require_decodable(hostile.write(tmp_path / "x.jpg", hostile.jpeg(11648, 8736)))
