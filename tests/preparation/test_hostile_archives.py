@@ -206,9 +206,50 @@ def test_a_plain_array_is_read():
         np.testing.assert_array_equal(read(form), label)
 
 
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("dtype", "u1 i1 u2 i2 u4 i4 u8 i8 f4 f8".split())
+def test_what_scipy_wrote_is_read(dtype, packed):
+    """Among other variables, plain and in a struct beside what is no image."""
+    for shape in ((1, 1), (2, 3), (7, 5), (1, 9)):
+        label = np.random.default_rng(0).integers(0, 100, shape).astype(dtype)
+        fields = {"Boundaries": np.array([[np.eye(2), "x"]], object), "Segmentation": label,
+                  "Present": np.arange(3)}
+        stream = io.BytesIO()
+        variables = {"text": "abc", "GTcls": fields, "cell": np.array([1, "b"], object)}
+        scipy.io.savemat(stream, {**variables, "LabelMap": label}, do_compression=packed)
+        content = stream.getvalue()
+        for keys in (["LabelMap"], ["GTcls", "Segmentation"]):
+            np.testing.assert_array_equal(matlab.read_mat_labels(content, "here", *keys), label)
+        for keys in (["Label"], ["LabelMap", "x"], ["GTcls"], ["GTcls", "Boundaries"],
+                     ["GTcls", "x"], ["text"], ["cell"]):
+            with pytest.raises(UserError, match=f"^here is no MATLAB file with {'.'.join(keys)}"):
+                matlab.read_mat_labels(content, "here", *keys)
+
+
+def test_changed_bytes_and_cuts_are_read_or_refused():
+    """SciPy's reader ends the process at some of these."""
+    rng = np.random.default_rng(0)
+    seeds = [mat_file(matrix((2, 3), b"abcdef")), fake.sbd_mat(fake.class_map("1", 21)),
+             mat_file(matrix((2, 3), np.arange(6.).tobytes(), 6, 9))]
+    for seed in seeds:
+        for _ in range(2000):
+            content = bytearray(seed)
+            for place in rng.integers(128, len(seed), rng.choice([1, 3, 9])):
+                content[place] = rng.choice([0, 1, 127, 128, 255, rng.integers(256)])
+            for keys in (["LabelMap"], ["GTcls", "Segmentation"]):
+                try:
+                    label = matlab.read_mat_labels(
+                        bytes(content[:rng.integers(len(seed)) if rng.random() < 0.1 else None]),
+                        "here", *keys)
+                    assert label.dtype == np.int64 and label.ndim == 2
+                except UserError:
+                    pass
+
+
 @pytest.mark.parametrize("element", [
     matrix((2**31 - 1, 2**31 - 1), b"abcdef"), matrix((10**5, 10**5), b"abcdef"),
     matrix((-2, -3), b"abcdef"), matrix((10**9, 1), kind=1), matrix((10**5, 10**4), kind=2),
+    matrix((2, 3), b"abcdef", data_kind=128), matrix((2, 3), b"abcdef", kind=4), matrix((), b"a"),
     struct.pack("<II", 14, 2**32 - 1), struct.pack("<II", 15, 8) + b"notzlib!"])
 def test_arrays_larger_than_their_file(element):
     with pytest.raises(UserError, match="here is no MATLAB file with LabelMap"):
