@@ -107,7 +107,7 @@ class _Array:
         return values.reshape(self._shape, order="F")
 
     def field(self, name: bytes) -> "_Array":
-        """What a struct [1, 1] holds under ``name``."""
+        """The array that a struct [1, 1] holds under ``name``."""
         if self._class != _STRUCT or self._shape != [1, 1]:
             raise ValueError("it is no struct")
         [length], names = self._numbers(self._parts[0]).tolist(), bytes(self._parts[1][1])
