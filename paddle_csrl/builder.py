@@ -205,7 +205,8 @@ class ZeroShotBuilder(UserErrorBuilder):
         zero_shot, classes = self.config.settings.zero_shot, self.classes
         return ZeroShotDataset(dataset, unseen=classes.unseen_names, policy=zero_shot.policy,
                                class_names=classes.names, label_names=classes.label_names,
-                               cache_dir=zero_shot.cache_dir, **kwargs)
+                               cache_dir=zero_shot.cache_dir, seed=self.config.settings.seed,
+                               **kwargs)
 
     def files(self, use: str) -> FileList:
         """The files of a data set; empty where it has no list of them.

@@ -22,8 +22,10 @@ from paddle_csrl.datasets.class_names import (
     resolve_classes,
 )
 from paddle_csrl.datasets.label_scan import LabelScan
+from paddle_csrl.datasets.order import Draw
 from paddle_csrl.errors import UserError
 from paddle_csrl.registry import register
+from paddle_csrl.utils.randomness import seeded
 
 # Marks a sample whose label `_Relabel` has been over.
 _RELABELLED = "_relabelled"
@@ -45,6 +47,9 @@ class ZeroShotDataset(paddle.io.Dataset):
     takes the uint16 of a 16-bit file for another type. Validation samples are not changed, unless
     ``hide_unseen`` puts them under the policy too, as the choice of a checkpoint needs.
 
+    A sample is asked for by its index, or by (index, epoch). What its transforms draw at random
+    depends on ``seed``, epoch and sample alone, not on who reads it or what was read before.
+
     Args:
         dataset (paddle.io.Dataset): the data set, whose samples are dicts with ``img`` and
             ``label``. It is not changed.
@@ -59,6 +64,7 @@ class ZeroShotDataset(paddle.io.Dataset):
         mode (str, optional): stands in for the data set's own ``mode``.
         num_workers (int, optional): threads of the label scan; 0 for 8.
         hide_unseen (bool, optional): apply the policy in validation too. Default: False.
+        seed (int, optional): of random transforms, 0 to 4294967295. Default: 0.
 
     Attributes:
         seen_ids (np.ndarray): int64 [S], ascending.
@@ -77,13 +83,13 @@ class ZeroShotDataset(paddle.io.Dataset):
                  class_names: str | Sequence[str] | None = None,
                  label_names: str | Sequence[str] | None = None,
                  cache_dir: str | None = None, mode: str | None = None,
-                 num_workers: int = 0, hide_unseen: bool = False):
+                 num_workers: int = 0, hide_unseen: bool = False, seed: int = 0):
         super().__init__()
         if policy not in ("drop", "ignore"):
             raise UserError(f"`policy: {policy}` is unknown; choose drop or ignore")
         self.dataset = dataset
         self._files = _file_pairs(dataset)
-        self.policy = policy
+        self.policy, self.seed = policy, seed
         self.mode = str(mode or getattr(dataset, "mode", "train")).lower()
         self.ignore_index = getattr(dataset, "ignore_index", 255)
         self.class_names = _class_names(dataset, class_names, label_names)
@@ -154,9 +160,11 @@ class ZeroShotDataset(paddle.io.Dataset):
     def __len__(self) -> int:
         return len(self._sources)
 
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        source = int(self._sources[index])
-        data = self._read(source)
+    def __getitem__(self, index: int | Draw) -> dict[str, Any]:
+        number, epoch = index if isinstance(index, tuple) else (index, 0)
+        source = int(self._sources[number])
+        with seeded(self.seed, epoch, source):
+            data = self._read(source)
         relabelled = data.pop(_RELABELLED, False)
         if data.get("label") is None:
             return data
