@@ -28,10 +28,11 @@ def _is_doctor() -> bool:
 
 
 if importlib.util.find_spec("paddle") and not _is_doctor():
-    from paddle_csrl import compat  # before the others: it orders the imports of cv2 and paddle
+    # compat before all that loads Paddle: it orders the imports of cv2 and paddle.
+    from paddle_csrl import compat, stopping
 
     compat.mend_paddleseg()
-    compat.mend_data_loader()
+    compat.mend_data_loader(stopping.put_off())
 
     from paddle_csrl.utils.weights import read_weights
 

@@ -21,10 +21,11 @@ import signal
 import sys
 import tarfile
 import textwrap
+import threading
 import time
 import zipfile
 import zlib  # noqa: F401
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial, wraps
 from types import ModuleType
 from typing import Any, BinaryIO, NamedTuple, cast
@@ -344,7 +345,7 @@ FAULTS = (
 )
 
 
-def mend_data_loader() -> None:
+def mend_data_loader(put_off: Callable[[Callable], Callable]) -> None:
     """Make Paddle's ``DataLoader`` raise the error of a data set where the loader is read.
 
     Upstream cause: the error ends the thread that fills the queue. Without workers the queue
@@ -354,6 +355,12 @@ def mend_data_loader() -> None:
     And make a worker leave alone what it has of its parent's garbage. Upstream cause: a worker
     is a fork, and its collector may destroy a reader that an earlier loader left in a cycle;
     the reader's threads do not exist in the fork, so that waits for ever.
+
+    And make it end with its parent. Upstream cause: it looks for that only between two requests,
+    and waits for the next one for ever if its parent was killed.
+
+    And have signals wait while workers are forked, for what a handler raises in the middle of that
+    Python prints and drops. ``put_off`` decorates what they are to wait for.
     """
     iterators: list[Any] = [dataloader_iter._DataLoaderIterSingleProcess,
                             dataloader_iter._DataLoaderIterMultiProcess]
@@ -362,16 +369,25 @@ def mend_data_loader() -> None:
             iterator._thread_loop = _keeping_error(iterator._thread_loop)
             iterator.__next__ = _raising_kept_error(iterator.__next__)
     if not hasattr(dataloader_iter._worker_loop, "__wrapped__"):
-        dataloader_iter._worker_loop = _without_parents_garbage(dataloader_iter._worker_loop)
+        workers: Any = dataloader_iter._DataLoaderIterMultiProcess
+        workers._init_workers = put_off(workers._init_workers)
+        dataloader_iter._worker_loop = _of_a_parent(dataloader_iter._worker_loop)
 
 
-def _without_parents_garbage(worker_loop: Callable) -> Callable:
+def _of_a_parent(worker_loop: Callable) -> Callable:
     @wraps(worker_loop)
     def mended(*args: Any) -> None:
         gc.freeze()
+        threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
         worker_loop(*args)
 
     return mended
+
+
+def _end_with(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(1)
+    os._exit(1)
 
 
 def _keeping_error(thread_loop: Callable) -> Callable:
@@ -405,21 +421,63 @@ def _raising_kept_error(read_next: Callable) -> Callable:
     return mended
 
 
+class _WithChanges:
+    """A module of which some names mean something else."""
+
+    def __init__(self, module: Any, **changes: Any):
+        vars(self).update(changes, _module=module)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._module, name)
+
+
 @contextlib.contextmanager
-def trainer_hooks(evaluate: Callable, log_writer: Callable[[str], Any]) -> Iterator[None]:
-    """Give PaddleSeg's trainer what it has no argument for: an evaluator and a log writer.
+def trainer_hooks(model: nn.Layer, batches: Iterable[Any], done: int,
+                  on_losses: Callable[[list[Tensor]], object]) -> Iterator[None]:
+    """Leave PaddleSeg's trainer nothing but its iterations inside the block.
+
+    Upstream cause: it has no callback. It forgets random numbers, the place in the data and the
+    best score when it is stopped, writes checkpoints in place, and has arguments for none of it.
 
     Args:
-        evaluate (callable): takes the place of ``paddleseg.core.evaluate`` inside ``train``:
-            ``(model, val_dataset, **kwargs)`` to ``(miou, acc, class_iou, class_precision,
-            kappa)``; the first decides which model is the best.
-        log_writer (callable): ``log_writer(save_dir)`` takes the place of
-            ``visualdl.LogWriter``, which ``train(use_vdl=True)`` calls: an object with
-            ``add_scalar(tag, value, step)`` and ``close()``. A factory that needs the real
-            ``LogWriter`` has to import it before the block.
+        model: the one to be trained.
+        batches: stands for its ``DataLoader``. It is asked for the next batch when an iteration
+            is over and all that the trainer does about it is done; what it raises ends ``train``.
+        done: iterations done, where ``train`` is given a ``resume_model``, which it does not load.
+        on_losses (callable): gets the loss terms of every iteration.
+
+    Nothing is written where the trainer saves.
     """
-    with patch.object(_TRAINER, "evaluate", evaluate), patch("visualdl.LogWriter", log_writer):
+
+    def telling(loss_computation: Callable) -> Callable:
+        @wraps(loss_computation)
+        def mended(*args: Any, **kwargs: Any) -> list[Tensor]:
+            terms = loss_computation(*args, **kwargs)
+            on_losses(terms)
+            return terms
+
+        return mended
+
+    changed = _WithChanges(
+        paddle, save=lambda *args: None,
+        io=_WithChanges(paddle.io, DataLoader=lambda *args, **kwargs: batches))
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(patch.multiple(
+            _TRAINER, paddle=changed, resume=lambda *args: done,
+            loss_computation=telling(_TRAINER.loss_computation)))
+        if hasattr(model, "loss_computation"):
+            stack.enter_context(patch.object(
+                model, "loss_computation", telling(model.loss_computation)))
         yield
+
+
+def shut_down(reader: Any) -> None:
+    """End the thread and the workers of an iterator of Paddle's ``DataLoader``, and wait for it.
+
+    Upstream cause: otherwise they live until the iterator is destroyed, which one in a traceback
+    or a cycle is not.
+    """
+    reader._try_shutdown_all()
 
 
 @contextlib.contextmanager

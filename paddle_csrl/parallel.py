@@ -86,6 +86,15 @@ def _total_at_once(array: np.ndarray) -> np.ndarray:
     return tensor.numpy()
 
 
+def largest_at_once(number: int) -> int:
+    """Return the largest of the processes' numbers, on each; they come at about the same time."""
+    if world_size() == 1:
+        return number
+    tensor = paddle.to_tensor(np.array([number], np.int64))
+    paddle.distributed.all_reduce(tensor, op=paddle.distributed.ReduceOp.MAX)
+    return int(tensor)
+
+
 def collect_everywhere(number: int) -> np.ndarray:
     """Return each process's number, int64 [R]."""
     numbers = np.zeros(world_size(), np.int64)

@@ -12,9 +12,9 @@ from paddle_csrl.config import ZeroShotConfig
 from paddle_csrl.errors import UserError
 from paddle_csrl.run_folder import RunFolder
 from paddle_csrl.stages import Stage, StageContext, stages_of
-from paddle_csrl.stages.base import STAGES, all_inputs, brought_up, changed_inputs
+from paddle_csrl.stages.base import MAY_CHANGE, STAGES, all_inputs, brought_up, changed_inputs
 from paddle_csrl.stages.calibration import Calibration
-from paddle_csrl.stages.fit import is_checkpoint
+from paddle_csrl.stages.checkpoints import is_checkpoint, iterations_done, newest_checkpoint
 from paddle_csrl.utils import read_json
 
 #: The file in a run's folder with all of its config.
@@ -42,20 +42,28 @@ class Run(RunFolder):
         resume_model (str, optional): a checkpoint folder ``<stage>/iter_N`` to go on from.
         shared_dir, shared_stages, restart: as for ``RunFolder``.
         builder (ZeroShotBuilder, optional): of the config.
+        resume (bool): insist that something is there to go on from, and go on although inputs
+            of ``MAY_CHANGE`` have.
 
     Raises:
-        UserError: ``resume_model`` is no checkpoint.
+        UserError: ``resume_model`` is no checkpoint, or does not go with ``resume`` or
+            ``restart``.
     """
 
     def __init__(self, config: ZeroShotConfig, resume_model: str | None = None,
                  shared_dir: str | None = None,
                  shared_stages: Sequence[str] = ("segmentor", "features"),
-                 restart: bool = False, builder: ZeroShotBuilder | None = None):
+                 restart: bool = False, builder: ZeroShotBuilder | None = None,
+                 resume: bool = False):
+        if sum(map(bool, (resume_model, restart, resume))) > 1:
+            raise UserError("--resume, --resume_model and --restart begin in different places; "
+                            "give one of them")
         self.config, self.builder = config, builder or ZeroShotBuilder(config)
         self._stages = {stage.name: stage for stage in stages_of(config)}
         super().__init__(config.save_dir,
                          {name: stage.output for name, stage in self._stages.items()},
                          shared_dir, shared_stages, restart)
+        self.resume = resume
         self.resume_model = resume_model and os.path.abspath(resume_model)
         if self.resume_model and not is_checkpoint(self.resume_model):
             raise UserError(f"--resume_model {resume_model}: no model.pdparams and model.pdopt in "
@@ -178,8 +186,46 @@ class Run(RunFolder):
                             f"{', '.join(changes)}; run --stage {stage} again, or leave "
                             f"--stage out")
 
+    def has_begun(self) -> bool:
+        """Tell whether a stage has left something to go on from."""
+        return any(self.is_finished(stage) or newest_checkpoint(self.folder(stage))
+                   for stage in self.stages)
+
+    def goes_on_from(self, stage: str, insists: bool = False) -> str | None:
+        """Return the checkpoint that a stage goes on from, after the stages before it.
+
+        That is ``resume_model`` or, if the stage was begun with its present inputs, the newest
+        whole one in its folder. With ``insists``, as for the stage that ``resume`` is about,
+        inputs of ``MAY_CHANGE`` may be others, those of a finished stage too.
+
+        Raises:
+            UserError: it insists and cannot.
+        """
+        record, made_by = self.record(stage), self.stage(stage)
+        if self.resumes(stage):
+            return self.resumes(stage)
+        if self.restart or not made_by.resumable or "inputs" not in record:
+            return None
+        if self.is_finished(stage) and (not insists or self.is_current(stage)):
+            return None
+        changed = self.changed_inputs(stage, record["inputs"], MAY_CHANGE if insists else ())
+        changed += ["format"] * (record.get("format", 1) != made_by.format)
+        if insists and changed:
+            raise UserError(f"--resume: stage {stage} in {self.folder(stage)} was begun with "
+                            f"another {', '.join(changed)}; go on with the config it was begun "
+                            f"with, or leave the flag out to begin it again")
+        checkpoint = None if changed else newest_checkpoint(self.folder(stage))
+        iters = made_by.iterations(self.config)
+        if checkpoint and iterations_done(checkpoint) > iters - self.is_finished(stage):
+            raise UserError(f"--resume: {checkpoint} has done all of `iters: {iters}` of stage "
+                            f"{stage}; raise it, or leave the flag out to begin it again")
+        if insists and not checkpoint and self.is_finished(stage):
+            raise UserError(f"--resume: {self.folder(stage)} has no whole checkpoint; leave the "
+                            f"flag out to begin stage {stage} again")
+        return checkpoint
+
     def resumes(self, stage: str) -> str | None:
-        """Return the checkpoint to go on from, if it is one of this stage."""
+        """Return ``resume_model`` if it is a checkpoint of this stage."""
         if not self.resume_model or not self.stage(stage).resumable:
             return None
         parent = os.path.basename(os.path.dirname(self.resume_model))

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import tarfile
+import time
 import zipfile
 from types import SimpleNamespace
 
@@ -17,7 +18,6 @@ import numpy as np
 import paddle
 import paddleseg.core
 import pytest
-import visualdl
 import yaml
 from paddle import nn
 from paddleseg.core import infer
@@ -404,40 +404,44 @@ def test_models_own_loss_computation_is_mended_for_the_run_only(train_tiny):
     assert "loss_computation" not in vars(model)
 
 
-def test_hooks_replace_evaluator_and_log_writer_inside_the_block(train_tiny, tmp_path):
-    evaluations, scalars, folders = [], [], []
+def test_hooks_leave_the_trainer_its_iterations_alone(train_tiny, tmp_path):
+    model, told = OwnLossModel(3, 2, 1), []
 
-    def evaluate(model, val_dataset, **kwargs):
-        evaluations.append(kwargs)
-        return 0.5 / len(evaluations), 0.25, None, None, None
+    def batches():
+        for value in (1.0, 3.0):
+            yield {"img": paddle.full([1, 3, 4, 4], value), "label": paddle.zeros([1, 4, 4])}
+            told.append(("over", float(model.bias.sum())))
 
-    def log_writer(save_dir):
-        folders.append(save_dir)
-        return SimpleNamespace(add_scalar=lambda *scalar: scalars.append(scalar),
-                               close=lambda: scalars.append("closed"))
+    originals = TRAINER.paddle, TRAINER.resume, TRAINER.loss_computation
+    with compat.trainer_hooks(model, batches(), 0, lambda losses: told.append(
+            ("losses", *map(float, losses)))):
+        train_tiny(model, resume_model="absent")
+    assert (TRAINER.paddle, TRAINER.resume, TRAINER.loss_computation) == originals
+    assert [kind for kind, *_ in told] == ["losses", "over"] * 2
+    (_, one, two), (_, after_first), (_, *_), (_, after_second) = told
+    assert two == pytest.approx(2 * one)
+    # Of the loss, three times the mean over two channels, each bias has a gradient of 1.5.
+    assert [after_first, after_second] == pytest.approx([-0.3, -0.6])
+    assert not [name for _, _, names in os.walk(tmp_path) for name in names]
 
-    originals = TRAINER.evaluate, visualdl.LogWriter
-    with compat.trainer_hooks(evaluate=evaluate, log_writer=log_writer):
-        train_tiny(OwnLossModel(3, 2, 1), val_dataset=TinyData(), use_vdl=True,
-                   test_config={"is_slide": False})
-    assert (TRAINER.evaluate, visualdl.LogWriter) == originals
-    assert [call["is_slide"] for call in evaluations] == [False, False]
-    assert folders == [str(tmp_path)] and scalars[-1] == "closed"
-    assert [s for s in scalars if s[0] == "Evaluate/mIoU"] == [
-        ("Evaluate/mIoU", 0.5, 1), ("Evaluate/mIoU", 0.25, 2)]
-    assert {"Train/loss", "Train/loss_0", "Train/loss_1"} <= {s[0] for s in scalars}
-    best, first, last = (paddle.load(str(tmp_path / name / "model.pdparams"))["bias"].numpy()
-                         for name in ("best_model", "iter_1", "iter_2"))
-    assert (best == first).all() and not (best == last).all()
+
+def test_hooks_count_from_the_iterations_done(train_tiny):
+    model, terms = OwnLossModel(3, 2, 1), []
+    batch = {"img": paddle.ones([1, 3, 4, 4]), "label": paddle.zeros([1, 4, 4])}
+    with compat.trainer_hooks(model, [batch], 1, terms.append):
+        train_tiny(model, resume_model="absent")
+    assert len(terms) == 1
 
 
 def test_hooks_are_taken_out_when_the_block_fails():
-    originals = TRAINER.evaluate, visualdl.LogWriter
+    originals = TRAINER.paddle, TRAINER.resume, TRAINER.loss_computation
+    model = OwnLossModel(3, 2, 1)
     with pytest.raises(KeyError, match="inside"):
-        with compat.trainer_hooks(evaluate=max, log_writer=min):
-            assert (TRAINER.evaluate, visualdl.LogWriter) == (max, min)
+        with compat.trainer_hooks(model, [], 0, max):
+            assert "loss_computation" in vars(model)
             raise KeyError("inside")
-    assert (TRAINER.evaluate, visualdl.LogWriter) == originals
+    assert (TRAINER.paddle, TRAINER.resume, TRAINER.loss_computation) == originals
+    assert "loss_computation" not in vars(model)
 
 
 # In a process of its own, for Paddle's unmended loader waits for ever.
@@ -483,6 +487,33 @@ for torn in (0, 2):
         pass
 print(len(list(paddle.io.DataLoader(Torn(collects=True), num_workers=1))))
 """
+
+
+ORPHANS = """
+import os
+reader = iter(paddle.io.DataLoader(Torn(), num_workers=2))
+print(*(worker.pid for worker in reader._workers), flush=True)
+os.kill(os.getpid(), 9)
+"""
+
+
+def test_workers_end_with_a_parent_that_is_killed():
+    done = subprocess.run([sys.executable, "-c", LOADERS + ORPHANS], stdout=subprocess.PIPE,
+                          text=True, timeout=120)
+    workers, end = done.stdout.split(), time.monotonic() + 10
+    assert done.returncode == -signal.SIGKILL and len(workers) == 2
+    while any(map(is_alive, workers)) and time.monotonic() < end:
+        time.sleep(0.1)
+    assert not any(map(is_alive, workers))
+
+
+def is_alive(process):
+    """Whether it runs: what nobody has waited for is there as a zombie, too."""
+    try:
+        with open(f"/proc/{process}/stat", encoding="utf-8") as file:
+            return file.read().rsplit(")", 1)[1].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
 
 
 def test_an_error_in_a_loader_is_told_as_it_was_raised():

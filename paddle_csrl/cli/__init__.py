@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from paddle_csrl import mkl
+from paddle_csrl import mkl, stopping
 from paddle_csrl.doctor.installation import GET_PADDLE
 from paddle_csrl.errors import UserError, user_message
 
@@ -36,7 +36,7 @@ def make_parser(module: str, doc: str | None) -> argparse.ArgumentParser:
 def run(main: Callable[[], Any], many: bool = False) -> None:
     """Run ``main`` as a program: a user's mistake is one line on stderr and exit status 2.
 
-    A result that names what ``failed`` ends with status 1.
+    A result that names what ``failed`` ends with status 1, SIGTERM with 143, Ctrl-C with 130.
 
     Args:
         main: does it all and returns results.
@@ -47,10 +47,14 @@ def run(main: Callable[[], Any], many: bool = False) -> None:
         if not many and int(os.environ.get("PADDLE_TRAINERS_NUM", 1)) > 1:
             raise UserError("this tool is one process: start it by itself; train.py, val.py, "
                             "predict.py and infer.py run under paddle.distributed.launch")
-        result = main()
+        with stopping.handled():
+            result = main()
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
         sys.exit(130)
+    except stopping.Stopped as stopped:
+        print(stopped, file=sys.stderr)
+        sys.exit(stopped.exit_status)
     except Exception as error:
         message = user_message(error)
         if isinstance(error, ModuleNotFoundError) and error.name == "paddle":

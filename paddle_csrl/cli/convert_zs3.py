@@ -23,8 +23,8 @@ from paddleseg.utils import logger
 from paddle_csrl.cli import make_parser
 from paddle_csrl.errors import UserError
 from paddle_csrl.preparation.convert_zs3 import KINDS, convert, read_torch
-from paddle_csrl.stages.fit import save_state
 from paddle_csrl.utils import make_folder_of
+from paddle_csrl.utils.weights import save_state
 
 _USE = {"backbone": "model.backbone.pretrained={out}",
         "deeplab": "segmentor_weights={out} (in place of stage 1) or model.pretrained={out} (where "

@@ -18,7 +18,6 @@ examples:
 import argparse
 import contextlib
 import os
-import signal
 import sys
 import threading
 import webbrowser
@@ -26,6 +25,7 @@ from typing import Any
 
 from paddleseg.utils import logger
 
+from paddle_csrl import stopping
 from paddle_csrl.cli import make_parser, options
 from paddle_csrl.errors import UserError
 
@@ -75,11 +75,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
         print(f"the page is at {url} (Ctrl+C ends it)", flush=True)
         if args.open_browser:
             threading.Thread(target=webbrowser.open, args=(url,), daemon=True).start()
-        if threading.current_thread() is threading.main_thread():
-            # `kill` ends it as Ctrl+C does, cleaning up.
-            before = signal.signal(signal.SIGTERM, signal.default_int_handler)
-            stack.callback(signal.signal, signal.SIGTERM, before)
-        with contextlib.suppress(KeyboardInterrupt):
+        with contextlib.suppress(KeyboardInterrupt, stopping.Stopped):
             page.serve_forever()
     return {"url": url}
 

@@ -160,6 +160,10 @@ def add_training(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--resume_model", metavar="DIR",
                         help="checkpoint folder to go on from, such as "
                              "output/NAME/segmentor/iter_1000")
+    parser.add_argument("--resume", action="store_true",
+                        help="insist on going on from where a run was stopped, which happens "
+                             "without the flag, too; with it iterations, batch size, optimizer "
+                             "and schedule of that stage may be others")
     parser.add_argument("--restart", action="store_true",
                         help="run stages again that are up to date, and delete earlier results, "
                              "which otherwise are kept under another name if they took more than "

@@ -42,7 +42,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
                  "save_dir": args.save_dir, "seed": args.seed, "do_eval": args.do_eval,
                  "use_vdl": args.use_vdl, "keep_checkpoint_max": args.keep_checkpoint_max}
     config = ZeroShotConfig(args.config, opts=args.opts, overrides=overrides)
-    run = Run(config, args.resume_model, restart=args.restart)
+    run = Run(config, args.resume_model, restart=args.restart, resume=args.resume)
     if args.stage:
         _check_flags(args, run.stage(args.stage))
     utils.show_env_info()

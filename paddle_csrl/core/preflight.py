@@ -10,7 +10,7 @@ from paddle_csrl.builder import ZeroShotBuilder
 from paddle_csrl.errors import UserError
 from paddle_csrl.run import Run
 from paddle_csrl.stages.base import MAY_CHANGE
-from paddle_csrl.stages.fit import iterations_done
+from paddle_csrl.stages.checkpoints import iterations_done, torn_file
 from paddle_csrl.utils import make_folder, read_json
 from paddle_csrl.utils.weights import load_state, load_weights
 
@@ -74,6 +74,9 @@ def schedule_warnings(run: Run) -> list[tuple[str, str]]:
 
 def _check_resumed(run: Run, stages: Sequence[str]) -> None:
     path, weights = run.resume_model, run.config.settings.segmentor_weights
+    if run.resume and not run.has_begun():
+        raise UserError(f"--resume: {run.save_dir} has nothing to go on from; leave the flag out "
+                        f"to begin")
     if not path:
         return
     parent = os.path.basename(os.path.dirname(path))
@@ -92,6 +95,10 @@ def _check_resumed(run: Run, stages: Sequence[str]) -> None:
         raise UserError(f"--resume_model {path} has done all of `iters: {iters}` of stage {stage}; "
                         f"raise it above {done}")
     _check_origin(run, stage)
+    torn = torn_file(path)
+    if torn:
+        raise UserError(f"--resume_model {path}: {torn} is not a whole file as it was saved; name "
+                        f"another checkpoint, or leave the flag out")
     if stage == "segmentor":  # PaddleSeg's trainer would go on from what fits, or from nothing
         model = run.builder.new_projection(pretrained=False) if run.config.projection \
             else run.builder.new_segmentor(pretrained=False)

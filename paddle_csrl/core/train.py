@@ -10,7 +10,7 @@ import paddle
 import yaml
 from paddleseg.utils import logger, utils
 
-from paddle_csrl import parallel
+from paddle_csrl import parallel, stopping
 from paddle_csrl.classes import CLASSES_FILE
 from paddle_csrl.config import ZeroShotConfig
 from paddle_csrl.core import preflight
@@ -18,6 +18,7 @@ from paddle_csrl.evaluation.score import audit_line, score, visualdl_line, warn_
 from paddle_csrl.reports.run_report import FILE_NAME as REPORT
 from paddle_csrl.reports.run_report import write_page
 from paddle_csrl.run import CONFIG_FILE, Run
+from paddle_csrl.stages.checkpoints import read_record
 from paddle_csrl.utils import atomic_path, write_json
 from paddle_csrl.utils.provenance import how_made
 from paddle_csrl.utils.weights import load_state, require_finite
@@ -25,10 +26,11 @@ from paddle_csrl.utils.weights import load_state, require_finite
 
 def train(config: str, *, save_dir: str | None = None, stage: str | None = None,
           opts: Sequence[str] = (), resume_model: str | None = None,
-          restart: bool = False) -> dict[str, Any]:
+          restart: bool = False, resume: bool = False) -> dict[str, Any]:
     """Train a zero-shot segmentor: all stages, or one, then the GZS3 scores.
 
-    Stages that are finished and up to date are not run again.
+    Stages that are finished and up to date are not run again, and one that was stopped goes on
+    from its newest whole checkpoint.
 
     Example:
         >>> metrics = train("configs/csrl_shapes.yml", save_dir="output/demo")
@@ -42,6 +44,8 @@ def train(config: str, *, save_dir: str | None = None, stage: str | None = None,
         opts: overrides of the config, each ``key.subkey=value``.
         resume_model: a checkpoint folder ``<stage>/iter_N`` to go on from.
         restart: run stages again that are up to date, and delete their earlier results.
+        resume: insist that there is something to go on from; iterations, schedule and the like
+            may be others then.
 
     Returns:
         The content of ``metrics.json``, scores in [0, 1]; empty if ``stage`` ends before the
@@ -51,7 +55,7 @@ def train(config: str, *, save_dir: str | None = None, stage: str | None = None,
         UserError: a mistake in the config or the data.
     """
     run = Run(ZeroShotConfig(config, opts=opts, overrides={"save_dir": save_dir}),
-              resume_model=resume_model, restart=restart)
+              resume_model=resume_model, restart=restart, resume=resume)
     return train_run(run, stage)
 
 
@@ -103,24 +107,32 @@ def run_stages(run: Run, stages: Sequence[str]) -> None:
         run.require_current(earlier)
     run.forget()
     preflight.check(run, stages)
+    has_run = False
     for stage in stages:
-        _run_unless_current(run, stage)
+        stopping.end_if_told()
+        has_run |= _run_unless_current(run, stage, insists=run.resume and not has_run)
     run.forget()
 
 
-def _run_unless_current(run: Run, name: str) -> None:
+def _run_unless_current(run: Run, name: str, insists: bool) -> bool:
+    """Run a stage if need be and tell whether; ``insists`` is that of ``Run.goes_on_from``."""
     stage, context, changes = run.stage(name), run.context, run.changes(name)
-    context.resume_model, context.makes_model = run.resumes(name), name == run.model_stage
+    checkpoint = context.resume_model = run.goes_on_from(name, insists)
+    context.makes_model = name == run.model_stage
     has_all = changes == [] and (run.has_final_model() or not context.makes_model)
-    if has_all and not context.resume_model and not run.restart:
+    if has_all and not checkpoint and not run.restart:
         run.bring_up_record(name)
         logger.info(f"[{name}] up to date: {run.output(name)}")
-        return
-    if changes:
+        return False
+    if checkpoint:
+        logger.info(f"[{name}] goes on from {checkpoint}")
+    elif changes:
         logger.info(f"[{name}] runs again, for these changed: {', '.join(changes)}")
     made_from, start = {"format": stage.format, "inputs": run.inputs(name)}, time.time()
-    if context.resume_model:
-        made_from["resumed_from"] = context.resume_model
+    start -= read_record(checkpoint).get("seconds", 0)
+    origin = run.resumes(name) or (run.record(name).get("resumed_from") if checkpoint else None)
+    if origin:
+        made_from["resumed_from"] = origin
     run.origins[name] = made_from
     # A checkpoint knows parameters by the names that Paddle counts up, which must therefore not
     # depend on what else was built in this process.
@@ -129,10 +141,12 @@ def _run_unless_current(run: Run, name: str) -> None:
     if run.output(name).endswith(".pdparams"):
         require_finite(load_state(run.output(name)), run.output(name))
     seconds = time.time() - start
-    run.finish(name, **made_from, **found, made=how_made(seconds))
+    run.finish(name, **made_from, **found, made=how_made(
+        seconds, run.config.settings.num_workers))
     for other in run.foreign_makers() if context.makes_model else ():
         run.mark_unfinished(other)
     logger.info(f"[{name}] took {seconds:.0f} s")
+    return True
 
 
 def write_config(run: Run) -> None:

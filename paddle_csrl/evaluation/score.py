@@ -65,7 +65,7 @@ def describe(builder: ZeroShotBuilder, scores: dict[str, Any]) -> dict[str, Any]
 def audit_line(builder: ZeroShotBuilder) -> str:
     """Say in one line what of the training data was used, and what was drawn if stage 1 ran.
 
-    Drawn is what the loader asked for, which may be a few batches more than were learned from.
+    Drawn is what it learned from since it was begun, or taken up where it had been stopped.
     """
     audit = builder.train_dataset.audit()
     drawn = builder.train_dataset.labels_drawn()

@@ -100,7 +100,8 @@ class ClassifierStage(Stage):
     def run(self, context: StageContext) -> None:
         batches_of = partial(LegacyBatches.of, label_counts=label_counts(context)) \
             if context.config.leaks else ClassifierBatches.of
-        train_layer(context, self.name, batches_of)
+        last = LastLayer(context)
+        keep_layer(context, self.name, last, train_layer(context, self.name, last, batches_of))
 
 
 def train_classifier(section: ClassifierSection, bank: FeatureBank, generated: np.ndarray,
@@ -123,29 +124,34 @@ def train_classifier(section: ClassifierSection, bank: FeatureBank, generated: n
     return classifier
 
 
-def train_layer(context: StageContext, stage: str,
-                batches_of: BatchesOf = ClassifierBatches.of) -> PixelClassifier:
-    """Train the layer into a stage's folder, and save the final model if that is the stage's part.
+def train_layer(context: StageContext, stage: str, last: "LastLayer",
+                batches_of: BatchesOf = ClassifierBatches.of, **folder: Any) -> PixelClassifier:
+    """Train the layer in a stage's folder; ``folder`` is for ``fit_in_folder``.
 
-    The last iteration is kept: choosing among checkpoints would need unseen pixels.
+    The last iteration counts: choosing among checkpoints would need unseen pixels.
     """
-    section, seed, last = context.config.section("classifier"), context.seed(stage), \
-        LastLayer(context)
+    section, seed = context.config.section("classifier"), context.seed(stage)
     generated = generate(trained_generator(context), section.num_generated, seed,
                          seen_too=bool(context.config.leaks))
 
     def share_out(classifier: PixelClassifier, batches: paddle.io.Dataset, section: Any) -> None:
         classifier.share = _share_of(section, classifier, stage)
         recorder = _score_recorder(context, last, classifier) if context.settings.do_eval else None
-        fit_in_folder(context, stage, context.config.section(stage), recorder)(
+        fit_in_folder(context, stage, context.config.section(stage), recorder, **folder)(
             classifier, batches, section)
 
-    classifier = train_classifier(section, context.bank, generated, context.classes.unseen_ids,
-                                  seed, origin=last.origin, fit=share_out, batches_of=batches_of)
+    # A checkpoint knows parameters by the names that Paddle counts up, here in every round anew.
+    with paddle.utils.unique_name.guard():
+        return train_classifier(section, context.bank, generated, context.classes.unseen_ids, seed,
+                                origin=last.origin, fit=share_out, batches_of=batches_of)
+
+
+def keep_layer(context: StageContext, stage: str, last: "LastLayer",
+               classifier: PixelClassifier) -> None:
+    """Save a stage's layer, and the final model if that is the stage's part."""
     save_state(classifier.state_dict(), context.files.output(stage))
     if context.makes_model:
         last.save(classifier)
-    return classifier
 
 
 def _share_of(section: ClassifierSection, classifier: PixelClassifier,

@@ -2,34 +2,35 @@
 
 PaddleSeg's trainer trains the segmentor. It has no callback and no data without a loader; here
 ``fit`` is the bare loop, which tuning and the adding of classes use as it is, and
-``fit_in_folder`` the same with log lines, VisualDL, checkpoints and resuming. Keys, tags and files
-are PaddleSeg's.
+``fit_in_folder`` the same in the folder of a stage: with log lines, VisualDL, checkpoints and
+resuming, of which ``in_folder`` takes care for every stage. Keys, tags and files are PaddleSeg's.
 """
 
 import contextlib
-import glob
-import math
 import os
-import shutil
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any, TypeVar
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, NamedTuple, TypeVar
 
 import paddle
 from paddleseg.cvlibs import Config
 from paddleseg.cvlibs.config_checker import DefaultLossRule
-from paddleseg.utils import logger
-from paddleseg.utils.timer import calculate_eta
 
-from paddle_csrl import parallel
+from paddle_csrl import parallel, stopping
 from paddle_csrl.builder import UserErrorBuilder
 from paddle_csrl.config.schema import TrainedSection
 from paddle_csrl.errors import UserError
 from paddle_csrl.stages.base import StageContext
-from paddle_csrl.utils import read_json, write_json
+from paddle_csrl.stages.checkpoints import (
+    Checkpoints,
+    Evaluate,
+    iterations_done,
+    read_record,
+    saved_in,
+)
+from paddle_csrl.stages.progress import Callback, ProgressLog, Step, diverged_term
 from paddle_csrl.utils.visualdl import StageLogWriter, loss_names
-from paddle_csrl.utils.weights import load_state, load_weights, save_state
 
 
 class _SectionConfig(Config):
@@ -75,25 +76,14 @@ def check_training(section: Any, num_classes: int, place: str = "") -> None:
             raise UserError(f"{place}{error}") from error
 
 
-@dataclass
-class Step:
-    """An iteration that has been done, numbered from 1, and its loss by term."""
-
-    iteration: int
-    terms: list[paddle.Tensor]
-    learning_rate: float
-    reader_seconds: float
-    builder: TrainingBuilder
-
-
-Callback = Callable[[Step], None]
 AnyModel = TypeVar("AnyModel", bound=paddle.nn.Layer)
 #: Trains a model on whole batches, one per iteration, as a section says.
 Fit = Callable[[AnyModel, paddle.io.Dataset, Any], None]
 
 
 def fit(model: paddle.nn.Layer, batches: paddle.io.Dataset, section: TrainedSection,
-        callbacks: Sequence[Callback] = (), checkpoint: str | None = None) -> None:
+        callbacks: Sequence[Callback] = (),
+        take_up: Callable[[TrainingBuilder], int] | None = None) -> None:
     """Train a model on whole batches, one per iteration.
 
     Of several processes each makes all iterations in the same order; where the model has a
@@ -104,11 +94,12 @@ def fit(model: paddle.nn.Layer, batches: paddle.io.Dataset, section: TrainedSect
         batches: dicts of arrays, one item an iteration, without the batch axis of a loader.
         section: iterations, loss, optimizer and schedule.
         callbacks: called after every iteration, in turn.
-        checkpoint: a folder written by ``Checkpoints``, to go on from.
+        take_up: gives the builder's model and optimizer the state after the number of iterations
+            that it returns.
     """
     builder = TrainingBuilder(section, model)
     optimizer, losses, schedule = builder.optimizer, builder.loss, builder.lr_scheduler
-    done = load_checkpoint(checkpoint, builder) if checkpoint else 0
+    done = take_up(builder) if take_up else 0
     share = getattr(model, "share", None)
     # The order of PaddleSeg's trainer.
     order = list(paddle.io.DistributedBatchSampler(batches, batch_size=1, num_replicas=1, rank=0,
@@ -134,156 +125,86 @@ def fit(model: paddle.nn.Layer, batches: paddle.io.Dataset, section: TrainedSect
             callback(Step(iteration, terms, learning_rate, seconds, builder))
 
 
+class InFolder(NamedTuple):
+    """A training in the folder of its stage, but for the iterations themselves."""
+
+    #: For ``fit``, or None to begin at the beginning.
+    take_up: Callable[[Any], int] | None
+    callbacks: list[Callback]
+    checkpoints: Checkpoints
+
+
+@contextlib.contextmanager
+def in_folder(context: StageContext, stage: str, section: Any, iters: int, names: Sequence[str],
+              evaluate: Evaluate | None = None, offset: int = 0,
+              beside: Mapping[str, dict[str, Any]] | None = None,
+              **of_images: int) -> Iterator[InFolder]:
+    """Begin the folder of a stage, or take up the training there.
+
+    A signal to stop is put off inside the block, until the training has saved a checkpoint.
+
+    Args:
+        section: says how often to log and to save.
+        iters: iterations of the training.
+        names: of the loss terms.
+        evaluate, beside: as for ``Checkpoints``.
+        offset: iterations of earlier trainings of the stage, which this one goes on counting.
+        of_images: as for ``ProgressLog``.
+    """
+    settings, folder = context.settings, context.files.folder(stage)
+    given = context.resume_model
+    checkpoint = given if given and iterations_done(given) > offset else None
+    previous = read_record(checkpoint or os.path.join(folder, f"iter_{offset}"))
+
+    def take_up(builder: Any) -> int:
+        return checkpoints.take_up(str(checkpoint), builder) - offset
+
+    def check(step: Step) -> None:
+        term = diverged_term(step, names)
+        if term:
+            saved = saved_in(folder)
+            last = f"the last checkpoint before is {saved[-1]}" if saved \
+                else "there is no checkpoint before"
+            raise UserError(f"stage {stage} has diverged: {term}; lower its learning rate or set "
+                            f"`optimizer.grad_clip_cfg` ({last})")
+
+    def counted(callback: Callback) -> Callback:
+        return lambda step: callback(replace(step, iteration=step.iteration + offset))
+
+    context.files.begin(stage, resumed=bool(given) or offset > 0)
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(stopping.put_off())
+        writer = stack.enter_context(StageLogWriter(folder, names, previous.get("log"))) \
+            if settings.use_vdl and parallel.is_first() else None
+        last = offset + iters
+        log = ProgressLog(last, section.log_iters, writer, previous.get("terms", ()), **of_images)
+        checkpoints = Checkpoints(folder, section.save_interval, last,
+                                  settings.keep_checkpoint_max, log, writer, evaluate, previous,
+                                  beside)
+        callbacks: list[Callback] = [check, *([log] if parallel.is_first() else []), checkpoints]
+        yield InFolder(take_up if checkpoint else None, list(map(counted, callbacks)), checkpoints)
+    parallel.barrier()
+
+
 def fit_in_folder(context: StageContext, stage: str, section: TrainedSection,
-                  record: Callable[[StageLogWriter, int], None] | None = None) -> Fit:
+                  record: Callable[[StageLogWriter, int], None] | None = None,
+                  offset: int = 0, beside: Mapping[str, dict[str, Any]] | None = None) -> Fit:
     """Return ``fit`` with log lines, VisualDL, checkpoints and resuming in a stage's folder.
 
     ``section`` says how often. ``record`` is called with (writer, iteration) at every checkpoint,
-    by the first process alone, and must leave no trace in the training.
+    by the first process alone, and must leave no trace in the training. The others are as for
+    ``in_folder``.
     """
+
+    def evaluate(writer: StageLogWriter | None, iteration: int) -> None:
+        if writer and record:
+            record(writer, iteration)
 
     def train(model: paddle.nn.Layer, batches: paddle.io.Dataset,
               trained: TrainedSection) -> None:
-        settings, folder = context.settings, context.files.folder(stage)
-        context.files.begin(stage, resumed=bool(context.resume_model))
         names = loss_names(_SectionConfig({"loss": trained.loss}).loss_cfg)
-
-        def require_finite(step: Step) -> None:
-            for name, term in zip(names, step.terms):
-                require_finite_loss(term, name, step.iteration, stage, folder)
-
-        callbacks: list[Callback] = [require_finite]
-        with contextlib.ExitStack() as stack:
-            if parallel.is_first():
-                writer = stack.enter_context(StageLogWriter(folder, names)) \
-                    if settings.use_vdl else None
-                callbacks.append(ProgressLog(trained.iters, section.log_iters, writer))
-                if writer and record:
-                    callbacks.append(_at_checkpoints(section, trained.iters, lambda step: record(
-                        writer, step.iteration)))
-            callbacks.append(_at_checkpoints(section, trained.iters, Checkpoints(
-                folder, settings.keep_checkpoint_max)))
-            fit(model, batches, trained, callbacks, context.resume_model)
-        parallel.barrier()
+        with in_folder(context, stage, section, trained.iters, names,
+                       evaluate if record else None, offset, beside) as training:
+            fit(model, batches, trained, training.callbacks, training.take_up)
 
     return train
-
-
-def _at_checkpoints(section: TrainedSection, iters: int, callback: Callback) -> Callback:
-    """``callback`` at every ``save_interval`` and at the end."""
-
-    def at_checkpoints(step: Step) -> None:
-        if step.iteration % section.save_interval == 0 or step.iteration == iters:
-            callback(step)
-
-    return at_checkpoints
-
-
-class ProgressLog:
-    """Logs the mean loss, speed and time left every few iterations, as PaddleSeg's trainer does.
-
-    A ``writer`` gets the same as scalars, and the loss by term.
-    """
-
-    def __init__(self, iters: int, interval: int, writer: StageLogWriter | None = None):
-        self.iters, self.interval, self.writer = iters, min(interval, iters), writer
-        self._restart()
-
-    def _restart(self) -> None:
-        self._terms: list[list[float]] = []
-        self._reader_seconds, self._start = 0.0, time.monotonic()
-
-    def __call__(self, step: Step) -> None:
-        self._terms.append([float(term) for term in step.terms])
-        self._reader_seconds += step.reader_seconds
-        if step.iteration % self.interval:
-            return
-        count = len(self._terms)
-        means = [sum(values) / count for values in zip(*self._terms)]
-        cost = (time.monotonic() - self._start) / count
-        scalars = {"loss": sum(means), "lr": step.learning_rate, "batch_cost": cost,
-                   "reader_cost": self._reader_seconds / count}
-        logger.info(
-            f"[TRAIN] iter: {step.iteration}/{self.iters}, loss: {scalars['loss']:.4f}, "
-            f"lr: {step.learning_rate:.6f}, batch_cost: {cost:.4f}, "
-            f"reader_cost: {scalars['reader_cost']:.5f} | "
-            f"ETA {calculate_eta(self.iters - step.iteration, cost)}")
-        if self.writer:
-            for name, value in scalars.items():
-                self.writer.add_scalar(f"Train/{name}", value, step.iteration)
-            for number, value in enumerate(means[:0] if len(means) == 1 else means):
-                self.writer.add_scalar(f"Train/loss_{number}", value, step.iteration)
-        self._restart()
-
-
-def require_finite_loss(term: paddle.Tensor, name: str, iteration: int, stage: str,
-                        folder: str) -> None:
-    """Raise ``UserError`` at a loss term that is no finite number, before it is saved."""
-    value = float(term)
-    if not math.isfinite(value):
-        saved = glob.glob(os.path.join(glob.escape(folder), "iter_*"))
-        last = f"the last checkpoint before is {max(saved, key=iterations_done)}" if saved \
-            else "there is no checkpoint before"
-        raise UserError(f"stage {stage} has diverged: {name} is {value} at iteration {iteration}; "
-                        f"lower its learning rate or set `optimizer.grad_clip_cfg` ({last})")
-
-
-class Checkpoints:
-    """Writes checkpoints as PaddleSeg's trainer does, into ``iter_N``, with the random state.
-
-    The last ``keep`` stay; 0 for all.
-    """
-
-    def __init__(self, folder: str, keep: int):
-        self.folder, self.keep = folder, keep
-        self._written: list[str] = []
-
-    def __call__(self, step: Step) -> None:
-        target = os.path.join(self.folder, f"iter_{step.iteration}")
-        save_state(step.builder.model.state_dict(), os.path.join(target, "model.pdparams"))
-        save_state(step.builder.optimizer.state_dict(), os.path.join(target, "model.pdopt"))
-        if not parallel.is_first():
-            return
-        write_json(os.path.join(target, _RANDOM_STATE),
-                   [state.__getstate__() for state in paddle.get_rng_state()])
-        self._written.append(target)
-        while len(self._written) > self.keep > 0:
-            shutil.rmtree(self._written.pop(0))
-
-
-_RANDOM_STATE = "random_state.json"
-
-
-def load_checkpoint(folder: str, builder: TrainingBuilder) -> int:
-    """Read what ``Checkpoints`` wrote and return the number of iterations done.
-
-    Where the random state is missing, as in checkpoints of 0.1.0 and on Paddle 2.6, which does
-    not tell it, training goes on with other noise than without the stop.
-    """
-    load_weights(builder.model, os.path.join(folder, "model.pdparams"))
-    builder.optimizer.set_state_dict(load_state(os.path.join(folder, "model.pdopt")))
-    _set_random_state(read_json(os.path.join(folder, _RANDOM_STATE)))
-    return iterations_done(folder)
-
-
-def _set_random_state(content: Any) -> None:
-    states = paddle.get_rng_state()
-    if not content or len(content) != len(states) or not content[0][-1]:
-        logger.warning("the checkpoint holds no random state: training goes on with other noise "
-                       "than without the stop")
-        return
-    restored = [type(state).__new__(type(state)) for state in states]
-    for state, values in zip(restored, content):
-        state.__setstate__(tuple(values))
-    paddle.set_rng_state(restored)
-
-
-def iterations_done(folder: str) -> int:
-    """The number at the end of a checkpoint folder's name."""
-    return int(os.path.normpath(folder).rsplit("_", 1)[-1])
-
-
-def is_checkpoint(folder: str) -> bool:
-    """Tell whether training can go on from a folder."""
-    files = (os.path.join(folder, name) for name in ("model.pdparams", "model.pdopt"))
-    return folder.rsplit("_", 1)[-1].isdigit() and all(map(os.path.isfile, files))

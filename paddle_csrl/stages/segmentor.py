@@ -1,8 +1,10 @@
 """Stage 1: a PaddleSeg segmentor, stock or with a projection, trained on seen classes only."""
 
-import itertools
+import contextlib
 import os
-import random
+import tempfile
+import time
+from collections.abc import Generator
 from typing import Any
 
 import numpy as np
@@ -10,13 +12,14 @@ import paddle
 from paddleseg.core import train
 from paddleseg.utils import logger, utils
 
-from paddle_csrl import parallel
+from paddle_csrl import parallel, stopping
 from paddle_csrl.builder import ZeroShotBuilder
-from paddle_csrl.compat import trainer_hooks
+from paddle_csrl.compat import shut_down, trainer_hooks
 from paddle_csrl.config import ZeroShotConfig
 from paddle_csrl.datasets import ZeroShotDataset
+from paddle_csrl.datasets.order import TrainingOrder
 from paddle_csrl.errors import UserError
-from paddle_csrl.evaluation.evaluate import evaluate
+from paddle_csrl.evaluation.evaluate import evaluate_as_configured
 from paddle_csrl.metrics import ZeroShotEvaluator
 from paddle_csrl.run_folder import checksum
 from paddle_csrl.stages.base import (
@@ -27,8 +30,11 @@ from paddle_csrl.stages.base import (
     pretrained_input,
     register,
 )
-from paddle_csrl.stages.fit import check_training, iterations_done, require_finite_loss
+from paddle_csrl.stages.checkpoints import BEST
+from paddle_csrl.stages.fit import InFolder, check_training, in_folder
+from paddle_csrl.stages.progress import Step
 from paddle_csrl.utils.precision import restore_full_precision
+from paddle_csrl.utils.randomness import preserved
 from paddle_csrl.utils.visualdl import StageLogWriter, loss_names
 from paddle_csrl.utils.weights import keep_checkpoint, load_weights
 
@@ -99,55 +105,73 @@ class SegmentorStage(Stage):
         builder.is_silent = False
         model = builder.new_projection() if context.config.projection else builder.new_segmentor()
         builder.model = utils.convert_sync_batchnorm(model, paddle.get_device().split(":")[0])
-        last = _train(context, self.name, builder)
-        best = os.path.join(context.files.folder(self.name), "best_model")
-        chosen = best if os.path.isdir(best) else last
+        chosen = _train(context, self.name, builder)
         keep_checkpoint(os.path.join(chosen, "model.pdparams"), context.files.output(self.name))
         return {"labels_drawn": context.builder.train_dataset.labels_drawn()}
 
 
 def _train(context: StageContext, stage: str, builder: ZeroShotBuilder) -> str:
-    """Run PaddleSeg's trainer and return the folder of its last checkpoint."""
-    settings, folder = context.settings, context.files.folder(stage)
-    dataset = context.builder.train_dataset
-    require_full_batch(dataset, settings.batch_size)
-    optimizer, losses = builder.optimizer, builder.loss
-    names = loss_names(builder.config.loss_cfg)
-    for loss in losses["types"]:
-        _stop_at_divergence(loss, context, stage)
-    # Not before all is built, for it clears the folder.
-    context.files.begin(stage, resumed=bool(context.resume_model))
-    with trainer_hooks(evaluate=lambda model, dataset, **options: _selection_score(
-            context, model, dataset, **options),
-            log_writer=lambda save_dir: StageLogWriter(save_dir, names)):
-        train(
-            builder.model, dataset, val_dataset=_selection_dataset(context), optimizer=optimizer,
-            save_dir=folder, iters=settings.iters, batch_size=settings.batch_size,
-            resume_model=context.resume_model,
-            save_interval=min(settings.save_interval, settings.iters),
-            log_iters=min(settings.log_iters, settings.iters), num_workers=settings.num_workers,
-            use_vdl=settings.use_vdl and parallel.is_first(), losses=losses,
-            keep_checkpoint_max=settings.keep_checkpoint_max,
-            test_config=context.config.test_config, precision=settings.precision,
-            amp_level=settings.amp_level, to_static_training=settings.to_static_training)
-    _drop_flops_counters(builder.model)
-    restore_full_precision(builder.model)
+    """Run PaddleSeg's trainer and return the folder of the checkpoint that is to be kept."""
+    settings, model, selection = context.settings, builder.model, _selection_dataset(context)
+    require_full_batch(context.builder.train_dataset, settings.batch_size)
+    order = TrainingOrder(context.builder.train_dataset, settings.batch_size, settings.iters)
+    builder.optimizer, builder.loss  # noqa: B018  raise before the folder is cleared
+
+    def evaluate(writer: StageLogWriter | None, iteration: int) -> float | None:
+        score = _selection_score(context, model, selection, writer, iteration) if selection \
+            else None
+        model.train()
+        return score
+
+    with in_folder(context, stage, settings, settings.iters, loss_names(builder.config.loss_cfg),
+                   evaluate if selection else None, batch_size=settings.batch_size,
+                   epoch_length=order.epoch_length) as training:
+        order.done = training.take_up(builder) if training.take_up else 0
+        if len(order):
+            _run_trainer(context, builder, order, training)
     parallel.barrier()  # the first process has saved the checkpoint
-    return os.path.join(folder, f"iter_{settings.iters}")
+    folder = context.files.folder(stage)
+    return os.path.join(folder, BEST if training.checkpoints.best else f"iter_{settings.iters}")
 
 
-def _stop_at_divergence(loss: paddle.nn.Layer, context: StageContext, stage: str) -> None:
-    """Have ``loss`` end the training once it is no finite number; the trainer goes on."""
-    start = iterations_done(context.resume_model) if context.resume_model else 0
-    iterations = itertools.count(start + 1)
+def _run_trainer(context: StageContext, builder: ZeroShotBuilder, order: TrainingOrder,
+                 training: InFolder) -> None:
+    """Have PaddleSeg's trainer do the iterations of ``order``."""
+    settings, dataset, model = context.settings, context.builder.train_dataset, builder.model
+    terms: list[list[paddle.Tensor]] = []
 
-    def check(_: paddle.nn.Layer, inputs: Any, output: Any) -> Any:
-        iteration = next(iterations)
-        for term in output if isinstance(output, (list, tuple)) else [output]:
-            require_finite_loss(term, type(loss).__name__, iteration, stage,
-                                context.files.folder(stage))
+    def batches() -> Generator[Any, None, None]:
+        loader = paddle.io.DataLoader(dataset, batch_sampler=order, return_list=True,
+                                      num_workers=settings.num_workers)
+        with preserved():  # a loader with workers draws a number
+            reader = iter(loader)
+        step = None
+        try:
+            for iteration in range(order.done + 1, order.iters + 1):
+                start = time.monotonic()
+                try:
+                    data = next(reader)
+                except Exception:
+                    if step and stopping.told():  # the workers were told as well, and are gone
+                        training.checkpoints(step)
+                    raise
+                seconds, rate = time.monotonic() - start, builder.optimizer.get_lr()
+                yield data
+                step = Step(iteration, terms.pop(), rate, seconds, builder)
+                for callback in training.callbacks:
+                    callback(step)
+        finally:
+            shut_down(reader)
 
-    loss.register_forward_post_hook(check)
+    with tempfile.TemporaryDirectory() as nothing, contextlib.closing(batches()) as loader, \
+            trainer_hooks(model, loader, order.done, terms.append):
+        train(model, dataset, optimizer=builder.optimizer, save_dir=nothing, iters=order.iters,
+              batch_size=settings.batch_size, resume_model=nothing, save_interval=order.iters,
+              log_iters=order.iters + 1, losses=builder.loss, keep_checkpoint_max=0,
+              precision=settings.precision, amp_level=settings.amp_level,
+              to_static_training=settings.to_static_training)
+    _drop_flops_counters(model)
+    restore_full_precision(model)
 
 
 def _adopt(context: StageContext, path: str) -> None:
@@ -181,7 +205,7 @@ def _selection_fingerprint(context: StageContext) -> str | None:
         return None
 
 
-def _selection_dataset(context: StageContext) -> paddle.io.Dataset | None:
+def _selection_dataset(context: StageContext) -> ZeroShotDataset | None:
     if not context.settings.do_eval:
         return None
     try:
@@ -192,14 +216,18 @@ def _selection_dataset(context: StageContext) -> paddle.io.Dataset | None:
 
 
 def _selection_score(context: StageContext, model: paddle.nn.Layer, dataset: ZeroShotDataset,
-                     **options: Any) -> tuple:
-    """Stand in for ``paddleseg.core.evaluate`` in the trainer, with its return values."""
+                     writer: StageLogWriter | None, iteration: int) -> float:
+    """Return the mean IoU over seen classes, unseen ones hidden, and record it."""
     evaluator = ZeroShotEvaluator(len(context.classes), context.classes.unseen_ids,
                                   ignore_index=dataset.ignore_index)
-    scores = evaluate(model, dataset, evaluator, title="seen classes", **options).compute()
+    scores = evaluate_as_configured(context.builder, model, evaluator, dataset,
+                                    title="seen classes").compute()
     logger.info(f"[EVAL] #Images: {len(dataset)} seen mIoU: {scores['selection_miou']:.4f} "
                 f"(unseen classes hidden)")
-    return scores["selection_miou"], scores["pixel_accuracy"], scores["class_iou"], None, None
+    if writer:
+        writer.add_scalar("Evaluate/selection_miou", scores["selection_miou"], iteration)
+        writer.add_scalar("Evaluate/selection_acc", scores["pixel_accuracy"], iteration)
+    return float(scores["selection_miou"])
 
 
 def require_full_batch(dataset: paddle.io.Dataset, batch_size: int) -> None:
@@ -227,14 +255,11 @@ def _check_outputs(model: paddle.nn.Layer, image: np.ndarray, loss: dict[str, An
 def _check_batch(dataset: ZeroShotDataset, batch_size: int) -> np.ndarray:
     """Insist that transforms bring images to one size, by as many as are in a batch.
 
-    The state of the random numbers stays as it was. Returns one of the images, [3, H, W].
+    Returns one of the images, [3, H, W].
     """
-    states = random.getstate(), np.random.get_state()
     places = np.linspace(0, len(dataset) - 1, batch_size).round().astype(int)
     images = [dataset[place]["img"] for place in places.tolist()]
     shapes = sorted({image.shape for image in images})
-    random.setstate(states[0])
-    np.random.set_state(states[1])
     dataset.drawn.clear()  # counts training alone
     if 0 in shapes[0]:
         raise UserError(f"`train_dataset.transforms` make an image of {shapes[0][1:]} (height, "

@@ -5,6 +5,7 @@ labels. With ``policy: drop`` it was labels that told which images show an unsee
 much the setting grants; with ``policy: ignore`` they are those with unlabelled pixels.
 """
 
+import os
 from functools import partial
 from typing import Annotated, Any
 
@@ -16,17 +17,21 @@ from pydantic import Field
 
 from paddle_csrl.bank.batches import ClassifierBatches
 from paddle_csrl.bank.feature_bank import BottomKSampler, FeatureBank
+from paddle_csrl.config import ZeroShotConfig
 from paddle_csrl.config.schema import Count, Settings, StageSection, key, section
 from paddle_csrl.errors import UserError
 from paddle_csrl.evaluation.evaluate import shard
 from paddle_csrl.models.pixel_classifier import PixelClassifier
 from paddle_csrl.stages.base import Stage, StageContext, embeddings_input, register, section_inputs
-from paddle_csrl.stages.classifier import LastLayer, train_layer
+from paddle_csrl.stages.checkpoints import iterations_done
+from paddle_csrl.stages.classifier import LastLayer, keep_layer, train_layer
 from paddle_csrl.stages.features import offer
 from paddle_csrl.utils import progress
 from paddle_csrl.utils.weights import load_weights
 
 _NO_LABEL = -1
+#: In a checkpoint: the layer that labelled the images of its round.
+_LABELLER = "labeller.pdparams"
 
 
 class PseudoLabelledBatches(ClassifierBatches):
@@ -73,14 +78,19 @@ class SelfTrainingSection(StageSection):
 
 @register
 class SelfTrainingStage(Stage):
-    """Labels the unlabelled images and trains the layer anew, ``rounds`` times."""
+    """Labels the unlabelled images and trains the layer anew, ``rounds`` times.
+
+    Iterations are counted over all rounds.
+    """
 
     name = result = "self_training"
     help = "with a section of that name: the layer once more, with its own confident predictions"
     needs, makes_model = ("classifier", "segmentor", "features", "generator"), True
     flags = ("save_interval", "log_iters")
     no_flags = "it trains the layer as the section `classifier` says"
-    resumable = False  # a round labels its images anew and cannot go on from within
+
+    def iterations(self, config: ZeroShotConfig) -> int:
+        return config.section(self.name).rounds * config.section("classifier").iters
 
     def inputs(self, context: StageContext) -> dict[str, Any]:
         section = context.config.section
@@ -95,17 +105,23 @@ class SelfTrainingStage(Stage):
 
     def run(self, context: StageContext) -> None:
         section, bank = context.config.section(self.name), context.bank
+        iters, given = context.config.section("classifier").iters, context.resume_model
         last = LastLayer(context)
         classifier = PixelClassifier(bank.feature_dim, len(context.classes), last.origin)
-        load_weights(classifier, context.files.output("classifier"))
-        for number in range(section.rounds):
+        load_weights(classifier, os.path.join(given, _LABELLER) if given
+                     else context.files.output("classifier"))
+        first = (iterations_done(given) - 1) // iters if given else 0
+        for number in range(first, section.rounds):
             last.exchange(classifier)
             sample = sample_predictions(context, last.segmentor, section.samples_per_class)
             pseudo = most_confident(sample, section.share)
             _report(context, number + 1, pseudo)
-            classifier = train_layer(context, self.name, partial(
-                PseudoLabelledBatches.of, pseudo=pseudo.scaled(context.scale),
-                pseudo_share=section.pseudo_share))
+            classifier = train_layer(
+                context, self.name, last, partial(
+                    PseudoLabelledBatches.of, pseudo=pseudo.scaled(context.scale),
+                    pseudo_share=section.pseudo_share),
+                offset=number * iters, beside={_LABELLER: classifier.state_dict()})
+        keep_layer(context, self.name, last, classifier)
 
 
 def sample_predictions(context: StageContext, segmentor: paddle.nn.Layer,

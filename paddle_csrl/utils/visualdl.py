@@ -1,16 +1,16 @@
 """VisualDL records: named loss terms, scores over time, pictures and relation matrices."""
 
+import contextlib
 import glob
+import io
 import os
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from visualdl import LogReader, LogWriter
 
 _LOSS_TAG = "Train/loss_"
-# What PaddleSeg's trainer records of an evaluation is the score it selects checkpoints by: here
-# over seen classes, unseen ones hidden.
-_RENAMED = {"Evaluate/mIoU": "Evaluate/selection_miou", "Evaluate/Acc": "Evaluate/selection_acc"}
 
 
 class StageLogWriter(LogWriter):
@@ -22,15 +22,32 @@ class StageLogWriter(LogWriter):
     Args:
         logdir (str): folder of the log.
         loss_names (sequence of str): names of the terms, in the order of the config.
+        position (dict, optional): where an earlier writer was, as its ``position`` said. The log
+            goes on from there, and what came later is cut off.
     """
 
-    def __init__(self, logdir: str, loss_names: Sequence[str] = ()):
-        super().__init__(logdir)
-        self.loss_names = loss_names
+    def __init__(self, logdir: str, loss_names: Sequence[str] = (),
+                 position: dict[str, Any] | None = None):
+        self.loss_names, self._goes_on = loss_names, False
+        path = os.path.join(logdir, position["file"]) if position else ""
+        if position and os.path.isfile(path):
+            self._goes_on = True
+            os.truncate(path, min(position["size"], os.path.getsize(path)))
+        with contextlib.redirect_stdout(io.StringIO()):  # it says that the file is there
+            super().__init__(logdir, file_name=os.path.basename(path) if self._goes_on else "")
+
+    def add_meta(self, *args: Any, **kwargs: Any) -> None:
+        if not self._goes_on:  # the file has it
+            super().add_meta(*args, **kwargs)
+
+    def position(self) -> dict[str, Any]:
+        """Return the name of the file and how many bytes it has with all that was recorded."""
+        self.flush()
+        path = self._get_file_writer().get_filename()
+        return {"file": os.path.basename(path), "size": os.path.getsize(path)}
 
     def add_scalar(self, tag: str, value: float, step: int, walltime: int | None = None) -> None:
         value = float(np.asarray(value).reshape(-1)[0])
-        tag = _RENAMED.get(tag, tag)
         if tag.startswith(_LOSS_TAG):
             tag = f"Train/{self.loss_names[int(tag[len(_LOSS_TAG):])]}"
         super().add_scalar(tag=tag, value=value, step=step, walltime=walltime)

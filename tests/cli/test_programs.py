@@ -1,6 +1,7 @@
 """How the programs end, also where Paddle is missing."""
 
 import os
+import signal
 import subprocess
 import sys
 from unittest import mock
@@ -11,11 +12,13 @@ import paddle_csrl
 from helpers import tiny_runs
 from paddle_csrl.cli import programs, val
 from paddle_csrl.errors import UserError
+from paddle_csrl.stopping import Stopped
 
 
 @pytest.mark.parametrize("raised, status, line", [
     (UserError("no such thing;\nmend it"), 2, "error: no such thing; mend it\n"),
-    (KeyboardInterrupt(), 130, "stopped\n")])
+    (KeyboardInterrupt(), 130, "stopped\n"), (Stopped(signal.SIGTERM), 143, "stopped\n"),
+    (Stopped(signal.SIGINT, "stopped at 5"), 130, "stopped at 5\n")])
 def test_a_program_ends_as_its_tool_does(monkeypatch, capsys, raised, status, line):
     monkeypatch.setattr(val, "main", mock.Mock(side_effect=raised))
     with pytest.raises(SystemExit) as ended:

@@ -10,10 +10,12 @@ from helpers import tiny_runs
 from paddle_csrl.config import ZeroShotConfig
 from paddle_csrl.config.schema import TrainedSection
 from paddle_csrl.run import Run
-from paddle_csrl.stages import fit as fit_module
+from paddle_csrl.stages import progress
+from paddle_csrl.stages.checkpoints import Checkpoints
 from paddle_csrl.stages.classifier import train_classifier
-from paddle_csrl.stages.fit import Checkpoints, ProgressLog, Step, fit
+from paddle_csrl.stages.fit import fit
 from paddle_csrl.stages.generator import generate, train_generator
+from paddle_csrl.stages.progress import ProgressLog, Step
 from paddle_csrl.utils import read_json
 
 
@@ -62,7 +64,8 @@ def test_a_stopped_training_goes_on_as_if_it_had_not_been(finished, tmp_path, st
     """Paddle 2.6 does not tell its random state, which the dropout and noise of stage 2 need."""
     whole, run = finished("custom"), finished("custom").copy(tmp_path / "run")
     checkpoint = run.path(stage, "iter_2")
-    [*_, random_state], *_ = read_json(os.path.join(checkpoint, "random_state.json"))
+    record = read_json(os.path.join(checkpoint, "checkpoint.json"))
+    [*_, random_state], *_ = record["random"]["paddle"]
     run.again(stage=stage, resume_model=checkpoint)
     assert bool(tiny_runs.differing(whole.weights(stage), run.weights(stage))) == (
         stage == "generator" and not random_state)
@@ -111,16 +114,20 @@ def test_callbacks_are_told_of_every_iteration_in_turn():
         assert values == pytest.approx([rate, weight, 2 * weight])
 
 
+def checkpoints(folder, keep=0):
+    return Checkpoints(str(folder), interval=1, last=5, keep=keep, log=ProgressLog(5, 2))
+
+
 @pytest.mark.parametrize("keep, kept", [(0, [1, 2, 3, 4, 5]), (2, [4, 5])])
 def test_the_last_checkpoints_are_kept_and_go_on(tmp_path, keep, kept):
-    fit(Line(), Ones(), SECTION, [Checkpoints(str(tmp_path), keep)])
+    fit(Line(), Ones(), SECTION, [checkpoints(tmp_path, keep)])
     assert sorted(os.listdir(tmp_path)) == [f"iter_{number}" for number in kept]
-    for number in kept:
+    for number in reversed(kept):
         folder, model, told = tmp_path / f"iter_{number}", Line(), []
         assert float(tiny_runs.weights(folder / "model.pdparams")["w"]) == pytest.approx(
             WEIGHTS[number])
         fit(model, Ones(), SECTION, [lambda step, told=told: told.append(step.iteration)],
-            checkpoint=str(folder))
+            lambda builder, folder=folder: checkpoints(tmp_path).take_up(str(folder), builder))
         assert told == list(range(number + 1, 6))
         assert float(model.w) == pytest.approx(WEIGHTS[5])
 
@@ -131,8 +138,8 @@ def test_the_last_checkpoints_are_kept_and_go_on(tmp_path, keep, kept):
 ])
 def test_the_log_has_means_since_its_last_line(monkeypatch, capsys, terms, named):
     clock = iter([10.0, 13.0, 20.0])
-    monkeypatch.setattr(fit_module.time, "monotonic", lambda: next(clock))
-    monkeypatch.setattr(fit_module.logger, "info", print)
+    monkeypatch.setattr(progress.time, "monotonic", lambda: next(clock))
+    monkeypatch.setattr(progress.logger, "info", print)
     records = {}
 
     class Writer:

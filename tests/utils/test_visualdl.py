@@ -27,6 +27,26 @@ def read(folder, kind="scalar"):
             for tag in reader.get_tags().get(kind, [])}
 
 
+def test_a_log_goes_on_where_it_was(tmp_path):
+    """What came after that place is cut off, be it a whole record or the beginning of one."""
+    with StageLogWriter(str(tmp_path)) as writer:
+        writer.add_scalar("Train/loss", 1.0, 1)
+        writer.add_scalar("Train/loss", 2.0, 2)
+        position = json.loads(json.dumps(writer.position()))
+        writer.add_scalar("Train/loss", 99.0, 3)
+    [name] = os.listdir(tmp_path)
+    os.truncate(tmp_path / name, os.path.getsize(tmp_path / name) - 3)
+    with StageLogWriter(str(tmp_path), position=position) as writer:
+        writer.add_scalar("Train/loss", 3.0, 3)
+    assert read(tmp_path) == {"Train/loss": [(1, 1.0), (2, 2.0), (3, 3.0)]}
+
+
+def test_a_log_that_is_gone_begins_anew(tmp_path):
+    with StageLogWriter(str(tmp_path), position={"file": "vdlrecords.1.log", "size": 9}) as writer:
+        writer.add_scalar("Train/loss", 3.0, 3)
+    assert read(tmp_path) == {"Train/loss": [(3, 3.0)]}
+
+
 @pytest.mark.parametrize("names, scalars", [
     (["MMDLoss", "PairwiseRelationLoss"], {"loss": 3.0, "loss_0": 1.0, "loss_1": np.array([2.0])}),
     (["CrossEntropyLoss"], {"loss": 3.0})])
