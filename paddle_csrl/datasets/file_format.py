@@ -84,7 +84,7 @@ def require_decodable(path: str) -> None:
         if _WEBP_IS_UNSAFE and is_webp(head):
             raise UserError(f"{path} is a WebP, by which a file can take over OpenCV "
                             f"{cv2.__version__} (CVE-2023-4863); save it as PNG or JPEG, or pip "
-                            f"install 'opencv-python>={_SAFE_OPENCV}'")
+                            f"install 'opencv-python>={_SAFE_OPENCV},<4.11'")
         if head.startswith(_PNG) and _count_texts(file) > limits.MOST_TEXTS:
             raise UserError(f"{path} holds more than {limits.MOST_TEXTS} compressed texts, which "
                             f"take long to unpack; save it without them")

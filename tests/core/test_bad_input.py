@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from helpers import hostile_images
 from helpers.fabricated import read_label, write_label
 from helpers.tiny_runs import ROOT, Recipe, config_path, custom, shapes, times
 from paddle_csrl.bank.feature_bank import FeatureBank
@@ -199,6 +200,10 @@ def without(name):
     return lambda data: os.remove(data / name)
 
 
+def gigapixels(name):
+    return lambda data: hostile_images.write(data / name, hostile_images.png(15000, 10000))
+
+
 def text(name, content=None, encoding="utf-8"):
     """Write other ``content``, or the same in another encoding."""
     return lambda data: (data / name).write_text(
@@ -215,6 +220,10 @@ DATA = {
     "label missing": (without("labels/train_0003.png"), ["no label at", "train_0003.png"]),
     "image cut": (cut("images/train_0003.jpg"), ["train_0003.jpg", "cannot be read"]),
     "image empty": (text("images/train_0003.jpg", ""), ["train_0003.jpg", "cannot be read"]),
+    "image of gigapixels": (gigapixels("images/train_0003.jpg"),
+                            ["train_0003.jpg", "15000 x 10000 pixels"]),
+    "label of gigapixels": (gigapixels("labels/val_0001.png"),
+                            ["val_0001.png", "15000 x 10000 pixels"]),
     "image missing": (without("images/train_0003.jpg"), ["no image at", "train_0003.jpg"]),
     "image of validation missing": (without("images/val_0001.jpg"),
                                     ["no image at", "val_0001.jpg"]),
