@@ -135,15 +135,19 @@ class Run(RunFolder):
                        apart: Collection[str] = ()) -> list[str]:
         """Return the names of a stage's inputs, but those ``apart``, that were others once."""
         inputs = self.inputs(stage)
-        return changed_inputs(brought_up(recorded, inputs, self.stage(stage), self.builder),
-                              inputs, apart)
+        return changed_inputs(self._brought_up(stage, recorded, inputs), inputs, apart)
 
     def bring_up_record(self, stage: str) -> None:
         """Have the record of a current stage, if of before 0.2.0, hold all inputs from now on."""
         record = self.record(stage)
-        inputs = brought_up(record["inputs"], self.inputs(stage), self.stage(stage), self.builder)
+        inputs = self._brought_up(stage, record["inputs"], self.inputs(stage))
         if inputs != record["inputs"] and parallel.is_first():
             self._write_record(stage, {**record, "inputs": inputs})
+
+    def _brought_up(self, stage: str, recorded: dict[str, Any],
+                    inputs: dict[str, Any]) -> dict[str, Any]:
+        sections = {name: self.record(name).get("inputs", {}).get(name) for name in self.stages}
+        return brought_up(recorded, inputs, self.stage(stage), self.builder, sections)
 
     def changes(self, stage: str) -> list[str] | None:
         """Return the names of inputs changed since the stage finished; None if it never did."""

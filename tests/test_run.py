@@ -113,7 +113,7 @@ def test_an_input_reads_the_same_after_building(make_run):
     ({"test_config": {"flip_vertical": True, "aug_eval": True}}, {"segmentor": ["test_config"]}),
     ({"save_interval": 1}, {"segmentor": ["save_interval"]}),
     ({"generator.unseen_prototypes": "hull"},
-     {"generator": ["generator"], "classifier": ["generator.unseen_prototypes"]}),
+     {"classifier": ["generator.unseen_prototypes"]}),
     ({"zero_shot.policy": "drop"},
      {"segmentor": ["data", "policy", "val_data"], "features": ["data"]}),
     ({"num_workers": 2}, {}),
@@ -213,6 +213,7 @@ def test_given_weights_do_not_hide_what_labels_mean(make_run, tmp_path, content)
 def old_run(make_run, elsewhere):
     """A run whose records know files by times, and not all inputs; and its settings."""
     settings, root = elsewhere
+    settings = {**settings, "generator.outside_hull": 0.5}
     run = make_run(settings)
     finish(run)
     for stage in STAGES:
@@ -221,6 +222,8 @@ def old_run(make_run, elsewhere):
                   if key not in run.stage(stage).new_inputs}
         if stage == "segmentor":
             inputs.update({key: run.config.given[key] for key in ("train_dataset", "val_dataset")})
+        if stage == "generator":
+            inputs["generator"] = run.config.section("generator").model_dump(mode="json")
         if "data" in inputs:
             inputs["data"] = run.builder.fingerprint_by_times("seen")
         write_json(record_of(run, stage), {**record, "inputs": inputs})
@@ -234,6 +237,17 @@ def test_an_old_record_is_current_as_long_as_all_it_knows_is_the_same(old_run, m
     assert changed(make_run(settings)) == {}
     add_a_byte(root / "labels" / "train_0000.png")
     assert changed(make_run(settings)) == {"segmentor": ["data"], "features": ["data"]}
+
+
+def test_what_another_old_record_knows_counts(old_run, make_run):
+    run, settings, root = old_run
+    for key, value in {"outside_hull": 0.0, "unseen_prototypes": "hull"}.items():
+        assert changed(make_run({**settings, f"generator.{key}": value})) == {
+            "classifier": [f"generator.{key}"]}
+    record = read_json(record_of(run, "generator"))
+    del record["inputs"]["generator"]["outside_hull"]  # as in 0.1.0, which had the default alone
+    write_json(record_of(run, "generator"), record)
+    assert changed(make_run(settings)) == {"classifier": ["generator.outside_hull"]}
 
 
 def test_an_old_record_knows_all_from_the_next_time_on(old_run, make_run):

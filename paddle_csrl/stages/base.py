@@ -212,7 +212,7 @@ def embeddings_input(context: StageContext) -> str:
 
 
 #: Of a section, what its result does not depend on, or what is an input by itself.
-_NO_INPUTS = {"save_interval", "log_iters", "seed"}
+_NO_INPUTS = {"save_interval", "log_iters", "seed", "unseen_prototypes", "outside_hull"}
 #: What records of 0.1.0 hold besides, although no result depends on it.
 _NO_LONGER = {"paddle_csrl"}
 #: Where a data set finds its files.
@@ -244,18 +244,27 @@ def changed_inputs(old: dict[str, Any], new: dict[str, Any],
     return sorted(key for key in {*old, *new} - {*apart} if old.get(key) != new.get(key))
 
 
-def brought_up(old: dict[str, Any], new: dict[str, Any], stage: Stage,
-               builder: ZeroShotBuilder) -> dict[str, Any]:
+def brought_up(old: dict[str, Any], new: dict[str, Any], stage: Stage, builder: ZeroShotBuilder,
+               sections: dict[str, Any]) -> dict[str, Any]:
     """Return the inputs of a record of before 0.2.0 as it would hold them now.
 
     It knows files by their sizes and times; where these are as they were, so are the files. Of
-    what it does not hold (``stage.new_inputs``) nothing is known to have changed.
+    what it does not hold (``stage.new_inputs``) nothing is known to have changed, unless another
+    stage's record does, whose ``sections`` of the config are given.
     """
-    known = {key: value for key, value in new.items() if key in stage.new_inputs}
+    known = {key: _known_by(sections, key, value) for key, value in new.items()
+             if key in stage.new_inputs}
     same = {key: new[key] for key, use in _FINGERPRINTS.items()
             if key in old and key in new and old[key] != new[key]
             and old[key] == builder.fingerprint_by_times(use)}
     return {**known, **old, **same}
+
+
+def _known_by(sections: dict[str, Any], name: str, otherwise: Any) -> Any:
+    section, _, key = name.rpartition(".")
+    if not isinstance(sections.get(section), dict):
+        return otherwise
+    return sections[section].get(key, SECTIONS[section].model_fields[key].default)
 
 
 def _settled(inputs: dict[str, Any], apart: Collection[str]) -> dict[str, Any]:

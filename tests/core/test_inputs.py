@@ -83,7 +83,7 @@ def copied(root, recipe):
     (pretrained, weights(2), STAGES),
     (given(NAMES.format("cat", "dog")), options(NAMES.format("dog", "cat")), STAGES[1:]),
     (options(*POINTWISE, "generator.unseen_prototypes=hull"),
-     options("generator.unseen_prototypes=free"), STAGES[2:])],
+     options("generator.unseen_prototypes=free"), STAGES[3:])],
     ids=["copied data", "training labels", "validation labels", "pretrained", "label names",
          "place of generated features"])
 def test_a_run_again_ends_as_a_new_one(tmp_path, setup, change, redone):
