@@ -4,9 +4,14 @@ import errno
 
 _WORKER_MARK = "UserError: "
 
-#: What the system refuses for reasons that lie outside of the program.
-_REFUSALS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EISDIR,
-             errno.ENOTDIR, errno.ENAMETOOLONG}
+_AGAIN = "and run the same command again, it goes on"
+#: What the system may say to any write, and what to do then.
+_UNWRITABLE = {errno.ENOSPC: f"free some space {_AGAIN}",
+               errno.EDQUOT: f"free some of your quota {_AGAIN}",
+               errno.EFBIG: f"raise the limit on the size of files (ulimit -f) {_AGAIN}",
+               errno.EROFS: "choose a folder that can be written to"}
+#: What else it refuses for reasons that lie outside of the program.
+_REFUSALS = {errno.EACCES, errno.EPERM, errno.EISDIR, errno.ENOTDIR, errno.ENAMETOOLONG}
 
 
 #: Letters of a message; a value in it may be a file's whole content.
@@ -27,8 +32,12 @@ def user_message(error: BaseException | None) -> str | None:
     A full disk and the like are the user's to mend, too. PaddleSeg's builder and Paddle's loader
     processes wrap what they catch, the latter as text.
     """
-    if isinstance(error, OSError) and error.errno in _REFUSALS:
-        return f"{error.strerror}: {error.filename2 or error.filename or 'a file to be written'}"
+    if isinstance(error, OSError):
+        path = error.filename2 or error.filename or "the output"
+        if is_unwritable(error):
+            return f"cannot write {path}: {error.strerror}; {_UNWRITABLE[error.errno or 0]}"
+        if error.errno in _REFUSALS:
+            return f"{error.strerror}: {path}"
     while error is not None:
         if isinstance(error, UserError) and _WORKER_MARK not in str(error):
             return _shortened(" ".join(line.strip() for line in str(error).splitlines()))
@@ -41,3 +50,9 @@ def user_message(error: BaseException | None) -> str | None:
 def _shortened(text: str) -> str:
     """The beginning, which names the place, and the end, which says how to mend it."""
     return text if len(text) <= _LONGEST else f"{text[:_LONGEST // 2]} ... {text[-_LONGEST // 2:]}"
+
+
+def is_unwritable(error: BaseException) -> bool:
+    """Tell whether nothing more can be written, such as to a full disk: all else would fail, too.
+    """
+    return isinstance(error, OSError) and error.errno in _UNWRITABLE

@@ -10,7 +10,6 @@ import contextlib
 import copy
 import os
 import shutil
-import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
@@ -37,6 +36,7 @@ from paddle_csrl.evaluation.score import score
 from paddle_csrl.models.last_layer import put_back
 from paddle_csrl.run import CONFIG_FILE, Run
 from paddle_csrl.utils import read_json, write_json
+from paddle_csrl.utils.io import folder_aside
 from paddle_csrl.utils.provenance import versions
 from paddle_csrl.utils.weights import save_state
 
@@ -188,15 +188,12 @@ def _check_free(save_dir: str, run_dir: str) -> None:
 @contextlib.contextmanager
 def _written_whole(folder: str) -> Iterator[str]:
     """A folder beside ``folder`` that takes its place if the block succeeds, or else goes."""
-    parent, name = os.path.split(os.path.abspath(folder))
     try:
-        os.makedirs(parent, exist_ok=True)
-        aside = tempfile.mkdtemp(prefix=f".{name}.", dir=parent)
+        aside = folder_aside(folder)
     except OSError as error:
         raise UserError(f"--save_dir {folder} cannot be made ({error.strerror}); choose "
                         f"another") from None
     try:
-        os.chmod(aside, 0o755)
         yield aside
         try:
             os.rename(aside, folder)

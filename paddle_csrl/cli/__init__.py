@@ -42,8 +42,8 @@ def run(main: Callable[[], Any], many: bool = False) -> None:
         main: does it all and returns results.
         many: whether it knows how to work as one of several processes.
     """
-    _tell_of_mkl()
     try:
+        _tell_of_mkl()
         if not many and int(os.environ.get("PADDLE_TRAINERS_NUM", 1)) > 1:
             raise UserError("this tool is one process: start it by itself; train.py, val.py, "
                             "predict.py and infer.py run under paddle.distributed.launch")
@@ -67,9 +67,18 @@ def run(main: Callable[[], Any], many: bool = False) -> None:
         if message is None:
             raise
         print(f"error: {message}", file=sys.stderr)
+        _let_go_of_output()
         sys.exit(2)
     if isinstance(result, dict) and result.get("failed"):
         sys.exit(1)
+
+
+def _let_go_of_output() -> None:
+    """Have Python end quietly, with our status, where its output went to a disk that is full."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _tell_of_mkl() -> None:

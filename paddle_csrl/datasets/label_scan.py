@@ -32,8 +32,7 @@ from paddle_csrl.datasets.fingerprint import (
     in_threads,
 )
 from paddle_csrl.errors import UserError
-from paddle_csrl.utils import atomic_path
-from paddle_csrl.utils.arrays import read_npz
+from paddle_csrl.utils.arrays import read_npz, save_arrays
 
 _TAIL_BYTES = 4096
 _JPEG, _JPEG_END = b"\xff\xd8", b"\xff\xd9"
@@ -354,8 +353,7 @@ def _load(path: str, num_images: int, num_classes: int) -> _Columns | None:
 
 def _save(path: str, columns: _Columns) -> None:
     try:
-        with atomic_path(path) as temporary:
-            np.savez_compressed(temporary, **columns._asdict())
+        save_arrays(path, columns._asdict(), compressed=True)
     except OSError as error:
         logger.warning(f"the label scan could not be kept at {path} ({error.strerror}); it will "
                        f"be done again next time. Set `cache_dir` to a folder you may write to")

@@ -7,7 +7,6 @@ be told from its name or its attributes. The silhouette says nothing about the c
 
 import os
 import shutil
-import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
@@ -19,7 +18,9 @@ from PIL import Image
 
 from paddle_csrl.errors import UserError
 from paddle_csrl.registry import register
-from paddle_csrl.utils import atomic_path, progress
+from paddle_csrl.utils import progress
+from paddle_csrl.utils.arrays import save_arrays
+from paddle_csrl.utils.io import folder_aside, write_image
 
 # Part of the folder's name: count up when the drawing changes, so that old files are not reused.
 _VERSION = 1
@@ -377,8 +378,7 @@ class AttributeShapes(Dataset):
         Args:
             path (str): the .npz file, with ``names`` (str [C]) and ``vectors`` (float32 [C, A]).
         """
-        with atomic_path(path) as temporary:
-            np.savez(temporary, names=np.array(self.class_names), vectors=self.attributes)
+        save_arrays(path, {"names": np.array(self.class_names), "vectors": self.attributes})
 
     def _files(self, mode: str) -> list[tuple[str, str]]:
         """Image and label of every index, relative to the folder."""
@@ -393,11 +393,8 @@ class AttributeShapes(Dataset):
 
     def _make(self, folder: str) -> None:
         """Write all files aside and rename; where processes race, the first one's stay."""
-        parent, name = os.path.split(os.path.abspath(folder))
-        os.makedirs(parent, exist_ok=True)
-        aside = tempfile.mkdtemp(prefix=f".{name}.", dir=parent)
+        aside = folder_aside(folder)
         try:
-            os.chmod(aside, 0o755)
             self._write(aside)
             if os.path.isdir(folder) and not self._is_whole(folder):
                 shutil.rmtree(folder)
@@ -417,11 +414,11 @@ class AttributeShapes(Dataset):
         label_palette = self.palette.tobytes()
         for split, index, (image_name, label_name) in progress(tasks, "drawing AttributeShapes"):
             image, label = self._draw(split, index)
-            Image.fromarray(image).save(os.path.join(folder, image_name), quality=95,
-                                        subsampling=0)
+            write_image(os.path.join(folder, image_name), Image.fromarray(image), "JPEG",
+                        quality=95, subsampling=0)
             label_picture = Image.fromarray(label)
             label_picture.putpalette(label_palette)
-            label_picture.save(os.path.join(folder, label_name))
+            write_image(os.path.join(folder, label_name), label_picture, "PNG")
         for mode in self.num_images:
             _write_lines(os.path.join(folder, f"{mode}.txt"), map(" ".join, self._files(mode)))
         _write_lines(os.path.join(folder, "classes.txt"), self.class_names)

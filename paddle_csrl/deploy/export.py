@@ -263,9 +263,15 @@ def _save_paddle(model: nn.Layer, shape: list[int], output_op: str, folder: str)
     static = paddle.jit.to_static(
         network, input_spec=[paddle.static.InputSpec(shape, "float32", "x")], full_graph=True)
     paddle.jit.save(static, os.path.join(folder, "model"))
+    weights = os.path.join(folder, "model.pdiparams")
+    written, least = os.path.getsize(weights), sum(
+        value.size * value.element_size() for value in network.state_dict().values())
+    if written < least:  # Paddle does not look
+        raise UserError(f"only {written} bytes of the {least} of the weights could be written to "
+                        f"{os.path.dirname(folder)}; free some space and export again")
     program = next(name for name in ("model.json", "model.pdmodel")
                    if os.path.isfile(os.path.join(folder, name)))
-    return [os.path.join(folder, program), os.path.join(folder, "model.pdiparams")]
+    return [os.path.join(folder, program), weights]
 
 
 def _to_onnx(model: str, params: str, opset: int, shape: Sequence[int]) -> str:

@@ -15,7 +15,7 @@ from paddle_csrl import parallel, visualize
 from paddle_csrl.classes import ClassTable
 from paddle_csrl.datasets.file_format import OF_DEEP
 from paddle_csrl.deploy.images import ImageFile, ImageReader, Sample, find_images, read_ahead
-from paddle_csrl.errors import UserError
+from paddle_csrl.errors import UserError, is_unwritable
 from paddle_csrl.evaluation.evaluate import AUGMENTED_KEYS
 from paddle_csrl.utils import atomic_path, make_folder, progress
 from paddle_csrl.utils.precision import autocast
@@ -138,7 +138,8 @@ def predict_images(image_path: str, results: ResultFiles, reader: ImageReader,
     """Predict every image of ``--image_path`` and write its pictures.
 
     One image is held at a time, and a few more where ``threads`` read ahead. An image that cannot
-    be read, predicted or written is passed over. With several processes each takes its share.
+    be read, predicted or written is passed over, unless nothing can be written any more. With
+    several processes each takes its share.
 
     Returns:
         dict: ``predicted`` (number of images), ``failed`` (path to reason), ``save_dir``. The
@@ -166,6 +167,8 @@ def predict_images(image_path: str, results: ResultFiles, reader: ImageReader,
                 raise sample
             results.write(image.name, sample.image, predictor(sample))
         except Exception as error:
+            if is_unwritable(error):
+                raise
             failed[image.path] = " ".join(str(error).split())[:300] or type(error).__name__
     failed = parallel.collect_texts(failed)
     total = len(every) if parallel.is_first() else len(images)

@@ -11,6 +11,7 @@ from PIL import Image
 from paddle_csrl import visualize
 from paddle_csrl.errors import UserError
 from paddle_csrl.utils import atomic_path, write_text
+from paddle_csrl.utils.io import write_image
 
 _PALETTE = visualize.palette(256, "voc").tobytes()
 
@@ -20,7 +21,7 @@ def write_label(path: str, label: np.ndarray) -> None:
     picture = Image.fromarray(label.astype(np.uint8))
     picture.putpalette(_PALETTE)
     with atomic_path(path) as temporary:
-        picture.save(temporary, format="PNG")
+        write_image(temporary, picture, "PNG")
 
 
 def convert_label(folder: str, name: str, read: Callable[[], np.ndarray],

@@ -1,14 +1,16 @@
-"""Reading NumPy's ``.npz``, whose headers are looked at before there is made room for arrays."""
+"""NumPy's ``.npz``: written whole, read with a look at the headers before there is made room."""
 
 import io
 import math
 import zipfile
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from numpy.lib import format as npy
 
 from paddle_csrl import limits
+from paddle_csrl.utils.io import atomic_path
 
 #: Of the header with dtype and shape; NumPy's own are a hundred.
 _HEADER_BYTES = 1 << 14
@@ -32,6 +34,20 @@ def read_npz(path: str) -> dict[str, np.ndarray]:
         raise
     except Exception as error:  # zipfile raises many types on crafted files
         raise ValueError(str(error) or type(error).__name__) from None
+
+
+def save_arrays(path: str, arrays: Mapping[str, np.ndarray], compressed: bool = False) -> None:
+    """Write arrays as ``np.savez`` does, atomically and to last.
+
+    On a full disk ``np.savez`` leaves its archive to be closed by the garbage collection, which
+    then prints a traceback of its own.
+    """
+    kind = zipfile.ZIP_DEFLATED if compressed else zipfile.ZIP_STORED
+    with atomic_path(path, lasting=True) as temporary, \
+            zipfile.ZipFile(temporary, "w", kind) as archive:
+        for name, array in arrays.items():
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as file:
+                npy.write_array(file, array, allow_pickle=False)
 
 
 def _read(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> np.ndarray:

@@ -1,32 +1,103 @@
 """Files that are either whole or absent."""
 
 import contextlib
+import io
 import json
 import os
+import re
+import shutil
+import sys
 import tempfile
 from collections.abc import Iterator
 from typing import Any
 
+from PIL import Image
+
 from paddle_csrl import limits
 from paddle_csrl.errors import UserError
 
+_TEMPORARY = re.compile(r"\.(\d+)\..+", re.DOTALL)
+
 
 @contextlib.contextmanager
-def atomic_path(path: str) -> Iterator[str]:
+def atomic_path(path: str, lasting: bool = False) -> Iterator[str]:
     """Yield a temporary name beside ``path``; rename it to ``path`` if the block succeeds.
 
     The temporary name keeps the extension, because writers such as ``np.savez`` and
-    ``cv2.imwrite`` look at it. A failing block leaves neither file changed.
+    ``cv2.imwrite`` look at it. A failing block leaves neither file changed; where the system
+    refuses to write, its ``OSError`` names ``path``.
+
+    Args:
+        path: the file.
+        lasting: wait until the content is on the disk, so that not even a power cut leaves an
+            empty file under the name. For what took long to make: it costs milliseconds, which
+            thousands of pictures are not worth. The rename itself may be lost then, as if the
+            process had ended before it.
     """
-    folder, name = os.path.split(os.path.abspath(path))
-    os.makedirs(folder, exist_ok=True)
-    temporary = os.path.join(folder, f".{os.getpid()}.{name}")
+    os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
+    temporary = temporary_path(path)
     try:
         yield temporary
+        if lasting:
+            _flush_to_disk(temporary)
         os.replace(temporary, path)
+    except OSError as error:
+        if error.filename is None or temporary in (error.filename, error.filename2):
+            error.filename, error.filename2 = path, None
+        raise
     finally:
         if os.path.exists(temporary):
             os.remove(temporary)
+
+
+def temporary_path(path: str) -> str:
+    """Return the name beside ``path`` under which this process makes it."""
+    folder, name = os.path.split(os.path.abspath(path))
+    return os.path.join(folder, f".{os.getpid()}.{name}")
+
+
+def folder_aside(folder: str) -> str:
+    """Make an empty folder beside ``folder``, to be filled and given its name; return the path.
+
+    Those that killed processes have left of the same are cleared.
+    """
+    parent, name = os.path.split(os.path.abspath(folder))
+    os.makedirs(parent, exist_ok=True)
+    for entry in os.listdir(parent):
+        if is_left_over(entry) and entry.split(".", 2)[2] == name:
+            shutil.rmtree(os.path.join(parent, entry))
+    aside = temporary_path(folder)
+    os.mkdir(aside)
+    return aside
+
+
+def is_left_over(name: str) -> bool:
+    """Tell whether ``name`` is a temporary one of a process that has ended.
+
+    One of this process counts as such: processes in containers often have the same number.
+    """
+    found = _TEMPORARY.fullmatch(name)
+    return found is not None and not _is_another(int(found[1]))
+
+
+def _is_another(process: int) -> bool:
+    """Tell whether there is a process of a number, and it is not this one."""
+    if process == os.getpid():
+        return False
+    if sys.platform == "win32":  # where the call below would end it
+        return True
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        pass
+    return True
+
+
+def _flush_to_disk(path: str) -> None:
+    with open(path, "rb+") as file:
+        os.fsync(file.fileno())
 
 
 def asset(*names: str) -> str:
@@ -61,24 +132,42 @@ def make_folder_of(path: str, option: str) -> None:
     make_folder(os.path.dirname(os.path.abspath(path)), option)
 
 
-def write_text(path: str, text: str) -> None:
-    """Write ``text`` as UTF-8, atomically."""
-    with atomic_path(path) as temporary:
+def write_text(path: str, text: str, lasting: bool = False) -> None:
+    """Write ``text`` as UTF-8, by ``atomic_path``."""
+    with atomic_path(path, lasting) as temporary:
         with open(temporary, "w", encoding="utf-8") as file:
             file.write(text)
 
 
 def write_json(path: str, content: Any) -> None:
-    """Write ``content`` as indented UTF-8 JSON, atomically."""
-    write_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+    """Write ``content`` as indented UTF-8 JSON, by ``atomic_path``, to last."""
+    write_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n", lasting=True)
+
+
+def write_image(path: str, picture: Image.Image, kind: str, **options: Any) -> None:
+    """Write a picture in a format of Pillow's, with the options of its ``save``.
+
+    Pillow itself writes JPEG files without a look at whether the disk is full.
+    """
+    buffer = io.BytesIO()
+    picture.save(buffer, format=kind, **options)
+    with open(path, "wb") as file:
+        file.write(buffer.getvalue())
 
 
 def read_json(path: str) -> Any:
-    """Read a JSON file; ``None`` where there is no such file, or it is not whole or too large."""
+    """Read a JSON file; ``None`` where there is none or ``write_json`` cannot have left it so."""
     try:
         if os.path.getsize(path) > limits.MOST_JSON_BYTES:
             return None
         with open(path, encoding="utf-8") as file:
-            return json.load(file)
-    except (FileNotFoundError, ValueError, RecursionError):
+            return json.load(file, object_pairs_hook=_without_repetition)
+    except (FileNotFoundError, NotADirectoryError, ValueError, RecursionError):
         return None
+
+
+def _without_repetition(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    content = dict(pairs)
+    if len(content) < len(pairs):
+        raise ValueError("a key stands twice")
+    return content

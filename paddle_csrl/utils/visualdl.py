@@ -4,11 +4,13 @@ import contextlib
 import glob
 import io
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 from visualdl import LogReader, LogWriter
+from visualdl.writer.record_writer import RecordFileWriter
 
 _LOSS_TAG = "Train/loss_"
 
@@ -28,6 +30,7 @@ class StageLogWriter(LogWriter):
 
     def __init__(self, logdir: str, loss_names: Sequence[str] = (),
                  position: dict[str, Any] | None = None):
+        self._failure: OSError | None = None
         self.loss_names, self._goes_on = loss_names, False
         path = os.path.join(logdir, position["file"]) if position else ""
         if position and os.path.isfile(path):
@@ -43,10 +46,38 @@ class StageLogWriter(LogWriter):
     def position(self) -> dict[str, Any]:
         """Return the name of the file and how many bytes it has with all that was recorded."""
         self.flush()
+        self._require_written()
         path = self._get_file_writer().get_filename()
         return {"file": os.path.basename(path), "size": os.path.getsize(path)}
 
+    def _get_file_writer(self) -> RecordFileWriter:
+        """Have the file of the log, whose errors VisualDL's writing thread swallows, keep them."""
+        is_new = self._file_writer is None
+        writer = super()._get_file_writer()
+        if is_new:
+            file = writer._general_file_writer
+            file.write = partial(self._write, file.write)
+        return writer
+
+    def _write(self, write: Callable[[bytes], None], content: bytes) -> None:
+        try:
+            if not self._failure:
+                write(content)
+        except OSError as error:
+            error.filename = self.file_name
+            self._failure = error
+
+    def _require_written(self) -> None:
+        if self._failure:
+            raise self._failure
+
+    def close(self) -> None:
+        """Write what is still to be written, or raise ``OSError``."""
+        super().close()
+        self._require_written()
+
     def add_scalar(self, tag: str, value: float, step: int, walltime: int | None = None) -> None:
+        self._require_written()
         value = float(np.asarray(value).reshape(-1)[0])
         if tag.startswith(_LOSS_TAG):
             tag = f"Train/{self.loss_names[int(tag[len(_LOSS_TAG):])]}"

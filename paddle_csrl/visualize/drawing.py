@@ -21,6 +21,7 @@ from PIL import Image
 
 from paddle_csrl.errors import UserError
 from paddle_csrl.utils import atomic_path, write_text
+from paddle_csrl.utils.io import write_image
 
 if TYPE_CHECKING:
     from matplotlib.artist import Artist
@@ -236,4 +237,4 @@ def write_png(path: str, picture: np.ndarray) -> None:
     """Write a picture, uint8 RGB [H, W, 3] or a single channel [H, W]."""
     if picture.ndim != 2 or picture.dtype != np.uint8:
         check_image(picture)
-    Image.fromarray(picture).save(path, format="PNG")
+    write_image(path, Image.fromarray(picture), "PNG")

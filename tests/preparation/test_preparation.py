@@ -225,7 +225,8 @@ def test_a_full_disk_is_one_line_and_leaves_whole_files_and_no_list(voc, monkeyp
         cli.run(voc.prepare)
     assert stopped.value.code == 2
     line = capfd.readouterr().err.splitlines()[-1]
-    assert line.startswith("error: No space left on device: ") and line.endswith(".png")
+    assert line.startswith("error: cannot write ")
+    assert ".png: No space left on device; free some space and run the same command" in line
     voc.has_no_list()
     monkeypatch.undo()
     assert voc.prepare()["converted"] == 2
