@@ -33,7 +33,7 @@ def user_message(error: BaseException | None) -> str | None:
     processes wrap what they catch, the latter as text.
     """
     if isinstance(error, OSError):
-        path = error.filename2 or error.filename or "the output"
+        path = error.filename2 or error.filename or "the output or a temporary file"
         if is_unwritable(error):
             return f"cannot write {path}: {error.strerror}; {_UNWRITABLE[error.errno or 0]}"
         if error.errno in _REFUSALS:

@@ -162,6 +162,15 @@ class Run(RunFolder):
         """Tell whether the stage is finished and would give the same result again."""
         return self.changes(stage) == []
 
+    def made_files(self, stage: str) -> list[str]:
+        """Return the files that the stage leaves, those of the final model among them."""
+        files = super().made_files(stage)
+        if stage == self.model_stage:
+            files.append(self.result)
+            if Calibration.of(self.config.section("classifier")).is_cost:
+                files.append(self.calibration_record)
+        return files
+
     def has_final_model(self) -> bool:
         """Tell whether the final model is there and was made by a stage of this config."""
         return os.path.isfile(self.result) and not self.foreign_makers()
@@ -175,16 +184,18 @@ class Run(RunFolder):
         """Raise ``UserError`` unless all ``stages`` have finished, whatever their inputs were."""
         for stage in stages:
             if not self.is_finished(stage):
-                raise UserError(f"{self.output(stage)} is missing or stage {stage} has not "
-                                f"finished; run tools/train.py -c {self.save_dir}/{CONFIG_FILE} "
+                reason = self.damage(stage) or (f"{self.output(stage)} is missing or stage {stage} "
+                                                f"has not finished")
+                raise UserError(f"{reason}; run tools/train.py -c {self.save_dir}/{CONFIG_FILE} "
                                 f"--save_dir {self.save_dir} --stage {stage}")
 
     def require_current(self, stage: str) -> None:
         """Raise ``UserError``, with what is missing or changed, unless the stage is current."""
         changes = self.changes(stage)
         if changes is None:
-            raise UserError(f"stage {stage} has not finished in {self.folder(stage)}; run "
-                            f"--stage {stage} first, or leave --stage out to run all")
+            reason = self.damage(stage) or (f"stage {stage} has not finished in "
+                                            f"{self.folder(stage)}")
+            raise UserError(f"{reason}; run --stage {stage} first, or leave --stage out to run all")
         if changes:
             raise UserError(f"stage {stage} in {self.folder(stage)} was made with another "
                             f"{', '.join(changes)}; run --stage {stage} again, or leave "

@@ -13,8 +13,8 @@ import numpy as np
 
 from paddle_csrl import parallel
 from paddle_csrl.errors import UserError
-from paddle_csrl.utils import atomic_path
-from paddle_csrl.utils.arrays import read_npz
+from paddle_csrl.utils.arrays import read_npz, save_arrays
+from paddle_csrl.utils.record import require_unchanged
 
 
 class BottomKSampler:
@@ -236,18 +236,19 @@ class FeatureBank:
 
     def save(self, path: str) -> None:
         """Write the bank to an ``.npz`` file, atomically."""
-        with atomic_path(path) as temporary:
-            np.savez(temporary, features=self.features, counts=self.counts,
-                     pixel_counts=self.pixel_counts)
+        save_arrays(path, {"features": self.features, "counts": self.counts,
+                           "pixel_counts": self.pixel_counts})
 
     @classmethod
     def load(cls, path: str) -> "FeatureBank":
         """Read what ``save`` wrote.
 
         Raises:
-            UserError: the file is missing, torn, not a bank, empty, or not finite.
+            UserError: the file is missing, torn, not as its stage has left it, not a bank, empty,
+                or not finite.
         """
-        advice = "make it anew with --stage features"
+        advice = "make it anew with --stage features --restart"
+        require_unchanged(path)
         try:
             content = read_npz(path)
             bank = cls(*(content[key] for key in ("features", "counts", "pixel_counts")))

@@ -90,10 +90,12 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     if seed < 0:
         raise UserError(f"--seed {seed} must be at least 0")
     budget = Budget(*(getattr(args, flag) for flag in _BUDGET))
-    search = Search(_seen_classes(Run(config)), space, config.dic, budget, seed,
-                    os.path.join(folder, f"{args.method}.json"))
-    summary = search.run()
-    write_settings(out, summary, os.path.basename(args.config))
+    run = Run(config)
+    with run.held():
+        search = Search(_seen_classes(run), space, config.dic, budget, seed,
+                        os.path.join(folder, f"{args.method}.json"))
+        summary = search.run()
+        write_settings(out, summary, os.path.basename(args.config))
     logger.info(f"[tune] {args.method}, in percent:\n{table(summary)}")
     logger.info(f"[tune] all trials: {search.record}")
     logger.info(f"[tune] chosen settings: {out}; begin a config with `_base_: "

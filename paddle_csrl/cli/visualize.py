@@ -20,7 +20,7 @@ from paddle_csrl.reports.predictions import compare_methods, open_methods
 from paddle_csrl.reports.relations import compare_relations, save_relations
 from paddle_csrl.reports.run_report import write_page
 from paddle_csrl.run import Run
-from paddle_csrl.utils import make_folder
+from paddle_csrl.utils import lock, make_folder
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -131,9 +131,8 @@ def write_report(args: argparse.Namespace) -> dict[str, Any]:
       python tools/visualize.py report --run output/demo
       python tools/visualize.py report --run output/demo --save_dir pages
     """
-    if args.save_dir:
-        make_folder(args.save_dir, "--save_dir")
-    return {"paths": [write_page(args.run, args.save_dir)]}
+    with lock.hold(args.save_dir or args.run):
+        return {"paths": [write_page(args.run, args.save_dir)]}
 
 
 def _folder(save_dir: str | None, beside: str) -> str:

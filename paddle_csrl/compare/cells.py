@@ -17,7 +17,7 @@ from paddle_csrl.builder import ZeroShotBuilder
 from paddle_csrl.compare.curve import curve, swept_layers
 from paddle_csrl.compare.plan import Cell, Plan
 from paddle_csrl.core.train import run_stages, write_config
-from paddle_csrl.errors import user_message
+from paddle_csrl.errors import is_unwritable, user_message
 from paddle_csrl.evaluation.layers import score_layers
 from paddle_csrl.evaluation.score import describe
 from paddle_csrl.metrics import ZeroShotEvaluator
@@ -26,6 +26,7 @@ from paddle_csrl.run import Run
 from paddle_csrl.run_folder import checksum
 from paddle_csrl.stages.base import changed_inputs
 from paddle_csrl.utils import progress, read_json, write_json
+from paddle_csrl.utils.lock import FolderInUse
 
 _SHARED = ("segmentor", "features")
 
@@ -43,7 +44,8 @@ def run_cells(plan: Plan, cells: Sequence[Cell], retry_failed: bool = False,
         on_scored: called whenever a group has been scored.
 
     Raises:
-        UserError: the data of a split are missing, or it names a class they do not have.
+        UserError: the data of a split are missing, or it names a class they do not have; or another
+            process is at work on the same split and stage-1 seed.
     """
     for cell in {cell.split: cell for cell in cells}.values():
         Run(plan.stage1_config(cell.split, cell.stage1_seed)).inputs("segmentor")
@@ -97,18 +99,21 @@ class _Group:
 
     def run(self, cells: Iterable[Cell], retry_failed: bool) -> None:
         shared: list[tuple[Cell, Run]] = []
-        for cell in cells:
-            if "error" in read_scores(self.plan, cell) and not retry_failed:
-                continue
-            self._attempt([cell], partial(self._train, cell, shared))
-        if shared:
-            self._attempt([cell for cell, _ in shared], partial(self._score_shared, shared))
+        with self.base.held():
+            for cell in cells:
+                if "error" in read_scores(self.plan, cell) and not retry_failed:
+                    continue
+                self._attempt([cell], partial(self._train, cell, shared))
+            if shared:
+                self._attempt([cell for cell, _ in shared], partial(self._score_shared, shared))
 
     def _attempt(self, cells: list[Cell], action: Callable[[], None]) -> None:
         """Do ``action``; if it fails, record why for ``cells``."""
         try:
             action()
         except Exception as error:
+            if isinstance(error, FolderInUse) or is_unwritable(error):
+                raise  # no fault of the cell's
             reason = user_message(error)
             if reason is None:
                 logger.error(traceback.format_exc())

@@ -14,6 +14,7 @@ from paddle_csrl import parallel, stopping
 from paddle_csrl.classes import CLASSES_FILE
 from paddle_csrl.config import ZeroShotConfig
 from paddle_csrl.core import preflight
+from paddle_csrl.errors import is_unwritable
 from paddle_csrl.evaluation.score import audit_line, score, visualdl_line, warn_of_leaks
 from paddle_csrl.reports.run_report import FILE_NAME as REPORT
 from paddle_csrl.reports.run_report import write_page
@@ -61,6 +62,11 @@ def train(config: str, *, save_dir: str | None = None, stage: str | None = None,
 
 def train_run(run: Run, stage: str | None = None) -> dict[str, Any]:
     """Run all stages of ``run``, or one, and score the final model if it was made, as ``train``."""
+    with run.held():
+        return _train_and_score(run, stage)
+
+
+def _train_and_score(run: Run, stage: str | None) -> dict[str, Any]:
     start, use_vdl = time.time(), run.config.settings.use_vdl
     warn_of_leaks(run.config)
     stages = [stage] if stage else list(run.stages)
@@ -88,6 +94,8 @@ def _report(run: Run) -> None:
     try:
         logger.info(f"report: {write_page(run.save_dir)}")
     except Exception as error:  # whatever it is, the model and its scores are there
+        if is_unwritable(error):
+            raise
         with contextlib.suppress(OSError):
             os.remove(os.path.join(run.save_dir, REPORT))
         logger.warning(f"no {REPORT} was written ({type(error).__name__}: "
@@ -99,19 +107,21 @@ def run_stages(run: Run, stages: Sequence[str]) -> None:
     """Run consecutive ``stages``, except those that are finished and up to date.
 
     Raises:
-        UserError: the run has no such stage, or an earlier one is missing or out of date.
+        UserError: the run has no such stage, an earlier one is missing or out of date, or another
+            process is at work in the folder.
     """
     for stage in stages:
         run.stage(stage)
-    for earlier in run.stages[:run.stages.index(stages[0])]:
-        run.require_current(earlier)
-    run.forget()
-    preflight.check(run, stages)
-    has_run = False
-    for stage in stages:
-        stopping.end_if_told()
-        has_run |= _run_unless_current(run, stage, insists=run.resume and not has_run)
-    run.forget()
+    with run.held():
+        for earlier in run.stages[:run.stages.index(stages[0])]:
+            run.require_current(earlier)
+        run.forget()
+        preflight.check(run, stages)
+        has_run = False
+        for stage in stages:
+            stopping.end_if_told()
+            has_run |= _run_unless_current(run, stage, insists=run.resume and not has_run)
+        run.forget()
 
 
 def _run_unless_current(run: Run, name: str, insists: bool) -> bool:
@@ -124,6 +134,9 @@ def _run_unless_current(run: Run, name: str, insists: bool) -> bool:
         run.bring_up_record(name)
         logger.info(f"[{name}] up to date: {run.output(name)}")
         return False
+    damage = run.damage(name)
+    if damage:
+        logger.warning(f"[{name}] runs again: {damage}")
     if checkpoint:
         logger.info(f"[{name}] goes on from {checkpoint}")
     elif changes:

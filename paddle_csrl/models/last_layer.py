@@ -9,9 +9,9 @@ import paddle
 from paddle import nn
 
 from paddle_csrl.errors import UserError
-from paddle_csrl.utils.arrays import read_npz
-from paddle_csrl.utils.io import atomic_path
+from paddle_csrl.utils.arrays import read_npz, save_arrays
 from paddle_csrl.utils.precision import autocast
+from paddle_csrl.utils.record import require_unchanged
 
 _OPTION = "zero_shot.classifier_layer"
 _PROBE_SIZE = 64  # pixels; the deepest segmentors divide the sides by 32
@@ -168,16 +168,16 @@ def put_back(layer: nn.Layer, values: dict[str, np.ndarray]) -> None:
 
 def save_layer(values: dict[str, np.ndarray], path: str) -> None:
     """Write what ``read_layer`` returned as ``.npz``, atomically."""
-    with atomic_path(path) as temporary:
-        np.savez(temporary, **values)
+    save_arrays(path, values)
 
 
 def load_layer(path: str) -> dict[str, np.ndarray]:
     """Read what ``save_layer`` wrote.
 
     Raises:
-        UserError: the file is missing or not whole.
+        UserError: the file is missing, not whole or not as its stage has left it.
     """
+    require_unchanged(path)
     try:
         return read_npz(path)
     except (OSError, ValueError) as error:

@@ -17,6 +17,7 @@ from paddle_csrl.errors import UserError
 from paddle_csrl.stages import stage_names
 from paddle_csrl.utils import read_json, write_text
 from paddle_csrl.utils.html import render
+from paddle_csrl.utils.record import read_record
 from paddle_csrl.utils.visualdl import read_scalars
 from paddle_csrl.visualize.curves import Series, curve_plot
 
@@ -79,10 +80,9 @@ def _is_whole(metrics: Any) -> bool:
 
 def _stage_records(folder: str) -> Records:
     """Read the records of finished stages, in order; older ones do not say how ``made``."""
-    records = {stage: read_json(os.path.join(folder, stage, "stage.json"))
-               for stage in stage_names()}
-    return {stage: {**record, "made": record.get("made") or {}} for stage, record in records.items()
-            if isinstance(record, dict) and record.get("finished")}
+    records = {stage: read_record(os.path.join(folder, stage)) or {} for stage in stage_names()}
+    return {stage: {"made": {}, "inputs": {}, **record} for stage, record in records.items()
+            if record.get("finished")}
 
 
 def _relations(folder: str) -> list[str]:

@@ -71,7 +71,7 @@ class StageContext:
         bank = FeatureBank.load(path)
         if bank.counts[self.classes.unseen_ids].any():
             raise UserError(f"{path} holds features of unseen classes; make it anew with --stage "
-                            f"features")
+                            f"features --restart")
         scale = bank.scale() if self.settings.zero_shot.features.normalize \
             else Scale.identity(bank.feature_dim)
         return bank.scaled(scale), scale

@@ -17,6 +17,7 @@ from typing import Any, BinaryIO, NoReturn
 import numpy as np
 
 from paddle_csrl.errors import UserError
+from paddle_csrl.utils.record import require_unchanged
 
 #: What protocols 2 to 4 write for numbers, texts, bytes, lists, tuples, dicts and references, and
 #: the two that make something of a name. Others call classes, or ask the program for objects.
@@ -71,8 +72,10 @@ def load(file: BinaryIO) -> Any:
 
 
 def not_whole(path: str, error: Exception) -> UserError:
-    """Make the error for a file that cannot be read to its end."""
-    return UserError(f"{path} is not a whole .pdparams or .pdopt file ({_shown(error)})")
+    """Make the error for a file that cannot be read to its end; a stage's record may know more."""
+    require_unchanged(path)
+    return UserError(f"{path} is not a whole .pdparams or .pdopt file ({_shown(error)}); "
+                     f"if a stage made it, run that with --restart")
 
 
 def _shown(error: Exception) -> str:

@@ -14,6 +14,7 @@ from paddle_csrl import parallel
 from paddle_csrl.errors import UserError
 from paddle_csrl.utils import unpickle
 from paddle_csrl.utils.io import atomic_path
+from paddle_csrl.utils.record import require_unchanged
 
 SAFETENSORS = ".safetensors"
 
@@ -29,8 +30,8 @@ def load_state(path: str) -> dict:
     Nothing in the file is run, whatever it holds.
 
     Raises:
-        UserError: the file is missing, torn, or holds something else than tensors and plain
-            values.
+        UserError: the file is missing, torn, not as its stage has left it, or holds something else
+            than tensors and plain values.
     """
     if not os.path.isfile(path):
         raise UserError(f"no weights at {path}")
@@ -42,6 +43,7 @@ def load_state(path: str) -> dict:
         raise unpickle.not_whole(path, error) from None
     if not isinstance(state, dict):
         raise UserError(f"{path} holds no state dict but a {type(state).__name__}; give weights")
+    require_unchanged(path)
     return state
 
 
@@ -127,7 +129,7 @@ def require_finite(state: dict, path: str) -> None:
 def save_state(state: dict, path: str) -> None:
     """Write a state dict as ``.pdparams``, atomically; only the first process writes."""
     if parallel.is_first():
-        with atomic_path(path) as temporary:
+        with atomic_path(path, lasting=True) as temporary:
             paddle.save(state, temporary)
     parallel.barrier()
 
@@ -150,7 +152,7 @@ def keep_checkpoint(weights: str, path: str) -> None:
         save_state(load_state(weights), path)
         return
     if parallel.is_first():
-        with atomic_path(path) as temporary:
+        with atomic_path(path, lasting=True) as temporary:
             shutil.copyfile(weights, temporary)
         logger.info(f"kept {weights} as {path}")
     parallel.barrier()

@@ -378,7 +378,7 @@ def test_a_folder_that_appears_meanwhile_is_left_as_it_is(trained, tmp_path, mon
 def test_a_run_whose_parts_are_gone_is_refused(finished, tmp_path):
     run = finished("custom").copy(tmp_path / "run")
     os.remove(run.path("features", "bank.npz"))
-    with pytest.raises(UserError, match="bank.npz is missing or stage features"):
+    with pytest.raises(UserError, match="bank.npz is missing; run"):
         change_classes(run.folder, str(tmp_path / "new"), ["zebra"])
     change = change_classes(run.folder, str(tmp_path / "less"), remove=["car"])
     assert change.before is None and change.table().count("\n") < 4

@@ -25,6 +25,7 @@ from paddle_csrl.models.last_layer import load_layer, put_back
 from paddle_csrl.run import Run
 from paddle_csrl.stages import StageContext
 from paddle_csrl.utils import read_json
+from paddle_csrl.utils.lock import FolderInUse
 
 PAIR = {"types": [{"type": "MMDLoss"}, {"type": "PairwiseRelationLoss", "gamma": 1.0}],
         "coef": [1.0, 1.0]}
@@ -459,6 +460,20 @@ def test_a_stage_1_that_fails_is_tried_once_and_fails_its_cells(tmp_path, monkey
     assert len(tried) == 1
     assert {row["reason"] for row in comparison.rows() if row["status"] == "failed"} == {
         "RuntimeError: out of memory"}
+
+
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), FolderInUse("in use")])
+def test_what_is_no_fault_of_a_cell_ends_the_call_and_is_not_recorded(tmp_path, monkeypatch,
+                                                                      error):
+    comparison = Comparison(tmp_path)
+
+    def fail(run, stages):
+        raise error
+
+    monkeypatch.setattr(cells_module, "run_stages", fail)
+    with pytest.raises(type(error)):
+        comparison.run("--splits", "one")
+    assert tiny_runs.files(comparison.path()) == []
 
 
 def test_the_tool_says_by_its_exit_status_that_cells_failed(done, tmp_path, monkeypatch, capfd):

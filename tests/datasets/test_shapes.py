@@ -176,7 +176,7 @@ def test_the_faster_of_two_processes_wins(tmp_path, monkeypatch):
 
     def lose(self, aside):
         write(self, aside)
-        folder = os.path.basename(aside).split(".")[1]
+        folder = os.path.basename(aside).split(".", 2)[2]
         shutil.copytree(aside, tmp_path / folder)
         (tmp_path / folder / "winner").touch()
 
