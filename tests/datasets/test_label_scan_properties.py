@@ -12,6 +12,7 @@ from hypothesis.extra.numpy import arrays
 from PIL import Image
 
 from helpers.fabricated import read_label, write_label
+from paddle_csrl import limits
 from paddle_csrl.datasets import label_scan
 from paddle_csrl.datasets.label_scan import require_readable, scan_labels
 from paddle_csrl.errors import UserError
@@ -125,6 +126,19 @@ def test_one_number_of_a_palette(tmp_path, told, number):
         assert told == []
 
 
+@pytest.mark.parametrize("first, second", [((1, 0, 0), (0, 128, 0)), ((0, 1, 0), (0, 0, 128)),
+                                           ((0, 1, 0), (1, 0, 0)), ((0, 0, 1), (0, 1, 0)),
+                                           ((1, 0, 0), (0, 255, 255)), ((0, 1, 0), (0, 0, 255))])
+def test_no_two_colors_are_taken_for_one(tmp_path, told, first, second):
+    files = []
+    for name, color in (("a", first), ("b", second)):
+        palette = np.zeros((256, 3), np.uint8)
+        palette[3] = color
+        files.append(write_pair(str(tmp_path), name, IDS, palette))
+    scan_labels(files, 4, cache_dir=str(tmp_path))
+    assert len(told) == 1 and "id 3 has one colour in" in told[0]
+
+
 def test_grey_labels_have_no_palette_to_differ(tmp_path, told):
     files = [write_pair(str(tmp_path), "a", IDS, np.arange(768) % 256),
              write_pair(str(tmp_path), "b", IDS)]
@@ -159,6 +173,7 @@ def test_deep_images_are_counted(tmp_path, told):
     ("lengths", lambda a: a + 1), ("lengths", lambda a: a[:-1]), ("lengths", lambda a: -a),
     ("lengths", lambda a: np.array([6, -3, 3])), ("lengths", lambda a: a.astype(float)),
     ("classes", lambda a: a + 4), ("classes", lambda a: a - 1), ("classes", lambda a: a[1:]),
+    ("classes", lambda a: np.where(a == 3, 4, a)),
     ("classes", lambda a: a[:, None]), ("pixels", lambda a: a[:-1]),
     ("pixels", lambda a: a.astype(float)), ("unlabelled", lambda a: np.append(a, 0)),
     ("unlabelled", lambda a: a[1:]), ("unlabelled", None)])
@@ -204,6 +219,16 @@ def test_a_cut_image_is_refused_wherever_it_is_cut(tmp_path, kind):
         file.write(whole[:20] + b"\xff\xd9IEND" + whole[20:-200])
     with pytest.raises(UserError, match=f"image {path} cannot be read"):
         scan_labels(files, 4, cache_dir=str(tmp_path / "c"))
+
+
+def test_no_way_leads_around_the_limits(tmp_path, monkeypatch):
+    image, label = write_pair(str(tmp_path), "a", IDS)
+    assert label_scan.read_image(image).shape == (2, 3, 3)
+    monkeypatch.setattr(limits, "MOST_IMAGE_BYTES", 10)
+    for read in (lambda: label_scan.read_image(image), lambda: require_readable(image, None),
+                 lambda: scan_labels([(image, label)], 4, cache_dir=str(tmp_path))):
+        with pytest.raises(UserError, match=f"{image} has .* bytes, above the limit of 10 for"):
+            read()
 
 
 def test_readable_asks_for_both(tmp_path):
