@@ -397,6 +397,8 @@ def test_the_stage_alone(finished, tmp_path):
 def test_without_the_section_a_run_has_the_stages_and_inputs_it_had(finished):
     run = finished("zs3net").open()
     assert run.stages == STAGES
-    assert sorted(run.inputs("classifier")) == ["bank", "classifier", "embeddings", "generator",
-                                                "seed", "segmentor", "unseen"]
+    assert sorted(run.inputs("classifier")) == [
+        "bank", "classifier", "embeddings", "generator", "generator.model",
+        "generator.outside_hull", "generator.unseen_prototypes", "normalize", "seed", "segmentor",
+        "unseen"]
     assert finished("zs3net").open(ON).inputs("classifier") == run.inputs("classifier")
