@@ -12,16 +12,7 @@ from paddle_csrl import parallel
 from paddle_csrl.errors import UserError
 from paddle_csrl.utils import lock, write_json
 from paddle_csrl.utils.io import is_left_over, temporary_path
-from paddle_csrl.utils.record import (
-    FILE_NAME,
-    checksum,
-    describe_files,
-    difference,
-    name_aside,
-    read_record,
-)
-
-__all__ = ["KEPT_SECONDS", "RunFolder", "checksum"]
+from paddle_csrl.utils.record import FILE_NAME, describe_files, difference, name_aside, read_record
 
 #: A result that took longer, in seconds, is moved aside rather than deleted.
 KEPT_SECONDS = 60.0

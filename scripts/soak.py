@@ -11,6 +11,7 @@ exit status: 0, or 1 if a run ended otherwise
 """
 
 import argparse
+import multiprocessing
 import os
 import signal
 import sys
@@ -76,6 +77,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=50, help="how many runs are killed")
+    parser.add_argument("--jobs", type=int, default=2, help="how many runs at the same time")
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
     parser.add_argument("--out", help="new folder of all runs (default: one that is deleted)")
     return parser.parse_args(argv)
@@ -91,12 +93,12 @@ def main(argv: list[str] | None = None) -> list[Outcome]:
         reference = os.path.join(folder, "reference")
         if _wait(_start(reference)):
             raise RuntimeError(f"the run that nobody kills failed: {reference}.log")
-        content, rng = _content(reference), np.random.default_rng(args.seed)
-        seconds = _seconds(reference)
+        rng, seconds = np.random.default_rng(args.seed), _seconds(reference)
         places = [list(seconds)[kill % len(seconds)] for kill in range(args.kills)]
-        outcomes = [_kill(os.path.join(folder, f"{number:03d}"), place,
-                          rng.uniform(0, seconds[place]), content)
-                    for number, place in enumerate(progress(places, "kills"))]
+        tasks = [(os.path.join(folder, f"{number:03d}"), place, rng.uniform(0, seconds[place]),
+                  reference) for number, place in enumerate(places)]
+        with multiprocessing.get_context("fork").Pool(args.jobs) as pool:
+            outcomes = list(progress(pool.imap(_kill, tasks), "kills", len(tasks)))
     print(_table(outcomes))
     failed = sum(_failed(outcome) for outcome in outcomes)
     print(f"{len(outcomes) - failed} of {len(outcomes)} killed runs ended as the one that nobody "
@@ -144,8 +146,9 @@ def _seconds(folder: str) -> dict[str, float]:
     return {**seconds, _SCORING: 1.0}
 
 
-def _kill(folder: str, place: str, delay: float, expected: dict[str, object]) -> Outcome:
-    """Kill a run ``delay`` seconds after a stage has begun, and run the same command again."""
+def _kill(task: tuple[str, str, float, str]) -> Outcome:
+    """Kill a run some seconds after a stage has begun, and run the same command again."""
+    folder, place, delay, reference = task
     process, start = _start(folder), time.time()
     while not _is_at(folder, place) and not os.waitid(
             os.P_PID, process, os.WEXITED | os.WNOHANG | os.WNOWAIT):
@@ -157,7 +160,7 @@ def _kill(folder: str, place: str, delay: float, expected: dict[str, object]) ->
     status = _wait(_start(folder))
     if status:
         return Outcome(place, seconds, status, [], [])
-    found = _content(folder)
+    found, expected = _content(folder), _content(reference)
     return Outcome(
         place, seconds, status,
         sorted(name for name in expected if found.get(name) != expected[name]),

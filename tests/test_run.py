@@ -12,9 +12,9 @@ from paddle_csrl import run_folder as folder_module
 from paddle_csrl.config import ZeroShotConfig
 from paddle_csrl.errors import UserError
 from paddle_csrl.run import Run
-from paddle_csrl.run_folder import checksum
 from paddle_csrl.stages import Stage
 from paddle_csrl.utils import read_json, write_json
+from paddle_csrl.utils.record import checksum
 
 STAGES = ("segmentor", "features", "generator", "classifier")
 

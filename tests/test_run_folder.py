@@ -17,7 +17,6 @@ from PIL import Image
 
 from helpers.limits import in_fork, killed_before, with_file_limit
 from helpers.tiny_runs import ROOT, differing, files, weights
-from paddle_csrl import run_folder as folder_module
 from paddle_csrl.bank.feature_bank import FeatureBank
 from paddle_csrl.cli import add_class, predict, run, train, val, visualize
 from paddle_csrl.errors import UserError
@@ -26,7 +25,7 @@ from paddle_csrl.preparation.label_files import write_label
 from paddle_csrl.run_folder import RunFolder
 from paddle_csrl.utils import lock, write_json, write_text
 from paddle_csrl.utils.io import atomic_path, folder_aside, write_image
-from paddle_csrl.utils.record import require_unchanged
+from paddle_csrl.utils.record import checksum, require_unchanged
 from paddle_csrl.utils.visualdl import StageLogWriter
 from paddle_csrl.utils.weights import load_state, save_state
 from paddle_csrl.visualize import save_png
@@ -267,11 +266,11 @@ def test_records_of_earlier_versions_stay_valid(folder):
 
 
 def test_a_file_is_hashed_once(folder, monkeypatch):
-    before = folder_module.checksum(folder.output("segmentor"))
+    before = checksum(folder.output("segmentor"))
     opened = []
     monkeypatch.setattr("builtins.open", lambda path, *rest, open=open: (
         opened.append(path), open(path, *rest))[1])
-    assert folder_module.checksum(folder.output("segmentor")) == before and not opened
+    assert checksum(folder.output("segmentor")) == before and not opened
 
 
 def test_a_moved_folder_is_as_whole_as_before(folder, tmp_path):

@@ -23,10 +23,10 @@ from paddle_csrl.evaluation.score import describe
 from paddle_csrl.metrics import ZeroShotEvaluator
 from paddle_csrl.models.last_layer import load_layer, read_layer
 from paddle_csrl.run import Run
-from paddle_csrl.run_folder import checksum
 from paddle_csrl.stages.base import changed_inputs
 from paddle_csrl.utils import progress, read_json, write_json
 from paddle_csrl.utils.lock import FolderInUse
+from paddle_csrl.utils.record import checksum
 
 _SHARED = ("segmentor", "features")
 

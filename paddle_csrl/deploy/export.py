@@ -21,9 +21,9 @@ from paddle_csrl.deploy.exported import ONNX_EXTRA, DeployInfo, fit_to_shape, lo
 from paddle_csrl.deploy.images import ImageReader
 from paddle_csrl.deploy.model import DeployBuilder
 from paddle_csrl.errors import UserError
-from paddle_csrl.run_folder import checksum
 from paddle_csrl.utils import make_folder, write_json
 from paddle_csrl.utils.provenance import versions
+from paddle_csrl.utils.record import checksum
 from paddle_csrl.utils.weights import load_state, save_safetensors
 
 #: Opsets that paddle2onnx writes, for both Paddles; beyond them it ends the whole process.

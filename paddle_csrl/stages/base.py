@@ -24,7 +24,8 @@ from paddle_csrl.config.schema import SECTIONS, Features, Section, Settings, Tes
 from paddle_csrl.datasets.fingerprint import FileList
 from paddle_csrl.errors import UserError
 from paddle_csrl.evaluation.evaluate import AUGMENTED_KEYS, WINDOW_KEYS
-from paddle_csrl.run_folder import RunFolder, checksum
+from paddle_csrl.run_folder import RunFolder
+from paddle_csrl.utils.record import checksum
 
 Loaded = TypeVar("Loaded")
 

@@ -17,10 +17,10 @@ from paddleseg.utils import logger
 
 from paddle_csrl import parallel, stopping
 from paddle_csrl.errors import UserError
-from paddle_csrl.run_folder import checksum
 from paddle_csrl.stages.progress import ProgressLog, Step
 from paddle_csrl.utils import atomic_path, read_json, write_json
 from paddle_csrl.utils.randomness import preserved, random_state, set_random_state
+from paddle_csrl.utils.record import checksum
 from paddle_csrl.utils.visualdl import StageLogWriter
 from paddle_csrl.utils.weights import load_state, load_weights
 

@@ -21,7 +21,6 @@ from paddle_csrl.datasets.order import TrainingOrder
 from paddle_csrl.errors import UserError
 from paddle_csrl.evaluation.evaluate import evaluate_as_configured
 from paddle_csrl.metrics import ZeroShotEvaluator
-from paddle_csrl.run_folder import checksum
 from paddle_csrl.stages.base import (
     Stage,
     StageContext,
@@ -35,6 +34,7 @@ from paddle_csrl.stages.fit import InFolder, check_training, in_folder
 from paddle_csrl.stages.progress import Step
 from paddle_csrl.utils.precision import restore_full_precision
 from paddle_csrl.utils.randomness import preserved
+from paddle_csrl.utils.record import checksum
 from paddle_csrl.utils.visualdl import StageLogWriter, loss_names
 from paddle_csrl.utils.weights import keep_checkpoint, load_weights
 

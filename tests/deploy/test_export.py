@@ -65,6 +65,20 @@ def run_export(run, folder, *flags):
     return export.main(["--run", run.folder, "--save_dir", str(folder), *flags])
 
 
+def test_weights_that_a_full_disk_has_cut_are_not_written(run, tmp_path, monkeypatch):
+    save = paddle.jit.save
+
+    def cut(network, path):
+        save(network, path)
+        os.truncate(f"{path}.pdiparams", 20_000)
+
+    monkeypatch.setattr(paddle.jit, "save", cut)
+    with pytest.raises(UserError, match=f"only 20000 bytes of the .* could be written to "
+                                        f"{tmp_path}; free some space"):
+        run_export(run, tmp_path)
+    assert os.listdir(tmp_path) == []
+
+
 def run_infer(folder, photos, save_dir, *flags):
     return infer.main(["--config", os.path.join(str(folder), "deploy.yaml"), "--image_path",
                        str(photos), "--save_dir", str(save_dir), "--device", "cpu",

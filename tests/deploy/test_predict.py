@@ -24,7 +24,7 @@ from paddle_csrl.datasets.transforms import ResizeShortSide
 from paddle_csrl.deploy.images import ImageReader, find_images, read_ahead
 from paddle_csrl.deploy.model import DeployBuilder
 from paddle_csrl.deploy.predict import Prediction, ResultFiles, predict_images
-from paddle_csrl.errors import UserError
+from paddle_csrl.errors import UserError, user_message
 
 FOLDERS = ["added_prediction", "label_prediction", "pseudo_color_prediction"]
 
@@ -265,6 +265,22 @@ def test_a_result_that_cannot_be_written_leaves_none_of_its_image(deployed, phot
     assert result["failed"] == {f"{photos}/b.PNG": "no room for letters"}
     assert tiny_runs.files(str(tmp_path)) == sorted(
         f"{folder}/{name}" for folder in FOLDERS for name in ("a.png", "sub/c.png"))
+
+
+def test_a_full_disk_ends_the_tool_at_the_first_image(deployed, photos, tmp_path, monkeypatch):
+    tried = []
+
+    def write_png(path, picture):
+        tried.append(path)
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(visualize, "write_png", write_png)
+    with pytest.raises(OSError) as error:
+        run(deployed, photos, tmp_path)
+    assert len(tried) == 1 and not tiny_runs.files(str(tmp_path))
+    assert user_message(error.value) == (
+        f"cannot write {tmp_path}/added_prediction/a.png: No space left on device; free some space "
+        f"and run the same command again, it goes on")
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems refuse such names")
