@@ -233,7 +233,7 @@ def _to_vector(values: bytes | np.ndarray, place: str) -> np.ndarray:
 
 
 def _numbers(text: bytes, place: str) -> list[float]:
-    fields = text.split()
+    fields = text.split(b" ")  # as many as `_split_row` has counted
     wrong = next(itertools.filterfalse(_is_number, fields), None)
     if wrong is not None:
         raise UserError(f"{place}: `{_shorten(wrong)}` is no number; mend or remove the line")

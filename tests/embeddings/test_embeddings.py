@@ -138,6 +138,8 @@ def test_binary_word_cut_within_a_character(tmp_path):
     ([b"cow 1 2", b"horse 1 2 3"], "line 2: 3 values where the file's dimension is 2"),
     ([b"2 3", b"cow 1 2 3", b"horse 1 2"], "line 3: 2 values where the file's dimension is 3"),
     ([b"cow 1 2", b"horse 1 x2"], r"line 2 \('horse'\): `x2` is no number"),
+    ([b"cow 1 2", b"horse 1\t3 2"], r"line 2 \('horse'\): `1\t3` is no number"),
+    ([b"cow 1 2 3", b"horse 1  3"], r"line 2 \('horse'\): `` is no number"),
     ([b"cow 1 2", b"horse nan 2"], r"line 2 \('horse'\): the vector has a nan or infinite"),
     ([b"cow 1 2", b"horse 1 -inf"], r"line 2 \('horse'\): the vector has a nan or infinite"),
     ([b"cow 1 2", b"horse 1 1e39"], r"line 2 \('horse'\): the vector has a nan or infinite"),
