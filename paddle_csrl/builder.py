@@ -86,10 +86,23 @@ class ZeroShotBuilder(UserErrorBuilder):
         """
         if pretrained:
             with compat.pretrained_loading(load_fitting):
-                return SegBuilder.model.func(self)
+                try:
+                    return SegBuilder.model.func(self)
+                except (AssertionError, RuntimeError, UserError) as error:
+                    raise UserError(f"`model`: {error}{self._feature_maps()}") from error
         builder = ZeroShotBuilder(self.config, self.classes)
         builder.config.dic["model"] = without_pretrained(builder.config.dic["model"])
         return builder.new_segmentor()
+
+    def _feature_maps(self) -> str:
+        """Values that ``model.backbone_indices`` may have, where they may be the cause."""
+        cfg = without_pretrained(self.config.model_cfg)
+        try:
+            channels = self.build_component(cfg["backbone"]).feat_channels
+        except (AttributeError, KeyError, UserError):  # it is not them
+            return ""
+        return (f"; its backbone has {len(channels)} feature maps, so that `backbone_indices: "
+                f"{cfg.get('backbone_indices')}` must be among 0 to {len(channels) - 1}")
 
     def trained_segmentor(self, path: str) -> paddle.nn.Layer:
         """Build a segmentor with the weights at ``path``, in eval mode.

@@ -71,7 +71,7 @@ from google.protobuf import struct_pb2  # noqa: E402  (of Paddle's requirements)
 from paddle import Tensor, nn  # noqa: E402
 from paddle.io.dataloader import dataloader_iter  # noqa: E402
 from paddleseg.models.backbones import cae, vision_transformer  # noqa: E402
-from paddleseg.models.losses import CrossEntropyLoss, OhemCrossEntropyLoss  # noqa: E402
+from paddleseg.models.losses import CrossEntropyLoss, LovaszSoftmaxLoss, OhemCrossEntropyLoss  # noqa: E402
 from paddleseg.utils import download, logger, metrics, utils  # noqa: E402
 
 # `paddleseg.core.train` is the function; the module of that name is only to be had from here.
@@ -175,6 +175,23 @@ def _ohem_forward(self: Any, logit: Tensor, label: Tensor) -> Tensor:
         kept = paddle.logical_and(kept, prob < threshold)
     kept = kept.astype(loss.dtype)
     return (loss * kept).mean() / (kept.mean() + self.EPS)
+
+
+def _lovasz_fails() -> bool:
+    """Without a labelled pixel ``forward`` returns the empty probabilities, not one number."""
+    logit, label = paddle.zeros([1, 2, 1, 1]), paddle.full([1, 1, 1], 255, "int64")
+    return LovaszSoftmaxLoss()(logit, label).size != 1
+
+
+def _mend_lovasz() -> None:
+    forward = LovaszSoftmaxLoss.forward
+
+    @wraps(forward)
+    def mended(self: Any, logits: Tensor, labels: Tensor) -> Tensor:
+        loss = forward(self, logits, labels)
+        return loss if loss.size else (0 * logits).sum()
+
+    LovaszSoftmaxLoss.forward = mended
 
 
 def _loss_terms_are_0d() -> bool:
@@ -335,6 +352,7 @@ FAULTS = (
           partial(setattr, CrossEntropyLoss, "_post_process_loss", _post_process_loss)),
     Fault("OhemCrossEntropyLoss mixes dtypes", _ohem_fails,
           partial(setattr, OhemCrossEntropyLoss, "forward", _ohem_forward)),
+    Fault("LovaszSoftmaxLoss without labels is empty", _lovasz_fails, _mend_lovasz),
     Fault("train saves scores it has not", lambda: bool(_unset_scores()), _mend_unset_scores),
     Fault("train indexes 0-D loss terms", _loss_terms_are_0d, _mend_loss_terms),
     Fault("calculate_area concatenates 0-D sums", _calculate_area_fails,

@@ -1,6 +1,7 @@
 """The one exception type for mistakes a user can make and mend, and how it is found again."""
 
 import errno
+import re
 
 _WORKER_MARK = "UserError: "
 
@@ -16,6 +17,8 @@ _REFUSALS = {errno.EACCES, errno.EPERM, errno.EISDIR, errno.ENOTDIR, errno.ENAME
 
 #: Letters of a message; a value in it may be a file's whole content.
 _LONGEST = 2000
+# What a terminal would act upon, such as in the name of a file.
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
 
 class UserError(ValueError):
@@ -40,15 +43,16 @@ def user_message(error: BaseException | None) -> str | None:
             return f"{error.strerror}: {path}"
     while error is not None:
         if isinstance(error, UserError) and _WORKER_MARK not in str(error):
-            return _shortened(" ".join(line.strip() for line in str(error).splitlines()))
+            return _shown(" ".join(line.strip() for line in str(error).splitlines()))
         if _WORKER_MARK in str(error):
-            return _shortened(str(error).rsplit(_WORKER_MARK, 1)[1].strip().splitlines()[0])
+            return _shown(str(error).rsplit(_WORKER_MARK, 1)[1].strip().splitlines()[0])
         error = error.__cause__ or error.__context__
     return None
 
 
-def _shortened(text: str) -> str:
-    """The beginning, which names the place, and the end, which says how to mend it."""
+def _shown(text: str) -> str:
+    """Without control characters; of a long one the beginning and the end, which says the fix."""
+    text = _CONTROL.sub(lambda match: ascii(match[0])[1:-1], text)
     return text if len(text) <= _LONGEST else f"{text[:_LONGEST // 2]} ... {text[-_LONGEST // 2:]}"
 
 

@@ -31,7 +31,8 @@ from paddle_csrl import compat  # first: it orders the imports of cv2 and paddle
 
 compat.mend_paddleseg()
 TRAINER = sys.modules["paddleseg.core.train"]
-CROSS_ENTROPY, OHEM, SCORES, TRAIN, AREA, FLEET, LOG = (fault.name for fault in compat.FAULTS)
+CROSS_ENTROPY, OHEM, LOVASZ, SCORES, TRAIN, AREA, FLEET, LOG = (
+    fault.name for fault in compat.FAULTS)
 
 # Loads compat.py alone: importing the package would mend before the faults can be seen.
 LOAD = f"""
@@ -47,7 +48,7 @@ FRESH = LOAD + """
 import contextlib, io, json, sys, tempfile, time, zlib
 compat = load_compat()
 import cv2, numpy as np, paddle, paddleseg.core
-from paddleseg.models.losses import CrossEntropyLoss, OhemCrossEntropyLoss
+from paddleseg.models.losses import CrossEntropyLoss, LovaszSoftmaxLoss, OhemCrossEntropyLoss
 from paddleseg.utils import logger, metrics
 from google.protobuf import struct_pb2
 strategy = sys.modules[paddle.distributed.fleet.DistributedStrategy.__module__]
@@ -81,6 +82,7 @@ USES = {
     "cross_entropy": lambda: CrossEntropyLoss()(logit, label),
     "weighted": lambda: CrossEntropyLoss(weight=[1.0, 2.0])(logit, label),
     "ohem": lambda: OhemCrossEntropyLoss(min_kept=1)(logit, label),
+    "lovasz": lambda: LovaszSoftmaxLoss()(logit, label + 255).item(),
     "train": lambda: train(Model),
     "own_losses": lambda: train(OwnLosses),
     "area": lambda: metrics.calculate_area(label, label, 2),
@@ -97,9 +99,9 @@ def failures():
     return found
 def targets():
     return {"cross_entropy": CrossEntropyLoss._post_process_loss,
-            "ohem": OhemCrossEntropyLoss.forward, "train": trainer.train,
-            "own_losses": paddleseg.core.train, "area": metrics.calculate_area,
-            "fleet": strategy.get_msg_dict, "log": logger.log}
+            "ohem": OhemCrossEntropyLoss.forward, "lovasz": LovaszSoftmaxLoss.forward,
+            "train": trainer.train, "own_losses": paddleseg.core.train,
+            "area": metrics.calculate_area, "fleet": strategy.get_msg_dict, "log": logger.log}
 before, originals = failures(), targets()
 mended = compat.mend_paddleseg()
 touched = [name for name, target in targets().items() if target is not originals[name]]
@@ -128,8 +130,8 @@ def fresh():
 
 def test_exactly_the_faulty_is_touched(fresh):
     """A fault is mended where its use fails; where it does not, nothing is replaced."""
-    uses = {CROSS_ENTROPY: ("cross_entropy",), OHEM: ("ohem",), TRAIN: ("train", "own_losses"),
-            AREA: ("area",), FLEET: ("fleet",), LOG: ("log",)}
+    uses = {CROSS_ENTROPY: ("cross_entropy",), OHEM: ("ohem",), LOVASZ: ("lovasz",),
+            TRAIN: ("train", "own_losses"), AREA: ("area",), FLEET: ("fleet",), LOG: ("log",)}
     faulty = [name for name in uses if uses[name][0] in fresh["before"]]
     assert fresh["mended"] == faulty
     assert fresh["touched"] == [use for name in faulty for use in uses[name]]

@@ -13,7 +13,8 @@ from paddle.optimizer import lr
 from paddleseg.cvlibs import SegBuilder, manager
 from paddleseg.utils.utils import CachedProperty
 
-from paddle_csrl.config.wording import join, no_pairs, unknown_key
+from paddle_csrl.config.wording import join, unknown_key
+from paddle_csrl.datasets import trial
 from paddle_csrl.errors import UserError, user_message
 
 #: What components are called, and where they are registered, in the order of PaddleSeg's search.
@@ -24,6 +25,8 @@ _REGISTRIES = {"model": manager.MODELS, "backbone": manager.BACKBONES,
 _NOUNS = {"model": "model", "backbone": "backbone", "dataset": "data set",
           r"transforms\[\d+\]": "transform", r"loss\.types\[\d+\]": "loss",
           "optimizer": "optimizer", "lr_scheduler": "schedule"}
+# Transforms that have stood the trial, by what stands in the config, with the channels.
+_passed: set[tuple[str, int]] = set()
 #: Any larger step ends in weights that say nothing, though their loss may stay finite.
 _MOST_LEARNING_RATE = 1000
 
@@ -54,7 +57,8 @@ class UserErrorBuilder(SegBuilder):
         """As PaddleSeg's, but a wrong argument of it or of its schedule is the user's mistake."""
         try:
             return SegBuilder.optimizer.func(self)
-        except (ArithmeticError, AssertionError, RuntimeError, TypeError, ValueError) as error:
+        except (ArithmeticError, AssertionError, LookupError, RuntimeError, TypeError,
+                ValueError) as error:
             raise UserError(f"could not make `optimizer` with `lr_scheduler`: "
                             f"{' '.join(str(error).split())}") from error
 
@@ -75,6 +79,16 @@ def try_out(content: dict[str, Any], dotted: str, **more: Any) -> Any:
             return UserErrorBuilder(None).build_component({**content, **more})
         except UserError as error:
             raise UserError(f"`{dotted}`: {error}") from None
+
+
+def try_transforms(transforms: list[dict[str, Any]], dotted: str, channels: int) -> None:
+    """As ``try_out``, for transforms, which also have to get a small image through."""
+    for number, content in enumerate(transforms):
+        place = f"{dotted}[{number}]"
+        trial.require_bounded(content, place)
+        if (repr(content), channels) not in _passed:  # many configs have the same ones
+            trial.try_transform(try_out(content, place), place, channels)
+            _passed.add((repr(content), channels))
 
 
 def try_losses(loss: dict[str, Any], dotted: str, of_generator: bool = False) -> None:
@@ -120,6 +134,8 @@ def check_components(value: Any, place: str, dotted: str = "") -> None:
     elif isinstance(value, list):
         for index, item in enumerate(value):
             check_components(item, place, f"{dotted}[{index}]")
+    elif isinstance(value, str) and "\0" in value:
+        raise UserError(f"{place}: `{dotted}: {value}` holds a zero byte; take it out")
     elif isinstance(value, str) and _is_exponent_number(value):
         raise UserError(f"{place}: `{dotted}: {value}` is text to YAML; write a dot, "
                         f"such as 1.0e-4")
@@ -129,6 +145,10 @@ def check_components(value: Any, place: str, dotted: str = "") -> None:
     elif dotted.endswith("learning_rate") and not (
             type(value) in (int, float) and 0 < value <= _MOST_LEARNING_RATE):
         raise UserError(f"{place}: `{dotted}: {value}` must be a number above 0 and up to "
+                        f"{_MOST_LEARNING_RATE}")
+    elif dotted.endswith("_lr") and not (
+            type(value) in (int, float) and 0 <= value <= _MOST_LEARNING_RATE):
+        raise UserError(f"{place}: `{dotted}: {value}` must be a number from 0 to "
                         f"{_MOST_LEARNING_RATE}")
 
 
@@ -142,7 +162,9 @@ def _is_exponent_number(text: str) -> bool:
 
 def _check_component(content: Any, noun: str, dotted: str, place: str) -> None:
     if not isinstance(content, dict):
-        raise no_pairs(content, dotted, place)
+        got = "null" if content is None else repr(content)
+        raise UserError(f"{place}: `{dotted}` must hold `key: value` pairs, the `type` of the "
+                        f"{noun} and its arguments, got {got}")
     if "type" not in content:
         raise UserError(f"{place}: `{dotted}` has no `type`, the name of the {noun}")
     known = _known(noun)

@@ -18,7 +18,7 @@ from paddleseg.cvlibs import Config
 from pydantic import ValidationError
 
 from paddle_csrl import limits
-from paddle_csrl.config.components import check_components, try_losses
+from paddle_csrl.config.components import check_components, try_losses, try_transforms
 from paddle_csrl.config.schema import SECTIONS, Section, Settings, StageSection
 from paddle_csrl.config.wording import missing, user_error
 from paddle_csrl.errors import UserError
@@ -270,6 +270,11 @@ def read_settings(dic: dict[str, Any], place: str) -> Settings:
     check_components(dic, place)
     settings = _typed_settings(dic, place)
     try:
+        for dataset in ("train_dataset", "val_dataset"):
+            content = getattr(settings, dataset)
+            try_transforms(content.transforms, f"{dataset}.transforms", content.img_channels)
+        try_transforms(settings.zero_shot.features.transforms or [],
+                       "zero_shot.features.transforms", settings.train_dataset.img_channels)
         try_losses(settings.loss, "loss")
         for item in (settings, *settings.complete_sections()):
             item.check(settings)

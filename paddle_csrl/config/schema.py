@@ -46,7 +46,9 @@ def _check_loss(content: dict[str, Any]) -> dict[str, Any]:
 
 Count = Annotated[int, Field(ge=1, le=MOST)]
 Whole = Annotated[int, Field(ge=0, le=MOST)]
-PositiveFloat = Annotated[float, Field(gt=0)]
+#: Features that are in memory at once.
+Samples = Annotated[int, Field(ge=1, le=2 ** 20)]
+Scale = Annotated[float, Field(ge=0.1, le=10)]
 Path = Annotated[str, wanted("a path, in quotes where it looks like a number")]
 Component = dict[str, Any]
 Loss = Annotated[Component, AfterValidator(_check_loss)]
@@ -139,7 +141,7 @@ class Embeddings(Section):
 class Features(Section):
     """``zero_shot.features``."""
 
-    samples_per_class: Count = key(
+    samples_per_class: Samples = key(
         8192, "bound of the feature bank; 1 KiB per sample at 256 channels")
     dtype: Literal["float32", "float16"] = key(
         "float32", "`float16` halves the bank in memory and on disk; stages 2 and 3 compute in "
@@ -186,9 +188,9 @@ class TestConfig(Section):
     aug_eval: bool = key(
         False, "test-time augmentation: average over scales and flips when scores are taken and "
         "images predicted")
-    scales: Annotated[PositiveFloat | Annotated[Sequence[PositiveFloat], Field(min_length=1)],
-                      wanted("numbers above 0")] = key(
-        1.0, "factors of the image's size to average over, one or a list")
+    scales: Annotated[Scale | Annotated[Sequence[Scale], Field(min_length=1)],
+                      wanted("numbers from 0.1 to 10")] = key(
+        1.0, "factors of the image's size to average over, 0.1 to 10, one or a list")
     flip_horizontal: bool = key(False, "average over the mirrored image, too")
     flip_vertical: bool = key(False, "average over the image upside down, too")
     is_slide: bool = key(False, "sliding windows")
@@ -209,16 +211,32 @@ class TestConfig(Section):
         return self
 
 
+class DataSet(Keys):
+    """A data set: what PaddleSeg's have in common, beside arguments of its own."""
+
+    model_config = ConfigDict(extra="allow")
+
+    dataset_root: Path | None = None
+    train_path: Path | None = None
+    val_path: Path | None = None
+    test_path: Path | None = None
+    separator: Annotated[str, Field(min_length=1), wanted("text")] | None = None
+    num_classes: Count | None = None
+    img_channels: Count = 3
+    ignore_index: int = key(None, "label of pixels without a class")
+    transforms: list[Component] = []
+
+
 class Settings(Section):
     """The keys of a config: the top level and, behind ``section``, those of the stages."""
 
     iters: Count = key(..., "iterations of stage 1: one batch, one update each")
     batch_size: Count = key(..., "images per iteration and device")
-    train_dataset: Component = key(
+    train_dataset: DataSet = key(
         ..., "any data set of PaddleSeg, with its `transforms`; it is put into a "
         "`ZeroShotDataset`, which may also be written out (`type: ZeroShotDataset` with a nested "
         "`dataset`)")
-    val_dataset: Component = key(..., "as `train_dataset`")
+    val_dataset: DataSet = key(..., "as `train_dataset`")
     model: Component = key(
         ..., "any segmentor with a last 1×1 convolution; `pretrained` is the path or address of "
         "weights")
@@ -240,7 +258,8 @@ class Settings(Section):
     save_interval: Count = key(1000, "iterations between checkpoints (and evaluations)")
     log_iters: Count = key(10, "iterations between lines of the log")
     keep_checkpoint_max: Whole = key(3, "checkpoints kept per stage")
-    num_workers: Whole = key(0, "processes that read and transform images; 0: the one that trains")
+    num_workers: Annotated[int, Field(ge=0, le=1024)] = key(
+        0, "processes that read and transform images; 0: the one that trains")
     segmentor_weights: Path | None = key(
         None, "a `.pdparams` or `.safetensors` file that fits `model` and takes the place of stage "
         "1: nothing is trained, the file becomes the stage's result and its checksum is kept in "

@@ -103,7 +103,9 @@ def _check_resumed(run: Run, stages: Sequence[str]) -> None:
         model = run.builder.new_projection(pretrained=False) if run.config.projection \
             else run.builder.new_segmentor(pretrained=False)
         load_weights(model, os.path.join(path, "model.pdparams"))
-    load_state(os.path.join(path, "model.pdopt"))
+    if "LR_Scheduler" not in load_state(os.path.join(path, "model.pdopt")):
+        raise UserError(f"--resume_model {path}: model.pdopt has no LR_Scheduler, so that nothing "
+                        f"tells the learning rate; name another checkpoint")
 
 
 def _check_origin(run: Run, stage: str) -> None:

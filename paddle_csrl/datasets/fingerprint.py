@@ -61,8 +61,8 @@ def file_status(path: str, kind: str) -> os.stat_result:
     try:
         status = os.stat(path)
         reason = "" if stat.S_ISREG(status.st_mode) else "no regular file"  # some never end
-    except OSError as error:
-        reason = str(error.strerror)
+    except (OSError, ValueError) as error:  # the latter of a zero byte
+        reason = str(getattr(error, "strerror", error))
     if reason:
         raise UserError(f"no {kind} at {path} ({reason}); check `dataset_root` and the list of "
                         f"files")

@@ -30,6 +30,8 @@ _SOURCES = {
         "https://www.cityscapes-dataset.com and unpack both into {root}"),
 }
 
+_MODES = ("train", "val", "test")  # of the generic Dataset
+
 _AUGMENTED = (os.path.join("VOC2012", "ImageSets", "Segmentation", "aug.txt"),
               f"add the SBD masks: download {SBD} and run tools/prepare_voc.py "
               "--voc {root} --sbd FILE --dataset_root {root}, or set train_dataset.mode=train")
@@ -66,8 +68,11 @@ def require_training_mode(mode: Any) -> None:
 
 
 def _require_lists(cfg: dict[str, Any]) -> None:
-    """The generic ``Dataset``: its root and the list file of its mode."""
-    root, key = cfg.get("dataset_root"), f"{cfg.get('mode', 'train')}_path"
+    """The generic ``Dataset``: its mode, its root and the list file of its mode."""
+    mode, root = cfg.get("mode", "train"), cfg.get("dataset_root")
+    if str(mode).lower() not in _MODES:
+        raise UserError(f"`mode: {mode}` is none of a Dataset; choose one of {', '.join(_MODES)}")
+    key = f"{str(mode).lower()}_path"
     if not root or not os.path.isdir(root):
         raise UserError(f"no folder at `dataset_root: {root}`; point it at your data, for example "
                         f"--opts train_dataset.dataset_root=DIR val_dataset.dataset_root=DIR")

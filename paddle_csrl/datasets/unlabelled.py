@@ -7,6 +7,7 @@ import numpy as np
 import paddle
 
 from paddle_csrl.datasets.label_scan import require_readable, require_whole_image
+from paddle_csrl.datasets.trial import blame
 
 
 class UnlabelledImages(paddle.io.Dataset):
@@ -35,6 +36,7 @@ class UnlabelledImages(paddle.io.Dataset):
         data: dict[str, Any] = {"img": path, "trans_info": [], "gt_fields": []}
         try:
             return {"img": self.transforms(data)["img"]}
-        except Exception:
+        except Exception as error:
             require_readable(path, None)
+            blame(error, self.transforms, path)
             raise

@@ -7,7 +7,9 @@ from typing import Any
 import cv2
 import numpy as np
 
+from paddle_csrl.datasets.trial import is_known
 from paddle_csrl.errors import UserError
+from paddle_csrl.utils.randomness import seeded
 
 # PaddleSeg's that move or cut the image by chance, or without a note of how to go back.
 _MOVING = {"RandomAffine", "RandomCenterCrop", "RandomHorizontalFlip", "RandomPaddingCrop",
@@ -30,8 +32,7 @@ def require_whole_view(transforms: Iterable[Any], place: str) -> None:
     """
     for transform in transforms:
         kind = type(transform)
-        known = kind.__module__.startswith(("paddleseg.", "paddle_csrl."))
-        if kind.__name__ in _MOVING if known else _moves(transform):
+        if kind.__name__ in _MOVING if is_known(transform) else _moves(transform):
             name = getattr(transform, "__name__", kind.__name__)
             raise UserError(f"`{place}` must not crop, turn or mirror ({name}): predictions would "
                             f"not fit the image or its label; take it out")
@@ -42,15 +43,12 @@ def _moves(transform: Any) -> bool:
 
     An edge stays where it is whatever is done to brightness and contrast.
     """
-    states = random.getstate(), np.random.get_state()
     try:
-        return any(_moves_edge(transform, size, axis, edge, seed) for size in _SIZES
-                   for axis in (0, 1) for edge in _EDGES for seed in range(_TRIES))
+        with seeded(0):
+            return any(_moves_edge(transform, size, axis, edge, seed) for size in _SIZES
+                       for axis in (0, 1) for edge in _EDGES for seed in range(_TRIES))
     except Exception:  # whatever it needs that is not here: nothing is known
         return False
-    finally:
-        random.setstate(states[0])
-        np.random.set_state(states[1])
 
 
 def _moves_edge(transform: Any, size: tuple[int, int], axis: int, edge: float, seed: int) -> bool:

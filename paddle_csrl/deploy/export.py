@@ -1,6 +1,7 @@
 """Exporting a trained segmentor for Paddle Inference or ONNX, or its weights as safetensors."""
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -21,6 +22,7 @@ from paddle_csrl.deploy.exported import ONNX_EXTRA, DeployInfo, fit_to_shape, lo
 from paddle_csrl.deploy.images import ImageReader
 from paddle_csrl.deploy.model import DeployBuilder
 from paddle_csrl.errors import UserError
+from paddle_csrl.limits import MOST_PIXELS
 from paddle_csrl.utils import make_folder, write_json
 from paddle_csrl.utils.provenance import versions
 from paddle_csrl.utils.record import checksum
@@ -225,6 +227,9 @@ def _checked_shape(shape: list[int], img_channels: int) -> list[int]:
             or shape[1] not in (-1, img_channels):
         raise UserError(f"--input_shape {' '.join(map(str, shape))}: give batch, channels, height "
                         f"and width, -1 where free, with {img_channels} channels")
+    if math.prod(length for length in shape if length > 0) > MOST_PIXELS:
+        raise UserError(f"--input_shape {' '.join(map(str, shape))} has more than {MOST_PIXELS} "
+                        f"values; give a smaller one")
     return [shape[0], img_channels, shape[2], shape[3]]
 
 

@@ -73,6 +73,8 @@ _SEPARATORS = re.compile(r"[\s_\-]+")
 _TO_SINGULAR = (("ies", "y"), ("ves", "f"), ("ves", "fe"), ("s", ""), ("es", ""))
 _TO_PLURAL = (("", "s"), ("", "es"), ("y", "ies"), ("f", "ves"), ("fe", "ves"))
 _SHORTEST_PART = 3
+# Lengths of a vector of which float32 holds the square.
+_SHORTEST, _LONGEST = 1e-15, 1e15
 _MAX_REPORTED = 5
 _MAX_NEIGHBOURS = 20000
 
@@ -326,9 +328,13 @@ def _check_distinct(vectors: np.ndarray, class_names: Sequence[str],
                     found: Sequence[Resolution]) -> None:
     owners: dict[bytes, str] = {}
     for name, vector, resolution in zip(class_names, vectors, found):
-        if not vector.any():
+        length = np.linalg.norm(vector.astype(np.float64))
+        if not _SHORTEST <= length <= _LONGEST:
             raise UserError(f"the vector of class {name!r} ({resolution}) is zero; name another "
-                            f"word for it under `words`")
+                            f"word for it under `words`" if not length else
+                            f"the vector of class {name!r} ({resolution}) has the length "
+                            f"{length:.0e}, too far from 1 to be computed with; mend the file or "
+                            f"name another word for it under `words`")
         other = owners.setdefault(vector.tobytes(), name)
         if other is not name:
             logger.warning(f"classes {other!r} and {name!r} have the same embedding "

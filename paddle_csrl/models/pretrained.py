@@ -8,7 +8,7 @@ from paddle import nn
 from paddleseg.utils import logger, utils
 
 from paddle_csrl.errors import UserError
-from paddle_csrl.utils.weights import fitting_state, load_state
+from paddle_csrl.utils.weights import fitting_state, load_state, require_finite
 
 
 def load_fitting(model: nn.Layer, pretrained: str | None) -> None:
@@ -25,6 +25,7 @@ def load_fitting(model: nn.Layer, pretrained: str | None) -> None:
     fitting = fitting_state(model, load_state(_local(pretrained)))
     missing = [key for key in state if key not in fitting]
     title = type(model).__name__
+    require_finite(fitting, pretrained)
     if len(missing) == len(state):
         raise UserError(f"`pretrained: {pretrained}` has none of the {len(state)} tensors of "
                         f"{title}, first {missing[0]}, so that all would stay random; give weights "

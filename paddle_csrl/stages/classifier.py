@@ -13,7 +13,16 @@ from paddle_csrl import parallel
 from paddle_csrl.bank.batches import ClassifierBatches
 from paddle_csrl.bank.feature_bank import FeatureBank, Scale
 from paddle_csrl.config.components import try_losses
-from paddle_csrl.config.schema import AUTO, Count, Loss, Settings, TrainedSection, key, section
+from paddle_csrl.config.schema import (
+    AUTO,
+    Count,
+    Loss,
+    Samples,
+    Settings,
+    TrainedSection,
+    key,
+    section,
+)
 from paddle_csrl.evaluation.evaluate import evaluate, new_evaluator
 from paddle_csrl.evaluation.pictures import PictureBook
 from paddle_csrl.models.last_layer import put_back, save_layer
@@ -24,6 +33,7 @@ from paddle_csrl.stages.calibration import Calibration, fold, unit_direction
 from paddle_csrl.stages.fit import Fit, TrainingBuilder, check_training, fit, fit_in_folder
 from paddle_csrl.stages.generator import generate, trained_generator
 from paddle_csrl.stages.legacy import LegacyBatches, label_counts
+from paddle_csrl.stages.trial import try_stage
 from paddle_csrl.utils import write_json
 from paddle_csrl.utils.visualdl import StageLogWriter
 from paddle_csrl.utils.weights import save_state
@@ -44,14 +54,14 @@ class ClassifierSection(TrainedSection):
     mode: Literal["clean", "legacy"] = key(
         "clean", "`clean`: generated features of unseen classes, as many as `unseen_share` says. "
         "`legacy`: the sampler of ZS3Net's published code, which **leaks**, see below")
-    batch_size: Count = key(..., "features per iteration")
+    batch_size: Samples = key(..., "features per iteration")
     unseen_share: Literal["auto"] | Annotated[float, Field(ge=0, lt=1)] = key(
         AUTO, "expected share of generated features, 0 to 1; `auto` gives every class the same "
         "share")
     class_balance: Literal["balanced", "sqrt", "frequency"] = key(
         "balanced", "real features per seen class: `balanced`, `sqrt` (of the pixel count) or "
         "`frequency`")
-    num_generated: Count = key(4096, "generated features per unseen class")
+    num_generated: Samples = key(4096, "generated features per unseen class")
     calibration: float | Literal["auto"] = key(
         0.0, "taken off the logits of seen classes (calibrated stacking): a number in logit units; "
         "or `auto`, which takes what costs them `seen_cost`. The value found is in "
@@ -92,7 +102,7 @@ class ClassifierStage(Stage):
         return inputs
 
     def check(self, context: StageContext) -> None:
-        check_training(context.config.section(self.name), len(context.classes), "classifier: ")
+        check_classifier(context.config.section(self.name), len(context.classes))
         if context.config.leaks:
             label_counts(context)
             _tell_of_weights(context)
@@ -102,6 +112,16 @@ class ClassifierStage(Stage):
             if context.config.leaks else ClassifierBatches.of
         last = LastLayer(context)
         keep_layer(context, self.name, last, train_layer(context, self.name, last, batches_of))
+
+
+def check_classifier(section: ClassifierSection, num_classes: int) -> None:
+    """Build what a section names, and compute its losses on a feature of every class."""
+    check_training(section, num_classes, "classifier: ")
+    with paddle.utils.unique_name.guard():
+        classifier = PixelClassifier(1, num_classes)
+    labels = np.arange(num_classes)[:, None]
+    try_stage(classifier, {"img": labels[None].astype(np.float32), "label": labels}, section,
+              "classifier: ")
 
 
 def train_classifier(section: ClassifierSection, bank: FeatureBank, generated: np.ndarray,

@@ -60,10 +60,10 @@ def check_training(section: Any, num_classes: int, place: str = "") -> None:
     for loss in section.loss["types"]:
         component = UserErrorBuilder(None).build_component(loss)
         ignored, weight = (getattr(component, name, None) for name in ("ignore_index", "weight"))
-        if isinstance(weight, paddle.Tensor) and len(weight) != num_classes:
-            raise UserError(f"{loss['type']} has {len(weight)} weights for {num_classes} classes; "
+        if isinstance(weight, paddle.Tensor) and weight.size != num_classes:
+            raise UserError(f"{loss['type']} has {weight.size} weights for {num_classes} classes; "
                             f"give `weight` one number per class, in the order of their ids")
-        if ignored is not None and 0 <= ignored < num_classes:
+        if isinstance(ignored, int) and 0 <= ignored < num_classes:
             raise UserError(f"{loss['type']} ignores {ignored}, one of the {num_classes} classes; "
                             f"set its `ignore_index` to that of the data sets, such as 65535")
     with paddle.utils.unique_name.guard():
@@ -71,9 +71,23 @@ def check_training(section: Any, num_classes: int, place: str = "") -> None:
         # Groups of parameters are told by the names that they have in the real model.
         builder.config.dic["optimizer"].pop("custom_cfg", None)
         try:
-            builder.optimizer  # noqa: B018  raises where it cannot be built
+            _try_step(builder)
         except UserError as error:
             raise UserError(f"{place}{error}") from error
+
+
+def _try_step(builder: TrainingBuilder) -> None:
+    """Make a step where there is nowhere to go."""
+    optimizer = builder.optimizer
+    try:
+        (0 * builder.model(paddle.zeros([1, 1]))).backward()
+        optimizer.step()
+    except Exception as error:  # Paddle looks at some arguments then
+        raise UserError(f"`optimizer` makes no step ({' '.join(str(error).split())}); look at its "
+                        f"arguments") from error
+    if not all(bool(paddle.isfinite(value).all()) for value in builder.model.parameters()):
+        raise UserError("`optimizer` turns weights without a gradient into no finite numbers; look "
+                        "at its arguments, such as `epsilon`")
 
 
 AnyModel = TypeVar("AnyModel", bound=paddle.nn.Layer)

@@ -28,6 +28,7 @@ from paddle_csrl.models.generator_task import GeneratorTask
 from paddle_csrl.parallel import Share
 from paddle_csrl.stages.base import Stage, StageContext, embeddings_input, register, section_inputs
 from paddle_csrl.stages.fit import Fit, check_training, fit, fit_in_folder
+from paddle_csrl.stages.trial import try_stage
 from paddle_csrl.utils.visualdl import StageLogWriter
 from paddle_csrl.utils.weights import load_weights, save_state
 
@@ -45,7 +46,8 @@ class GeneratorSection(TrainedSection):
     model: Component = key(
         ..., "`StructuralGenerator` (CSRL) or `MLPGenerator` (ZS3Net) with the arguments below")
     iters: Count = key(..., "iterations; one is one update over all classes at once")
-    num_samples: Count = key(..., "generated and real features per class and iteration")
+    num_samples: Annotated[int, Field(ge=1, le=2 ** 14)] = key(
+        ..., "generated and real features per class and iteration")
     relation: Literal["edges", "prototypes"] = key(
         "prototypes", "`edges`: the learned relations e^L against e⁰, as printed in the paper. "
         "`prototypes`: centred cosines between generated unseen and real seen prototypes against "
@@ -133,8 +135,9 @@ def check_generator(section: GeneratorSection, embeddings: np.ndarray, seen_ids:
     counts = np.isin(np.arange(len(embeddings)), seen_ids).astype(np.int64)
     bank = FeatureBank(np.zeros((counts.sum(), 1), np.float32), counts, counts)
     with paddle.utils.unique_name.guard():
-        new_task(section, embeddings, bank, unseen_ids)
+        task = new_task(section.model_copy(update={"num_samples": 2}), embeddings, bank, unseen_ids)
     check_training(section, len(embeddings), "generator: ")
+    try_stage(task, GeneratorBatches(bank, bank.present_ids, 2, 1, 0)[0], section, "generator: ")
 
 
 def train_generator(section: GeneratorSection, embeddings: np.ndarray, bank: FeatureBank,

@@ -5,11 +5,13 @@ import os
 import tempfile
 import time
 from collections.abc import Generator
+from functools import partial
 from typing import Any
 
 import numpy as np
 import paddle
 from paddleseg.core import train
+from paddleseg.core.train import loss_computation
 from paddleseg.utils import logger, utils
 
 from paddle_csrl import parallel, stopping
@@ -32,6 +34,7 @@ from paddle_csrl.stages.base import (
 from paddle_csrl.stages.checkpoints import BEST
 from paddle_csrl.stages.fit import InFolder, check_training, in_folder
 from paddle_csrl.stages.progress import Step
+from paddle_csrl.stages.trial import try_losses, try_optimizer
 from paddle_csrl.utils.precision import restore_full_precision
 from paddle_csrl.utils.randomness import preserved
 from paddle_csrl.utils.record import checksum
@@ -81,19 +84,30 @@ class SegmentorStage(Stage):
         return inputs
 
     def check(self, context: StageContext) -> None:
-        require_full_batch(context.builder.train_dataset, context.settings.batch_size)
-        context.builder.val_dataset.audit()  # reads every label and the end of every image, once
+        train, val = context.builder.train_dataset, context.builder.val_dataset
+        if train.img_channels != val.img_channels:
+            raise UserError(f"`val_dataset.img_channels: {val.img_channels}` is not the "
+                            f"{train.img_channels} of `train_dataset`; one network takes both")
+        require_full_batch(train, context.settings.batch_size)
+        val.audit()  # reads every label and the end of every image, once
         check_training(context.settings, len(context.classes))
 
     def check_start(self, context: StageContext) -> None:
         """See to the last layer and the outputs of an untrained segmentor, and to a batch."""
         builder = context.builder
-        image = _check_batch(builder.train_dataset, context.settings.batch_size)
+        weights = context.settings.segmentor_weights
+        sample = _check_batch(builder.train_dataset, context.settings.batch_size)
         with paddle.utils.unique_name.guard():
-            segmentor = builder.new_segmentor()
-            builder.classification_layer(segmentor)
-        if not context.config.projection and not context.settings.segmentor_weights:
-            _check_outputs(segmentor, image, context.settings.loss)
+            model = builder.new_projection() if context.config.projection \
+                else builder.new_segmentor(pretrained=not weights)
+            builder.classification_layer(model)
+        if weights:
+            _require_file(weights)
+            load_weights(model, weights)
+        else:
+            try_optimizer(model, context.settings)
+            _check_outputs(model, sample, builder.train_dataset.ignore_index, builder.loss,
+                           context.settings.loss)
 
     def run(self, context: StageContext) -> dict[str, Any] | None:
         settings, builder = context.settings, context.builder
@@ -189,10 +203,14 @@ def _adopt(context: StageContext, path: str) -> None:
 
 
 def _weights_checksum(path: str) -> str:
+    _require_file(path)
+    return checksum(path)
+
+
+def _require_file(path: str) -> None:
     if not os.path.isfile(path):
         raise UserError(f"`segmentor_weights: {path}` is no file; give a .pdparams file, or null "
                         f"to train stage 1")
-    return checksum(path)
 
 
 def _selection_fingerprint(context: StageContext) -> str | None:
@@ -240,26 +258,46 @@ def require_full_batch(dataset: paddle.io.Dataset, batch_size: int) -> None:
                         + "; make it smaller")
 
 
-def _check_outputs(model: paddle.nn.Layer, image: np.ndarray, loss: dict[str, Any]) -> None:
-    """Insist on a loss for each of the outputs that the model has in training."""
-    if hasattr(model, "loss_computation"):  # its own
-        return
+def _check_outputs(model: paddle.nn.Layer, sample: dict[str, np.ndarray], ignore_index: int,
+                   losses: dict[str, Any], loss: dict[str, Any]) -> None:
+    """Insist on a loss that can be computed for each of the outputs of a model in training.
+
+    Args:
+        model: untrained; it may compute its losses itself.
+        sample: of the training set.
+        ignore_index: its label of pixels without a class.
+        losses: built from the section ``loss``.
+    """
+    data = {key: paddle.to_tensor(np.stack([value, value])) for key, value in sample.items()
+            if isinstance(value, np.ndarray)}
     model.train()
+    if hasattr(model, "loss_computation"):
+        try_losses(lambda: model.loss_computation(model(data["img"]), losses, data), loss, "",
+                   "a training image")
+        return
     with paddle.no_grad():
-        outputs = len(model(paddle.to_tensor(np.stack([image, image]))))
-    if outputs != len(loss["coef"]):
+        outputs = model(data["img"])
+    if len(outputs) != len(loss["coef"]):
         raise UserError(f"`loss.coef` has {len(loss['coef'])} numbers, and {type(model).__name__} "
-                        f"has {outputs} outputs in training; give a loss and a number for each")
+                        f"has {len(outputs)} outputs in training; give a loss and a number for "
+                        f"each")
+    for output in outputs:
+        output.stop_gradient = False
+    label, edges = data["label"].astype("int64"), data.get("edge")
+    for given, labels in (("a training image", label),
+                          ("an image without a labelled pixel",
+                           paddle.full_like(label, ignore_index))):
+        try_losses(partial(loss_computation, outputs, labels, edges, losses), loss, "", given)
 
 
-def _check_batch(dataset: ZeroShotDataset, batch_size: int) -> np.ndarray:
+def _check_batch(dataset: ZeroShotDataset, batch_size: int) -> dict[str, np.ndarray]:
     """Insist that transforms bring images to one size, by as many as are in a batch.
 
-    Returns one of the images, [3, H, W].
+    Returns one of the samples.
     """
     places = np.linspace(0, len(dataset) - 1, batch_size).round().astype(int)
-    images = [dataset[place]["img"] for place in places.tolist()]
-    shapes = sorted({image.shape for image in images})
+    samples = [dataset[place] for place in places.tolist()]
+    shapes = sorted({sample["img"].shape for sample in samples})
     dataset.drawn.clear()  # counts training alone
     if 0 in shapes[0]:
         raise UserError(f"`train_dataset.transforms` make an image of {shapes[0][1:]} (height, "
@@ -268,7 +306,7 @@ def _check_batch(dataset: ZeroShotDataset, batch_size: int) -> np.ndarray:
         raise UserError(f"`train_dataset.transforms` make images of {shapes[0][1:]} and of "
                         f"{shapes[-1][1:]} (height, width), which are no batch; add "
                         f"RandomPaddingCrop with a `crop_size`, or set `batch_size: 1`")
-    return images[0]
+    return samples[0]
 
 
 def _drop_flops_counters(model: paddle.nn.Layer) -> None:

@@ -18,7 +18,7 @@ from pydantic import Field
 from paddle_csrl.bank.batches import ClassifierBatches
 from paddle_csrl.bank.feature_bank import BottomKSampler, FeatureBank
 from paddle_csrl.config import ZeroShotConfig
-from paddle_csrl.config.schema import Count, Settings, StageSection, key, section
+from paddle_csrl.config.schema import Count, Samples, Settings, StageSection, key, section
 from paddle_csrl.errors import UserError
 from paddle_csrl.evaluation.evaluate import shard
 from paddle_csrl.models.pixel_classifier import PixelClassifier
@@ -65,7 +65,7 @@ class SelfTrainingSection(StageSection):
     rounds: Count = key(
         1, "how often images are labelled and the layer trained anew; each round labels with the "
         "layer of the one before")
-    samples_per_class: Count = key(
+    samples_per_class: Samples = key(
         8192, "bound of the uniform sample of predicted pixels, per class, from which `share` is "
         "taken")
 

@@ -17,7 +17,7 @@ from paddle_csrl.config import read_settings
 from paddle_csrl.config.schema import Settings
 from paddle_csrl.errors import UserError
 from paddle_csrl.stages.calibration import Calibration
-from paddle_csrl.stages.fit import check_training
+from paddle_csrl.stages.classifier import check_classifier
 from paddle_csrl.stages.generator import check_generator
 from paddle_csrl.tuning.bank_trial import SCORES, bank_trial, make_fold
 from paddle_csrl.tuning.folds import draw_folds
@@ -220,7 +220,7 @@ class Search:
         for generator, classifiers in self._typed:
             check_generator(generator, self.seen.embeddings, seen_ids, held_out)
             for classifier in classifiers:
-                check_training(classifier, len(self.seen.names), "classifier: ")
+                check_classifier(classifier, len(self.seen.names))
 
 
 def table(summary: dict[str, Any]) -> str:

@@ -6,6 +6,7 @@ import os
 
 import paddle
 import pytest
+from paddleseg.cvlibs import manager
 from pydantic import ValidationError
 
 from helpers.tiny_config import tiny_content, write_config
@@ -207,22 +208,73 @@ def test_a_section_has_one_class():
     ("classifier.calibration", True, "calibration: True` must be a valid number or 'auto'"),
     ("classifier.calibration", float("nan"), "calibration: nan` must be a finite number"),
     ("classifier.num_generated", "64", "num_generated: 64` must be a valid integer"),
-    ("test_config", {"scales": []}, "`test_config.scales: .*` must be numbers above 0"),
+    ("test_config", {"scales": []}, "`test_config.scales: .*` must be numbers from 0.1 to 10"),
+    ("test_config", {"scales": 1000.0}, "`test_config.scales: 1000.0` must be numbers from"),
+    ("test_config", {"scales": [1, 1e-9]}, "`test_config.scales: .*` must be numbers from"),
     ("test_config", {"crop_size": [32]}, "`test_config.crop_size: .*` must be two whole numbers"),
     ("test_config", {"is_slide": True, "crop_size": [8, 8], "stride": [8, 9]},
      "`test_config.stride: .*` must not be larger than"),
     ("do_eval", "yes", "`do_eval: yes` must be true or false"),
     ("segmentor_weights", 5, "`segmentor_weights: 5` must be a path"),
+    ("segmentor_weights", "a\0b", "`segmentor_weights: .*` holds a zero byte"),
+    ("num_workers", 4 * 10**9, "num_workers: 4000000000` must be less than or equal to 1024"),
+    ("classifier.num_generated", 4 * 10**9, "num_generated: 4000000000` must be less than"),
+    ("generator.num_samples", 4 * 10**9, "num_samples: 4000000000` must be less than"),
+    ("lr_scheduler.end_lr", -1, "lr_scheduler.end_lr: -1` must be a number from 0"),
+    ("train_dataset.separator", 5, "`train_dataset.separator: 5` must be text"),
+    ("train_dataset.separator", "", "`train_dataset.separator: ` must be text"),
+    ("train_dataset.dataset_root", [1], r"`train_dataset.dataset_root: \[1\]` must be a path"),
+    ("val_dataset.ignore_index", "abc", "`val_dataset.ignore_index: abc` must be a valid integer"),
+    ("val_dataset.num_classes", "5", "`val_dataset.num_classes: 5` must be a valid integer"),
+    ("val_dataset.transforms", {"type": "Resize"}, "`val_dataset.transforms: .*` must be a valid"),
 ])
 def test_what_no_stage_could_use_is_refused_when_it_is_read(load, key, value, message):
     refuses(load, f"tiny.yml: .*{message}", changes={key: value})
+
+
+@pytest.mark.parametrize("transform, message", [
+    ({"type": "Normalize", "mean": 5}, "could not make Normalize"),
+    ({"type": "Normalize", "mean": [1, 2]}, "Normalize fails on an image of .* pixels and 3"),
+    ({"type": "Normalize", "mean": ["a", "b", "c"]}, "Normalize fails"),
+    ({"type": "RandomHorizontalFlip", "prob": "often"}, "RandomHorizontalFlip fails"),
+    ({"type": "RandomDistort", "brightness_range": None}, "RandomDistort fails"),  # half the time
+    ({"type": "Resize", "target_size": [0, 0]}, "Resize fails"),
+    ({"type": "Resize", "target_size": [-4, 4]}, "Resize fails"),
+    ({"type": "Resize", "target_size": [10**6, 10**6]}, "makes images of more than"),
+    ({"type": "ResizeByShort", "short_size": 10**6}, "makes images of more than"),
+    ({"type": "ResizeStepScaling", "max_scale_factor": 1e9}, "must be at most 100"),
+    ({"type": "RandomPaddingCrop", "crop_size": [4, "a"]}, "RandomPaddingCrop fails"),
+    ({"type": "RandomPaddingCrop", "crop_size": [0, 0]}, "makes an image without a pixel"),
+])
+@pytest.mark.parametrize("key", ["train_dataset.transforms", "val_dataset.transforms",
+                                 "zero_shot.features.transforms"])
+def test_transforms_are_tried_on_an_image(load, key, transform, message):
+    refuses(load, rf"tiny.yml: .*`{key}\[1\].*{message}",
+            changes={key: [{"type": "RandomBlur"}, transform]})
+
+
+def test_transforms_of_grey_images(load):
+    grey = {"train_dataset.img_channels": 1, "val_dataset.img_channels": 1}
+    refuses(load, r"train_dataset.transforms\[0\]`: Normalize fails on .* 1 channel", changes=grey)
+    mean = [{"type": "Normalize", "mean": [0.5], "std": [0.5]}]
+    load({**grey, "train_dataset.transforms": mean, "val_dataset.transforms": mean})
+
+
+def test_every_transform_of_paddleseg_stands_the_trial(load):
+    more = {"GenerateInstanceTargets": {"num_classes": 5}, "Padding": {"target_size": [40, 40]},
+            "ResizeByLong": {"long_size": 20}, "ResizeByShort": {"short_size": 20},
+            "ResizeShortSide": {"short_side": 20}}
+    names = [name for name, kind in manager.TRANSFORMS.components_dict.items()
+             if kind.__module__.startswith(("paddleseg", "paddle_csrl")) and name != "Compose"]
+    assert len(names) > 20
+    load({"train_dataset.transforms": [{"type": name, **more.get(name, {})} for name in names]})
 
 
 def dotted_keys(kind, prefix):
     """All keys of the schema below a section, sections themselves included."""
     for name, field in kind.model_fields.items():
         yield f"{prefix}{name}"
-        if isinstance(field.annotation, type) and issubclass(field.annotation, schema.Section):
+        if isinstance(field.annotation, type) and issubclass(field.annotation, schema.Keys):
             yield from dotted_keys(field.annotation, f"{prefix}{name}.")
 
 
@@ -323,7 +375,8 @@ def test_a_section_or_component_must_hold_pairs(load, key, value):
     ("lr_scheduler.type", "PolyDecay", "`lr_scheduler.type: PolyDecay` is no registered schedule; "
                                        "did you mean PolynomialDecay"),
     ("optimizer", {"weight_decay": 1}, "`optimizer` has no `type`, the name of the optimizer"),
-    ("model.backbone", None, "`model.backbone` must hold `key: value` pairs, got None"),
+    ("model.backbone", None, "`model.backbone` must hold `key: value` pairs, the `type` of the "
+                             "backbone and its arguments, got null"),
     ("train_dataset", {"mode": "train"}, "`train_dataset` has no `type`, the name of the data set"),
     ("train_dataset.transforms", [5], r"`train_dataset.transforms\[0\]` must hold `key: value`"),
     ("generator.model", {"noise_dim": 4}, "`generator.model` has no `type`, the name of the model"),

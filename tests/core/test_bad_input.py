@@ -10,7 +10,9 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import paddle
 import pytest
+from paddleseg.models.losses import CrossEntropyLoss
 from PIL import Image
 
 from helpers import hostile_images
@@ -20,6 +22,7 @@ from paddle_csrl.bank.feature_bank import FeatureBank
 from paddle_csrl.cli import run, train, val
 from paddle_csrl.core import preflight
 
+CE = "loss={'types': [{%s}], 'coef': [1.0]}"
 LOSS = ("generator.loss={'types': [{'type': 'MMDLoss'}, {'type': 'PairwiseRelationLoss', "
         "'gamma': %s}], 'coef': [1.0, 1.0]}")
 
@@ -118,15 +121,46 @@ VALUES = {
                                "generator.lr_scheduler.power=abc"),
     "argument of an optimizer": (["classifier: ", "optimizer", "beta1"],
                                  "classifier.optimizer.beta1=7"),
-    "crop without a pixel": (["train_dataset.transforms", "(0, 0)", "no pixel"],
+    "crop without a pixel": (["train_dataset.transforms[0]", "without a pixel"],
                              "train_dataset.transforms=[{'type': 'RandomPaddingCrop', "
                              "'crop_size': [0, 0]}]"),
+    "mode": (["mode: trian", "train, val, test"], "train_dataset.mode=trian"),
+    "channels": (["img_channels: 1", "3"], "val_dataset.img_channels=1",
+                 "val_dataset.transforms=[]"),
+    "index of a feature map": (["`model`", "backbone_indices: [0, 99]", "2 feature maps"],
+                               "model.backbone_indices=[0, 99]"),
+    "kind of index": (["`model`", "backbone_indices: [0, 'low']"],
+                      "model.backbone_indices=[0, 'low']"),
+    "argument that the optimizer looks at late": (["generator: `optimizer`", "must be bool"],
+                                                  "generator.optimizer.lazy_mode=often"),
+    "epsilon": (["`optimizer`", "epsilon"], "optimizer.epsilon=0"),
+    "groups of parameters": (["classifier: ", "custom_cfg"], "classifier.optimizer.custom_cfg=5"),
+    "group of no parameter": (["could not make `optimizer`"],
+                              "optimizer.custom_cfg=[{'name': 'nothing', 'lr_mult': 2.0}]"),
+    "loss that fails": (["`loss` (MSELoss)", "a training image"], CE % "'type': 'MSELoss'"),
+    "loss of two outputs": (["`loss` (KLLoss)"], CE % "'type': 'KLLoss'"),
+    "argument of a loss": (["`loss` (CrossEntropyLoss)", "topk"],
+                           CE % "'type': 'CrossEntropyLoss', 'top_k_percent_pixels': 0"),
+    "loss that ignores another value": (["`loss` (CrossEntropyLoss)", "without a labelled pixel"],
+                                        CE % "'type': 'CrossEntropyLoss', 'ignore_index': -1"),
+    "type of ignored value": (["`loss` (CrossEntropyLoss)"],
+                              CE % "'type': 'CrossEntropyLoss', 'ignore_index': 'abc'"),
+    "loss that is no number": (["`loss` (CrossEntropyLoss)", "is inf"],
+                               "loss={'types': [{'type': 'CrossEntropyLoss'}], 'coef': [1e39]}"),
+    "loss of the classifier": (["classifier: `loss` (MSELoss)", "a batch for trial"],
+                               "classifier." + CE % "'type': 'MSELoss'"),
 }
 
 
-@pytest.mark.parametrize("says, opts", VALUES.values(), ids=VALUES)
+@pytest.mark.parametrize("says, opts", [(says, opts) for says, *opts in VALUES.values()],
+                         ids=VALUES)
 def test_value(capsys, own, says, opts):
-    check(capsys, own, says, opts)
+    check(capsys, own, says, *opts)
+
+
+def test_a_loss_of_several_numbers_is_refused(capsys, own, monkeypatch):
+    monkeypatch.setattr(CrossEntropyLoss, "forward", lambda self, logit, label: logit.sum(1))
+    check(capsys, own, ["classifier: `loss` (CrossEntropyLoss)", "[1, 5, 1]", "one number"])
 
 
 def test_a_full_disk(capsys, tmp_path):
@@ -230,6 +264,12 @@ DATA = {
     "image of validation cut": (cut("images/val_0001.jpg"), ["val_0001.jpg", "cannot be read"]),
     "list missing": (without("train.txt"), ["train_path", "train.txt"]),
     "list empty": (text("train.txt", ""), ["train.txt", "lists no image"]),
+    "zero byte in a list": (text("train.txt", "images/a\0.jpg labels/a.png\n"),
+                            ["no image at", r"a\x00.jpg"]),
+    "tabs in a list": (text("train.txt", "a.jpg\ta.png\n"), [r"'a.jpg\ta.png'", "separator"]),
+    "label of validation of another size": (lambda data: write_label(
+        str(data / "labels" / "val_0001.png"), np.zeros((5, 5), np.uint8)),
+        ["val_0001.png", "val_0001.jpg", "agree"]),
     "list of other things": (text("train.txt", "a b c\n"), ["train.txt, line 1", "'a b c'"]),
     "list in another encoding": (text("train.txt", "images/tr\xe9.jpg a.png\n", "latin1"),
                                  ["train.txt", "not UTF-8"]),
@@ -264,6 +304,31 @@ def test_a_look_at_the_images_leaves_the_random_numbers_alone(finished):
     assert (random.random(), np.random.random()) == expected
 
 
+@pytest.mark.parametrize("key, says", [
+    ("segmentor_weights", ["segmentor_weights: ", "is no file"]),
+    ("model.pretrained", ["no weights at"]),
+])
+def test_weights_that_are_not_there(capsys, own, key, says):
+    check(capsys, own, says, f"{key}={own.tmp}/nowhere.pdparams", save_dir=str(own.tmp / "new"))
+
+
+@pytest.mark.parametrize("key", ["segmentor_weights", "model.pretrained"])
+@pytest.mark.parametrize("content, says", [
+    ({"a": np.ones(2, np.float32)}, ["first "]),
+    (None, ["is not a whole"]),
+    (np.nan, ["not finite"]),
+], ids=["misfit", "torn", "not finite"])
+def test_weights_that_are_of_no_use(capsys, own, key, content, says):
+    path = str(own.tmp / "w.pdparams")
+    state = content if isinstance(content, dict) else {
+        name: value * (np.nan if content and value.dtype == np.float32 else 1)
+        for name, value in own.run.weights("segmentor").items()}
+    paddle.save({name: paddle.to_tensor(value) for name, value in state.items()}, path)
+    if content is None:
+        os.truncate(path, 3000)
+    check(capsys, own, ["w.pdparams", *says], f"{key}={path}", save_dir=str(own.tmp / "new"))
+
+
 # Embeddings.
 
 def vectors(words=("background", "cat", "dog", "cow", "car"), size=3) -> str:
@@ -278,10 +343,14 @@ def vectors(words=("background", "cat", "dog", "cow", "car"), size=3) -> str:
     ("vectors.txt", vectors(("background", "cat", "dog", "cowl", "car")),
      ["vectors.txt", "'cow'", "cowl"]),
     ("vectors.txt", vectors().replace("0.5", "x"), ["vectors.txt", "`x` is no number"]),
+    ("vectors.txt", vectors(("background", "cat", "dog", "cow")) + "car 0 5e-30 0\n",
+     ["'car'", "the length 5e-30"]),
+    ("vectors.txt", vectors(("background", "cat", "dog", "cow")) + "car 0 5e18 0\n",
+     ["'car'", "the length 5e+18"]),
     ("vectors.txt", "", ["vectors.txt", "empty"]),
     ("vectors.txt.gz", gzip.compress(vectors(size=300).encode())[:-100],
      ["vectors.txt.gz", "cut gzip"]),
-], ids=["dimension", "header", "missing", "no number", "empty", "cut"])
+], ids=["dimension", "header", "missing", "no number", "tiny", "huge", "empty", "cut"])
 def test_embedding_file(capsys, own, name, content, says):
     (own.tmp / name).write_bytes(content.encode() if isinstance(content, str) else content)
     check(capsys, own, says, f"zero_shot.embeddings.path={own.tmp / name}")
@@ -378,6 +447,16 @@ def test_resume(capsys, own, name, says, flags):
 def test_resume_of_a_torn_checkpoint(capsys, own, cut_file):
     os.truncate(own.run.path("segmentor", "iter_2", cut_file), 3000)
     check(capsys, own, [f"segmentor/iter_2/{cut_file}", "not a whole"],
+          resume_model=own.run.path("segmentor/iter_2"), recipe=own.made)
+
+
+def test_resume_without_the_schedule(capsys, own):
+    path = own.run.path("segmentor", "iter_2", "model.pdopt")
+    state = paddle.load(path)
+    del state["LR_Scheduler"]
+    paddle.save(state, path)
+    os.remove(own.run.path("segmentor", "iter_2", "checkpoint.json"))  # as if it were of 0.1.0
+    check(capsys, own, ["segmentor/iter_2", "no LR_Scheduler"],
           resume_model=own.run.path("segmentor/iter_2"), recipe=own.made)
 
 

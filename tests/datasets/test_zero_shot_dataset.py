@@ -11,6 +11,7 @@ from paddleseg.cvlibs import SegBuilder
 from paddleseg.datasets import ADE20K, Dataset, PascalContext, PascalVOC
 from paddleseg.transforms import (
     Normalize,
+    Padding,
     RandomAffine,
     RandomHorizontalFlip,
     RandomPaddingCrop,
@@ -590,6 +591,12 @@ def test_reading_names_what_is_broken(root, mode, item, content, match):
     damage(dataset.file_list[1][item], content)
     with pytest.raises(UserError, match=match):
         dataset[1]
+
+
+def test_transforms_that_fail_on_an_image_are_named_with_it(root):
+    dataset = wrapped(root, transforms=[Padding(target_size=[8, 8])])
+    with pytest.raises(UserError, match=r"`transforms`: Padding fails on .*\.png \(.*size"):
+        dataset[0]
 
 
 def test_faults_of_transforms_surface_as_they_are(root):

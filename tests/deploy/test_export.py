@@ -297,6 +297,7 @@ def test_export_needs_no_data(deployed, tmp_path):
 @pytest.mark.parametrize("flags, match", [
     *((f"--input_shape {shape}", f"--input_shape {shape}: give batch")
       for shape in ("1 3 32", "1 3 0 32", "0 3 32 32", "1 4 32 32", "1 3 -2 32")),
+    ("--input_shape 1 3 99999 99999", "--input_shape 1 3 99999 99999 has more than"),
     # Each of these would end the process.
     *((f"--format onnx --opset {opset}", f"--opset {opset}: paddle2onnx writes 11 to 19")
       for opset in (10, 20, 99)),
