@@ -14,8 +14,9 @@ from collections.abc import Iterator
 from types import FrameType
 
 #: Seconds in which a signal may come twice and mean it once: `timeout` sends it to the process and
-#: to its group, and Ctrl-C reaches the processes of a launcher that hands it on as well.
-_ECHO = 0.2
+#: to its group. Ctrl-C reaches what `paddle.distributed.launch` has started by itself and from the
+#: launcher, which tells its processes once more as it ends.
+_ECHO, _ECHO_OF_LAUNCHER = 0.2, 3.0
 
 
 class Stopped(BaseException):
@@ -38,7 +39,8 @@ def handled() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    process = os.getpid()
+    process, is_launched = os.getpid(), int(os.environ.get("PADDLE_TRAINERS_NUM", 1)) > 1
+    echo = _ECHO_OF_LAUNCHER if is_launched else _ECHO
 
     def handle(number: int, frame: FrameType | None) -> None:
         if os.getpid() != process:  # a worker, which its parent ends
@@ -46,7 +48,7 @@ def handled() -> Iterator[None]:
                 os._exit(128 + number)
             return
         is_second, now = bool(_Told.number), time.monotonic()
-        if is_second and now - _Told.at < _ECHO:
+        if is_second and now - _Told.at < echo:
             return
         _Told.number, _Told.at = number, now
         if hasattr(signal, "SIGCHLD"):  # workers may have been told, too; Paddle would raise
@@ -56,6 +58,9 @@ def handled() -> Iterator[None]:
         os.write(2, b"stopping; a second signal stops at once\n")
 
     before = {number: signal.signal(number, handle) for number in (signal.SIGTERM, signal.SIGINT)}
+    if is_launched:
+        for number in before:  # Paddle takes an interrupted call for the end of another process
+            signal.siginterrupt(number, False)
     try:
         yield
     finally:
