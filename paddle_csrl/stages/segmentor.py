@@ -143,7 +143,6 @@ def _train(context: StageContext, stage: str, builder: ZeroShotBuilder) -> str:
         order.done = training.take_up(builder) if training.take_up else 0
         if len(order):
             _run_trainer(context, builder, order, training)
-    parallel.barrier()  # the first process has saved the checkpoint
     folder = context.files.folder(stage)
     return os.path.join(folder, BEST if training.checkpoints.best else f"iter_{settings.iters}")
 
