@@ -98,7 +98,7 @@ def test_the_best_is_that_of_all_iterations(tmp_path, scores, best):
         found = train(resumed, scores, resumed / f"iter_{done}")
         assert found.best["iteration"] == best and names(resumed) == names(whole)
         assert digest(str(resumed / "best_model" / "model.pdparams")) == digest(
-            str(whole / f"iter_{best}" / "model.pdparams"))
+            str(resumed / f"iter_{best}" / "model.pdparams"))
 
 
 def test_a_best_that_is_gone_is_said(tmp_path, capsys):
