@@ -3,26 +3,30 @@ PYTHON ?= python3
 VENV ?= .venv
 # How many processes share the tests.
 PROCESSES ?= 2
+# What `make test` runs, and of that what another release of Paddle can change.
+TESTS ?= tests
+PADDLE26_TESTS ?= tests/test_compat.py tests/models tests/losses tests/metrics tests/bank \
+	tests/stages tests/core/test_train.py tests/core/test_extending.py tests/core/test_api.py
 # An edit of requirements.txt (for sed), and what is installed beside it (for pip).
 EDIT ?=
 ALSO ?=
 
-.PHONY: demo test lint test-paddle26 test-torch test-browser benchmarks install clean
+.PHONY: demo test lint test-paddle26 test-torch test-browser fuzz mutants benchmarks install clean
 
 demo: install
 	$(VENV)/bin/python tools/train.py -c configs/csrl_shapes.yml
 
 test: install
-	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n $(PROCESSES) --dist loadfile tests
+	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n $(PROCESSES) --dist loadfile $(TESTS)
 
 lint: $(VENV)/linters
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/mypy
 	$(VENV)/bin/lint-imports
 
-# The same tests on Paddle 2.6.2, the newest with a GPU build on PyPI.
+# On Paddle 2.6.2, the newest with a GPU build on PyPI; PADDLE26_TESTS=tests runs all.
 test-paddle26:
-	$(MAKE) test VENV=.venv-paddle26 \
+	$(MAKE) test VENV=.venv-paddle26 TESTS='$(PADDLE26_TESTS)' \
 		EDIT='s/^paddlepaddle==.*/paddlepaddle==2.6.2/; s/^paddle2onnx==.*/paddle2onnx==1.3.1/'
 
 # tools/convert_zs3.py against PyTorch itself, which the other tests do without. PyPI's wheel for
@@ -35,6 +39,15 @@ test-torch:
 test-browser:
 	$(MAKE) install VENV=.venv-browser ALSO='-e .[browser]'
 	.venv-browser/bin/python -m pytest -m browser
+
+# Broken files for every reader, for as many seconds each.
+FUZZ_SECONDS ?= 120
+fuzz: install
+	$(VENV)/bin/python scripts/fuzz.py --seconds $(FUZZ_SECONDS)
+
+# Whether the tests notice a change of the losses, the evaluator and what keeps labels apart.
+mutants: install
+	OMP_NUM_THREADS=1 $(VENV)/bin/python scripts/mutants.py --jobs $(PROCESSES)
 
 benchmarks: install
 	for script in benchmarks/*.py; do \
@@ -54,4 +67,4 @@ $(VENV)/linters: $(VENV)/installed pyproject.toml
 	touch $@
 
 clean:
-	rm -rf .venv .venv-paddle26 .venv-torch .venv-browser output .cache .*_cache *.egg-info
+	rm -rf .venv .venv-* output .cache .*_cache *.egg-info
