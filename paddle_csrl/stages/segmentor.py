@@ -100,7 +100,8 @@ class SegmentorStage(Stage):
         with paddle.utils.unique_name.guard():
             model = builder.new_projection() if context.config.projection \
                 else builder.new_segmentor(pretrained=not weights)
-            builder.classification_layer(model)
+            if not context.config.projection:  # which has looked for it, and replaced it
+                builder.classification_layer(model)
         if weights:
             _require_file(weights)
             load_weights(model, weights)
