@@ -89,7 +89,8 @@ class ZeroShotBuilder(UserErrorBuilder):
                 try:
                     return SegBuilder.model.func(self)
                 except (AssertionError, RuntimeError, UserError) as error:
-                    raise UserError(f"`model`: {error}{self._feature_maps()}") from error
+                    hint = self._feature_maps() if "list ind" in str(error) else ""
+                    raise UserError(f"`model`: {error}{hint}") from error
         builder = ZeroShotBuilder(self.config, self.classes)
         builder.config.dic["model"] = without_pretrained(builder.config.dic["model"])
         return builder.new_segmentor()

@@ -48,7 +48,7 @@ def error_of(capsys, main: Callable, argv: list[str]) -> str:
 
 
 def check(capsys, own, says: list[str], *opts: str, main: Callable = train.main,
-          recipe: Any = None, **flags: Any) -> None:
+          recipe: Any = None, **flags: Any) -> str:
     """The error says all of ``says``, and the finished run it would have replaced is whole."""
     if main is train.main:
         flags.setdefault("save_dir", own.run.folder)
@@ -59,6 +59,7 @@ def check(capsys, own, says: list[str], *opts: str, main: Callable = train.main,
     for part in says:
         assert str(part) in said, (part, said)
     assert files_of(own) == before
+    return said
 
 
 def files_of(own) -> dict[str, int]:
@@ -309,7 +310,9 @@ def test_a_look_at_the_images_leaves_the_random_numbers_alone(finished):
     ("model.pretrained", ["no weights at"]),
 ])
 def test_weights_that_are_not_there(capsys, own, key, says):
-    check(capsys, own, says, f"{key}={own.tmp}/nowhere.pdparams", save_dir=str(own.tmp / "new"))
+    said = check(capsys, own, says, f"{key}={own.tmp}/nowhere.pdparams",
+                 save_dir=str(own.tmp / "new"))
+    assert "feature maps" not in said
 
 
 @pytest.mark.parametrize("key", ["segmentor_weights", "model.pretrained"])
