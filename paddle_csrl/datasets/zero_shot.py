@@ -304,7 +304,7 @@ class ZeroShotDataset(paddle.io.Dataset):
     def _check_padding(self) -> None:
         for transform in self.transforms.transforms if self._is_training else []:
             value = getattr(transform, "label_padding_value", self.ignore_index)
-            if value != self.ignore_index and value not in self.seen_ids:
+            if value not in [self.ignore_index, *self.seen_ids.tolist()]:
                 raise UserError(f"`label_padding_value: {value}` of {type(transform).__name__} is "
                                 f"neither `ignore_index: {self.ignore_index}` nor a seen class; "
                                 f"set it to {self.ignore_index} in `train_dataset.transforms`")
