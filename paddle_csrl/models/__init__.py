@@ -1,6 +1,13 @@
 """Models; importing one registers it in PaddleSeg's ``MODELS`` or ``BACKBONES``."""
 
 from paddle_csrl.models.deeplab import DeepLabV3PPlain
+from paddle_csrl.models.efficientnet_lite import (
+    EfficientNetLite0,
+    EfficientNetLite1,
+    EfficientNetLite2,
+    EfficientNetLite3,
+    EfficientNetLite4,
+)
 from paddle_csrl.models.feature_generator import FeatureGenerator, GeneratorOutput
 from paddle_csrl.models.generator_task import GeneratorTask
 from paddle_csrl.models.mlp_generator import MLPGenerator
