@@ -1,12 +1,17 @@
 """Checks before anything is trained, which takes hours, or replaced."""
 
+import inspect
 import os
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
+from paddleseg.cvlibs import manager
+from paddleseg.transforms import Normalize
 from paddleseg.utils import logger
 
 from paddle_csrl.builder import ZeroShotBuilder
+from paddle_csrl.config import ZeroShotConfig
 from paddle_csrl.errors import UserError
 from paddle_csrl.run import Run
 from paddle_csrl.stages.base import MAY_CHANGE
@@ -16,12 +21,15 @@ from paddle_csrl.utils.weights import load_state, load_weights
 
 #: Share of pixels without a class that tells why classes are absent.
 _MUCH_VOID = 0.2
+#: Of means and deviations, as shares of the range of colours: no more than a grey level or two.
+_MEAN_TOLERANCE = 0.01
 
 
 def check(run: Run, stages: Sequence[str]) -> None:
     """Make sure that ``stages`` can be run, as ``examine`` does, and make the run's folder."""
     examine(run, stages)
-    for warning in (*data_warnings(run.builder), *schedule_warnings(run)):
+    for warning in (*data_warnings(run.builder), *schedule_warnings(run),
+                    *backbone_warnings(run.config)):
         logger.warning("; ".join(warning))
     make_folder(run.save_dir, "save_dir")
 
@@ -70,6 +78,43 @@ def schedule_warnings(run: Run) -> list[tuple[str, str]]:
             found.append((f"stage {name} ends after `iters: {iters}`, within the warm-up of "
                           f"`warmup_iters: {warmup}`", "make it shorter, or train longer"))
     return found
+
+
+def backbone_warnings(config: ZeroShotConfig) -> list[tuple[str, str]]:
+    """Find a frozen backbone that stays random, and images that pretrained weights do not know.
+
+    Those are normalised otherwise than a backbone says in ``input_mean`` and ``input_std``.
+    """
+    cfg = config.model_cfg.get("backbone") or {}
+    backbone = manager.BACKBONES.components_dict.get(cfg.get("type"))
+    if not cfg.get("pretrained"):
+        is_random = cfg.get("relative_lr") == 0 and not config.model_cfg.get("pretrained") \
+            and not config.settings.segmentor_weights
+        return [("`model.backbone.relative_lr: 0` freezes a backbone that is random without "
+                 "`pretrained`", "set model.backbone.relative_lr=1.0, or name weights")] \
+            if is_random else []
+    if not hasattr(backbone, "input_mean"):
+        return []
+    wanted = [np.round(values, 4).tolist() for values in (backbone.input_mean, backbone.input_std)]
+    places = {"train_dataset.transforms": config.train_dataset_cfg.get("transforms"),
+              "val_dataset.transforms": config.val_dataset_cfg.get("transforms"),
+              "zero_shot.features.transforms": config.settings.zero_shot.features.transforms}
+    return [(f"`{place}` normalise images otherwise than those that `pretrained: "
+             f"{cfg['pretrained']}` was made on", "write {{type: Normalize, mean: {}, std: {}}} "
+                                                  "there".format(*wanted))
+            for place, transforms in places.items()
+            if transforms and not all(
+                np.allclose(given, values, rtol=0, atol=_MEAN_TOLERANCE)
+                for given, values in zip(_normalization(transforms), wanted))]
+
+
+def _normalization(transforms: Sequence[dict[str, Any]]) -> list[Sequence[float]]:
+    """Mean and deviation of ``Normalize`` in ``transforms``; zeros where there is none."""
+    defaults = inspect.signature(Normalize).parameters
+    for transform in transforms:
+        if transform["type"] == "Normalize":
+            return [transform.get(key, defaults[key].default) for key in ("mean", "std")]
+    return [[0.0], [0.0]]
 
 
 def _check_resumed(run: Run, stages: Sequence[str]) -> None:

@@ -24,6 +24,7 @@ from paddle_csrl.doctor import installation
 from paddle_csrl.doctor.installation import OK, PROBLEM, WARNING, Finding, size
 from paddle_csrl.embeddings import resolve_class_embeddings, takes_attributes
 from paddle_csrl.errors import user_message
+from paddle_csrl.models.named_weights import RELEASES, weights_file
 from paddle_csrl.run import Run
 from paddle_csrl.utils.weights import load_state
 
@@ -169,14 +170,16 @@ def _class_names(run: Run) -> list[str]:
 
 
 def check_weights(run: Run) -> list[Finding]:
-    """The weights files that the config names."""
-    return [finding for key, path in _weights(run.config.dic)
-            for finding in attempt("weights", partial(_check_file, key, path))]
+    """The weights files that the config names, and whether the backbone fits its images."""
+    return [*(finding for key, path in _weights(run.config.dic)
+              for finding in attempt("weights", partial(_check_file, key, path))),
+            *(Finding(WARNING, "weights", *warning)
+              for warning in preflight.backbone_warnings(run.config))]
 
 
 def _check_file(key: str, path: str) -> list[Finding]:
     content = ("downloaded when trained" if urlparse(path).netloc
-               else f"{len(load_state(path))} tensors")
+               else f"{len(load_state(weights_file(path) if path in RELEASES else path))} tensors")
     return [Finding(OK, "weights", f"{key}: {path}, {content}")]
 
 

