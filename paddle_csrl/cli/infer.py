@@ -42,8 +42,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> dict[str, Any]:
     """Return ``predicted`` (number of images), ``failed`` (path to reason) and ``save_dir``."""
     args = parse_args(argv)
-    if args.cpu_threads < 1:
-        raise UserError(f"--cpu_threads {args.cpu_threads}: give at least 1")
+    if not 1 <= args.cpu_threads <= 1024:
+        raise UserError(f"--cpu_threads {args.cpu_threads}: give 1 to 1024")
     info = DeployInfo.read(args.config)
     parallel.start(args.device)
     backend = load_backend(info, paddle.get_device(), args.cpu_threads, args.enable_mkldnn)

@@ -152,8 +152,8 @@ def export(config: str, model_path: str, save_dir: str, *, opts: Sequence[str] =
     if target == "onnx":
         _require_paddle2onnx(opset)
     images = _images(builder, shape, image_path)
-    make_folder(save_dir, "--save_dir")
     model = builder.trained_model
+    make_folder(save_dir, "--save_dir")
     with tempfile.TemporaryDirectory(prefix=".export.", dir=save_dir) as aside:
         files = _save_paddle(model, shape, output_op, aside)
         if target == "onnx":

@@ -302,6 +302,7 @@ def test_export_needs_no_data(deployed, tmp_path):
     *((f"--format onnx --opset {opset}", f"--opset {opset}: paddle2onnx writes 11 to 19")
       for opset in (10, 20, 99)),
     ("--image_path no.png", "no file at no.png"),
+    ("--model_path no.pdparams", "no weights at no.pdparams"),
     ("--opts val_dataset.transforms=[{'type':'RandomCenterCrop'}]",
      "`val_dataset.transforms` must not crop"),
 ])
@@ -346,7 +347,8 @@ def test_a_folder_in_the_place_of_a_file_is_told(run, saved, tmp_path):
 @pytest.mark.parametrize("target, flags, match", [
     ("paddle", ["--confidence"], "export it with softmax"),
     ("onnx", ["--enable_mkldnn"], "is for Paddle Inference"),
-    ("onnx", ["--cpu_threads", "0"], "--cpu_threads 0: give at least 1"),
+    ("onnx", ["--cpu_threads", "0"], "--cpu_threads 0: give 1 to 1024"),
+    ("onnx", ["--cpu_threads", "4000000000"], "--cpu_threads 4000000000: give 1 to 1024"),
 ])
 def test_what_an_exported_model_cannot_do_is_told(exported, photos, tmp_path, target, flags, match):
     with pytest.raises(UserError, match=match):
