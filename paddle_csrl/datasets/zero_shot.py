@@ -164,7 +164,7 @@ class ZeroShotDataset(paddle.io.Dataset):
     def __getitem__(self, index: int | Draw) -> dict[str, Any]:
         number, epoch = index if isinstance(index, tuple) else (index, 0)
         source = int(self._sources[number])
-        with seeded(self.seed, epoch, source):
+        with seeded(self.seed, epoch, number):  # dropped images must not matter
             data = self._read(source)
         relabelled = data.pop(_RELABELLED, False)
         if data.get("label") is None:
