@@ -116,8 +116,8 @@ def test_the_fingerprint_follows_the_training_files(build, content):
     ("val_dataset__transforms", [{"type": "Resize", "target_size": 3}], "could not make Resize: "),
 ])
 def test_a_component_that_cannot_be_made_is_named_in_one_line(build, key, value, match):
-    builder = build(**{key: value})
     with pytest.raises(UserError, match=match) as caught:
+        builder = build(**{key: value})
         builder.new_segmentor(), builder.val_dataset
     assert "\n" not in str(caught.value)
 

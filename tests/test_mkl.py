@@ -105,7 +105,7 @@ def test_tools_doctor_and_record_show_it(monkeypatch, text, is_notable, status):
     monkeypatch.setattr(mkl, "_applied", mkl.Setting(None, text, is_notable))
     cli.run(lambda: None)
     assert lines == [f"CPU: {text}"] * is_notable
-    assert how_made(1.0).get("mkl") == (text if is_notable else None)
+    assert how_made(1.0, 0).get("mkl") == (text if is_notable else None)
     finding = doctor.check_cpu()
     assert text in finding.text and finding.status == status
     assert (mkl.SWITCH in finding.advice) == (status == doctor.WARNING)

@@ -330,9 +330,9 @@ def test_a_wrong_image_path_is_told(tmp_path, content, match):
 @pytest.mark.parametrize("flags, match", [
     (["--is_slide"], "--is_slide needs `test_config.crop_size`"),
     (["--is_slide", "--crop_size", "32", "32", "--stride", "33", "8"], "must not be larger"),
-    (["--aug_pred", "--scales", "0"], "must be numbers above 0"),
-    (["--aug_pred", "--scales", "1", "nan"], "must be numbers above 0"),
-    (["--aug_pred", "--scales", "inf"], "must be numbers above 0"),
+    (["--aug_pred", "--scales", "0"], "must be numbers from 0.1 to 10"),
+    (["--aug_pred", "--scales", "1", "nan"], "must be numbers from 0.1 to 10"),
+    (["--aug_pred", "--scales", "inf"], "must be numbers from 0.1 to 10"),
     (["--opts", "model.num_classes=7"], "names 21 classes, but `model.num_classes: 7`"),
     (["--opts", "val_dataset.transforms=[{'type': 'RandomCenterCrop'}]"],
      "`val_dataset.transforms` must not crop"),

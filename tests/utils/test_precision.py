@@ -91,10 +91,10 @@ def test_a_model_that_training_made_half_is_float32_again(finished, tmp_path, mo
     run = Run(ZeroShotConfig(made.recipe.config, [*made.recipe.opts, f"save_dir={tmp_path}"]))
     models = []
 
-    def halve(model, *args, save_dir, iters, **kwargs):
+    def halve(model, *args, iters, **kwargs):
         models.append(model)
         model.to(dtype="float16")
-        save_state({}, f"{save_dir}/iter_{iters}/model.pdparams")
+        save_state({}, str(tmp_path / "segmentor" / f"iter_{iters}" / "model.pdparams"))
 
     monkeypatch.setattr(segmentor, "train", halve)
     run.stage("segmentor").run(run.context)
