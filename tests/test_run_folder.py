@@ -2,7 +2,9 @@
 
 import json
 import os
+import re
 import resource
+import shlex
 import signal
 import subprocess
 import sys
@@ -88,8 +90,9 @@ def holder(tmp_path):
 
 
 def test_another_process_is_named_and_kept_out(tmp_path, holder):
-    with pytest.raises(UserError, match=f"{tmp_path} is in use by process {holder} .*pytest.* "
-                                        f"since 20.*; wait for it or choose another --save_dir"):
+    command = re.escape(shlex.join(sys.argv))
+    with pytest.raises(UserError, match=rf"{tmp_path} is in use by process {holder} \({command}\) "
+                                        r"since 20.*; wait for it or choose another --save_dir"):
         with lock.hold(str(tmp_path)):
             raise AssertionError("two hold the folder")
     assert json.loads((tmp_path / lock.LOCK_FILE).read_text())["pid"] == holder
