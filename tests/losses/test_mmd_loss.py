@@ -187,3 +187,20 @@ def test_bad_counts(counts):
     x, y = samples()
     with pytest.raises(UserError, match=r"counts must be 3 integers in \[0, 5\]"):
         evaluate(MMDLoss([1]), x, y, counts)
+
+
+@pytest.mark.parametrize("generated, real", [
+    ([2, 0, 3], [2, 4, 3]), ([2, 4, 3], [2, 0, 3]), ([2, 4, 0], [2, 4, 0]), ([0, 4, 3], [0, 4, 3])])
+def test_nothing_to_compare_is_refused(generated, real):
+    with pytest.raises(UserError, match="takes non-empty generated"):
+        MMDLoss([1.0])(paddle.zeros(generated), paddle.zeros(real))
+
+
+def test_rounding_makes_no_distance_negative():
+    """Far from the origin ‖a‖² + ‖b‖² − 2a·b of equal points is rounded to either side of 0."""
+    values = np.random.default_rng(0).normal(300, 1, (1, 40, 7))
+    points = paddle.to_tensor(values, dtype="float32")
+    norms = mmd_loss._squared_norms(points)
+    unclipped = norms + norms.transpose([0, 2, 1]) - 2 * points @ points.transpose([0, 2, 1])
+    assert float(unclipped.min()) < 0
+    assert float(mmd_loss._squared_distances(points, points, norms, norms).min()) == 0
