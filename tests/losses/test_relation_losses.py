@@ -244,10 +244,24 @@ def test_prototype_norm_gradient():
     np.testing.assert_allclose(gradient(PrototypeNormLoss(), p, real), numeric, atol=1e-8)
 
 
-@pytest.mark.parametrize("real", [np.ones((1, 3)), np.full((4, 3), 0.1), np.zeros((2, 3))])
+@pytest.mark.parametrize("real", [np.ones((1, 3)), np.full((4, 3), 0.1), np.zeros((2, 3)),
+                                  np.full((7, 3), 12345.678)])
 def test_prototype_norm_without_a_length_is_a_differentiable_zero(real):
     assert evaluate(PrototypeNormLoss(), np.eye(3), real) == 0
     assert (gradient(PrototypeNormLoss(), np.eye(3), real) == 0).all()
+
+
+def test_prototype_norm_without_unseen_classes_is_a_differentiable_zero():
+    none = paddle.zeros([0, 3])
+    none.stop_gradient = False
+    loss = PrototypeNormLoss()(none, paddle.eye(3))  # whose prototypes do set a length
+    loss.backward()
+    assert float(loss) == 0
+
+
+def test_prototype_norm_of_other_dimensions_is_refused():
+    with pytest.raises(UserError, match="PrototypeNormLoss"):
+        PrototypeNormLoss()(paddle.ones([2, 1]), paddle.eye(3))
 
 
 def test_prototype_functions_without_unseen_classes():
