@@ -1,10 +1,14 @@
 """EfficientNet-Lite against a NumPy forward pass, and its weights against the released files."""
 
+from functools import partial
+
 import numpy as np
 import paddle
 import pytest
 from paddleseg.cvlibs import manager
 
+from helpers import layers
+from helpers.layers import convolve
 from paddle_csrl.errors import UserError
 from paddle_csrl.models import efficientnet_lite
 from paddle_csrl.models.efficientnet_lite import EfficientNetLite0, EfficientNetLite1
@@ -23,28 +27,7 @@ KERNELS = {0: [3, 3, 3, 5, 5, 3, 3, 3, 5, 5, 5, 5, 5, 5, 5, 3],
            2: [3, *[3] * 3, *[5] * 3, *[3] * 4, *[5] * 4, *[5] * 5, 3]}
 
 
-def convolve(x, weight, stride=1, dilation=1):
-    """Cross-correlation of x (C, H, W) with (O, C, k, k), or depthwise with (C, 1, k, k).
-
-    Padded with dilation · (k // 2) zeros on every side.
-    """
-    size, is_depthwise = weight.shape[-1], weight.shape[1] == 1
-    pad = dilation * (size // 2)
-    height, width = x.shape[1:]
-    x = np.pad(x, ((0, 0), (pad, pad), (pad, pad)))
-    total = 0
-    for i, j in np.ndindex(size, size):
-        tap = x[:, i * dilation:i * dilation + height:stride,
-                j * dilation:j * dilation + width:stride]
-        total = total + (weight[:, 0, i, j][:, None, None] * tap if is_depthwise
-                         else np.tensordot(weight[:, :, i, j], tap, 1))
-    return total
-
-
-def normalise(x, state, name):
-    weight, bias, mean, variance = (state[f"{name}.{key}"][:, None, None]
-                                    for key in ("weight", "bias", "_mean", "_variance"))
-    return (x - mean) / np.sqrt(variance + 1e-3) * weight + bias
+normalise = partial(layers.normalise, epsilon=1e-3)
 
 
 def relu6(x):

@@ -1,12 +1,15 @@
 """The dilated plain ResNet against a NumPy forward pass and torchvision's layout."""
 
 import inspect
+from functools import partial
 
 import numpy as np
 import paddle
 import pytest
 from paddleseg.cvlibs import manager
 
+from helpers import layers
+from helpers.layers import convolve
 from paddle_csrl.errors import UserError
 from paddle_csrl.models.resnet import Bottleneck, CSRLResNet50, CSRLResNet101, DilatedResNet
 
@@ -21,25 +24,7 @@ class ShortResNet(DilatedResNet):
     depths = (2, 1, 1, 2)
 
 
-def convolve(x, weight, stride=1, dilation=1):
-    """Cross-correlation of x (C, H, W) with weight (O, C, k, k), zero-padded to keep the size."""
-    size = weight.shape[-1]
-    pad = dilation * (size // 2)
-    x = np.pad(x, ((0, 0), (pad, pad), (pad, pad)))
-    height, width = x.shape[1] - 2 * pad, x.shape[2] - 2 * pad
-    total = 0
-    for i in range(size):
-        for j in range(size):
-            tap = x[:, i * dilation:i * dilation + height:stride,
-                    j * dilation:j * dilation + width:stride]
-            total = total + np.tensordot(weight[:, :, i, j], tap, 1)
-    return total
-
-
-def normalise(x, state, name):
-    weight, bias, mean, variance = (state[f"{name}.{key}"][:, None, None]
-                                    for key in ("weight", "bias", "_mean", "_variance"))
-    return (x - mean) / np.sqrt(variance + 1e-5) * weight + bias
+normalise = partial(layers.normalise, epsilon=1e-5)
 
 
 def max_pool(x):
