@@ -6,6 +6,8 @@ whole if its files have the checksums of its record.
 """
 
 import glob
+import hashlib
+import json
 import os
 import shutil
 import time
@@ -25,6 +27,8 @@ from paddle_csrl.utils.visualdl import StageLogWriter
 from paddle_csrl.utils.weights import load_state, load_weights
 
 _RECORD = "checkpoint.json"
+#: The checksum of the rest of the record, in it.
+_OWN = "checksum"
 _WEIGHTS, _OPTIMIZER = "model.pdparams", "model.pdopt"
 BEST = "best_model"
 
@@ -44,7 +48,7 @@ def is_checkpoint(folder: str) -> bool:
 
 
 def read_record(folder: str | None) -> dict[str, Any]:
-    """Read a checkpoint's record; empty where it has none, as those of earlier versions.
+    """Read a checkpoint's record; empty where it has none that is whole, as of earlier versions.
 
     ``files``, their checksums; ``seconds`` that the training has taken; ``random``, the state of
     random numbers; ``terms`` and ``log``, for ``ProgressLog`` and ``StageLogWriter``; whether it
@@ -52,7 +56,19 @@ def read_record(folder: str | None) -> dict[str, Any]:
     ``iteration``, ``score`` and ``checksum``.
     """
     record = read_json(os.path.join(folder, _RECORD)) if folder else None
-    return record if isinstance(record, dict) else {}
+    if not isinstance(record, dict) or record.pop(_OWN, None) != _digest(record):
+        return {}
+    return record
+
+
+def write_record(folder: str, record: Mapping[str, Any]) -> None:
+    """Write a checkpoint's record, values for JSON, with its checksum."""
+    write_json(os.path.join(folder, _RECORD), {**record, _OWN: _digest(record)})
+
+
+def _digest(record: Mapping[str, Any]) -> str:
+    """SHA-256, in hexadecimal, of a record, before it is written or after it is read."""
+    return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
 
 
 def torn_file(folder: str) -> str | None:
@@ -201,7 +217,7 @@ class Checkpoints:
                   _OPTIMIZER: step.builder.optimizer.state_dict(), **self.beside}
         for name, state in states.items():
             paddle.save(state, os.path.join(folder, name))
-        write_json(os.path.join(folder, _RECORD), {
+        write_record(folder, {
             "files": {name: checksum(os.path.join(folder, name)) for name in states},
             "interim": not self._is_due(step.iteration),
             "seconds": time.time() - self._began, "evaluated": not self.evaluate,
@@ -222,7 +238,7 @@ class Checkpoints:
         if score is not None and score > (self.best["score"] if self.best else -1.0):
             self.best = {"iteration": iteration, "score": score,
                          "checksum": record["files"][_WEIGHTS]}
-        write_json(os.path.join(path, _RECORD), {
+        write_record(path, {
             **record, "evaluated": True, "best": self.best,
             "log": self.writer and self.writer.position()})
         if score is not None and self.best:

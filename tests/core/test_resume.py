@@ -24,7 +24,7 @@ from paddle_csrl import cli
 from paddle_csrl.cli import train
 from paddle_csrl.errors import UserError
 from paddle_csrl.stages import segmentor
-from paddle_csrl.stages.checkpoints import read_record, torn_file
+from paddle_csrl.stages.checkpoints import read_record, torn_file, write_record
 from paddle_csrl.stages.progress import ProgressLog
 from paddle_csrl.utils import read_json
 from paddle_csrl.utils.randomness import random_state, set_random_state
@@ -238,11 +238,8 @@ def test_the_best_score_so_far_is_remembered(begun, monkeypatch, scores, best):
 def test_what_a_resumed_stage_took_is_added_up(begun, monkeypatch):
     run = begun("classifier")
     killed(run, "classifier", 9, monkeypatch)
-    path = run.path("classifier", "iter_8", "checkpoint.json")
-    with open(path, encoding="utf-8") as file:
-        record = json.load(file)
-    with open(path, "w", encoding="utf-8") as file:
-        json.dump({**record, "seconds": 1000}, file)
+    checkpoint = run.path("classifier", "iter_8")
+    write_record(checkpoint, {**read_record(checkpoint), "seconds": 1000})
     run.again(stage="classifier")
     assert read_json(run.path("classifier", "stage.json"))["made"]["seconds"] > 1000
 

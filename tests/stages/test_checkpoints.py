@@ -12,10 +12,10 @@ from helpers.tiny_runs import digest
 from paddle_csrl import stopping
 from paddle_csrl.config.schema import TrainedSection
 from paddle_csrl.errors import UserError
-from paddle_csrl.stages.checkpoints import Checkpoints, newest_checkpoint, read_record
+from paddle_csrl.stages.checkpoints import Checkpoints, newest_checkpoint, read_record, write_record
 from paddle_csrl.stages.fit import fit
 from paddle_csrl.stages.progress import ProgressLog
-from paddle_csrl.utils import write_json
+from paddle_csrl.utils import read_json, write_json
 
 SECTION = TrainedSection(
     seed=0, save_interval=2, log_iters=2, iters=7, optimizer={"type": "Momentum"},
@@ -113,10 +113,21 @@ def test_a_best_that_is_gone_is_said(tmp_path, capsys):
 def test_what_was_not_evaluated_is_evaluated_when_it_is_taken_up(tmp_path):
     scores = {2: 0.1, 4: 0.9, 6: 0.2, 7: 0.1}
     train(tmp_path, scores)
-    path = tmp_path / "iter_4" / "checkpoint.json"
-    write_json(str(path), {**read_record(tmp_path / "iter_4"), "evaluated": False, "best": None})
+    checkpoint = str(tmp_path / "iter_4")
+    write_record(checkpoint, {**read_record(checkpoint), "evaluated": False, "best": None})
     shutil.rmtree(tmp_path / "best_model")
     assert train(tmp_path, scores, tmp_path / "iter_4").best["iteration"] == 4
+
+
+@pytest.mark.parametrize("change", [
+    {"files": []}, {"random": 5}, {"seconds": "x"}, {"best": 7}, None])
+def test_a_changed_record_makes_a_torn_checkpoint(tmp_path, change):
+    train(tmp_path)
+    path = tmp_path / "iter_7" / "checkpoint.json"
+    content = read_json(str(path))
+    assert newest_checkpoint(str(tmp_path)) == str(path.parent)
+    write_json(str(path), change and {**content, **change})
+    assert newest_checkpoint(str(tmp_path)) == str(tmp_path / "iter_6")
 
 
 def test_an_optimizer_of_other_parameters_is_refused(tmp_path):
