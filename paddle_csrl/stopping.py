@@ -52,7 +52,8 @@ def handled() -> Iterator[None]:
             return
         _Told.number, _Told.at = number, now
         if hasattr(signal, "SIGCHLD"):  # workers may have been told, too; Paddle would raise
-            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            # No SIG_DFL, for Python complains of one that comes as its handler goes.
+            signal.signal(signal.SIGCHLD, lambda number, frame: None)
         if is_second or not _Told.is_put_off:
             raise Stopped(number)
         os.write(2, b"stopping; a second signal stops at once\n")
