@@ -79,9 +79,9 @@ class EfficientNetLite(nn.Layer):
 
     Args:
         output_stride (int): 8, 16 or 32, the stride of the last feature maps.
-        relative_lr (float): factor on the learning rate of the backbone. 0 freezes it: its weights
-            and the statistics of its batch norm stay as loaded, and training needs no gradient
-            through it.
+        relative_lr (float, optional): factor on the learning rate of the backbone. 0 freezes it:
+            its weights and the statistics of its batch norm stay as loaded, and training needs no
+            gradient through it. None for 0 with ``pretrained`` and 1 without.
         in_channels (int): image channels; injected by PaddleSeg from the data set.
         pretrained (str, optional): path or URL of a ``.pdparams`` file, or the name of weights in
             ``named_weights``, such as ``efficientnet_lite0``.
@@ -105,12 +105,14 @@ class EfficientNetLite(nn.Layer):
     input_mean = (127 / 255,) * 3
     input_std = (128 / 255,) * 3
 
-    def __init__(self, output_stride: int = 32, relative_lr: float = 1.0, in_channels: int = 3,
-                 pretrained: str | None = None):
+    def __init__(self, output_stride: int = 32, relative_lr: float | None = None,
+                 in_channels: int = 3, pretrained: str | None = None):
         super().__init__()
         name = type(self).__name__
         if output_stride not in _OUTPUT_STRIDES:
             raise UserError(f"{name}: output_stride is {output_stride!r}; write 8, 16 or 32")
+        if relative_lr is None:
+            relative_lr = 0 if pretrained else 1
         if not (type(relative_lr) in (int, float) and 0 <= relative_lr < math.inf):
             raise UserError(f"{name}: relative_lr is {relative_lr!r}; write a number from 0, which "
                             f"freezes the backbone")

@@ -44,7 +44,7 @@ def test_a_grey_level_is_no_difference(config, step):
 
 
 @pytest.mark.parametrize("opts", [
-    ["model.backbone.pretrained=null", "model.backbone.relative_lr=1.0"],
+    ["model.backbone.pretrained=null"],
     ["model.backbone={'type': 'CSRLResNet50', 'pretrained': 'x'}"]], ids=["none", "others"])
 def test_nothing_is_said_of_images_for_other_weights(config, opts):
     assert backbone_warnings(config(*opts, val_dataset=[IMAGENET])) == []
@@ -66,10 +66,11 @@ def test_a_backbone_of_ones_own_can_say_what_it_needs(config, monkeypatch):
 
 
 def test_a_frozen_backbone_without_weights_is_told(config):
-    random = "model.backbone.pretrained=null"
-    [(text, advice)] = backbone_warnings(config(random))
+    random, frozen = "model.backbone.pretrained=null", "model.backbone.relative_lr=0"
+    assert backbone_warnings(config(random)) == []
+    [(text, advice)] = backbone_warnings(config(random, frozen))
     assert "`model.backbone.relative_lr: 0` freezes a backbone that is random" in text
     assert "relative_lr=1.0" in advice
     for opt in ("model.backbone.relative_lr=1.0", "model.pretrained=whole.pdparams",
                 "segmentor_weights=whole.pdparams"):
-        assert backbone_warnings(config(random, opt)) == []
+        assert backbone_warnings(config(random, frozen, opt)) == []

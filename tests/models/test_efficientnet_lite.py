@@ -199,7 +199,7 @@ def test_heads_of_paddleseg_train_on_it(head, arguments, outputs, output_stride)
     *(({"output_stride": stride}, f"output_stride is {stride!r}; write 8, 16 or 32")
       for stride in (4, 64, "16", None)),
     *(({"relative_lr": factor}, f"relative_lr is {factor!r}; write a number from 0")
-      for factor in (-1, float("nan"), float("inf"), "0.1", True, None)),
+      for factor in (-1, float("nan"), float("inf"), "0.1", True)),
     ({"pretrained": "efficientnet_lite9"}, "efficientnet_lite9` is no file, no address and none "
                                            "of efficientnet_lite0, ")])
 def test_bad_arguments(arguments, message):

@@ -60,7 +60,10 @@ def test_every_released_array_is_loaded_or_left_out_by_name(tensors):
              *(f"_bn1.{key}" for key in ("weight", "bias", "running_mean", "running_var"))]
     taken = {name: value for name, value in tensors.items() if name not in left}
     assert len(tensors) == 296 and len(left) == 49 + 7 and len(taken) == 240
-    state = EfficientNetLite0(pretrained=NAME).state_dict()
+    backbone = EfficientNetLite0(pretrained=NAME)
+    assert backbone.is_frozen and not EfficientNetLite0(pretrained=NAME, relative_lr=1).is_frozen
+    assert not EfficientNetLite0().is_frozen
+    state = backbone.state_dict()
     assert len(state) == 240
     for name, value in taken.items():
         name = name.replace("running_mean", "_mean").replace("running_var", "_variance")
