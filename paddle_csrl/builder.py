@@ -295,6 +295,17 @@ def classes_beside(config: ZeroShotConfig, model_path: str) -> ClassTable | None
     return replace(classes, label_names=read_class_names(labels) if labels else None)
 
 
+def pretrained_in(content: Any, place: str = "model") -> dict[str, str]:
+    """Return the weights that a section ``model`` starts from, by their dotted keys."""
+    found = {}
+    for key, value in content.items() if isinstance(content, dict) else ():
+        if key == "pretrained" and isinstance(value, str):
+            found[f"{place}.{key}"] = value
+        else:
+            found.update(pretrained_in(value, f"{place}.{key}"))
+    return found
+
+
 def without_pretrained(content: Any) -> Any:
     """Return a section ``model`` without the weights that it starts from."""
     if isinstance(content, dict):

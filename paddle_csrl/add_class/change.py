@@ -34,6 +34,7 @@ from paddle_csrl.errors import UserError
 from paddle_csrl.evaluation.evaluate import evaluate_as_configured, new_evaluator
 from paddle_csrl.evaluation.score import score
 from paddle_csrl.models.last_layer import put_back
+from paddle_csrl.pretraining import pretraining_of
 from paddle_csrl.run import CONFIG_FILE, Run
 from paddle_csrl.utils import read_json, write_json
 from paddle_csrl.utils.io import folder_aside
@@ -138,6 +139,7 @@ def add_classes(run_dir: str, names: Sequence[str], save_dir: str, *, remove: Se
     classes, changes = source.classes.changed(names, remove, rename)
     with _written_whole(save_dir) as aside:
         target = _write_description(source, classes, changes, aside, save_dir, seed)
+        _check_pretraining(target, changes)
         new = _new_model(source, target, classes, changes, tell)
         save_state(new.state_dict(), target.final_model)
         tell("comparing", 0.9)
@@ -227,6 +229,14 @@ def _write_description(source: _Source, classes: ClassList, changes: Changes, as
     with open(os.path.join(aside, CONFIG_FILE), "w", encoding="utf-8") as file:
         yaml.dump(content, file, Dumper=utils.NoAliasDumper, allow_unicode=True, sort_keys=False)
     return Run.open(aside)
+
+
+def _check_pretraining(target: Run, changes: Changes) -> None:
+    """Tell of new classes that were named in pretraining, or refuse them if the config does."""
+    pretraining = pretraining_of(target.config, list(changes.added))
+    pretraining.require_allowed(target.config)
+    for warning in pretraining.warnings() if changes.added else ():
+        logger.warning("; ".join(warning))
 
 
 def _config_of(content: dict[str, Any], run: Run, table: ClassTable,

@@ -22,6 +22,7 @@ from paddle_csrl.evaluation.layers import score_layers
 from paddle_csrl.evaluation.score import describe
 from paddle_csrl.metrics import ZeroShotEvaluator
 from paddle_csrl.models.last_layer import load_layer, read_layer
+from paddle_csrl.pretraining import pretraining_of
 from paddle_csrl.run import Run
 from paddle_csrl.stages.base import changed_inputs
 from paddle_csrl.utils import progress, read_json, write_json
@@ -190,7 +191,8 @@ class _Group:
 
     def _record(self, cell: Cell, run: Run, evaluators: list[ZeroShotEvaluator]) -> None:
         evaluator, *swept = evaluators
-        metrics = describe(run.builder, evaluator.compute())
+        metrics = describe(run.builder, evaluator.compute(),
+                           pretraining_of(run.config, run.classes.unseen_names))
         metrics.pop("config")
         if swept:
             metrics["curve"] = curve(self.plan.calibrations, swept)

@@ -33,8 +33,8 @@ _LATER_STAGES = ("generator", "classifier", "self_training")
 
 # What has no influence on a score.
 _IRRELEVANT = {"": ("save_dir", "num_workers", "log_iters", "use_vdl", "keep_checkpoint_max"),
-               "zero_shot": ("cache_dir",), **{stage: ("log_iters", "save_interval")
-                                                for stage in _LATER_STAGES}}
+               "zero_shot": ("cache_dir", "pretraining"),
+               **{stage: ("log_iters", "save_interval") for stage in _LATER_STAGES}}
 
 
 def _check_opts(opts: dict[str, Any]) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from paddle_csrl.compare import statistics
 from paddle_csrl.compare.cells import read_scores
 from paddle_csrl.compare.curve import with_ends
 from paddle_csrl.compare.plan import Cell, Plan
+from paddle_csrl.pretraining import UNKNOWN, Pretraining, pretraining_of, recorded, summary
 from paddle_csrl.utils.io import asset
 
 #: The scores of a table's columns, by their key in ``scores.json``.
@@ -25,7 +26,12 @@ CURVE_SCORES = {"ausuc": "AUSUC", "best_hiou": "best hIoU"}
 #: the method's name in every table and plot, and what that means.
 MARKS = {"transductive": ("transductive", "images of unseen classes, without their labels, took "
                                           "part in training"),
-         "leaks": ("LEAKS", "labels of unseen classes took part in training; no zero-shot scores")}
+         "leaks": ("LEAKS", "labels of unseen classes took part in training; no zero-shot scores"),
+         "named": ("named", "unseen classes were among the labels of the pretraining; which ones "
+                            "stands below the tables"),
+         "unknown": ("unknown", "nothing tells which labels the pretrained weights saw")}
+_OF_PRETRAINING = {"named", "unknown"}
+_NOTHING = Pretraining().describe()
 
 
 @dataclass(frozen=True)
@@ -43,6 +49,7 @@ class Results:
         for record in records.values():
             if record.get("curve", {}).get("calibrations") != wanted:
                 record.pop("curve", None)  # of other calibrations, no match for the other cells'
+        _complete(plan, records)
         return cls(plan, records)
 
     @property
@@ -67,18 +74,23 @@ class Results:
              **{key: _percent({**record.get("curve", {}), **record}.get(key))
                 for key in self.scores},
              "status": ("failed" if "error" in record else "finished") if record else "missing",
-             "marks": _marks(record), "reason": record.get("error", "")}
+             "marks": _marks(record), "pretraining": _pretraining(record),
+             "reason": record.get("error", "")}
             for cell, record in self.records.items()])
 
     @cached_property
     def class_iou(self) -> pd.DataFrame:
-        """A row per finished cell and class: ``kind`` is ``seen`` or ``unseen``."""
+        """A row per finished cell and class: ``kind`` is ``seen`` or ``unseen``.
+
+        ``named`` has the labels of the pretraining that named it.
+        """
         rows = [{**_place(cell), "class": item["name"],
                  "kind": "seen" if item["seen"] else "unseen", "iou": _percent(item["iou"]),
-                 "marks": _marks(record)}
+                 "marks": _marks(record),
+                 "named": (recorded(record) or _NOTHING)["named"].get(item["name"], "")}
                 for cell, record in self.records.items() for item in record.get("classes", [])]
         return pd.DataFrame(rows, columns=[*statistics.PAIR, "method", "class", "kind", "iou",
-                                           "marks"])
+                                           "marks", "named"])
 
     def finished(self, split: str, method: str) -> pd.DataFrame:
         """The rows of ``cells`` that are finished, of one split and method."""
@@ -105,14 +117,31 @@ class Results:
                  if cell.split == split and "classes" in record)
         return {item["name"]: not item["seen"] for item in next(found, [])}
 
-    def label(self, method: str) -> str:
-        """Name of the method with its marks, such as ``zs3net (LEAKS)``."""
-        marks = set(" ".join(self.cells.marks[self.cells.method == method]).split())
+    def label(self, method: str, split: str | None = None) -> str:
+        """Name of the method with its marks, such as ``zs3net (LEAKS)``.
+
+        Of a ``split`` those of its own pretraining, which names other classes elsewhere.
+        """
+        cells = self.cells[self.cells.method == method]
+        marks = _split_up(cells.marks)
+        if split is not None:
+            marks -= _OF_PRETRAINING - _split_up(cells.marks[cells.split == split])
         return f"{method} ({', '.join(sorted(marks))})" if marks else method
+
+    def pretraining(self, split: str) -> dict[str, list[str]]:
+        """Return the labels of pretraining, in words, and the methods that began with them."""
+        cells = self.cells[(self.cells.split == split) & (self.cells.status == "finished")]
+        return {told: [method for method in self.plan.methods if method in set(found)]
+                for told, found in cells.groupby("pretraining", sort=False).method}
+
+    def named(self, split: str) -> set[str]:
+        """The unseen classes of a split that were named in the pretraining of a method."""
+        return set(self.class_iou["class"][(self.class_iou.split == split)
+                                           & (self.class_iou.named != "")])
 
     def marks(self) -> list[str]:
         """The meaning of the marks that occur."""
-        present = set(" ".join(self.cells.marks).split())
+        present = _split_up(self.cells.marks)
         return [f"{mark}: {meaning}." for mark, meaning in MARKS.values() if mark in present]
 
     def difference(self, method: str, key: str = "hiou") -> statistics.PairedDifference:
@@ -127,7 +156,30 @@ def _place(cell: Cell) -> dict[str, Any]:
 
 
 def _marks(record: dict[str, Any]) -> str:
-    return " ".join(mark for key, (mark, _) in MARKS.items() if record.get(key))
+    told = recorded(record) or _NOTHING
+    present = {**record, "named": told["named"], "unknown": UNKNOWN in told["labels"]}
+    return " ".join(mark for key, (mark, _) in MARKS.items() if present.get(key))
+
+
+def _split_up(marks: pd.Series) -> set[str]:
+    return set(" ".join(marks).split())
+
+
+def _pretraining(record: dict[str, Any]) -> str:
+    told = recorded(record)
+    return summary(told) if told else ""
+
+
+def _complete(plan: Plan, records: dict[Cell, dict[str, Any]]) -> None:
+    """Say in records of earlier versions what the pretraining was; seeds have no part in it."""
+    found: dict[tuple[str, str], dict[str, Any]] = {}
+    for cell, record in records.items():
+        if "classes" in record and recorded(record) is None:
+            if (cell.split, cell.method) not in found:
+                unseen = [item["name"] for item in record["classes"] if not item["seen"]]
+                found[cell.split, cell.method] = pretraining_of(plan.cell_config(cell), unseen
+                                                                ).describe()
+            record["pretraining"] = found[cell.split, cell.method]
 
 
 def _percent(value: float | None) -> float:

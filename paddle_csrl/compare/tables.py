@@ -45,11 +45,19 @@ def score_table(results: Results, split: str) -> Table:
     texts = cells[list(results.scores)].agg(show_summary)
     texts.insert(0, "n", cells.status.agg(_numbers))
     none = [NONE] * len(SCORES)
-    rows = [[results.label(method), *texts.loc[method],
+    rows = [[results.label(method, split), *texts.loc[method],
              *([f"{value:.1f}" for value in paper.get(method, [])] or none if paper else [])]
             for method in results.plan.methods]
     unseen = ", ".join(results.plan.splits[split].unseen)
-    return Table(split, header, rows, [f"Unseen: {unseen}."])
+    return Table(split, header, rows, [f"Unseen: {unseen}.", *_pretraining_notes(results, split)])
+
+
+def _pretraining_notes(results: Results, split: str) -> list[str]:
+    """Say what the labels of pretraining were, unless all methods began from scratch."""
+    told = results.pretraining(split)
+    return [] if set(told) <= {"none"} else [
+        "Labels of pretraining" + (f" of {', '.join(methods)}" if len(told) > 1 else "")
+        + f": {text}." for text, methods in told.items()]
 
 
 def _numbers(statuses: pd.Series) -> str:
@@ -82,10 +90,12 @@ def class_table(results: Results, split: str) -> Table:
     methods = list(results.plan.methods)
     cells = results.class_iou[results.class_iou.split == split].groupby(["class", "method"])
     texts = cells.iou.agg(show_summary).unstack().reindex(columns=methods).fillna(NONE)
-    rows = [[f"{name} *" if unseen else name, *texts.loc[name]]
+    named = results.named(split)
+    rows = [[name + " †" * (name in named) + " *" * unseen, *texts.loc[name]]
             for name, unseen in results.classes(split).items()]
-    return Table(f"IoU by class: {split}", ["class", *map(results.label, methods)], rows,
-                 ["* unseen"])
+    labels = [results.label(method, split) for method in methods]
+    return Table(f"IoU by class: {split}", ["class", *labels], rows,
+                 ["* unseen"] + ["† named in pretraining"] * bool(named))
 
 
 def failure_table(results: Results) -> Table:

@@ -160,6 +160,10 @@ class ZeroShot(Section):
     policy: Literal["drop", "ignore"] = key(
         "drop", "`drop`: training images with an unseen pixel are left out. `ignore`: they stay "
         "and their unseen pixels become 255; the network still sees the pixels, never the labels")
+    pretraining: Literal["allow", "forbid"] = key(
+        "allow", "`forbid`: weights that were trained with a label of an unseen class, or with "
+        "unknown labels, are refused before anything trains ([what the backbone already knew]"
+        "(#what-the-backbone-already-knew))")
     class_names: Names | None = key(
         None, "names by id: `voc`, `context`, `cityscapes`, `ade20k`, `coco_stuff`, "
         "`context_zs3`, a text file with one name a line, or a list", "by data set")
@@ -263,7 +267,8 @@ class Settings(Section):
     segmentor_weights: Path | None = key(
         None, "a `.pdparams` or `.safetensors` file that fits `model` and takes the place of stage "
         "1: nothing is trained, the file becomes the stage's result and its checksum is kept in "
-        "`stage.json`. Whether it has seen the unseen classes cannot be told from it")
+        "`stage.json`. What it was trained with cannot be told from it ([what the backbone already "
+        "knew](#what-the-backbone-already-knew))")
     precision: Literal["fp32", "fp16"] = key(
         "fp32", "`fp16`: automatic mixed precision for training the segmentor, taking its features "
         "and evaluating it; stages 2 and 3 and all checkpoints are float32. A CPU has no fp16 and "

@@ -51,4 +51,5 @@ def evaluate(config: str, model_path: str, *, opts: Sequence[str] = (),
         make_folder_of(out, "--out")
     if picture_dir:
         make_folder(picture_dir, "--picture_dir")
-    return score(builder, model, out and os.path.normpath(out), picture_dir)
+    return score(builder, model, out and os.path.normpath(out), picture_dir,
+                 model_path=model_path)

@@ -13,6 +13,7 @@ from paddleseg.utils import logger
 from paddle_csrl.builder import ZeroShotBuilder
 from paddle_csrl.config import ZeroShotConfig
 from paddle_csrl.errors import UserError
+from paddle_csrl.pretraining import pretraining_of
 from paddle_csrl.run import Run
 from paddle_csrl.stages.base import MAY_CHANGE
 from paddle_csrl.stages.checkpoints import iterations_done, torn_file
@@ -29,13 +30,15 @@ def check(run: Run, stages: Sequence[str]) -> None:
     """Make sure that ``stages`` can be run, as ``examine`` does, and make the run's folder."""
     examine(run, stages)
     for warning in (*data_warnings(run.builder), *schedule_warnings(run),
-                    *backbone_warnings(run.config)):
+                    *backbone_warnings(run.config),
+                    *pretraining_of(run.config, run.classes.unseen_names).warnings()):
         logger.warning("; ".join(warning))
     make_folder(run.save_dir, "save_dir")
 
 
 def examine(run: Run, stages: Sequence[str]) -> None:
     """Look at data, model, all sections, folders and the checkpoint to resume, or ``UserError``."""
+    pretraining_of(run.config, run.classes.unseen_names).require_allowed(run.config)
     for stage in run.stages:
         run.stage(stage).check(run.context)
     run.stage(stages[0]).check_start(run.context)

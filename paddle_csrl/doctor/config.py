@@ -10,7 +10,6 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from typing import Any
 from urllib.parse import urlparse
 
 import numpy as np
@@ -25,6 +24,7 @@ from paddle_csrl.doctor.installation import OK, PROBLEM, WARNING, Finding, size
 from paddle_csrl.embeddings import resolve_class_embeddings, takes_attributes
 from paddle_csrl.errors import user_message
 from paddle_csrl.models.named_weights import RELEASES, weights_file
+from paddle_csrl.pretraining import pretraining_of, summary, weights_in
 from paddle_csrl.run import Run
 from paddle_csrl.utils.weights import load_state
 
@@ -170,26 +170,27 @@ def _class_names(run: Run) -> list[str]:
 
 
 def check_weights(run: Run) -> list[Finding]:
-    """The weights files that the config names, and whether the backbone fits its images."""
-    return [*(finding for key, path in _weights(run.config.dic)
+    """The weights that the config names, whether they fit its images, and what they knew."""
+    return [*(finding for key, path in weights_in(run.config).items()
               for finding in attempt("weights", partial(_check_file, key, path))),
             *(Finding(WARNING, "weights", *warning)
-              for warning in preflight.backbone_warnings(run.config))]
+              for warning in preflight.backbone_warnings(run.config)),
+            *attempt("pretraining", partial(_check_pretraining, run))]
+
+
+def _check_pretraining(run: Run) -> list[Finding]:
+    """Labels that the weights were trained with, and the unseen classes that these named."""
+    pretraining = pretraining_of(run.config, run.classes.unseen_names)
+    pretraining.require_allowed(run.config)
+    return [Finding(WARNING, "pretraining", *warning)
+            for warning in pretraining.warnings()] or [
+        Finding(OK, "pretraining", f"labels: {summary(pretraining.describe())}")]
 
 
 def _check_file(key: str, path: str) -> list[Finding]:
     content = ("downloaded when trained" if urlparse(path).netloc
                else f"{len(load_state(weights_file(path) if path in RELEASES else path))} tensors")
     return [Finding(OK, "weights", f"{key}: {path}, {content}")]
-
-
-def _weights(section: Any, prefix: str = "") -> Iterator[tuple[str, str]]:
-    """Keys of a config that name weights, dotted, with their values."""
-    for key, value in section.items():
-        if isinstance(value, dict):
-            yield from _weights(value, f"{prefix}{key}.")
-        elif key in ("pretrained", "segmentor_weights") and isinstance(value, str) and value:
-            yield f"{prefix}{key}", value
 
 
 def check_training(run: Run) -> list[Finding]:
@@ -201,7 +202,7 @@ def check_training(run: Run) -> list[Finding]:
 
 
 def _downloads(config: ZeroShotConfig) -> bool:
-    return any(urlparse(value).netloc for _, value in _weights(config.dic))
+    return any(urlparse(path).netloc for path in weights_in(config).values())
 
 
 def check_room(run: Run) -> list[Finding]:

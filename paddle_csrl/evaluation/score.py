@@ -12,6 +12,7 @@ from paddle_csrl.builder import ZeroShotBuilder
 from paddle_csrl.config import ZeroShotConfig
 from paddle_csrl.evaluation.evaluate import evaluate_as_configured, new_evaluator
 from paddle_csrl.evaluation.pictures import PictureBook
+from paddle_csrl.pretraining import Pretraining, pretraining_of, summary
 from paddle_csrl.utils import write_json
 from paddle_csrl.utils.provenance import versions
 from paddle_csrl.utils.visualdl import StageLogWriter
@@ -20,21 +21,27 @@ NUM_PICTURES = 8
 
 
 def score(builder: ZeroShotBuilder, model: paddle.nn.Layer, out: str | None = None,
-          picture_dir: str | None = None, log_dir: str | None = None) -> dict[str, Any]:
+          picture_dir: str | None = None, log_dir: str | None = None,
+          model_path: str | None = None) -> dict[str, Any]:
     """Evaluate ``model`` on the validation set with every class and report.
 
     Args:
         out: path of the ``metrics.json`` to write, whose content is returned.
         picture_dir: folder for prediction pictures.
         log_dir: folder for a VisualDL record of the scores.
+        model_path: the weights of ``model``, where they may be of no run of the config.
     """
     config, classes = builder.config, builder.classes
     evaluator, book = new_evaluator(builder), PictureBook(builder, NUM_PICTURES)
     evaluate_as_configured(builder, model, evaluator, on_prediction=book.add)
     scores = evaluator.compute()
-    metrics = describe(builder, scores)
+    pretraining = pretraining_of(config, classes.unseen_names, model_path)
+    metrics = describe(builder, scores, pretraining)
     if parallel.is_first():
-        logger.info(f"[EVAL] #Images: {len(builder.val_dataset)}\n{evaluator.table(config.remark)}")
+        remark = ", ".join(filter(None, (config.remark, pretraining.remark)))
+        logger.info(f"[EVAL] #Images: {len(builder.val_dataset)}\n"
+                    f"{evaluator.table(remark, pretraining.named)}")
+        logger.info(f"pretraining: {summary(pretraining.describe())}")
         if out:
             write_json(out, metrics)
             logger.info(f"scores: {out}")
@@ -49,17 +56,18 @@ def score(builder: ZeroShotBuilder, model: paddle.nn.Layer, out: str | None = No
     return metrics
 
 
-def describe(builder: ZeroShotBuilder, scores: dict[str, Any]) -> dict[str, Any]:
+def describe(builder: ZeroShotBuilder, scores: dict[str, Any],
+             pretraining: Pretraining) -> dict[str, Any]:
     """Return the content of ``metrics.json``: scores in [0, 1], classes, config, versions."""
-    summary = {key: _number(scores[key])
-               for key in ("seen_miou", "unseen_miou", "miou", "hiou", "pixel_accuracy")}
+    means = {key: _number(scores[key])
+             for key in ("seen_miou", "unseen_miou", "miou", "hiou", "pixel_accuracy")}
     classes = [{"name": name, "iou": _number(iou), "seen": not unseen} for name, iou, unseen in zip(
         builder.classes.names, scores["class_iou"], builder.classes.is_unseen.tolist())]
     marks = {"leaks": builder.config.leaks, "transductive": builder.config.transductive}
-    return {**summary, **{key: value for key, value in marks.items() if value},
-            "classes": classes, "images": len(builder.val_dataset),
-            "config": builder.config.given, "seed": builder.config.settings.seed,
-            "versions": versions()}
+    return {**means, **{key: value for key, value in marks.items() if value},
+            "pretraining": pretraining.describe(), "classes": classes,
+            "images": len(builder.val_dataset), "config": builder.config.given,
+            "seed": builder.config.settings.seed, "versions": versions()}
 
 
 def audit_line(builder: ZeroShotBuilder) -> str:
@@ -77,6 +85,8 @@ def audit_line(builder: ZeroShotBuilder) -> str:
         audit = {"LEAKS": builder.config.leaks, **audit}
     if builder.config.transductive:
         audit["transductive"] = f"{len(builder.unlabelled_dataset)} images without their labels"
+    audit["pretraining"] = summary(pretraining_of(builder.config,
+                                                  builder.classes.unseen_names).describe())
     return ("audit: " + ", ".join(f"{key.replace('_', ' ')}: {value}"
                                   for key, value in audit.items()))
 

@@ -1,6 +1,6 @@
 """Generalized zero-shot scores: seen, unseen and overall mIoU and their harmonic mean."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import numpy as np
@@ -123,17 +123,19 @@ class ZeroShotEvaluator:
             "selection_miou": _mean(self._class_iou(only_seen)[~self.unseen]),
         }
 
-    def table(self, remark: str = "") -> str:
+    def table(self, remark: str = "", named: Collection[str] = ()) -> str:
         """Class IoUs and the four summary scores in percent, as a text table.
 
         Args:
             remark (str): stands above both parts.
+            named (collection of str): the unseen classes that were named in pretraining.
         """
         scores = self.compute()
         table = PrettyTable(["class", "kind", "IoU %"], align="r")
         table.align["class"] = "l"
         for name, unseen, iou in zip(self.class_names, self.unseen, scores["class_iou"]):
-            table.add_row([name, "unseen" if unseen else "seen", f"{100 * iou:.2f}"])
+            kind = ("unseen, named" if name in named else "unseen") if unseen else "seen"
+            table.add_row([name, kind, f"{100 * iou:.2f}"])
         summary = PrettyTable(["seen mIoU", "unseen mIoU", "mIoU", "hIoU"])
         if remark:
             table.title = summary.title = remark

@@ -14,6 +14,7 @@ from paddleseg.utils import logger
 
 from paddle_csrl.datasets.fingerprint import cache_folder
 from paddle_csrl.errors import UserError
+from paddle_csrl.models.trained_labels import IMAGENET, LabelSet, write_labels
 from paddle_csrl.utils import atomic_path
 from paddle_csrl.utils.torch_file import read_legacy
 from paddle_csrl.utils.weights import load_state
@@ -77,6 +78,7 @@ def _converted(name: str, release: _Release) -> str:
     try:
         with atomic_path(path) as temporary:
             paddle.save({key: paddle.to_tensor(value) for key, value in state.items()}, temporary)
+        write_labels(path, [LabelSet(IMAGENET)])
     except OSError as error:
         raise UserError(f"`pretrained: {name}` cannot be kept as {path} ({error.strerror}); set "
                         f"PADDLE_CSRL_CACHE to a folder that can be written to") from None

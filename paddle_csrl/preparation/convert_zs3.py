@@ -2,6 +2,7 @@
 
 import os
 import zipfile
+from collections.abc import Sequence
 from types import ModuleType
 from typing import Any, NamedTuple
 
@@ -10,9 +11,10 @@ import paddle
 from packaging.version import Version
 from paddle import nn
 
-from paddle_csrl.datasets.class_names import CLASS_NAMES
+from paddle_csrl.datasets.class_names import CLASS_NAMES, find_class
 from paddle_csrl.errors import UserError
 from paddle_csrl.models import CSRLResNet101, DeepLabV3PPlain
+from paddle_csrl.models.trained_labels import IMAGENET, LabelSet
 
 KINDS = ("auto", "backbone", "deeplab")
 
@@ -20,6 +22,8 @@ State = dict[str, np.ndarray]
 
 # PyTorch's names of what Paddle calls otherwise; all other names are the same in both.
 _RENAMED = {"running_mean": "_mean", "running_var": "_variance"}
+# The data set of a network, by its number of classes.
+_DATASETS = {21: "voc", 60: "context"}
 _CLASSIFIER = ("decoder.pred_conv.weight", "decoder.pred_conv.bias")
 # torch.load(weights_only=True) of earlier releases could be made to run code (CVE-2025-32434).
 _OLDEST_TORCH = "2.6"
@@ -157,6 +161,36 @@ def convert(tensors: State, kind: str = "auto", num_classes: int | None = None) 
         order = [CLASS_NAMES["context_zs3"].index(name) for name in CLASS_NAMES["context"]]
         state.update({name: state[name][order] for name in _CLASSIFIER})
     return Converted(kind, state, num_classes, left_out)
+
+
+def trained_labels(converted: Converted, without: Sequence[str]) -> list[LabelSet]:
+    """Return what ZS3Net says that its weights were trained with; the file itself does not tell.
+
+    A backbone is from ImageNet-1k but for the classes of a data set. A whole network started from
+    that backbone and then learned the seen classes of the data set, which its number of classes
+    tells.
+
+    Args:
+        without: the classes left out, by name: of ``backbone`` ``voc`` or ``context``, of a
+            ``deeplab`` its unseen classes.
+
+    Raises:
+        UserError: a name is none of the classes.
+    """
+    if converted.kind == "backbone":
+        for name in without:
+            if name not in _DATASETS.values():
+                raise UserError(f"--without {name}: ZS3Net's backbones are without the classes of "
+                                f"{' or '.join(_DATASETS.values())}; name the one in the file's "
+                                f"name")
+        return [LabelSet(IMAGENET, tuple(without))]
+    dataset = _DATASETS.get(converted.num_classes or 0)
+    if dataset is None:
+        raise UserError(f"--without: a network of {converted.num_classes} classes is none of "
+                        f"ZS3Net's; leave the flag out")
+    names = CLASS_NAMES[dataset]
+    unseen = tuple(names[find_class(names, name, "--without", dataset)] for name in without)
+    return [LabelSet(IMAGENET, (dataset,)), LabelSet(dataset, unseen)]
 
 
 def _without_prefix(tensors: State, prefix: str) -> State:

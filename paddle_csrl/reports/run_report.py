@@ -14,6 +14,7 @@ import numpy as np
 
 from paddle_csrl.datasets.label_scan import read_image
 from paddle_csrl.errors import UserError
+from paddle_csrl.pretraining import recorded, summary
 from paddle_csrl.stages import stage_names
 from paddle_csrl.utils import read_json, write_text
 from paddle_csrl.utils.html import render
@@ -56,13 +57,15 @@ def _page(folder: str) -> str:
     if not _is_whole(metrics):
         raise UserError(f"{folder} has no whole metrics.json; name the folder of a finished run, "
                         f"such as output/demo")
-    records = _stage_records(folder)
+    records, pretraining = _stage_records(folder), recorded(metrics)
     cpus = {record["made"].get("mkl") for record in records.values()} - {None}
     pictures = os.path.join(glob.escape(folder), "predictions", "[0-9]*.png")
     return render(
         "report.html", title=f"Run {os.path.basename(os.path.abspath(folder))}", metrics=metrics,
         unseen=[item["name"] for item in metrics["classes"] if not item["seen"]],
         scores={name: metrics.get(key) for key, name in _SCORES.items()},
+        pretraining=pretraining and summary(pretraining),
+        named=pretraining["named"] if pretraining else {},
         predictions=[_read_picture(path) for path in sorted(glob.glob(pictures))],
         relations=[_read_picture(path) for path in _relations(folder)],
         curves=_curves(folder, records), stages=[_stage_row(*item) for item in records.items()],

@@ -17,7 +17,7 @@ import numpy as np
 import paddle
 
 from paddle_csrl.bank.feature_bank import FeatureBank, Scale
-from paddle_csrl.builder import ZeroShotBuilder, without_pretrained
+from paddle_csrl.builder import ZeroShotBuilder, pretrained_in, without_pretrained
 from paddle_csrl.classes import ClassTable
 from paddle_csrl.config import ZeroShotConfig
 from paddle_csrl.config.schema import SECTIONS, Features, Section, Settings, TestConfig
@@ -194,18 +194,13 @@ def dataset_input(content: dict[str, Any], files: FileList) -> dict[str, Any]:
     return {key: value for key, value in content.items() if not files or key not in _PLACES}
 
 
-def pretrained_input(content: Any, place: str = "model") -> dict[str, str]:
+def pretrained_input(content: Any) -> dict[str, str]:
     """Return the weights that a section ``model`` starts from, by their dotted keys.
 
     A file counts by its content, and what is no file by its name, as the address of a download.
     """
-    found = {}
-    for key, value in content.items() if isinstance(content, dict) else ():
-        if key == "pretrained" and isinstance(value, str):
-            found[f"{place}.{key}"] = checksum(value) if os.path.isfile(value) else value
-        else:
-            found.update(pretrained_input(value, f"{place}.{key}"))
-    return found
+    return {place: checksum(weights) if os.path.isfile(weights) else weights
+            for place, weights in pretrained_in(content).items()}
 
 
 def embeddings_input(context: StageContext) -> str:

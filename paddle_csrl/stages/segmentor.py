@@ -198,8 +198,7 @@ def _adopt(context: StageContext, path: str) -> None:
     load_weights(context.builder.new_segmentor(), path)
     context.files.begin(stage)
     keep_checkpoint(path, context.files.output(stage))
-    logger.info("[segmentor] not trained: whether these weights know the unseen classes is for "
-                "you to say")
+    logger.info("[segmentor] not trained: `segmentor_weights` stands for it")
 
 
 def _weights_checksum(path: str) -> str:

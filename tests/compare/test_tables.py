@@ -154,14 +154,14 @@ def test_the_csv_files_by_hand(made_up):
     plan = made_up(scores, splits={"other": ["cat"]}, seeds=[0, 1])
     write_results(plan)
     assert read(plan, "results.csv") == (
-        "split,stage1_seed,seed,method,seen,unseen,miou,hiou,status,marks,reason\n"
-        "other,0,0,point,80.0000,20.0000,75.0000,10.0000,finished,,\n"
-        "other,0,0,csrl,80.0000,10.0000,75.0000,,finished,LEAKS,\n"
-        "other,0,1,point,,,,,missing,,\n"
-        "other,0,1,csrl,,,,,failed,,no | memory\n")
+        "split,stage1_seed,seed,method,seen,unseen,miou,hiou,status,marks,pretraining,reason\n"
+        "other,0,0,point,80.0000,20.0000,75.0000,10.0000,finished,,none,\n"
+        "other,0,0,csrl,80.0000,10.0000,75.0000,,finished,LEAKS,none,\n"
+        "other,0,1,point,,,,,missing,,,\n"
+        "other,0,1,csrl,,,,,failed,,,no | memory\n")
     assert read(plan, "class_iou.csv").splitlines()[:3] == [
-        "split,stage1_seed,seed,method,class,kind,iou,marks",
-        "other,0,0,point,background,seen,90.0000,", "other,0,0,point,a<b,seen,,"]
+        "split,stage1_seed,seed,method,class,kind,iou,marks,named",
+        "other,0,0,point,background,seen,90.0000,,", "other,0,0,point,a<b,seen,,,"]
 
 
 @pytest.mark.parametrize("key, mark", [("transductive", "transductive"), ("leaks", "LEAKS")])
@@ -183,6 +183,58 @@ def test_methods_that_are_not_plainly_zero_shot_are_marked_everywhere(made_up, k
         marks = {row["marks"] for row in rows
                  if (row["split"], row["method"], row["seed"]) == ("other", "csrl", "0")}
         assert marks == {mark} and {row["marks"] for row in rows} == {mark, ""}
+
+
+IMAGENET = {"labels": ["ImageNet-1k"], "named": {"cow": "ox"}}
+ADDRESS = "https://bj.bcebos.com/paddleseg/dygraph/resnet101_vd_ssld.tar.gz"
+
+
+def test_classes_named_in_pretraining_are_marked_where_they_were(made_up):
+    scores = {**SCORES, ("unseen2", "csrl", 0): {"unseen": 0.3, "pretraining": IMAGENET},
+              ("other", "csrl", 0): {"unseen": 0.1, "pretraining": {"labels": ["unknown"],
+                                                                    "named": {}}}}
+    plan = made_up(scores)
+    results = Results.read(plan)
+    table, other = (tables.score_table(results, split) for split in plan.splits)
+    assert [row[0] for row in table.rows] == ["point", "csrl (named)"]
+    assert table.notes == [
+        "Unseen: cow, motorbike.", "Labels of pretraining of point, csrl: none.",
+        "Labels of pretraining of csrl: ImageNet-1k, which named cow (ox)."]  # by seeds
+    assert [row[0] for row in other.rows] == ["point", "csrl (unknown)"]
+    assert other.notes[1:] == ["Labels of pretraining of point: none.",
+                               "Labels of pretraining of csrl: unknown."]
+    table = tables.class_table(results, "unseen2")
+    assert table.header == ["class", "point", "csrl (named)"]
+    assert [row[0] for row in table.rows] == ["background", "a<b", "cow † *", "motorbike *"]
+    assert table.notes == ["* unseen", "† named in pretraining"]
+    assert tables.class_table(results, "other").notes == ["* unseen"]
+    assert tables.difference_table(results).header == ["split", "csrl (named, unknown)"]
+    assert [note.split(":")[0] for note in tables.notes(results)[1:]] == ["named", "unknown"]
+    write_results(plan)
+    rows = list(csv.DictReader(read(plan, "class_iou.csv").splitlines()))
+    assert [row["class"] for row in rows if row["named"] == "ox"] == ["cow"]
+    cells = list(csv.DictReader(read(plan, "results.csv").splitlines()))
+    assert [row["pretraining"] for row in cells if row["marks"] == "named"] == [
+        "ImageNet-1k, which named cow (ox)"]
+    assert "cow † *" in read(plan, "results.html") and "cow † *" in read(plan, "results.md")
+
+
+def test_scores_of_earlier_versions_are_marked_by_their_config(made_up):
+    plan = made_up(SCORES, opts={"model.backbone.pretrained": ADDRESS},
+                   methods={"point": {"opts": {"model.backbone.pretrained": None}}, "csrl": None})
+    results = Results.read(plan)
+    assert tables.score_table(results, "unseen2").notes[1:] == [
+        "Labels of pretraining of point: none.", "Labels of pretraining of csrl: ImageNet-1k, "
+        "which named cow (ox), motorbike (moped)."]
+    assert tables.score_table(results, "other").rows[1][0] == "csrl (named)"
+    assert results == Results.read(plan)
+
+
+def test_the_permission_is_no_setting_of_a_score(made_up):
+    scores = made_up(SCORES)
+    forbidding = made_up({}, opts={"zero_shot.pretraining": "forbid"})
+    for cell in scores.cells():
+        assert scores.digest(cell) == forbidding.digest(cell)
 
 
 def test_class_tables_star_unseen_classes(made_up):

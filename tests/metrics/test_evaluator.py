@@ -254,5 +254,14 @@ def test_table_shows_every_class_and_lines_up():
     assert "|   83.33   |    75.00    | 81.25 | 78.95 |" in lines  # 2 · 83.33 · 75 / 158.33
 
 
+def test_table_marks_unseen_classes_that_were_named():
+    evaluator = ZeroShotEvaluator(4, ["sofa", "马"], class_names=NAMES)
+    lines = evaluator.table("LEAKS", named={"马": "horse", "background": "x"}).splitlines()
+    kinds = {line.split("|")[1].strip(): line.split("|")[2].strip()
+             for line in lines if line.count("|") == 4}
+    assert kinds["马"] == "unseen, named" and kinds["sofa"] == "unseen"
+    assert kinds["background"] == "seen"
+
+
 def test_registered():
     assert EVALUATORS["ZeroShotEvaluator"] is ZeroShotEvaluator

@@ -12,7 +12,8 @@ from paddle_csrl.cli import convert_zs3
 from paddle_csrl.datasets import CLASS_NAMES
 from paddle_csrl.errors import UserError
 from paddle_csrl.models import CSRLResNet101, DeepLabV3PPlain
-from paddle_csrl.preparation.convert_zs3 import convert
+from paddle_csrl.models.trained_labels import IMAGENET, LabelSet, labels_of
+from paddle_csrl.preparation.convert_zs3 import Converted, convert, trained_labels
 from paddle_csrl.utils.weights import load_weights, save_state
 
 BACKBONE = 520  # tensors of the ResNet-101: 104 convolutions, each with a batch norm of four
@@ -132,6 +133,35 @@ def test_another_depth_and_another_number_of_classes_are_refused(shapes):
         convert(blank(short), "deeplab")
     with pytest.raises(UserError, match="--num_classes 60: the checkpoint has 21 classes"):
         convert(blank(shapes), num_classes=60)
+
+
+def test_what_zs3net_left_out_is_recorded_as_it_is_said(shapes):
+    backbone, network = (Converted(kind, {}, number, []) for kind, number in (
+        ("backbone", None), ("deeplab", 21)))
+    assert trained_labels(backbone, ["context"]) == [LabelSet(IMAGENET, ("context",))]
+    assert trained_labels(network, ["Cow", "motorcycle"]) == [
+        LabelSet(IMAGENET, ("voc",)), LabelSet("voc", ("cow", "motorbike"))]
+    whole = trained_labels(network._replace(num_classes=60), ["tvmonitor"])
+    assert whole[1] == LabelSet("context", ("tvmonitor",))
+    for converted, name, message in (
+            (backbone, "cow", "--without cow: .* without the classes of voc or context"),
+            (network, "voc", "--without holds voc, which is no class of voc"),
+            (network._replace(num_classes=5), "cow", "--without: a network of 5 classes")):
+        with pytest.raises(UserError, match=message):
+            trained_labels(converted, [name])
+
+
+@pytest.mark.parametrize("flags, labels", [
+    (["--without", "voc"], ["ImageNet-1k without voc"]), ([], ["unknown"])])
+def test_the_tool_leaves_a_record_beside_the_weights(shapes, monkeypatch, tmp_path, flags, labels):
+    tensors = {name.replace("backbone.", ""): np.zeros(shape, np.float32)
+               for name, shape in shapes.items() if name.startswith("backbone.")}
+    monkeypatch.setattr(convert_zs3, "read_torch", lambda path: tensors)
+    out = str(tmp_path / "resnet101.pdparams")
+    result = convert_zs3.main(["--model_path", "x.pth.tar", "--out", out, *flags])
+    assert result["labels"] == labels
+    assert labels_of(out) == ((LabelSet(IMAGENET, ("voc",)),) if flags else None)
+    assert len(list(tmp_path.iterdir())) == 1 + bool(flags)
 
 
 @pytest.mark.parametrize("version, message", [
