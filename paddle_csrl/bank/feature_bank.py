@@ -16,6 +16,9 @@ from paddle_csrl.errors import UserError
 from paddle_csrl.utils.arrays import read_npz, save_arrays
 from paddle_csrl.utils.record import require_unchanged
 
+#: Features whose products are taken at once.
+_BLOCK = 4096
+
 
 class BottomKSampler:
     """Collects at most ``bound`` features per class from a stream of pixels.
@@ -196,6 +199,25 @@ class FeatureBank:
     def prototypes(self, class_ids: np.ndarray) -> np.ndarray:
         """float32 [len(class_ids), D]: mean feature of each class."""
         return np.stack([self.of(class_id).mean(0) for class_id in class_ids])
+
+    def moments(self) -> tuple[np.ndarray, np.ndarray]:
+        """Means of the present classes, float64 [S, D], and the covariance within classes.
+
+        The covariance, float64 [D, D], is the mean of the classes' own unbiased ones: every class
+        weighs alike, however many features it has. A class with one feature has none and takes
+        no part; without any other it is zero.
+        """
+        present, counts = self.present_ids, self.counts[self.present_ids]
+        means = np.stack([self.of(c).mean(0, dtype=np.float64) for c in present])
+        weights = 1 / np.sqrt(np.maximum(counts - 1, 1) * max(np.count_nonzero(counts > 1), 1))
+        places = np.repeat(np.arange(len(present)), counts)
+        covariance = np.zeros((self.feature_dim, self.feature_dim))
+        for start in range(0, len(places), _BLOCK):  # which also bounds the memory
+            own = places[start:start + _BLOCK]
+            rows = self.features[start:start + _BLOCK] - means[own]
+            rows *= weights[own, None]
+            covariance += rows.T @ rows
+        return means, covariance
 
     def scale(self) -> "Scale":
         """Mean and standard deviation of a feature, every present class weighing alike.

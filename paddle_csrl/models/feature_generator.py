@@ -39,6 +39,9 @@ class FeatureGenerator(nn.Layer):
     #: Whether the relations after e^0 are learned, so that ``generator.relation: edges`` has
     #: something to compare.
     learns_relations = False
+    #: Whether it is trained by iterations; the others have ``fit``, ``prototypes`` and
+    #: ``make_room``, as ``PrototypeGenerator``.
+    is_trained = True
     #: The distribution of the noise, of ``NOISES``.
     noise = "gaussian"
 

@@ -87,6 +87,11 @@ class GeneratorTask(nn.Layer):
         """Features of the unseen classes alone, [U, num_samples, D]."""
         return self._placed(self.generator(self.embeddings, num_samples).features[self.num_seen:])
 
+    def fitted_prototypes(self) -> paddle.Tensor:
+        """The prototypes of the unseen classes, [U, D], of a generator that has some by itself."""
+        own = self.generator.prototypes(self.embeddings[self.num_seen:])
+        return self._placed(own.unsqueeze(1)).squeeze(1)
+
     def _placed(self, features: paddle.Tensor) -> paddle.Tensor:
         """Features of the unseen classes with their means where ``unseen_prototypes`` says."""
         if self.unseen_prototypes == "free" or not self.num_unseen:

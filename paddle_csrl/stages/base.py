@@ -132,6 +132,10 @@ class Stage(abc.ABC):
         """Return how many iterations its training has."""
         return config.section(self.name).iters
 
+    def is_random(self, config: ZeroShotConfig) -> bool:
+        """Tell whether its result depends on its seed."""
+        return True
+
     def inputs(self, context: StageContext) -> dict[str, Any]:
         """Return what else the result depends on, besides seed, classes and ``needs``.
 
@@ -178,7 +182,7 @@ def all_inputs(stage: Stage, context: StageContext) -> dict[str, Any]:
     """Return all that the stage's result depends on, as values for JSON by name."""
     classes = context.classes
     results = {other.name: other.result for other in STAGES}
-    return {"seed": context.seed(stage.name),
+    return {**({"seed": context.seed(stage.name)} if stage.is_random(context.config) else {}),
             "unseen": {classes.names[c]: int(c) for c in classes.unseen_ids},
             **{results[name]: checksum(context.files.output(name)) for name in stage.needs},
             **stage.inputs(context)}

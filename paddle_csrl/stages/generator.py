@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 import paddle
+from paddleseg.cvlibs import manager
 from paddleseg.utils import logger, utils
 from pydantic import Field
 
@@ -13,6 +14,7 @@ from paddle_csrl import parallel, visualize
 from paddle_csrl.bank.batches import GeneratorBatches
 from paddle_csrl.bank.feature_bank import FeatureBank
 from paddle_csrl.builder import UserErrorBuilder
+from paddle_csrl.config import ZeroShotConfig
 from paddle_csrl.config.components import try_losses, try_out
 from paddle_csrl.config.schema import (
     Component,
@@ -30,7 +32,7 @@ from paddle_csrl.stages.base import Stage, StageContext, embeddings_input, regis
 from paddle_csrl.stages.fit import Fit, check_training, fit, fit_in_folder
 from paddle_csrl.stages.trial import try_stage
 from paddle_csrl.utils.visualdl import StageLogWriter
-from paddle_csrl.utils.weights import load_weights, save_state
+from paddle_csrl.utils.weights import load_state, save_state, set_weights
 
 #: Share of the spread of real features below which generated ones are as good as one point.
 COLLAPSED = 0.01
@@ -44,7 +46,9 @@ class GeneratorSection(TrainedSection):
     required = True
 
     model: Component = key(
-        ..., "`StructuralGenerator` (CSRL) or `MLPGenerator` (ZS3Net) with the arguments below")
+        ..., "`StructuralGenerator` (CSRL) or `MLPGenerator` (ZS3Net) with the arguments below; "
+        "`RidgePrototypes` or `ConvexPrototypes`, which are not trained: no other key but "
+        "`unseen_prototypes` and `outside_hull` means anything to them")
     iters: Count = key(..., "iterations; one is one update over all classes at once")
     num_samples: Annotated[int, Field(ge=1, le=2 ** 14)] = key(
         ..., "generated and real features per class and iteration")
@@ -79,6 +83,9 @@ class GeneratorStage(Stage):
     help = "learns to make features from class embeddings (CSRL's losses)"
     needs = ("features",)
 
+    def takes_part(self, config: ZeroShotConfig) -> bool:
+        return super().takes_part(config) and is_trained(config.section(self.name))
+
     def inputs(self, context: StageContext) -> dict[str, Any]:
         return {"generator": section_inputs(context.config.section(self.name)),
                 "normalize": context.settings.zero_shot.features.normalize,
@@ -101,14 +108,56 @@ class GeneratorStage(Stage):
             shown.append(task)
             fit_in_folder(context, self.name, section, record)(task, batches, trained)
 
-        task = train_generator(section, context.embeddings, bank, context.classes.unseen_ids,
-                               context.seed(self.name), share_out)
-        save_state(task.generator.state_dict(), context.files.output(self.name))
-        if parallel.is_first():
-            visualize.save_png(os.path.join(context.files.folder(self.name), "relations.png"),
-                               relation_picture(task, context.classes.names))
-        return {"spread": spread_of_classes(task, bank, context.classes.names,
-                                            context.seed(self.name))}
+        return _keep_generator(context, train_generator(
+            section, context.embeddings, bank, context.classes.unseen_ids,
+            context.seed(self.name), share_out))
+
+
+@register
+class FittingStage(Stage):
+    """Fits a generator that has no training to the bank."""
+
+    name = result = "generator"
+    help = "with `RidgePrototypes` or `ConvexPrototypes`: these are computed from the bank"
+    needs = ("features",)
+    flags, no_flags = (), "the generator is computed, not trained"
+    resumable = False
+
+    def takes_part(self, config: ZeroShotConfig) -> bool:
+        return super().takes_part(config) and not is_trained(config.section(self.name))
+
+    def is_random(self, config: ZeroShotConfig) -> bool:
+        return False
+
+    def inputs(self, context: StageContext) -> dict[str, Any]:
+        return {"generator": {"model": context.config.section(self.name).model},
+                "normalize": context.settings.zero_shot.features.normalize,
+                "embeddings": embeddings_input(context)}
+
+    def check(self, context: StageContext) -> None:
+        check_generator(context.config.section(self.name), context.embeddings,
+                        context.classes.seen_ids, context.classes.unseen_ids)
+
+    def run(self, context: StageContext) -> dict[str, Any]:
+        task = train_generator(context.config.section(self.name), context.embeddings, context.bank,
+                               context.classes.unseen_ids, context.seed(self.name))
+        context.files.begin(self.name)
+        return _keep_generator(context, task)
+
+
+def is_trained(section: GeneratorSection) -> bool:
+    """Tell whether the generator of a section is trained by iterations."""
+    return getattr(manager.MODELS.components_dict[section.model["type"]], "is_trained", True)
+
+
+def _keep_generator(context: StageContext, task: GeneratorTask) -> dict[str, Any]:
+    """Save the generator and draw its relations; return what is for the stage's record."""
+    stage, names = GeneratorStage.name, context.classes.names
+    save_state(task.generator.state_dict(), context.files.output(stage))
+    if parallel.is_first():
+        visualize.save_png(os.path.join(context.files.folder(stage), "relations.png"),
+                           relation_picture(task, names))
+    return {"spread": spread_of_classes(task, context.bank, names, context.seed(stage))}
 
 
 def new_task(section: GeneratorSection, embeddings: np.ndarray, bank: FeatureBank,
@@ -136,6 +185,10 @@ def check_generator(section: GeneratorSection, embeddings: np.ndarray, seen_ids:
     bank = FeatureBank(np.zeros((counts.sum(), 1), np.float32), counts, counts)
     with paddle.utils.unique_name.guard():
         task = new_task(section.model_copy(update={"num_samples": 2}), embeddings, bank, unseen_ids)
+    if not is_trained(section):
+        _fit(task, bank)
+        task()
+        return
     check_training(section, len(embeddings), "generator: ")
     try_stage(task, GeneratorBatches(bank, bank.present_ids, 2, 1, 0)[0], section, "generator: ")
 
@@ -145,13 +198,22 @@ def train_generator(section: GeneratorSection, embeddings: np.ndarray, bank: Fea
                     fit: Fit[GeneratorTask] = fit) -> GeneratorTask:
     """Make the generator of a section and train it on the bank with the loop ``fit``.
 
-    ``seed`` is that of initial weights, noise and batches; the others are as for ``new_task``.
+    One that is not trained is fitted, without the loop. ``seed`` is that of initial weights, noise
+    and batches; the others are as for ``new_task``.
     """
     utils.set_seed(seed)
     task = new_task(section, embeddings, bank, unseen_ids)
+    if not is_trained(section):
+        _fit(task, bank)
+        return task
     fit(task, GeneratorBatches(bank, bank.present_ids, section.num_samples, section.iters, seed),
         section)
     return task
+
+
+def _fit(task: GeneratorTask, bank: FeatureBank) -> None:
+    """Fit a generator that is not trained to the classes of the bank."""
+    task.generator.fit(task.embeddings[:task.num_seen].numpy(), *bank.moments())
 
 
 def load_generator(section: GeneratorSection, embeddings: np.ndarray, bank: FeatureBank,
@@ -159,7 +221,10 @@ def load_generator(section: GeneratorSection, embeddings: np.ndarray, bank: Feat
     """Make the generator of a section with the trained weights at ``path``."""
     with paddle.utils.unique_name.guard():
         task = new_task(section, embeddings, bank, unseen_ids)
-    load_weights(task.generator, path)
+    state = load_state(path)
+    if not is_trained(section):
+        task.generator.make_room(state)
+    set_weights(task.generator, state, path)
     return task
 
 
@@ -182,6 +247,18 @@ def generate(task: GeneratorTask, number: int, seed: int, seen_too: bool = False
     with paddle.no_grad():
         make = task.generate if seen_too else task.generate_unseen
         return make(number).astype("float32").numpy()
+
+
+def unseen_prototypes(task: GeneratorTask, number: int, seed: int) -> np.ndarray:
+    """Prototypes of the unseen classes, float64 [U, D], in the bank's scale.
+
+    They are the means of ``number`` generated features each or, of a generator that is not
+    trained, those that it has by itself, on which number and seed have no influence.
+    """
+    if getattr(task.generator, "is_trained", True):
+        return generate(task, number, seed).mean(1, dtype=np.float64)
+    with paddle.no_grad():
+        return task.fitted_prototypes().numpy().astype(np.float64)
 
 
 def spread_of_classes(task: GeneratorTask, bank: FeatureBank, names: Sequence[str],

@@ -8,6 +8,7 @@ import tracemalloc
 import numpy as np
 import pytest
 
+from paddle_csrl.bank import feature_bank
 from paddle_csrl.bank.feature_bank import BottomKSampler, FeatureBank, Scale
 from paddle_csrl.errors import UserError
 
@@ -219,6 +220,21 @@ def test_prototypes_are_class_means():
     bank = make_bank()
     expected = [bank.features[5:12].mean(0), bank.features[:5].mean(0)]
     np.testing.assert_allclose(bank.prototypes(np.array([2, 0])), expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float16])
+def test_moments_weigh_classes_alike_and_leave_lone_features_out(dtype, monkeypatch):
+    monkeypatch.setattr(feature_bank, "_BLOCK", 7)
+    rng = np.random.default_rng(3)
+    counts = np.array([9, 1, 0, 300])
+    rows = [rng.normal(c, 1 + c, (count, 4)).astype(dtype) for c, count in enumerate(counts)]
+    bank = FeatureBank(np.concatenate(rows), counts, np.zeros(4, np.int64))
+    means, covariance = bank.moments()
+    rows = [item.astype(np.float64) for item in rows]
+    np.testing.assert_allclose(means, [rows[c].mean(0) for c in (0, 1, 3)])
+    np.testing.assert_allclose(covariance, (np.cov(rows[0].T) + np.cov(rows[3].T)) / 2)
+    alone = FeatureBank(bank.features[9:10], np.array([0, 1]), np.zeros(2, np.int64))
+    assert not alone.moments()[1].any() and np.array_equal(alone.moments()[0], rows[1])
 
 
 def test_draws_come_from_the_class_asked_for_and_reach_all_of_it():
