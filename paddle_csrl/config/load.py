@@ -168,7 +168,7 @@ class ZeroShotConfig(Config):
     def leaks(self) -> str | None:
         """The way of labels of unseen classes into training, where the config lets them."""
         classifier = self.section("classifier")
-        if classifier is None or classifier.mode == "clean":
+        if classifier is None or classifier.mode != "legacy":
             return None
         return ("`classifier.mode: legacy` lays features out by the real labels of the training "
                 "images with unseen classes, so that these scores are not zero-shot")

@@ -74,6 +74,8 @@ def schedule_warnings(run: Run) -> list[tuple[str, str]]:
     """Find the stages that end while their learning rate still warms up."""
     found = []
     for name in run.stages:
+        if "iters" not in run.stage(name).flags:
+            continue
         section = run.config.settings if name == "segmentor" else run.config.section(name)
         schedule, iters = (getattr(section, key, None) for key in ("lr_scheduler", "iters"))
         warmup = (schedule or {}).get("warmup_iters") or 0

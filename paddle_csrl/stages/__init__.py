@@ -5,6 +5,7 @@ from paddle_csrl.stages import (  # noqa: I001  the order is that of the stages
     features,
     generator,
     classifier,
+    closed_form,
     projection,
     self_training,
 )

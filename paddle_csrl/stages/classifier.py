@@ -12,6 +12,7 @@ from pydantic import Field
 from paddle_csrl import parallel
 from paddle_csrl.bank.batches import ClassifierBatches
 from paddle_csrl.bank.feature_bank import FeatureBank, Scale
+from paddle_csrl.config import ZeroShotConfig
 from paddle_csrl.config.components import try_losses
 from paddle_csrl.config.schema import (
     AUTO,
@@ -23,6 +24,7 @@ from paddle_csrl.config.schema import (
     key,
     section,
 )
+from paddle_csrl.errors import UserError
 from paddle_csrl.evaluation.evaluate import evaluate, new_evaluator
 from paddle_csrl.evaluation.pictures import PictureBook
 from paddle_csrl.models.last_layer import put_back, save_layer
@@ -38,6 +40,8 @@ from paddle_csrl.utils import write_json
 from paddle_csrl.utils.visualdl import StageLogWriter
 from paddle_csrl.utils.weights import save_state
 
+#: The mode without training.
+CLOSED_FORM = "closed_form"
 #: Makes a data set of section, bank, generated features, ids of the unseen classes and seed.
 BatchesOf = Callable[..., paddle.io.Dataset]
 
@@ -51,9 +55,15 @@ class ClassifierSection(TrainedSection):
     iters: Count = key(..., "iterations; a layer that stops early leans less on seen classes")
     loss: Loss = key(..., "as at the top level; a `weight` of `CrossEntropyLoss` has one number "
                           "per class")
-    mode: Literal["clean", "legacy"] = key(
+    mode: Literal["clean", "legacy", "closed_form"] = key(
         "clean", "`clean`: generated features of unseen classes, as many as `unseen_share` says. "
-        "`legacy`: the sampler of ZS3Net's published code, which **leaks**, see below")
+        "`legacy`: the sampler of ZS3Net's published code, which **leaks**, see below. "
+        "`closed_form`: no training, but the discriminant of Gaussians of one covariance, see "
+        "below; of the other keys only `shrinkage`, `num_generated` (for a generator that is "
+        "trained), `calibration` and `seen_cost` mean anything to it")
+    shrinkage: Annotated[float, Field(ge=0, le=1000)] = key(
+        0.1, "with `closed_form`: the share of the covariance's mean diagonal, 0 to 1000, that is "
+        "added to its diagonal")
     batch_size: Samples = key(..., "features per iteration")
     unseen_share: Literal["auto"] | Annotated[float, Field(ge=0, lt=1)] = key(
         AUTO, "expected share of generated features, 0 to 1; `auto` gives every class the same "
@@ -73,8 +83,12 @@ class ClassifierSection(TrainedSection):
         "pay the same")
 
     def check(self, settings: Settings) -> None:
-        """Make the losses once."""
+        """Make the losses once, or insist on features that can vary."""
         try_losses(self.loss, "classifier.loss")
+        if self.mode == CLOSED_FORM and settings.zero_shot.features.samples_per_class < 2:
+            raise UserError("`classifier.mode: closed_form` needs the covariance within classes, "
+                            "and with `zero_shot.features.samples_per_class: 1` there is none; "
+                            "raise it")
 
 
 @register
@@ -87,15 +101,13 @@ class ClassifierStage(Stage):
     new_inputs = ("normalize", "generator.model", "generator.unseen_prototypes",
                   "generator.outside_hull", "label_names")
 
+    def takes_part(self, config: ZeroShotConfig) -> bool:
+        return super().takes_part(config) and config.section(self.name).mode != CLOSED_FORM
+
     def inputs(self, context: StageContext) -> dict[str, Any]:
-        generator = context.config.section("generator")
-        inputs = {"classifier": section_inputs(context.config.section(self.name)),
-                  "embeddings": embeddings_input(context),
-                  "normalize": context.settings.zero_shot.features.normalize,
-                  # How its weights are used, which need not show in them.
-                  "generator.model": generator.model,
-                  "generator.unseen_prototypes": generator.unseen_prototypes,
-                  "generator.outside_hull": generator.outside_hull}
+        section = section_inputs(context.config.section(self.name))
+        del section["shrinkage"]
+        inputs = {"classifier": section, **inputs_of_layer(context)}
         if context.config.leaks:
             inputs.update(labels=context.builder.fingerprint("all"),
                           label_names=context.classes.label_names)
@@ -114,8 +126,21 @@ class ClassifierStage(Stage):
         keep_layer(context, self.name, last, train_layer(context, self.name, last, batches_of))
 
 
+def inputs_of_layer(context: StageContext) -> dict[str, Any]:
+    """Return the inputs of a last layer made from bank and generator, but for its own section."""
+    generator = context.config.section("generator")
+    return {"embeddings": embeddings_input(context),
+            "normalize": context.settings.zero_shot.features.normalize,
+            # How its weights are used, which need not show in them.
+            "generator.model": generator.model,
+            "generator.unseen_prototypes": generator.unseen_prototypes,
+            "generator.outside_hull": generator.outside_hull}
+
+
 def check_classifier(section: ClassifierSection, num_classes: int) -> None:
     """Build what a section names, and compute its losses on a feature of every class."""
+    if section.mode == CLOSED_FORM:
+        return
     check_training(section, num_classes, "classifier: ")
     with paddle.utils.unique_name.guard():
         classifier = PixelClassifier(1, num_classes)

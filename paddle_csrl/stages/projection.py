@@ -38,8 +38,8 @@ class ProjectionSection(Section):
             raise UserError("`classifier.calibration: auto` needs features of seen classes, which "
                             "a `projection` does not keep; give a number")
         if classifier and classifier.mode != "clean":
-            raise UserError(f"`classifier.mode: {classifier.mode}` is a way to generate features, "
-                            f"which a `projection` does not; leave one of the two out")
+            raise UserError(f"`classifier.mode: {classifier.mode}` works on generated features, "
+                            f"of which a `projection` has none; leave one of the two out")
 
 
 @register

@@ -71,9 +71,12 @@ class SelfTrainingSection(StageSection):
 
     def check(self, settings: Settings) -> None:
         """Insist on the clean mode."""
-        if settings.section("classifier").mode != "clean":
-            raise UserError("`self_training` needs `classifier.mode: clean`, for legacy draws by "
-                            "labels, of which its images have none; leave one of the two out")
+        why = {"legacy": "legacy draws by labels, of which its images have none",
+               "closed_form": "a layer in closed form is not trained"}
+        mode = settings.section("classifier").mode
+        if mode in why:
+            raise UserError(f"`self_training` needs `classifier.mode: clean`, for {why[mode]}; "
+                            f"leave one of the two out")
 
 
 @register

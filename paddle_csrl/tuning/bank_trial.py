@@ -14,8 +14,14 @@ from paddle_csrl.metrics import ZeroShotEvaluator
 from paddle_csrl.models.generator_task import GeneratorTask
 from paddle_csrl.models.pixel_classifier import PixelClassifier
 from paddle_csrl.stages.calibration import Calibration, cost_calibration, unit_direction
-from paddle_csrl.stages.classifier import ClassifierSection, train_classifier
-from paddle_csrl.stages.generator import GeneratorSection, generate, train_generator
+from paddle_csrl.stages.classifier import CLOSED_FORM, ClassifierSection, train_classifier
+from paddle_csrl.stages.closed_form import closed_form_layer
+from paddle_csrl.stages.generator import (
+    GeneratorSection,
+    generate,
+    train_generator,
+    unseen_prototypes,
+)
 from paddle_csrl.tuning.seen_classes import SeenClasses
 
 #: Share of each class's rows that no training sees.
@@ -106,6 +112,10 @@ def _fit_layers(task: GeneratorTask, sections: Sequence[ClassifierSection], fold
     layers, drawn = [], {}
     for section in sections:
         number = section.num_generated
+        if section.mode == CLOSED_FORM:
+            prototypes = unseen_prototypes(task, number, seed)
+            layers.append(closed_form_layer(section, fold.bank, prototypes, fold.held_out))
+            continue
         if number not in drawn:
             drawn[number] = generate(task, number, seed), paddle.get_rng_state()
         generated, state = drawn[number]

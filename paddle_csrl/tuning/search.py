@@ -17,7 +17,8 @@ from paddle_csrl.config import read_settings
 from paddle_csrl.config.schema import Settings
 from paddle_csrl.errors import UserError
 from paddle_csrl.stages.calibration import Calibration
-from paddle_csrl.stages.classifier import check_classifier
+from paddle_csrl.stages.classifier import CLOSED_FORM, check_classifier
+from paddle_csrl.stages.closed_form import require_bias
 from paddle_csrl.stages.generator import check_generator
 from paddle_csrl.tuning.bank_trial import SCORES, bank_trial, make_fold
 from paddle_csrl.tuning.folds import draw_folds
@@ -221,6 +222,8 @@ class Search:
             check_generator(generator, self.seen.embeddings, seen_ids, held_out)
             for classifier in classifiers:
                 check_classifier(classifier, len(self.seen.names))
+                if classifier.mode == CLOSED_FORM:
+                    require_bias(self.seen.has_bias)
 
 
 def table(summary: dict[str, Any]) -> str:

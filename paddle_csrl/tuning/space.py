@@ -114,9 +114,8 @@ class Space:
         for item in overrides:
             for key, value in item.items():
                 set_key(dic, key, copy.deepcopy(value))
-        mode = read_settings(dic, self.path).section("classifier").mode
-        if mode != "clean":
-            raise UserError(f"{self.path}: `classifier.mode: {mode}` reads labels of unseen "
+        if read_settings(dic, self.path).section("classifier").mode == "legacy":
+            raise UserError(f"{self.path}: `classifier.mode: legacy` reads labels of unseen "
                             f"classes, which tuning keeps away from; set it to clean")
         return dic
 

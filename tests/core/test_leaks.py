@@ -21,6 +21,8 @@ from paddle_csrl.cli import train
 UNSEEN = (3, 4)
 # Long enough that more is predicted than the background.
 LONGER = ("iters=24", "save_interval=12", "lr_scheduler.learning_rate=0.01")
+CLOSED = ("classifier.mode=closed_form",)
+RIDGE = ("generator.model={'type': 'RidgePrototypes'}", "generator.relation=prototypes")
 DROP, IGNORE = "zero_shot.policy=drop", "zero_shot.policy=ignore"
 
 
@@ -133,6 +135,12 @@ def test_unseen_classes_change_no_bit(original, tmp_path, number):
     same_training(original, changed)
     # The final scores look at every class, so that the change is there to be seen.
     assert changed.metrics["classes"] != original.metrics["classes"]
+    for number, opts in enumerate((CLOSED, (*CLOSED, *RIDGE))):
+        runs = [run.copy(tmp_path / f"{name}{number}") for name, run in (
+            ("original", original), ("changed", changed))]
+        for run in runs:
+            run.again(*opts)
+        same_training(*runs)
 
 
 def test_seen_classes_do_change_bits(original, tmp_path):

@@ -38,9 +38,12 @@ LEGACY = ("classifier.mode=legacy",
           "classifier.loss.types=[{'type': 'CrossEntropyLoss', 'weight': [1, 2, 3, 4, 50]}]")
 OHEM = ("classifier.loss.types=[{'type': 'OhemCrossEntropyLoss', 'min_kept': 8}]",)
 
+RIDGE = ("generator.model={'type': 'RidgePrototypes'}", "generator.relation=prototypes")
+
 #: Stages that are run again under other options: stage, options.
 VARIANTS = {"other": ("generator", OTHER), "legacy": ("classifier", LEGACY),
-            "ohem": ("classifier", OHEM),
+            "ohem": ("classifier", OHEM), "ridge": ("generator", RIDGE),
+            "closed": ("classifier", ("classifier.mode=closed_form",)),
             "self": ("self_training", ("self_training={'share': 0.5}",))}
 PROJECTIONS = ("spnet", "segdevise")
 

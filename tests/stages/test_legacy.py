@@ -152,7 +152,8 @@ def test_nothing_else_names_the_leaking_method():
 
 
 def test_an_unknown_mode_is_refused(finished):
-    with pytest.raises(UserError, match="classifier.mode: dirty` must be 'clean' or 'legacy'"):
+    with pytest.raises(UserError, match="classifier.mode: dirty` must be 'clean', 'legacy' or "
+                                          "'closed_form'"):
         finished("zs3net").recipe.load("classifier.mode=dirty")
 
 

@@ -376,7 +376,7 @@ def test_the_stage_needs_its_section(finished, tmp_path):
 
 @pytest.mark.parametrize("opt, match", [
     ("self_training={}", "`self_training` trains the layer of stage 3, which a `projection` has"),
-    ("classifier.mode=legacy", "`classifier.mode: legacy` is a way to generate features"),
+    ("classifier.mode=legacy", "`classifier.mode: legacy` works on generated features"),
 ])
 def test_a_projection_has_no_layer_to_train(opt, match):
     with pytest.raises(UserError, match=match):

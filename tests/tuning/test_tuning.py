@@ -282,6 +282,27 @@ def test_a_trial_of_a_layer_without_bias(dic):
         scores, bank_trial(biased, generator, [classifier], offsets(0.0), 0))
 
 
+def test_a_trial_in_closed_form(dic):
+    """Means of the fold's real features, of ridge for the held-out class; nothing else counts."""
+    dic["classifier"]["mode"] = "closed_form"
+    dic["generator"].update(model={"type": "RidgePrototypes"}, relation="prototypes")
+    fold, (generator, classifier) = make_fold(made_classes(), np.array([1]), 0), sections(dic)
+    scores = bank_trial(fold, generator, [classifier], offsets(0.0), 0)
+    assert np.array_equal(scores, bank_trial(fold, generator, [classifier], offsets(0.0), 7))
+    means, covariance = fold.bank.moments()
+    covariance += 0.1 * np.trace(covariance) / len(covariance) * np.eye(len(covariance))
+    seen = [0, 2, 3, 4]
+    design = np.concatenate([fold.embeddings, np.ones((5, 1))], axis=1)
+    design[:, :-1] /= np.linalg.norm(fold.embeddings, axis=1, keepdims=True)
+    penalty = np.diag([0.1] * fold.embeddings.shape[1] + [0.0])
+    made = design[1] @ np.linalg.solve(design[seen].T @ design[seen] + penalty,
+                                       design[seen].T @ means)
+    means = np.insert(means, 1, made, axis=0)
+    weight = np.linalg.solve(covariance, means.T).T
+    expected = score_layer(weight, -0.5 * (weight * means).sum(1), fold, offsets(0.0))
+    np.testing.assert_allclose(scores[0], expected)
+
+
 # The space.
 
 def test_the_first_draw_changes_nothing_and_none_comes_twice(space_file, dic):
@@ -739,6 +760,14 @@ def test_a_config_that_leaks_is_not_tuned(space_file, dic):
     dic["classifier"]["mode"] = "legacy"
     with pytest.raises(UserError, match="reads labels of unseen classes"):
         Space(space_file, "point").start(dic)
+
+
+def test_a_layer_without_bias_is_not_tuned_in_closed_form(space_file, dic, tmp_path):
+    dic["classifier"]["mode"] = "closed_form"
+    seen = made_classes()
+    seen.has_bias = False
+    with pytest.raises(UserError, match="the last layer of this segmentor has no bias"):
+        Search(seen, Space(space_file, "point"), dic, Budget(1, 1, 2), 0, str(tmp_path / "r.json"))
 
 
 def test_the_shipped_space_holds_for_the_shipped_config(dic):

@@ -1,0 +1,98 @@
+"""Time and memory of the last layer in closed form.
+
+    OMP_NUM_THREADS=1 python benchmarks/closed_form.py
+
+For two sizes, that of Pascal-Context and one far above: the statistics of the bank, which a run
+computes once, and the layer from them, for all classes and for one more. The covariance takes a
+product of D² per feature of the bank; the rest does not depend on how many there are. The exit
+status is 1 if a target is missed: the layer of the one within 0.1 s, all of the other within 30 s
+and 1 GiB beside the bank.
+"""
+
+import os
+import sys
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+
+sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+
+import paddle_csrl  # noqa: E402, F401  (first: it orders the imports of cv2 and paddle)
+from paddle_csrl.bank.feature_bank import FeatureBank  # noqa: E402
+from paddle_csrl.models.closed_form import Discriminant  # noqa: E402
+
+GIB = 2 ** 30
+SHRINKAGE = 0.1
+
+
+class Size(NamedTuple):
+    """A data set: classes, of them unseen; features of each seen class; channels."""
+    title: str
+    classes: int
+    unseen: int
+    samples: int
+    channels: int
+
+
+CONTEXT = Size("Pascal-Context", 60, 4, 8192, 256)
+LARGE = Size("2,000 classes", 2000, 200, 32, 2048)
+
+
+def make_bank(size: Size) -> FeatureBank:
+    """Features of seen classes, drawn class by class."""
+    rng, seen = np.random.default_rng(0), size.classes - size.unseen
+    features = np.empty((seen * size.samples, size.channels), np.float32)
+    for rows in features.reshape(seen, size.samples, size.channels):
+        rows[:] = rng.standard_normal((1, size.channels)) + rng.standard_normal(rows.shape)
+    counts = np.where(np.arange(size.classes) < seen, size.samples, 0)
+    return FeatureBank(features, counts, counts)
+
+
+def timed(call: Callable[[], Any]) -> tuple[Any, float]:
+    """What ``call`` returns, and how many seconds it takes."""
+    start = time.perf_counter()
+    result = call()
+    return result, time.perf_counter() - start
+
+
+def peak_memory() -> int:
+    """Bytes of the most memory that the process had."""
+    with open("/proc/self/status", encoding="ascii") as file:
+        line = next(line for line in file if line.startswith("VmHWM"))
+    return int(line.split()[1]) * 1024
+
+
+def measure(size: Size) -> tuple[float, float, float]:
+    """Print a row; seconds of the layer and of all, and bytes beside the bank."""
+    bank = make_bank(size)
+    prototypes = np.random.default_rng(1).standard_normal((size.unseen, size.channels))
+    before = peak_memory()
+    (means, covariance), statistics = timed(bank.moments)
+    means = np.concatenate([means, prototypes])
+
+    def solve() -> Discriminant:
+        found = Discriminant.of(covariance, SHRINKAGE)
+        found.layer(means)
+        return found
+
+    solver, layer = timed(solve)
+    _, one_more = timed(lambda: solver.layer(prototypes[:1]))
+    memory = peak_memory() - before
+    print(f"{size.title:16s} C={size.classes:5d} D={size.channels:5d} {len(bank.features):8,d} "
+          f"features: statistics {statistics:7.3f} s, layer {1000 * layer:8.1f} ms, one class "
+          f"more {1000 * one_more:6.2f} ms, {memory / GIB:.2f} GiB beside the bank's "
+          f"{bank.features.nbytes / GIB:.2f}")
+    return layer, statistics + layer, memory
+
+
+def main() -> int:
+    """Measure both sizes; 1 if a target is missed."""
+    context, _, _ = measure(CONTEXT)
+    _, large, memory = measure(LARGE)
+    return int(context > 0.1 or large > 30 or memory > GIB)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
