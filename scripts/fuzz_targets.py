@@ -134,7 +134,14 @@ def vectors(folder: str, rng: Random) -> Reader:
     """Word vectors in every format, read whole and for some classes."""
     numbers = np.random.default_rng(0).normal(size=(5, 4)).astype(np.float32)
     rows = [" ".join([word, *map(repr, map(float, row))]) for word, row in zip(NAMES, numbers)]
-    match rng.choice(("text", "header", "binary", "npz")):
+    match rng.choice(("text", "header", "binary", "npz", "npy")):
+        case "npy":
+            stream = io.BytesIO()
+            np.save(stream, edit_array(numbers, rng) if rng.random() < 0.5 else numbers)
+            content = edit_bytes(stream.getvalue(), rng)
+            names = "\n".join(NAMES) + "\n"
+            write(folder, "vectors.txt",
+                  _broken_text(names, rng) if rng.random() < 0.5 else names.encode())
         case "npz":
             arrays: Any = {"names": np.array(NAMES), "vectors": numbers}
             if rng.random() < 0.7:

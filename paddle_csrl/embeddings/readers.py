@@ -11,22 +11,25 @@ import itertools
 import os
 import re
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import NamedTuple
 
 import numpy as np
+from numpy.lib import format as npy
 
 from paddle_csrl import limits
+from paddle_csrl.datasets.class_names import read_class_names
 from paddle_csrl.errors import UserError
 from paddle_csrl.utils import progress
-from paddle_csrl.utils.arrays import read_npz
+from paddle_csrl.utils.arrays import read_npy, read_npz
 
 Row = tuple[str, bytes | np.ndarray, str]
 Stream = io.BufferedReader | gzip.GzipFile
 
 _FORMATS = ("GloVe or fastText text (.txt, .vec), word2vec text or binary (.bin), any of them "
-            "gzipped (.gz), or .npz with `names` and `vectors`")
+            "gzipped (.gz), .npz with `names` and `vectors`, or .npy beside a .txt of its rows' "
+            "names")
 _HEADER = re.compile(rb"(\d{1,18})\s+(\d{1,18})\s*")
 _CONTROL = re.compile(rb"[\x00-\x08\x0e-\x1f\x7f]")
 _CHUNK_BYTES = 1 << 20
@@ -51,7 +54,9 @@ def read_vectors(path: str, is_wanted: Callable[[str], bool],
 
     Args:
         path (str): GloVe text, word2vec text or binary, fastText ``.vec``, any of them gzipped,
-            or ``.npz`` with ``names`` (str [V]) and ``vectors`` (float [V, d_w]).
+            ``.npz`` with ``names`` (str [V]) and ``vectors`` (float [V, d_w]), or ``.npy``
+            (float [V, d_w] or [V, T, d_w], of which the mean over T texts is taken) with a file
+            of the same name and the ending ``.txt`` beside it that names its rows, one a line.
         is_wanted: tells whether to keep a word.
         is_enough: asked after every kept word; True ends the reading early, so that the rows
             after it are not checked.
@@ -81,6 +86,8 @@ def iterate_rows(path: str) -> Iterator[Row]:
         magic = file.peek(2)[:2]
         if magic == b"PK":
             yield from _iterate_npz(path)
+        elif magic == npy.MAGIC_PREFIX[:2]:
+            yield from _iterate_npy(path)
         elif magic == b"\x1f\x8b":
             try:
                 with _Unpacked(path, file) as unpacked:
@@ -217,10 +224,34 @@ def _iterate_npz(path: str) -> Iterator[Row]:
             or names.shape != vectors.shape[:1]):
         raise UserError(f"{path}: names {names.dtype} {list(names.shape)} and vectors "
                         f"{vectors.dtype} {list(vectors.shape)} do not fit; {advice}")
+    yield from _rows(names.tolist(), vectors, path)
+
+
+def _iterate_npy(path: str) -> Iterator[Row]:
+    """Rows of the vectors of classes, as ZegCLIP and OTSeg publish those of their texts."""
+    advice = "save it as np.save(path, float [V, d_w])"
+    try:
+        vectors = read_npy(path)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read ({error}); {advice}") from None
+    if vectors.dtype.kind != "f" or vectors.ndim not in (2, 3):
+        raise UserError(f"{path} holds {vectors.dtype} {list(vectors.shape)}; {advice}")
+    path_of_names = os.path.splitext(path)[0] + ".txt"
+    if not os.path.isfile(path_of_names):
+        raise UserError(f"{path} does not say what its rows are; write the {len(vectors)} names, "
+                        f"one a line in the order of the rows, to {path_of_names}")
+    names = read_class_names(path_of_names)
+    if len(names) != len(vectors):
+        raise UserError(f"{path_of_names} has {len(names)} names for the {len(vectors)} rows of "
+                        f"{path}; write one a line in the order of the rows")
+    yield from _rows(names, vectors, path)
+
+
+def _rows(names: Sequence[str], vectors: np.ndarray, path: str) -> Iterator[Row]:
     if not vectors.size:
         raise UserError(f"{path} is empty; give {_FORMATS}")
-    for number, (name, vector) in enumerate(zip(names.tolist(), vectors), 1):
-        yield name, vector, f"row {number}"
+    for number, (name, vector) in enumerate(zip(names, vectors), 1):
+        yield name, vector if vector.ndim == 1 else vector.mean(0, np.float32), f"row {number}"
 
 
 def _to_vector(values: bytes | np.ndarray, place: str) -> np.ndarray:

@@ -1,10 +1,12 @@
-"""NumPy's ``.npz``: written whole, read with a look at the headers before there is made room."""
+"""NumPy's ``.npz`` and ``.npy``: written whole, read with a look at headers before making room."""
 
 import io
 import math
+import os
 import zipfile
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import IO, Any
 
 import numpy as np
 from numpy.lib import format as npy
@@ -29,10 +31,21 @@ def read_npz(path: str) -> dict[str, np.ndarray]:
             unpacked = sum(info.file_size for info in members)
             if unpacked > limits.most_unpacked(path):
                 raise ValueError(f"it unpacks to {unpacked} bytes")
-            return {info.filename.removesuffix(".npy"): _read(archive, info) for info in members}
+            return {info.filename.removesuffix(".npy"): _read(
+                partial(archive.open, info), info.filename, info.file_size) for info in members}
     except (OSError, ValueError):
         raise
     except Exception as error:  # zipfile raises many types on crafted files
+        raise ValueError(str(error) or type(error).__name__) from None
+
+
+def read_npy(path: str) -> np.ndarray:
+    """The array of the ``.npy`` file at ``path``; errors are those of ``read_npz``."""
+    try:
+        return _read(partial(io.FileIO, path), os.path.basename(path), os.path.getsize(path))
+    except (OSError, ValueError):
+        raise
+    except Exception as error:  # as of a version that is none
         raise ValueError(str(error) or type(error).__name__) from None
 
 
@@ -50,15 +63,15 @@ def save_arrays(path: str, arrays: Mapping[str, np.ndarray], compressed: bool = 
                 npy.write_array(file, array, allow_pickle=False)
 
 
-def _read(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> np.ndarray:
-    with archive.open(info) as member:
+def _read(open_file: Callable[[], IO[bytes] | io.FileIO], name: str, length: int) -> np.ndarray:
+    """Read an array of ``length`` bytes; its header announces just as many."""
+    with open_file() as member:
         header = io.BytesIO(member.read(_HEADER_BYTES))
     read_header: Any = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}[
         npy.read_magic(header)]
     shape, _, dtype = read_header(header)
     size = math.prod(shape) * dtype.itemsize
-    if dtype.hasobject or min(shape, default=0) < 0 or header.tell() + size != info.file_size:
-        raise ValueError(f"{info.filename[:40]} announces {dtype} {list(shape)} in "
-                         f"{info.file_size} bytes")
-    with archive.open(info) as member:
+    if dtype.hasobject or min(shape, default=0) < 0 or header.tell() + size != length:
+        raise ValueError(f"{name[:40]} announces {dtype} {list(shape)} in {length} bytes")
+    with open_file() as member:
         return npy.read_array(member, allow_pickle=False)

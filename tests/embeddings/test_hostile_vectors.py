@@ -83,6 +83,28 @@ def test_arrays_larger_than_their_member(tmp_path, shape, dtype, content):
         load_layer(path)
 
 
+@pytest.mark.parametrize("shape, dtype, content", [
+    ((10**12, 3), "<f4", b"abcd"), ((2, 3), "<f4", bytes(20)), ((2, 3), "<f4", bytes(28)),
+    ((-1, 3), "<f4", b""), ((2**62, 4), "<f4", b""), ((2, 3), "|O", bytes(48))])
+def test_an_array_that_announces_other_than_it_holds(tmp_path, shape, dtype, content):
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(
+        header, {"descr": dtype, "fortran_order": False, "shape": shape})
+    path = tmp_path / "vectors.npy"
+    (tmp_path / "vectors.txt").write_text("cow\nsign\n")
+    path.write_bytes(header.getvalue() + content)
+    with pytest.raises(UserError, match="vectors.npy cannot be read .*vectors.npy announces "):
+        read_vectors(str(path), lambda word: True)
+
+
+@pytest.mark.parametrize("content", [b"\x93NUMPY", b"\x93NUMPY\x09\0" + bytes(99),
+                                     b"\x93NUMPY\1\0\x10\0{'shape': open}\n"])
+def test_a_torn_header(tmp_path, content):
+    (tmp_path / "vectors.npy").write_bytes(content)
+    with pytest.raises(UserError, match="vectors.npy cannot be read "):
+        read_vectors(str(tmp_path / "vectors.npy"), lambda word: True)
+
+
 def test_banks_and_vectors_and_kept_scans_look_first(tmp_path):
     huge = (10**12, 3), "<f4", bytes(12)
     one = (1,), "<i8", bytes(8)
