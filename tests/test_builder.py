@@ -98,6 +98,21 @@ def test_embeddings_come_from_the_file_of_the_config(build, tmp_path):
     np.testing.assert_allclose(builder.embeddings, rows, atol=1e-5)
 
 
+def test_embeddings_of_several_files_by_a_list_on_the_command_line(tmp_path, content):
+    rows = np.random.default_rng(0).normal(size=(5, 7)).astype(np.float32)
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    for name, columns in (("a.npz", rows[:, :3]), ("b.npz", rows[:, 3:])):
+        np.savez(tmp_path / name, names=np.array(CLASS_NAMES), vectors=columns)
+    path = write_config(tmp_path / "tiny.yml", content)
+    builder = ZeroShotBuilder(ZeroShotConfig(path, opts=[
+        f"zero_shot.embeddings.path=['{tmp_path}/a.npz', 'glove100', '{tmp_path}/b.npz']"]))
+    assert builder.embeddings.shape == (5, 107)
+    np.testing.assert_allclose(np.linalg.norm(builder.embeddings, axis=1), 1, rtol=1e-5)
+    np.testing.assert_allclose(
+        builder.embeddings[:, :3] * np.sqrt(3),
+        rows[:, :3] / np.linalg.norm(rows[:, :3], axis=1, keepdims=True), rtol=1e-5)
+
+
 def test_colours_are_one_for_every_class(build):
     palette = build().classes.palette
     assert palette.shape == (5, 3) and palette.dtype == np.uint8

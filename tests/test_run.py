@@ -96,6 +96,9 @@ def test_an_input_reads_the_same_after_building(make_run):
     ({"zero_shot.features.transforms": [{"type": "Normalize"}]}, {"features": ["transforms"]}),
     ({"val_dataset.transforms": [{"type": "Normalize"}]},
      {"segmentor": ["val_dataset"], "features": ["transforms"]}),
+    ({"zero_shot.embeddings.path": "glove100"}, {}),  # the default
+    ({"zero_shot.embeddings.path": ["glove100", "glove100"]},
+     {"generator": ["embeddings"], "classifier": ["embeddings"]}),
     ({"zero_shot.embeddings.normalize": False},
      {"generator": ["embeddings"], "classifier": ["embeddings"]}),
     ({"generator.num_samples": 5}, {"generator": ["generator"]}),

@@ -5,11 +5,13 @@ from typing import Any
 
 import numpy as np
 import paddle
+from paddleseg.utils import logger
 
 from paddle_csrl.add_class.class_list import ClassList
 from paddle_csrl.add_class.resize import take_over
 from paddle_csrl.errors import UserError
-from paddle_csrl.run import Run
+from paddle_csrl.run import CONFIG_FILE, Run
+from paddle_csrl.stages.base import embeddings_input
 from paddle_csrl.stages.calibration import unit_direction
 from paddle_csrl.stages.classifier import calibrated_layer, record_calibration, train_classifier
 from paddle_csrl.stages.fit import Step, fit
@@ -39,6 +41,7 @@ def folded_projection(trained: Run, target: Run, classes: ClassList,
     """
     trained.require_finished(["segmentor"])
     _require_same_space(trained, target, classes)
+    _warn_of_other_vectors(trained, "segmentor")
     tell("folding the projection", 0.3)
     with paddle.utils.unique_name.guard():
         old, new = (run.builder.new_projection(pretrained=False) for run in (trained, target))
@@ -66,6 +69,7 @@ def trained_layer(trained: Run, target: Run, classes: ClassList,
     trained.require_finished(["features", "generator"])
     bank, scale = trained.context.bank, trained.context.scale
     _require_same_space(trained, target, classes)
+    _warn_of_other_vectors(trained, "generator")
     seed = target.seed("classifier")
     generated, state = _generate(trained, target, classes, seed, tell)
     own = bank.renumbered(classes.trained_ids)
@@ -107,6 +111,18 @@ def _require_same_space(trained: Run, target: Run, classes: ClassList) -> None:
         raise UserError(f"`zero_shot.embeddings` gives the classes other vectors than those that "
                         f"{trained.save_dir} was trained with; take the same vectors, or a larger "
                         f"file of them")
+
+
+def _warn_of_other_vectors(trained: Run, stage: str) -> None:
+    """Tell where the trained run's own classes have other embeddings now than in its training."""
+    if trained.record(stage).get("inputs", {}).get("embeddings") in (
+            None, embeddings_input(trained.context)):
+        return
+    logger.warning(
+        f"the classes of {trained.save_dir} have other word vectors now than when stage {stage} "
+        f"was trained: the file was changed, or this version finds a name under another word; the "
+        f"new layer is made of those of now. A word that `zero_shot.embeddings.words` gives in "
+        f"{trained.save_dir}/{CONFIG_FILE}, as in {{aeroplane: aeroplane}}, is taken as it is")
 
 
 def _generate(trained: Run, target: Run, classes: ClassList, seed: int,

@@ -50,6 +50,8 @@ Whole = Annotated[int, Field(ge=0, le=MOST)]
 Samples = Annotated[int, Field(ge=1, le=2 ** 20)]
 Scale = Annotated[float, Field(ge=0.1, le=10)]
 Path = Annotated[str, wanted("a path, in quotes where it looks like a number")]
+Paths = Annotated[str | Annotated[Sequence[str], Field(min_length=1)],
+                  wanted("a path or a list of paths, in quotes where they look like numbers")]
 Component = dict[str, Any]
 Loss = Annotated[Component, AfterValidator(_check_loss)]
 Names = Annotated[str | Sequence[str],
@@ -127,11 +129,13 @@ def section(name: str) -> Callable[[AnySection], AnySection]:
 class Embeddings(Section):
     """``zero_shot.embeddings``."""
 
-    path: Path | None = key(
+    path: Paths | None = key(
         None, "a word-vector file: GloVe text (or `.gz`), word2vec text or `.bin`, fastText "
-        "`.vec`, or `.npz` with `names` and `vectors`; `attributes`: the data set's own attribute "
-        "vectors (AttributeShapes has some); null: the GloVe-100 vectors that come with "
-        "the project")
+        "`.vec`, `.npz` with `names` and `vectors`, or `.npy` with its rows' names in a `.txt` "
+        "beside it; `attributes`: the data set's own attribute vectors (AttributeShapes has "
+        "some); null or `glove100`: the GloVe-100 vectors of 40,000 words that come with the "
+        "project. Of a list, every class has a vector in each, scaled to length 1, and they are "
+        "joined, as SPNet does with word2vec and fastText")
     normalize: bool = key(True, "scale embeddings to length 1")
     words: Annotated[dict[Any, Any], MAY_BE_NULL] = key(
         {}, "class name → word to look up instead, such as `{sign: signboard}`; several, with "

@@ -21,7 +21,7 @@ from paddle_csrl.core import preflight
 from paddle_csrl.datasets.class_names import class_names_for, read_class_names
 from paddle_csrl.doctor import installation
 from paddle_csrl.doctor.installation import OK, PROBLEM, WARNING, Finding, size
-from paddle_csrl.embeddings import resolve_class_embeddings, takes_attributes
+from paddle_csrl.embeddings import resolve_class_embeddings, takes_attributes, under_other_names
 from paddle_csrl.errors import user_message
 from paddle_csrl.models.named_weights import RELEASES, weights_file
 from paddle_csrl.pretraining import pretraining_of, summary, weights_in
@@ -142,10 +142,12 @@ def check_words(run: Run) -> list[Finding]:
     section = run.config.settings.zero_shot.embeddings
     if takes_attributes(section.path):
         vectors = run.builder.embeddings
-        return [Finding(OK, "embeddings", f"attributes of the data set, {vectors.shape[1]} each")]
+        whence = "attributes of the data set" + " and word vectors" * (
+            section.path != "attributes")
+        return [Finding(OK, "embeddings", f"{whence}, {vectors.shape[1]} each")]
     names = _class_names(run)
     vectors, how = resolve_class_embeddings(names, section.path, section.normalize, section.words)
-    other = [f"{name} = {rule}" for name, rule in zip(names, how) if not rule.startswith("exact")]
+    other = under_other_names(names, how)
     text = (f"{vectors.shape[1]} dimensions; all {len(names)} classes found"
             + (f", {len(other)} under another name: {'; '.join(other)}" if other else ""))
     findings = [Finding(OK, "embeddings", text)]

@@ -6,12 +6,19 @@ from typing import Any
 import numpy as np
 
 from paddle_csrl.datasets.class_names import fold_name
-from paddle_csrl.embeddings.resolve import load_class_embeddings, names_to_look_up
+from paddle_csrl.embeddings.resolve import (
+    join_spaces,
+    listed,
+    load_class_embeddings,
+    names_to_look_up,
+)
 from paddle_csrl.errors import UserError
+
+_ATTRIBUTES = "attributes"
 
 
 def embed_classes(class_names: Sequence[str], label_names: Sequence[str] | None,
-                  dataset: Callable[[], Any], *, path: str | None, normalize: bool,
+                  dataset: Callable[[], Any], *, path: str | Sequence[str] | None, normalize: bool,
                   words: Mapping[str, str] | None) -> np.ndarray:
     """Find the embedding of every class as ``zero_shot.embeddings`` says.
 
@@ -20,7 +27,7 @@ def embed_classes(class_names: Sequence[str], label_names: Sequence[str] | None,
         label_names (list[str], optional): names of the data set's own classes, where these are
             others.
         dataset: gives the data set; asked only for its attributes.
-        path: ``attributes``, or as for ``load_class_embeddings``.
+        path: as for ``load_class_embeddings``; ``attributes`` may stand for a file.
         normalize, words: as for ``load_class_embeddings``.
 
     Returns:
@@ -32,7 +39,13 @@ def embed_classes(class_names: Sequence[str], label_names: Sequence[str] | None,
     """
     if not takes_attributes(path):
         return load_class_embeddings(class_names, path, normalize, words)
-    source = dataset()
+    spaces = [_attributes_of(dataset(), class_names, label_names, words) if one == _ATTRIBUTES
+              else load_class_embeddings(class_names, one, False, words) for one in listed(path)]
+    return join_spaces(spaces, normalize)
+
+
+def _attributes_of(source: Any, class_names: Sequence[str], label_names: Sequence[str] | None,
+                   words: Mapping[str, str] | None) -> np.ndarray:
     attributes = getattr(source, "attributes", None)
     if attributes is None:
         raise UserError(f"`zero_shot.embeddings.path: attributes`: {type(source).__name__} has no "
@@ -42,13 +55,12 @@ def embed_classes(class_names: Sequence[str], label_names: Sequence[str] | None,
         rows = class_names if label_names is None else getattr(source, "class_names", label_names)
         attributes = attribute_vectors(class_names, attributes, list(rows),
                                        list(getattr(source, "attribute_names", [])), words)
-    norms = np.linalg.norm(attributes, axis=1, keepdims=True)
-    return attributes / norms if normalize else attributes
+    return attributes
 
 
-def takes_attributes(path: str | None) -> bool:
-    """Tell whether embeddings are the data set's attributes rather than word vectors."""
-    return path == "attributes"
+def takes_attributes(path: str | Sequence[str] | None) -> bool:
+    """Tell whether embeddings take the data set's attributes, and not word vectors alone."""
+    return _ATTRIBUTES in listed(path)
 
 
 def attribute_vectors(class_names: Sequence[str], attributes: np.ndarray,

@@ -3,15 +3,20 @@
 A class name is looked up by these rules, the first that succeeds; a name that lists synonyms
 (``"screen;silver screen"``) tries each rule on every synonym before the next rule:
 
+0. ``usual``: of the vectors that come with the package, where rare words have poor vectors, an
+   alias of one word that is at least ``RARER`` times as frequent as the name: ``airplane`` for
+   ``aeroplane``. What ``words`` names is taken as it is.
 1. ``exact``: the name as written.
 2. ``case-folded``: the same letters in another case, the most frequent spelling.
 3. ``phrase``: blanks, ``-`` and ``_`` replaced by ``_``, ``-`` or nothing.
 4. ``alias``: another name for the same thing, from ``ALIASES``.
 5. ``mean``: of the words of a multi-word name, without the words in ``FILLERS``; each word by
    the other rules.
-6. ``inflection``: the singular for the plural, or the other way round.
-7. ``split``: a joined name as two words of at least three letters (``diningtable``), the pair
-   of the most frequent words. It comes last, as it is the likeliest to go astray.
+6. ``spelling``: the American spelling of a British name, by ``_BRITISH``.
+7. ``inflection``: the singular for the plural, or the other way round.
+8. ``split``: a joined name as two words of at least four letters, or of three if they are common
+   (``diningtable``), the pair of the most frequent words. It comes last, as it is the likeliest
+   to go astray: ``kimono`` is not kim + ono.
 """
 
 import difflib
@@ -37,16 +42,29 @@ GLOVE100 = asset("glove", "glove100.npz")
 ALIASES = {
     # Spellings and synonyms.
     "aeroplane": "airplane",
+    "aubergine": "eggplant",
+    "chequered": "checkered",
     "conveyerbelt": "conveyor belt",
+    "coriander": "cilantro",
+    "courgette": "zucchini",
     "donut": "doughnut",
     "ellipse": "oval",
+    "faucet": "tap",
     "hexagon": "hexagonal",
     "hovel": "hut",
+    "kerb": "curb",
     "minibike": "motorbike",
     "motorbike": "motorcycle",
+    "moustache": "mustache",
+    "nappy": "diaper",
     "plaything": "toy",
+    "prawn": "shrimp",
+    "pyjamas": "pajamas",
+    "rucksack": "backpack",
     "sofa": "couch",
     "speckled": "spotted",
+    "tshirt": "t-shirt",
+    "yoghurt": "yogurt",
     # Splits that go astray: ash + can, nap + kin, window + pane; `tv` is too short for one.
     "ashcan": "trash can",
     "napkin": "table cloth",
@@ -66,60 +84,104 @@ ALIASES = {
     "zigzag": "diagonal stripes",
 }
 
+#: How many times rarer than its alias, by Zipf's law, a name must be to be passed over for it.
+#: It takes aeroplane (5.7) and leaves motorbike (3.5) and sofa (1.6), whose vectors are good.
+RARER = 5
+
 #: Words without meaning of their own in a class name such as ``wall-other``.
 FILLERS = frozenset(("other", "stuff", "merged", "of", "the", "and"))
 
 _SEPARATORS = re.compile(r"[\s_\-]+")
+_BRITISH = (("our", "or"), ("re", "er"), ("ae", "e"), ("oe", "e"))
 _TO_SINGULAR = (("ies", "y"), ("ves", "f"), ("ves", "fe"), ("s", ""), ("es", ""))
 _TO_PLURAL = (("", "s"), ("", "es"), ("y", "ies"), ("f", "ves"), ("fe", "ves"))
 _SHORTEST_PART = 3
+# The rank, in a file sorted by frequency, above which parts of three letters are no common words.
+_COMMON = 3000
 # Lengths of a vector of which float32 holds the square.
 _SHORTEST, _LONGEST = 1e-15, 1e15
+_SEVERAL = " | "
 _MAX_REPORTED = 5
 _MAX_NEIGHBOURS = 20000
 
 
-def load_class_embeddings(class_names: Sequence[str], path: str | None = None,
+def load_class_embeddings(class_names: Sequence[str], path: str | Sequence[str] | None = None,
                           normalize: bool = True,
                           words: Mapping[str, str] | None = None) -> np.ndarray:
-    """Embeddings a_i of the classes, from a word-vector file.
+    """Embeddings a_i of the classes, from word-vector files.
 
     Args:
         class_names (list[str]): C names.
         path (str, optional): a file as in ``read_vectors``; None or ``"glove100"`` for the
-            vectors that come with the package, GloVe 100-d for the built-in class names.
-        normalize (bool): scale each class vector to unit L2 norm, after averaging its words.
+            vectors that come with the package, 40,000 words of GloVe 100-d. Of several, a list,
+            the embeddings are joined as by ``join_spaces``.
+        normalize (bool): scale each class vector to unit L2 norm, after averaging its words and
+            joining its files.
         words (dict[str, str], optional): class name to the word or words to look up instead.
 
     Returns:
         float32 array [C, d_w].
 
     Raises:
-        UserError: a class without a word, naming the nearest known spellings; a class whose
-            vector is zero; a key of ``words`` that is no class; a damaged file.
+        UserError: a class without a word in a file, naming the nearest known spellings; a class
+            whose vector is zero; a key of ``words`` that is no class; a damaged file.
     """
     vectors, how = resolve_class_embeddings(class_names, path, normalize, words)
-    inexact = [f"{name} = {rule}" for name, rule in zip(class_names, how)
-               if not rule.startswith("exact")]
+    inexact = under_other_names(class_names, how)
     if inexact:
         logger.info(f"class embeddings not under the class's own name: {'; '.join(inexact)}")
     return vectors
 
 
-def resolve_class_embeddings(class_names: Sequence[str], path: str | None = None,
+def resolve_class_embeddings(class_names: Sequence[str], path: str | Sequence[str] | None = None,
                              normalize: bool = True, words: Mapping[str, str] | None = None
                              ) -> tuple[np.ndarray, list[str]]:
     """Find the embeddings as ``load_class_embeddings`` does, and tell how each was found.
 
     Returns:
-        float32 array [C, d_w] and C texts, ``"rule: word + word"``.
+        float32 array [C, d_w] and C texts, ``"rule: word + word"``; where several files differ,
+        their texts with `` | `` between.
     """
-    found, vocabulary = find_words(class_names, path, words)
-    vectors = np.stack([vocabulary.mean(resolution.words) for resolution in found])
-    _check_distinct(vectors, class_names, found)
-    if normalize:
-        vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
-    return vectors, list(map(str, found))
+    spaces, found = [], []
+    for one in listed(path):
+        resolutions, vocabulary = find_words(class_names, one, words)
+        spaces.append(np.stack([vocabulary.mean(resolution.words) for resolution in resolutions]))
+        found.append(list(map(str, resolutions)))
+        _require_length(spaces[-1], class_names, found[-1])
+    how = [_SEVERAL.join(dict.fromkeys(texts)) for texts in zip(*found)]
+    vectors = join_spaces(spaces, normalize)
+    _warn_of_twins(vectors, class_names, how)
+    return vectors, how
+
+
+def listed(path: str | Sequence[str] | None) -> list[str | None]:
+    """The paths of ``zero_shot.embeddings.path``, which may be one or several."""
+    return [path] if path is None or isinstance(path, str) else list(path)
+
+
+def join_spaces(spaces: Sequence[np.ndarray], normalize: bool) -> np.ndarray:
+    """Join the embeddings of the same classes in several spaces, so that each weighs the same.
+
+    Args:
+        spaces (list of float32 arrays [C, d_i]): of several, every vector is scaled to length 1.
+        normalize (bool): scale what is joined to length 1. Its cosines are then the means of
+            those in the spaces.
+
+    Returns:
+        float32 array [C, Σ d_i].
+    """
+    vectors = np.concatenate(list(map(_unit, spaces)) if len(spaces) > 1 else spaces, axis=1)
+    return _unit(vectors) if normalize else vectors
+
+
+def _unit(vectors: np.ndarray) -> np.ndarray:
+    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+
+def under_other_names(class_names: Sequence[str], how: Sequence[str]) -> list[str]:
+    """``"class = rule: words"`` for the classes that some file does not have by their own name."""
+    return [f"{name} = {text}" for name, text in zip(class_names, how)
+            if not all(rule.startswith("exact") for rule in text.split(_SEVERAL))]
 
 
 def find_words(class_names: Sequence[str], path: str | None = None,
@@ -127,14 +189,17 @@ def find_words(class_names: Sequence[str], path: str | None = None,
                ) -> tuple[list["Resolution"], "Vocabulary"]:
     """The words that stand for each class, by the rules, and the vocabulary that holds them.
 
-    Arguments and errors are those of ``load_class_embeddings``.
+    Arguments and errors are those of ``load_class_embeddings``, for one file.
     """
-    names = names_to_look_up(class_names, words or {})
+    words = words or {}
+    names = names_to_look_up(class_names, words)
     path = GLOVE100 if path in (None, "glove100") else path
     wanted, best = spellings(names), {_synonyms(name)[0] for name in names}
-    vocabulary = Vocabulary(read_vectors(path, lambda word: word.casefold() in wanted,
-                                         lambda kept: best <= kept.keys()))
-    resolutions = [_resolve(name, vocabulary) for name in names]
+    kept = read_vectors(path, lambda word: word.casefold() in wanted,
+                        lambda kept: best <= kept.keys())
+    as_written, vocabulary = Vocabulary(kept), Vocabulary(kept, path == GLOVE100)
+    resolutions = [_resolve(name, as_written if class_name in words else vocabulary)
+                   for class_name, name in zip(class_names, names)]
     found = list(filter(None, resolutions))
     if len(found) < len(names):
         missing = [pair for pair, resolution in zip(zip(class_names, names), resolutions)
@@ -166,10 +231,15 @@ class Resolution(NamedTuple):
 
 
 class Vocabulary:
-    """The kept words of a file, found by exact or else case-folded spelling."""
+    """The kept words of a file, found by exact or else case-folded spelling.
 
-    def __init__(self, kept: Mapping[str, WordVector]):
-        self.kept = kept
+    Args:
+        kept: the words, of a file that is sorted by frequency.
+        prefers_usual: whether rare words have vectors so poor that the rule ``usual`` holds.
+    """
+
+    def __init__(self, kept: Mapping[str, WordVector], prefers_usual: bool = False):
+        self.kept, self.prefers_usual = kept, prefers_usual
         self._by_folded: dict[str, str] = {}
         for word in kept:
             self._by_folded.setdefault(word.casefold(), word)
@@ -205,8 +275,17 @@ def _resolve(name: str, vocabulary: Vocabulary) -> Resolution | None:
     return None
 
 
-# The rules: a name and a vocabulary to the words found, none if the rule fails. On failure a
-# rule has asked for every spelling it knows, which `spellings` relies on.
+# The rules: a name and a vocabulary to the words found, none if the rule fails. When all have
+# failed, they have asked for every spelling they know, which `spellings` relies on.
+
+def _usual(name: str, vocabulary: Vocabulary) -> list[str]:
+    if not vocabulary.prefers_usual:
+        return []
+    own, alias = _folded(name, vocabulary), _alias(name, vocabulary)
+    is_rarer = own and len(alias) == 1 and (
+        vocabulary.frequency(alias) >= RARER * vocabulary.frequency(own))
+    return alias if is_rarer else []
+
 
 def _exact(name: str, vocabulary: Vocabulary) -> list[str]:
     return [name] if vocabulary.find(name) == name else []
@@ -228,6 +307,12 @@ def _alias(name: str, vocabulary: Vocabulary) -> list[str]:
     return _first(target, vocabulary, _folded, _phrase, _mean, _inflection) if target else []
 
 
+def _spelling(name: str, vocabulary: Vocabulary) -> list[str]:
+    found = (vocabulary.find(name.casefold().replace(british, american))
+             for british, american in _BRITISH if british in name.casefold())
+    return list(itertools.islice(filter(None, found), 1))
+
+
 def _mean(name: str, vocabulary: Vocabulary) -> list[str]:
     parts = _parts(name)
     found = [_word(part, vocabulary) for part in parts if part.casefold() not in FILLERS]
@@ -244,17 +329,21 @@ def _inflection(name: str, vocabulary: Vocabulary) -> list[str]:
 def _split(name: str, vocabulary: Vocabulary) -> list[str]:
     pairs = ((vocabulary.find(name[:at]), vocabulary.find(name[at:]))
              for at in range(_SHORTEST_PART, len(name) - _SHORTEST_PART + 1))
-    return max(([first, second] for first, second in pairs if first and second),
+    best = max(([first, second] for first, second in pairs if first and second),
                key=vocabulary.frequency, default=[])
+    are_words = all(len(part) > _SHORTEST_PART or vocabulary.kept[part].rank < _COMMON
+                    for part in best)
+    return best if are_words else []
 
 
-_RULES = {"exact": _exact, "case-folded": _folded, "phrase": _phrase, "alias": _alias,
-          "mean": _mean, "inflection": _inflection, "split": _split}
+_RULES = {"usual": _usual, "exact": _exact, "case-folded": _folded, "phrase": _phrase,
+          "alias": _alias, "mean": _mean, "spelling": _spelling, "inflection": _inflection,
+          "split": _split}
 
 
 def _word(part: str, vocabulary: Vocabulary) -> list[str]:
     """One word of a multi-word name."""
-    return _first(part, vocabulary, _folded, _alias, _inflection, _split)
+    return _first(part, vocabulary, _usual, _folded, _alias, _spelling, _inflection, _split)
 
 
 def _first(name: str, vocabulary: Vocabulary, *rules: Callable) -> list[str]:
@@ -324,18 +413,21 @@ def _suggest(nearest: Sequence[str], otherwise: str) -> str:
     return f"nearest known: {', '.join(nearest)}" if nearest else otherwise
 
 
-def _check_distinct(vectors: np.ndarray, class_names: Sequence[str],
-                    found: Sequence[Resolution]) -> None:
-    owners: dict[bytes, str] = {}
-    for name, vector, resolution in zip(class_names, vectors, found):
+def _require_length(vectors: np.ndarray, class_names: Sequence[str], how: Sequence[str]) -> None:
+    for name, vector, text in zip(class_names, vectors, how):
         length = np.linalg.norm(vector.astype(np.float64))
         if not _SHORTEST <= length <= _LONGEST:
-            raise UserError(f"the vector of class {name!r} ({resolution}) is zero; name another "
+            raise UserError(f"the vector of class {name!r} ({text}) is zero; name another "
                             f"word for it under `words`" if not length else
-                            f"the vector of class {name!r} ({resolution}) has the length "
+                            f"the vector of class {name!r} ({text}) has the length "
                             f"{length:.0e}, too far from 1 to be computed with; mend the file or "
                             f"name another word for it under `words`")
+
+
+def _warn_of_twins(vectors: np.ndarray, class_names: Sequence[str], how: Sequence[str]) -> None:
+    owners: dict[bytes, str] = {}
+    for name, vector, text in zip(class_names, vectors, how):
         other = owners.setdefault(vector.tobytes(), name)
         if other is not name:
             logger.warning(f"classes {other!r} and {name!r} have the same embedding "
-                           f"({resolution}); no method can tell them apart")
+                           f"({text}); no method can tell them apart")

@@ -391,6 +391,30 @@ def test_a_run_whose_parts_are_gone_is_refused(finished, tmp_path):
     assert not os.path.exists(tmp_path / "new")
 
 
+@pytest.mark.parametrize("name, stage", [("custom", "generator"), ("spnet", "segmentor")])
+def test_other_vectors_than_in_training_are_told(finished, tmp_path, capsys, name, stage):
+    run = finished(name).copy(tmp_path / "run")
+    change_classes(run.folder, str(tmp_path / "as_trained"), ["zebra"])
+    assert "other word vectors now" not in capsys.readouterr().out
+    record = read_json(run.path(stage, "stage.json"))
+    record["inputs"]["embeddings"] = "0" * 64
+    write_json(run.path(stage, "stage.json"), record)
+    change_classes(run.folder, str(tmp_path / "new"), ["zebra"])
+    out = capsys.readouterr().out
+    assert f"other word vectors now than when stage {stage} was trained" in out
+    assert f"{run.folder}/config.yml" in out
+
+
+def test_a_run_of_several_spaces_takes_classes_in_all_of_them(finished, tmp_path):
+    run = finished("custom").copy(tmp_path / "run")
+    with pytest.raises(UserError, match="other vectors"):
+        change_classes(run.folder, str(tmp_path / "new"), ["zebra"],
+                       opts=["zero_shot.embeddings.path=['glove100', 'glove100']"])
+    change = change_classes(run.folder, str(tmp_path / "new"), ["zebra"],
+                            opts=["zero_shot.embeddings.path=['glove100']"])
+    assert Run.open(change.save_dir).config.settings.zero_shot.embeddings.path == ["glove100"]
+
+
 def test_attributes_that_are_not_there_are_refused(finished, tmp_path):
     with pytest.raises(UserError, match="orange is none of the attributes.*red, blue.*striped"):
         change_classes(finished("segdevise").folder, str(tmp_path / "run"), ["orange striped"])

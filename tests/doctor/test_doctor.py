@@ -9,6 +9,7 @@ import time
 from importlib import metadata
 from unittest import mock
 
+import numpy as np
 import paddle
 import pytest
 
@@ -263,11 +264,23 @@ def test_a_label_that_no_class_has_and_a_key_that_is_none_are_named(recipe):
 def test_words_that_are_missing_shared_or_inexact(recipe, tmp_path):
     finding, = of(look(recipe, "zero_shot.embeddings.words={'cow': 'zzzqq'}"), "embeddings")
     assert finding.status == PROBLEM and "class 'cow'" in finding.text
-    findings = of(look(recipe, "zero_shot.embeddings.words={'cow': 'cat', 'car': 'Dogs'}"),
+    findings = of(look(recipe, "zero_shot.embeddings.words={'cow': 'cat', 'car': 'Dog'}"),
                   "embeddings")
     assert statuses(findings) == [OK, WARNING]
-    assert "car = inflection: dog" in findings[0].text and "all 5 classes" in findings[0].text
+    assert "car = case-folded: dog" in findings[0].text and "all 5 classes" in findings[0].text
     assert all(name in findings[1].text for name in ("cow", "car")) and findings[1].advice
+
+
+def test_words_of_several_files(recipe, tmp_path):
+    np.savez(tmp_path / "few.npz", names=np.array(["background", "cat", "dogs", "cow", "car"]),
+             vectors=np.eye(5))
+    path = f"zero_shot.embeddings.path=['glove100', '{tmp_path}/few.npz']"
+    finding, = of(look(recipe, path), "embeddings")
+    assert finding.status == OK and finding.text == (
+        "105 dimensions; all 5 classes found, 1 under another name: "
+        "dog = exact: dog | inflection: dogs")
+    finding, = of(look(recipe, path, "zero_shot.embeddings.words={'cow': 'horse'}"), "embeddings")
+    assert finding.status == PROBLEM and "few.npz has no word for class 'cow'" in finding.text
 
 
 @pytest.mark.parametrize("content, status", [(None, PROBLEM), (b"torn", PROBLEM), ("state", OK)])
