@@ -193,12 +193,14 @@ class ZeroShotConfig(Config):
 def parse_opts(items: Iterable[str]) -> dict[str, Any]:
     """Dotted key to value of ``key=value`` texts, as ``--opts`` takes them.
 
-    A value is a Python literal, true, false, null, or text.
+    A value is a Python literal, true, false, null, or text. Keys are in the order to be applied: of
+    one that is given twice the last place counts, which may be after that of its section.
 
     Raises:
         UserError: one is not ``key=value``, or longer than any.
     """
-    words, opts = {"true": True, "false": False, "null": None}, {}
+    words = {"true": True, "false": False, "null": None}
+    opts: dict[str, Any] = {}
     for item in items:
         key, _, text = item.partition("=")
         if item.count("=") != 1:
@@ -206,6 +208,7 @@ def parse_opts(items: Iterable[str]) -> dict[str, Any]:
         if len(item) > limits.LONGEST_OVERRIDE or key.count(".") >= limits.DEEPEST_YAML:
             raise UserError(f"--opts {item[:40]}...: no key or value has {len(item)} letters; put "
                             f"long lists into a file")
+        opts.pop(key, None)
         try:
             opts[key] = (words[text.lower()] if text.lower() in words
                          else ast.literal_eval(text))

@@ -458,6 +458,13 @@ def test_opts_set_values(load, item, key, value):
     assert found == value and type(found) is type(value)
 
 
+def test_opts_are_applied_in_their_order_also_where_one_is_given_twice(load):
+    first, section, again = ("model.backbone.width=2", "model.backbone={'type': 'CSRLTinyNet'}",
+                             "model.backbone.width=6")
+    assert load(opts=[first, section]).dic["model"]["backbone"] == {"type": "CSRLTinyNet"}
+    assert load(opts=[first, section, again]).dic["model"]["backbone"]["width"] == 6
+
+
 @pytest.mark.parametrize("test_config", [..., None])
 def test_overrides_come_last_and_none_leaves_the_key(load, content, test_config):
     changes = {} if test_config is ... else {"test_config": test_config}
