@@ -103,7 +103,8 @@ def test_the_tour_of_the_readme_trains_and_predicts_on_ones_own_data(tmp_path, m
         "DIR", data).replace("photos ", f"{data}/images ").splitlines())
     monkeypatch.chdir(tmp_path)
     os.symlink(os.path.join(tiny_runs.ROOT, "configs"), "configs")
-    metrics = train.main([*first, *tiny_runs.SHRUNK, f"zero_shot.cache_dir={tmp_path}/cache"])
+    metrics = train.main([*first, *tiny_runs.SHRUNK, tiny_runs.TINY_NETWORK,
+                          f"zero_shot.cache_dir={tmp_path}/cache"])
     assert [item["name"] for item in metrics["classes"]] == list(names)
     assert [item["name"] for item in metrics["classes"] if not item["seen"]] == ["tree", "car"]
     predict.main(second)

