@@ -4,7 +4,7 @@ Each comparison of tools/compare.py writes a results.csv; this reads several and
 every split as one value, so that splits of different data sets count alike.
 
     python scripts/over_comparisons.py output/compare_shapes/results.csv \
-        output/compare_custom/results.csv --reference point --methods csrl_hull point_hull
+        output/compare_camvid/results.csv --reference point --methods csrl_hull point_hull
 """
 
 import argparse

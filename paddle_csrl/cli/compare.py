@@ -11,6 +11,7 @@ examples:
   python tools/compare.py -c configs/compare_shapes.yml
   python tools/compare.py -c configs/compare_shapes.yml --splits diagonal --seeds 0 1
   python tools/compare.py -c configs/compare_shapes.yml --tables_only
+  python tools/compare.py -c configs/compare_camvid.yml --data DIR
   python tools/compare.py -c configs/compare_voc.yml --device gpu --num_workers 8
 """
 

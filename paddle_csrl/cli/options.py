@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from paddle_csrl.config.schema import SECTIONS, Section, Settings, TestConfig, help_line
+from paddle_csrl.datasets.data_folder import data_opts
 from paddle_csrl.errors import UserError
 from paddle_csrl.stages import STAGES, stage_names
 
@@ -23,6 +24,13 @@ def add_opts(parser: argparse.ArgumentParser, of: str = "the config", such_as: s
     """Add the flags that override the config."""
     parser.add_argument("--opts", nargs="+", action="extend", default=[], metavar="KEY=VALUE",
                         help=f"override any key of {of}, such as {such_as}")
+
+
+def add_data(parser: argparse.ArgumentParser) -> None:
+    """The data set of one's own."""
+    parser.add_argument("--data", metavar="DIR",
+                        help="your data set in place of the config's: a folder with train.txt, "
+                             "val.txt and classes.txt")
 
 
 def add_run(parser: argparse.ArgumentParser) -> None:
@@ -57,6 +65,7 @@ def _add_keys(parser: argparse.ArgumentParser, kind: type[Section], keys: Sequen
 def add_common(parser: argparse.ArgumentParser) -> None:
     """Flags of every tool that trains or evaluates from a config."""
     add_config(parser)
+    add_data(parser)
     add_computing(parser)
 
 
@@ -126,9 +135,15 @@ def overrides(args: argparse.Namespace) -> dict[str, Any]:
                     if hasattr(args, key)}
 
 
+def config_opts(args: argparse.Namespace) -> list[str]:
+    """Put ``--data``, where a tool has it, and ``--opts``, which is stronger, into one list."""
+    folder = getattr(args, "data", None)
+    return [*(data_opts(folder) if folder is not None else ()), *args.opts]
+
+
 def all_opts(args: argparse.Namespace) -> list[str]:
-    """Put ``--opts`` and the flags of ``add_computing`` into one list of overrides."""
-    return [*args.opts, *(f"{key}={value}" for key, value in overrides(args).items()
+    """Put ``config_opts`` and the flags of ``add_computing`` into one list of overrides."""
+    return [*config_opts(args), *(f"{key}={value}" for key, value in overrides(args).items()
                           if value is not None)]
 
 

@@ -6,7 +6,7 @@ stages:
 examples:
   python tools/train.py -c configs/csrl_shapes.yml
   python tools/train.py -c configs/csrl_voc_unseen4.yml --device gpu --num_workers 8
-  python tools/train.py -c configs/csrl_custom.yml --opts zero_shot.unseen=tree,car
+  python tools/train.py -c configs/csrl_custom.yml --data DIR --opts zero_shot.unseen=tree,car
   python tools/train.py -c configs/spnet/spnet_voc_unseen4.yml --device gpu
   python tools/train.py -c configs/csrl_shapes.yml --stage generator --iters 500
 """
@@ -41,7 +41,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     overrides = {**options.overrides(args), **options.stage_overrides(args, args.stage),
                  "save_dir": args.save_dir, "seed": args.seed, "do_eval": args.do_eval,
                  "use_vdl": args.use_vdl, "keep_checkpoint_max": args.keep_checkpoint_max}
-    config = ZeroShotConfig(args.config, opts=args.opts, overrides=overrides)
+    config = ZeroShotConfig(args.config, opts=options.config_opts(args), overrides=overrides)
     run = Run(config, args.resume_model, restart=args.restart, resume=args.resume)
     if args.stage:
         _check_flags(args, run.stage(args.stage))

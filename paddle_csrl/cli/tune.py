@@ -74,7 +74,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> dict[str, Any]:
     """Return what ``Search.run`` does: ``chosen``, the settings, and ``ranking``, the scores."""
     args = parse_args(argv)
-    config = ZeroShotConfig(args.config, opts=args.opts, overrides={
+    config = ZeroShotConfig(args.config, opts=options.config_opts(args), overrides={
         **options.overrides(args), "save_dir": args.save_dir})
     if config.projection:
         raise UserError(f"{args.config} has a `projection`, which makes no feature bank to tune "

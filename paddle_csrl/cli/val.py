@@ -30,5 +30,5 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     """Return the content of ``metrics.json``."""
     args = parse_args(argv)
     parallel.start(args.device)
-    return evaluate(args.config, args.model_path, opts=args.opts,
+    return evaluate(args.config, args.model_path, opts=options.config_opts(args),
                     overrides=options.overrides(args), out=args.out, picture_dir=args.picture_dir)

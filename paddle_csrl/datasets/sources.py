@@ -75,7 +75,8 @@ def _require_lists(cfg: dict[str, Any]) -> None:
     key = f"{str(mode).lower()}_path"
     if not root or not os.path.isdir(root):
         raise UserError(f"no folder at `dataset_root: {root}`; point it at your data, for example "
-                        f"--opts train_dataset.dataset_root=DIR val_dataset.dataset_root=DIR")
+                        f"by --data DIR, or --opts train_dataset.dataset_root=DIR "
+                        f"val_dataset.dataset_root=DIR")
     path = cfg.get(key)
     if not path or not os.path.isfile(path):
         raise UserError(f"no list file at `{key}: {path}`; it holds one `image label` pair of "

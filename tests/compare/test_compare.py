@@ -608,8 +608,8 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["shapes", "shapes_selftraining", "shapes_sizes",
-                                  "shapes_development", "custom", "voc", "context",
-                                  "ablation_voc"])
+                                  "shapes_development", "custom", "msrc21", "camvid",
+                                  "voc_subset", "voc", "context", "ablation_voc"])
 def test_the_comparisons_of_the_project_fit_their_configs(name):
     folder = os.path.join(tiny_runs.ROOT, "configs")
     plan = Plan.read(os.path.join(folder, f"compare_{name}.yml"))
