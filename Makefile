@@ -11,10 +11,26 @@ PADDLE26_TESTS ?= tests/test_compat.py tests/models tests/losses tests/metrics t
 EDIT ?=
 ALSO ?=
 
-.PHONY: demo test lint test-paddle26 test-torch test-browser fuzz mutants benchmarks install clean
+# The demo on photographs of one's own: their folder, and which of its classes are unseen.
+DIR ?=
+UNSEEN ?= cow,chair
+PHOTOS = output/demo_photos
+
+.PHONY: demo demo-photos test lint test-paddle26 test-torch test-browser fuzz mutants benchmarks install clean
 
 demo: install
 	$(VENV)/bin/python tools/train.py -c configs/csrl_shapes.yml
+
+# Without DIR there is nothing to install for.
+demo-photos: $(if $(DIR),install)
+	$(if $(DIR),,$(error say DIR=FOLDER and UNSEEN=CLASS,CLASS: the folder holds train.txt and \
+		val.txt, one `image label` pair a line, and classes.txt, one name a line))
+	$(VENV)/bin/python tools/train.py -c configs/csrl_custom.yml --data '$(DIR)' \
+		--save_dir $(PHOTOS) --opts 'zero_shot.unseen=$(UNSEEN)'
+	$(VENV)/bin/python tools/predict.py --run $(PHOTOS) --image_path '$(DIR)/val.txt' \
+		--save_dir $(PHOTOS)/photos
+	@echo 'Scores and pictures on one page: $(PHOTOS)/report.html; all validation photographs:' \
+		'$(PHOTOS)/photos/pseudo_color_prediction'
 
 test: install
 	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n $(PROCESSES) --dist loadfile $(TESTS)

@@ -3,6 +3,7 @@
 import importlib
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from packaging.specifiers import SpecifierSet
 
 import paddle_csrl
 from helpers.tiny_runs import ROOT
+from paddle_csrl.cli import predict, train
 from paddle_csrl.doctor import installation as doctor
 
 #: The extra of the Paddle that runs the tests.
@@ -164,3 +166,30 @@ def test_the_doctor_knows_the_pythons(package):
     for version in ((3, 9), *doctor.PYTHONS, (3, 13)):
         assert (doctor.check_python(version).status == doctor.OK) == (
             "{}.{}".format(*version) in pythons)
+
+
+def make(*arguments):
+    """What make ends with, also where a make runs these tests."""
+    alone = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}
+    return subprocess.run(["make", *arguments], cwd=ROOT, env=alone, capture_output=True,
+                          text=True, check=False)
+
+
+def test_the_demo_on_photographs_tells_how_its_folder_must_look_before_it_installs_anything():
+    done = make("demo-photos", "VENV=/nowhere/venv")
+    assert done.returncode == 2 and done.stdout == ""
+    assert "*** say DIR=FOLDER and UNSEEN=" in done.stderr and done.stderr.count("\n") == 1
+
+
+def test_the_demo_on_photographs_trains_and_predicts_on_the_folder(tmp_path):
+    data = str(tmp_path / "my photos")
+    done = make("-n", "demo-photos", f"DIR={data}", "UNSEEN=cow, red chair")
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.replace("\\\n", " ").splitlines()
+    tools = {name: shlex.split(line.partition(f"tools/{name}.py")[2])
+             for name in ("train", "predict") for line in lines if f"tools/{name}.py" in line}
+    trained, predicted = train.parse_args(tools["train"]), predict.parse_args(tools["predict"])
+    assert (trained.data, trained.opts) == (data, ["zero_shot.unseen=cow, red chair"])
+    assert predicted.run == trained.save_dir
+    assert predicted.image_path == os.path.join(data, "val.txt")
+    assert os.path.isfile(os.path.join(ROOT, trained.config))
