@@ -71,9 +71,10 @@ def describe(builder: ZeroShotBuilder, scores: dict[str, Any],
 
 
 def audit_line(builder: ZeroShotBuilder) -> str:
-    """Say in one line what of the training data was used, and what was drawn if stage 1 ran.
+    """Say in one line what of the training data was used, what was drawn, and what it knew before.
 
-    Drawn is what it learned from since it was begun, or taken up where it had been stopped.
+    Drawn, if stage 1 ran, is what it learned from since it was begun, or taken up where it had been
+    stopped.
     """
     audit = builder.train_dataset.audit()
     drawn = builder.train_dataset.labels_drawn()
@@ -85,10 +86,10 @@ def audit_line(builder: ZeroShotBuilder) -> str:
         audit = {"LEAKS": builder.config.leaks, **audit}
     if builder.config.transductive:
         audit["transductive"] = f"{len(builder.unlabelled_dataset)} images without their labels"
-    audit["pretraining"] = summary(pretraining_of(builder.config,
-                                                  builder.classes.unseen_names).describe())
+    pretraining = pretraining_of(builder.config, builder.classes.unseen_names)
     return ("audit: " + ", ".join(f"{key.replace('_', ' ')}: {value}"
-                                  for key, value in audit.items()))
+                                  for key, value in audit.items())
+            + f"; pretraining: {summary(pretraining.describe())}")
 
 
 def warn_of_leaks(config: ZeroShotConfig) -> None:
