@@ -12,7 +12,7 @@ from paddle_csrl.add_class.resize import take_over
 from paddle_csrl.errors import UserError
 from paddle_csrl.run import CONFIG_FILE, Run
 from paddle_csrl.stages.base import embeddings_input
-from paddle_csrl.stages.calibration import unit_direction
+from paddle_csrl.stages.calibration import Calibration, unit_direction
 from paddle_csrl.stages.classifier import calibrated_layer, record_calibration, train_classifier
 from paddle_csrl.stages.fit import Step, fit
 from paddle_csrl.stages.generator import (
@@ -22,6 +22,7 @@ from paddle_csrl.stages.generator import (
     spread,
     trained_generator,
 )
+from paddle_csrl.stages.seen_cost import settled
 from paddle_csrl.utils.weights import load_weights
 
 #: Least cosine between a class's embedding in training and now.
@@ -86,8 +87,9 @@ def trained_layer(trained: Run, target: Run, classes: ClassList,
         classifier = train_classifier(section, own, generated, unseen_ids, seed,
                                       origin=None if has_bias else scale.origin, fit=told_fit)
     unit = None if has_bias else unit_direction(own, scale)
-    values, calibration = calibrated_layer(section, classifier, own, scale, unseen_ids, unit)
-    record_calibration(target.calibration_record, calibration, section)
+    wanted = settled(Calibration.of(section), own, target.context.embeddings, len(unseen_ids))
+    values, calibration = calibrated_layer(wanted, classifier, own, scale, unseen_ids, unit)
+    record_calibration(target.calibration_record, calibration, wanted)
     return values
 
 

@@ -7,7 +7,7 @@ Shape letters: C classes, S of them seen, N samples a class, W embedding, D feat
 """
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import paddle
@@ -21,6 +21,8 @@ from paddle_csrl.models import feature_generator as base
 from paddle_csrl.parallel import Share
 from paddle_csrl.registry import register
 
+#: The penalty of ``RidgePrototypes`` by default.
+RIDGE = 0.1
 #: Of ridge and temperature: with less, rounding decides.
 _LEAST = 1e-6
 
@@ -48,7 +50,7 @@ class PrototypeGenerator(base.FeatureGenerator):
         """
         values, vectors = np.linalg.eigh(np.asarray(covariance, np.float64))
         self._hold({"spread": vectors * np.sqrt(values.clip(min=0)),
-                    **self._fitted(_unit_rows(embeddings), np.asarray(prototypes, np.float64))})
+                    **self._fitted(unit_rows(embeddings), np.asarray(prototypes, np.float64))})
 
     def make_room(self, state: Mapping[str, Any]) -> None:
         """Be ready for the weights ``state``, which may be of another number of seen classes."""
@@ -77,6 +79,30 @@ class PrototypeGenerator(base.FeatureGenerator):
         return base.GeneratorOutput(features, [relations])
 
 
+class RidgeMap(NamedTuple):
+    """p(a) = centre + (a − origin) weight, of unit embeddings a: [D], [W] and [W, D]."""
+    centre: np.ndarray
+    origin: np.ndarray
+    weight: np.ndarray
+
+    def __call__(self, embeddings: np.ndarray) -> np.ndarray:
+        return self.centre + (embeddings - self.origin) @ self.weight
+
+
+def ridge_map(embeddings: np.ndarray, prototypes: np.ndarray, ridge: float) -> RidgeMap:
+    """Fit ``RidgePrototypes`` to unit embeddings [S, W] and prototypes [S, D], in float64."""
+    origin, centre = embeddings.mean(0), prototypes.mean(0)
+    inputs, outputs = embeddings - origin, prototypes - centre
+    classes, dim = inputs.shape
+    if classes < dim:  # the same by the smaller system
+        gram = inputs @ inputs.T + ridge * np.eye(classes)
+        weight = inputs.T @ solve(gram, outputs, assume_a="pos")
+    else:
+        gram = inputs.T @ inputs + ridge * np.eye(dim)
+        weight = solve(gram, inputs.T @ outputs, assume_a="pos")
+    return RidgeMap(centre, origin, weight)
+
+
 @register(manager.MODELS)
 class RidgePrototypes(PrototypeGenerator):
     """Ridge regression from unit class embeddings to prototypes.
@@ -95,22 +121,13 @@ class RidgePrototypes(PrototypeGenerator):
         UserError: an argument is out of its range.
     """
 
-    def __init__(self, embed_dim: int, feature_dim: int, ridge: float = 0.1,
+    def __init__(self, embed_dim: int, feature_dim: int, ridge: float = RIDGE,
                  num_classes: int | None = None, in_channels: int = 3):
         self.ridge = _number("RidgePrototypes", "ridge", ridge)
         super().__init__(embed_dim, feature_dim)
 
     def _fitted(self, embeddings: np.ndarray, prototypes: np.ndarray) -> dict[str, np.ndarray]:
-        origin, centre = embeddings.mean(0), prototypes.mean(0)
-        inputs, outputs = embeddings - origin, prototypes - centre
-        classes, dim = inputs.shape
-        if classes < dim:  # the same by the smaller system
-            gram = inputs @ inputs.T + self.ridge * np.eye(classes)
-            weight = inputs.T @ solve(gram, outputs, assume_a="pos")
-        else:
-            gram = inputs.T @ inputs + self.ridge * np.eye(dim)
-            weight = solve(gram, inputs.T @ outputs, assume_a="pos")
-        return {"weight": weight, "origin": origin, "centre": centre}
+        return ridge_map(embeddings, prototypes, self.ridge)._asdict()
 
     def prototypes(self, embeddings: Tensor) -> Tensor:
         directions = F.normalize(embeddings)
@@ -153,7 +170,7 @@ def _number(title: str, name: str, value: Any) -> float:
     return float(value)
 
 
-def _unit_rows(embeddings: np.ndarray) -> np.ndarray:
+def unit_rows(embeddings: np.ndarray) -> np.ndarray:
     """float64 [S, W] of length 1; ``semantic_relations`` has the word for rows of zeros."""
     base.semantic_relations(paddle.to_tensor(np.asarray(embeddings, np.float32)))
     rows = np.asarray(embeddings, np.float64)

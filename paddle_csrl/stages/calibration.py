@@ -2,7 +2,8 @@
 
 A constant δ moves a layer along its seen–unseen curve (calibrated stacking). How far it does
 depends on the scale of the logits and so on all that trained them. ``calibration: auto`` fixes
-what δ costs the seen classes instead, and takes δ from real features of theirs.
+what δ costs the seen classes instead, and takes δ from real features of theirs; ``seen_cost``
+says which cost that is.
 """
 
 from collections.abc import Sequence
@@ -19,10 +20,12 @@ from paddle_csrl.models.pixel_classifier import PixelClassifier
 class Calibration(NamedTuple):
     """The calibration that a section ``classifier`` asks for: δ in logit units.
 
-    With ``is_cost`` it is the share of seen pixels, in (0, 1), that may go to unseen classes.
+    With ``is_cost`` it is the share of seen pixels, in (0, 1), that may go to unseen classes; with
+    ``is_open``, too, ``seen_cost.settled`` has yet to find that share.
     """
     value: float
     is_cost: bool = False
+    is_open: bool = False
 
     @classmethod
     def of(cls, section: Any) -> "Calibration":
@@ -30,12 +33,14 @@ class Calibration(NamedTuple):
         if section is None:
             return cls(0.0)
         if section.calibration == AUTO:
+            if section.seen_cost == AUTO:
+                return OPEN
             return cls(float(section.seen_cost), True)
         return cls(float(section.calibration))
 
     def found(self, classifier: PixelClassifier, bank: FeatureBank, scale: Scale,
               unseen_ids: np.ndarray, unit: np.ndarray | None = None) -> float:
-        """Return δ for a trained layer, in logit units."""
+        """Return δ for a layer, in logit units."""
         if not self.is_cost:
             return self.value
         layer = fold(classifier, scale, np.zeros(0, np.int64), 0.0, unit)
@@ -45,8 +50,13 @@ class Calibration(NamedTuple):
     def settings(self) -> dict[str, Any]:
         """The dotted keys of a config that say so."""
         if self.is_cost:
-            return {"classifier.calibration": AUTO, "classifier.seen_cost": self.value}
+            return {"classifier.calibration": AUTO,
+                    "classifier.seen_cost": AUTO if self.is_open else self.value}
         return {"classifier.calibration": self.value}
+
+
+#: ``seen_cost: auto``.
+OPEN = Calibration(0.0, is_cost=True, is_open=True)
 
 
 def fold(classifier: PixelClassifier, scale: Scale, seen_ids: np.ndarray, calibration: float,

@@ -1,7 +1,7 @@
 """Stage 3: a new classification layer, put back into the segmentor."""
 
 from collections.abc import Callable
-from functools import partial
+from functools import cached_property, partial
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -35,6 +35,7 @@ from paddle_csrl.stages.calibration import Calibration, fold, unit_direction
 from paddle_csrl.stages.fit import Fit, TrainingBuilder, check_training, fit, fit_in_folder
 from paddle_csrl.stages.generator import generate, trained_generator
 from paddle_csrl.stages.legacy import LegacyBatches, label_counts
+from paddle_csrl.stages.seen_cost import settled
 from paddle_csrl.stages.trial import try_stage
 from paddle_csrl.utils import write_json
 from paddle_csrl.utils.visualdl import StageLogWriter
@@ -76,11 +77,12 @@ class ClassifierSection(TrainedSection):
         0.0, "taken off the logits of seen classes (calibrated stacking): a number in logit units; "
         "or `auto`, which takes what costs them `seen_cost`. The value found is in "
         "`calibration.json`")
-    seen_cost: Annotated[float, Field(gt=0, lt=1)] = key(
+    seen_cost: Literal["auto"] | Annotated[float, Field(gt=0, lt=1)] = key(
         0.1, "with `calibration: auto`: the share of the features of seen classes, 0 to 1 and "
         "neither, that may go to an unseen class; the mean over the seen classes of the feature "
         "bank. It does not depend on the scale of the logits, so that methods compared at one cost "
-        "pay the same")
+        "pay the same. `auto`: the share at which seen classes that are left out of the bank score "
+        "best, see below; it is in `calibration.json`")
 
     def check(self, settings: Settings) -> None:
         """Make the losses once, or insist on features that can vary."""
@@ -235,13 +237,14 @@ class LastLayer:
         """Write what the run ends with: the segmentor with ``classifier``, or the layer alone."""
         files = self.context.files
         values, calibration = self._calibrated(classifier)
-        record_calibration(files.calibration_record, calibration,
-                           self.context.config.section("classifier"))
+        record_calibration(files.calibration_record, calibration, self._wanted)
         if files.shared_dir:
             if parallel.is_first():
                 save_layer(values, files.final_layer)
             return
-        logger.info(f"[classifier] {calibration:.3g} off the logits of seen classes")
+        at_cost = f", which costs {self._wanted.value:.3g} of their features" \
+            if self._wanted.is_cost else ""
+        logger.info(f"[classifier] {calibration:.3g} off the logits of seen classes{at_cost}")
         put_back(self._layer, values)
         save_state(self.segmentor.state_dict(), files.final_model)
         logger.info(f"final model, a stock {type(self.segmentor).__name__}: {files.final_model}")
@@ -251,28 +254,34 @@ class LastLayer:
         weights = classifier.conv.weight.numpy()
         if self._known is None or not np.array_equal(self._known[0], weights):
             self._known = weights, calibrated_layer(
-                self.context.config.section("classifier"), classifier, self.context.bank,
-                self.context.scale, self.context.classes.unseen_ids, self._unit)
+                self._wanted, classifier, self.context.bank, self.context.scale,
+                self.context.classes.unseen_ids, self._unit)
         return self._known[1]
 
+    @cached_property
+    def _wanted(self) -> Calibration:
+        context = self.context
+        return settled(Calibration.of(context.config.section("classifier")), context.bank,
+                       context.embeddings, len(context.classes.unseen_ids))
 
-def calibrated_layer(section: ClassifierSection, classifier: PixelClassifier, bank: FeatureBank,
+
+def calibrated_layer(wanted: Calibration, classifier: PixelClassifier, bank: FeatureBank,
                      scale: Scale, unseen_ids: np.ndarray,
                      unit: np.ndarray | None) -> tuple[dict[str, np.ndarray], float]:
-    """Fold a trained layer for raw features, calibrated as a section says.
+    """Fold a layer for raw features, with the settled calibration that is ``wanted``.
 
     ``bank`` is standardized by ``scale``; ``unit``, of ``unit_direction``, is for a layer without
     bias. Returns the layer, as ``fold`` does, and the calibration in logit units.
     """
-    calibration = Calibration.of(section).found(classifier, bank, scale, unseen_ids, unit)
+    calibration = wanted.found(classifier, bank, scale, unseen_ids, unit)
     seen_ids = np.setdiff1d(np.arange(len(bank.counts)), unseen_ids)
     return fold(classifier, scale, seen_ids, calibration, unit), calibration
 
 
-def record_calibration(path: str, calibration: float, section: ClassifierSection) -> None:
-    """Write down a calibration that the config does not say."""
-    if parallel.is_first() and Calibration.of(section).is_cost:
-        write_json(path, {"calibration": calibration})
+def record_calibration(path: str, calibration: float, wanted: Calibration) -> None:
+    """Write down a calibration that the config does not say, with what it costs."""
+    if parallel.is_first() and wanted.is_cost:
+        write_json(path, {"calibration": calibration, "seen_cost": wanted.value})
 
 
 def _score_recorder(context: StageContext, last: LastLayer, classifier: PixelClassifier

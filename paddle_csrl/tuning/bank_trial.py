@@ -22,6 +22,7 @@ from paddle_csrl.stages.generator import (
     train_generator,
     unseen_prototypes,
 )
+from paddle_csrl.stages.seen_cost import settled
 from paddle_csrl.tuning.seen_classes import SeenClasses
 
 #: Share of each class's rows that no training sees.
@@ -103,6 +104,8 @@ def bank_trial(fold: Fold, generator: GeneratorSection, classifiers: Sequence[Cl
     with paddle.utils.unique_name.guard():
         task = train_generator(generator, fold.embeddings, fold.bank, fold.held_out, seed)
         layers = _fit_layers(task, classifiers, fold, seed)
+    calibrations = [settled(item, fold.bank, fold.embeddings, len(fold.held_out))
+                    for item in calibrations]
     return np.stack([score_layer(*_weights(layer), fold, calibrations) for layer in layers])
 
 
@@ -143,8 +146,8 @@ def score_layer(weight: np.ndarray, bias: np.ndarray, fold: Fold,
     Args:
         weight (float32 [S, D]), bias (float32 [S]): the layer.
         fold: the rows to score.
-        calibrations: what is taken off the logits of classes that are not held out. What that
-            costs is counted on their rows of ``fold``.
+        calibrations: what is taken off the logits of classes that are not held out, settled.
+            What that costs is counted on their rows of ``fold``.
     """
     logits = fold.features @ weight.T + bias
     held_out = np.isin(np.arange(len(bias)), fold.held_out)

@@ -8,10 +8,10 @@ from typing import Annotated, Any, NamedTuple
 import numpy as np
 
 from paddle_csrl.config import load_yaml, merge, read_settings, set_key
-from paddle_csrl.config.schema import MAY_BE_NULL, Component, Keys
+from paddle_csrl.config.schema import AUTO, MAY_BE_NULL, Component, Keys
 from paddle_csrl.config.wording import read_keys, unknown_key
 from paddle_csrl.errors import UserError
-from paddle_csrl.stages.calibration import Calibration
+from paddle_csrl.stages.calibration import OPEN, Calibration
 
 #: Keys that are tried on every trained layer.
 _CALIBRATIONS = ("classifier.calibration", "classifier.seen_cost")
@@ -217,8 +217,10 @@ def _calibrations(common: dict[str, Any], path: str) -> list[Calibration]:
         values = common.get(key, [])
         if not isinstance(values, list) or not all(
                 type(value) in (int, float) and math.isfinite(value)
-                and (0 < value < 1 or not is_cost) for value in values):
+                and (0 < value < 1 or not is_cost) or is_cost and value == AUTO
+                for value in values):
             raise UserError(f"{path}: `common.{key}: {values}` must be a list of numbers"
-                            + (" between 0 and 1" if is_cost else ""))
-        found += [Calibration(float(value), is_cost) for value in values]
+                            + (f" between 0 and 1, or {AUTO}" if is_cost else ""))
+        found += [OPEN if value == AUTO else Calibration(float(value), is_cost)
+                  for value in values]
     return found

@@ -35,11 +35,14 @@ def section(**values) -> ClassifierSection:
 
 
 def test_of_a_section():
-    assert Calibration.of(None) == Calibration.of(section()) == (0.0, False)
-    assert Calibration.of(section(calibration=2, seen_cost=0.3)) == (2.0, False)
-    assert Calibration.of(section(calibration="auto")) == (0.1, True)
+    assert Calibration.of(None) == Calibration.of(section()) == Calibration(0.0)
+    assert Calibration.of(section(calibration=2, seen_cost=0.3)) == Calibration(2.0)
+    assert Calibration.of(section(calibration="auto")) == Calibration(0.1, is_cost=True)
+    open_cost = Calibration.of(section(calibration="auto", seen_cost="auto"))
+    assert open_cost.is_cost and open_cost.is_open
+    assert open_cost.settings == {"classifier.calibration": "auto", "classifier.seen_cost": "auto"}
     wanted = Calibration.of(section(calibration="auto", seen_cost=0.3))
-    assert wanted == (0.3, True)
+    assert wanted == Calibration(0.3, is_cost=True)
     assert wanted.settings == {"classifier.calibration": "auto", "classifier.seen_cost": 0.3}
 
 
@@ -98,9 +101,9 @@ def test_the_scale_of_the_logits_changes_the_value_but_not_the_decisions():
 
 @pytest.mark.parametrize("name, opt, message", [
     ("csrl_shapes", "classifier.calibration=much", "calibration: much` must be a valid number"),
-    ("csrl_shapes", "classifier.seen_cost=0", "seen_cost: 0` must be greater than 0"),
-    ("csrl_shapes", "classifier.seen_cost=1.0", "seen_cost: 1.0` must be less than 1"),
-    ("csrl_shapes", "classifier.seen_cost=low", "seen_cost: low` must be a valid number"),
+    ("csrl_shapes", "classifier.seen_cost=0", "seen_cost: 0` must be 'auto' or greater than 0"),
+    ("csrl_shapes", "classifier.seen_cost=1.0", "seen_cost: 1.0` must be 'auto' or less than 1"),
+    ("csrl_shapes", "classifier.seen_cost=low", "seen_cost: low` must be 'auto' or a valid number"),
     ("spnet/spnet_shapes", "classifier.calibration=auto", "calibration: auto` needs features of"),
 ])
 def test_what_is_no_calibration(name, opt, message):
@@ -112,7 +115,7 @@ def test_a_run_remembers_the_calibration_it_found(finished, tmp_path):
     run = finished("shapes").copy(tmp_path / "run")
     run.again("classifier.calibration=auto", "classifier.seen_cost=0.3")
     found = Run.open(run.folder).calibration
-    assert read_json(run.path("calibration.json")) == {"calibration": found}
+    assert read_json(run.path("calibration.json")) == {"calibration": found, "seen_cost": 0.3}
     again = run.again("classifier.calibration=auto", "classifier.seen_cost=0.05")
     assert Run.open(run.folder).calibration < found  # a smaller cost, from the same stages
     assert again["seen_miou"] >= 0
