@@ -23,6 +23,7 @@ from paddle_csrl.datasets.whole_view import require_whole_view
 from paddle_csrl.datasets.zero_shot import ZeroShotDataset
 from paddle_csrl.embeddings import embed_classes
 from paddle_csrl.errors import UserError
+from paddle_csrl.models.embedding_head import EmbeddingHead
 from paddle_csrl.models.last_layer import FeatureExtractor, find_classification_layer
 from paddle_csrl.models.pretrained import load_fitting
 from paddle_csrl.models.projection_segmentor import ProjectionSegmentor
@@ -125,6 +126,22 @@ class ZeroShotBuilder(UserErrorBuilder):
         layer_name, _ = self.classification_layer(segmentor)
         return ProjectionSegmentor(segmentor, layer_name, self.embeddings, self.classes.seen_ids,
                                    self.config.projection.similarity)
+
+    def new_trainee(self, pretrained: bool = True) -> paddle.nn.Layer:
+        """Build what stage 1 trains: a projection, or a segmentor with or without a second head."""
+        if self.config.projection:
+            return self.new_projection(pretrained)
+        segmentor, weight = self.new_segmentor(pretrained), self.embedding_head
+        if not weight:
+            return segmentor
+        layer_name, _ = self.classification_layer(segmentor)
+        return EmbeddingHead(segmentor, layer_name, self.embeddings, self.classes.seen_ids, weight,
+                             self._of_dataset("ignore_index", 255))
+
+    @property
+    def embedding_head(self) -> float:
+        """The weight of the second head of stage 1; 0 for none."""
+        return 0.0 if self.config.projection else self.config.settings.zero_shot.embedding_head
 
     def classification_layer(self, model: paddle.nn.Layer) -> tuple[str, paddle.nn.Conv2D]:
         """Find the layer of a segmentor that stage 3 replaces, with its dotted name.

@@ -179,6 +179,10 @@ class ZeroShot(Section):
         "([add_class.md](add_class.md))", "as `class_names`")
     embeddings: Annotated[Embeddings, MAY_BE_NULL] = Embeddings()
     features: Annotated[Features, MAY_BE_NULL] = Features()
+    embedding_head: Annotated[float, Field(ge=0, le=100)] = key(
+        0.0, "weight, 0 to 100, of a second head in stage 1, which reads the embeddings of seen "
+        "classes off the features and is dropped afterwards, so that unseen classes have their "
+        "place among the features; 0: none. With `projection` there is none")
     classifier_layer: str | None = key(
         None, "dotted name of the segmentor's last layer, such as `decode_head.conv_seg`: the 1×1 "
         "convolution whose inputs are the features and which stage 3 replaces. It is found by its "

@@ -150,8 +150,7 @@ def _check_resumed(run: Run, stages: Sequence[str]) -> None:
         raise UserError(f"--resume_model {path}: {torn} is not a whole file as it was saved; name "
                         f"another checkpoint, or leave the flag out")
     if stage == "segmentor":  # PaddleSeg's trainer would go on from what fits, or from nothing
-        model = run.builder.new_projection(pretrained=False) if run.config.projection \
-            else run.builder.new_segmentor(pretrained=False)
+        model = run.builder.new_trainee(pretrained=False)
         load_weights(model, os.path.join(path, "model.pdparams"))
     if "LR_Scheduler" not in load_state(os.path.join(path, "model.pdopt")):
         raise UserError(f"--resume_model {path}: model.pdopt has no LR_Scheduler, so that nothing "

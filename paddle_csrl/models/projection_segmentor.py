@@ -12,7 +12,7 @@ from paddle_csrl.errors import UserError
 from paddle_csrl.losses.functional import in_full_precision
 
 #: Added to the logits of unseen classes in training: exp of it is 0, and half precision holds it.
-_HIDDEN = -1.0e4
+HIDDEN = -1.0e4
 
 
 class ProjectionSegmentor(nn.Layer):
@@ -55,16 +55,16 @@ class ProjectionSegmentor(nn.Layer):
             embeddings = _directions(embeddings)
         self.segmentor, self.layer_name, self.seen_ids = segmentor, layer_name, list(seen_ids)
         self.similarity, self.num_classes = similarity, len(embeddings)
-        layer = cast(nn.Conv2D, _sublayer(segmentor, layer_name))
-        _exchange(segmentor, layer_name, _Projection(layer, embeddings, similarity == "cosine"))
-        hidden = np.full([1, len(embeddings), 1, 1], _HIDDEN, np.float32)
+        layer = cast(nn.Conv2D, sublayer(segmentor, layer_name))
+        exchange(segmentor, layer_name, _Projection(layer, embeddings, similarity == "cosine"))
+        hidden = np.full([1, len(embeddings), 1, 1], HIDDEN, np.float32)
         hidden[:, self.seen_ids] = 0
         self.register_buffer("hidden", paddle.to_tensor(hidden), persistable=False)
 
     @property
     def layer(self) -> "_Projection":
         """The projection that stands in the place of the classification layer."""
-        return cast(_Projection, _sublayer(self.segmentor, self.layer_name))
+        return cast(_Projection, sublayer(self.segmentor, self.layer_name))
 
     def forward(self, images: paddle.Tensor) -> list[paddle.Tensor]:
         scores, *auxiliary = self.segmentor(images)
@@ -98,7 +98,7 @@ class ProjectionSegmentor(nn.Layer):
             bias = embeddings @ projection.bias.numpy()
             bias[self.seen_ids] -= calibration
             folded.bias.set_value(bias.astype(np.float32))
-        _exchange(self.segmentor, self.layer_name, folded)
+        exchange(self.segmentor, self.layer_name, folded)
         return self.segmentor
 
 
@@ -146,12 +146,12 @@ def _directions(embeddings: np.ndarray) -> np.ndarray:
     return embeddings / norms
 
 
-def _sublayer(model: nn.Layer, path: str) -> nn.Layer:
+def sublayer(model: nn.Layer, path: str) -> nn.Layer:
     """The layer at the dotted ``path``, ``model`` itself at an empty one."""
     return dict(model.named_sublayers(include_self=True))[path]
 
 
-def _exchange(model: nn.Layer, path: str, layer: nn.Layer) -> None:
+def exchange(model: nn.Layer, path: str, layer: nn.Layer) -> None:
     """Put ``layer`` in the place of the one at the dotted ``path``."""
     parent, _, name = path.rpartition(".")
-    _sublayer(model, parent).add_sublayer(name, layer)
+    sublayer(model, parent).add_sublayer(name, layer)

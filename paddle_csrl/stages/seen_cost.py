@@ -5,8 +5,8 @@ few pixels of seen classes need to go to unseen ones; where they do not, many. S
 a time are left out and stand in for the unseen ones: their prototypes come from their embeddings by
 ridge regression on the others, the layer is the closed form, and their real features are scored.
 The price is the one at which the share that hIoU has of its best is largest on average, so that
-classes that are easily told apart do not outweigh the others. It supposes that unseen classes are as
-large, and as hard to place, as seen ones; no feature of theirs is needed.
+classes that are easily told apart do not outweigh the others. It supposes that unseen classes are
+as large, and as hard to place, as seen ones; no feature of theirs is needed.
 """
 
 from typing import NamedTuple

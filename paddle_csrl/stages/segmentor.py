@@ -6,7 +6,7 @@ import tempfile
 import time
 from collections.abc import Generator
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import paddle
@@ -23,6 +23,7 @@ from paddle_csrl.datasets.order import TrainingOrder
 from paddle_csrl.errors import UserError
 from paddle_csrl.evaluation.evaluate import evaluate_as_configured
 from paddle_csrl.metrics import ZeroShotEvaluator
+from paddle_csrl.models.embedding_head import EmbeddingHead
 from paddle_csrl.stages.base import (
     Stage,
     StageContext,
@@ -39,7 +40,7 @@ from paddle_csrl.utils.precision import restore_full_precision
 from paddle_csrl.utils.randomness import preserved
 from paddle_csrl.utils.record import checksum
 from paddle_csrl.utils.visualdl import StageLogWriter, loss_names
-from paddle_csrl.utils.weights import keep_checkpoint, load_weights
+from paddle_csrl.utils.weights import keep_checkpoint, load_weights, save_state
 
 _KEYS = ("model", "loss", "optimizer", "lr_scheduler", "iters", "batch_size", "train_dataset",
          "val_dataset", "test_config", "to_static_training", "precision", "amp_level", "do_eval",
@@ -81,6 +82,9 @@ class SegmentorStage(Stage):
         if context.config.projection:
             inputs.update(projection=context.config.projection.model_dump(),
                           embeddings=embeddings_input(context))
+        if builder.embedding_head:
+            inputs.update(embedding_head=builder.embedding_head,
+                          embeddings=embeddings_input(context))
         return inputs
 
     def check(self, context: StageContext) -> None:
@@ -98,10 +102,9 @@ class SegmentorStage(Stage):
         weights = context.settings.segmentor_weights
         sample = _check_batch(builder.train_dataset, context.settings.batch_size)
         with paddle.utils.unique_name.guard():
-            model = builder.new_projection() if context.config.projection \
-                else builder.new_segmentor(pretrained=not weights)
-            if not context.config.projection:  # which has looked for it, and replaced it
-                builder.classification_layer(model)
+            model = builder.new_segmentor(pretrained=False) if weights else builder.new_trainee()
+            if not context.config.projection and not builder.embedding_head:
+                builder.classification_layer(model)  # which the others have looked for
         if weights:
             _require_file(weights)
             load_weights(model, weights)
@@ -118,10 +121,11 @@ class SegmentorStage(Stage):
         utils.set_seed(context.seed(self.name))
         builder = ZeroShotBuilder(context.config, context.classes)
         builder.is_silent = False
-        model = builder.new_projection() if context.config.projection else builder.new_segmentor()
+        model = builder.new_trainee()
         builder.model = utils.convert_sync_batchnorm(model, paddle.get_device().split(":")[0])
         chosen = _train(context, self.name, builder)
-        keep_checkpoint(os.path.join(chosen, "model.pdparams"), context.files.output(self.name))
+        keep_trained(builder, os.path.join(chosen, "model.pdparams"),
+                     context.files.output(self.name))
         return {"labels_drawn": context.builder.train_dataset.labels_drawn()}
 
 
@@ -138,7 +142,8 @@ def _train(context: StageContext, stage: str, builder: ZeroShotBuilder) -> str:
         model.train()
         return score
 
-    with in_folder(context, stage, settings, settings.iters, loss_names(builder.config.loss_cfg),
+    names = loss_names(builder.config.loss_cfg) + ["embedding_head"] * bool(builder.embedding_head)
+    with in_folder(context, stage, settings, settings.iters, names,
                    evaluate if selection else None, batch_size=settings.batch_size,
                    epoch_length=order.epoch_length) as training:
         order.done = training.take_up(builder) if training.take_up else 0
@@ -186,6 +191,17 @@ def _run_trainer(context: StageContext, builder: ZeroShotBuilder, order: Trainin
               to_static_training=settings.to_static_training)
     _drop_flops_counters(model)
     restore_full_precision(model)
+
+
+def keep_trained(builder: ZeroShotBuilder, path: str, output: str) -> None:
+    """Keep trained weights as the result of the stage, without the head that is dropped."""
+    if not builder.embedding_head:
+        keep_checkpoint(path, output)
+        return
+    with paddle.utils.unique_name.guard():
+        model = cast(EmbeddingHead, builder.new_trainee(pretrained=False))
+    load_weights(model, path)
+    save_state(model.stock().state_dict(), output)
 
 
 def _adopt(context: StageContext, path: str) -> None:
