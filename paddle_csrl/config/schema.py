@@ -50,8 +50,10 @@ Whole = Annotated[int, Field(ge=0, le=MOST)]
 Samples = Annotated[int, Field(ge=1, le=2 ** 20)]
 Scale = Annotated[float, Field(ge=0.1, le=10)]
 Path = Annotated[str, wanted("a path, in quotes where it looks like a number")]
-Paths = Annotated[str | Annotated[Sequence[str], Field(min_length=1)],
-                  wanted("a path or a list of paths, in quotes where they look like numbers")]
+#: A text in brackets is a list whose paths lack their quotes on the command line.
+Paths = Annotated[Annotated[str, Field(pattern=r"^[^\[]")]
+                  | Annotated[Sequence[str], Field(min_length=1)],
+                  wanted("a path or a list of paths, each in quotes")]
 Component = dict[str, Any]
 Loss = Annotated[Component, AfterValidator(_check_loss)]
 Names = Annotated[str | Sequence[str],
