@@ -179,7 +179,8 @@ def test_a_section_has_one_class():
     ("zero_shot.unseen", 5, "`zero_shot.unseen: 5` must be a list of names"),
     ("zero_shot.class_names", {"a": 1}, "`zero_shot.class_names: .*` must be a list of names"),
     *(("zero_shot.embeddings.path", value, "`zero_shot.embeddings.path: .*` must be a path or a "
-       "list of paths, each in quotes") for value in (5, "", "[a.txt, b]", [], [5], ["a", None], {})),
+       "list of paths, each in quotes")
+      for value in (5, "", "[a.txt, b.txt]", [], [5], ["a.txt", None], {"a": 1})),
     ("zero_shot.embeddings.words", ["a"], "`zero_shot.embeddings.words` must hold `key: value`"),
     ("generator.relation", "foo", "`generator.relation: foo` must be 'edges' or 'prototypes'"),
     ("generator.unseen_prototypes", "foo", "unseen_prototypes: foo` must be 'free' or 'hull'"),
