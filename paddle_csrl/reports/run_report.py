@@ -64,7 +64,7 @@ def _page(folder: str) -> str:
         "report.html", title=f"Run {os.path.basename(os.path.abspath(folder))}", metrics=metrics,
         unseen=[item["name"] for item in metrics["classes"] if not item["seen"]],
         scores={name: metrics.get(key) for key, name in _SCORES.items()},
-        pretraining=pretraining and summary(pretraining),
+        pretraining=summary(pretraining) if pretraining else "not recorded",
         named=pretraining["named"] if pretraining else {},
         predictions=[_read_picture(path) for path in sorted(glob.glob(pictures))],
         relations=[_read_picture(path) for path in _relations(folder)],

@@ -189,7 +189,8 @@ def test_whatever_comes_from_the_run_is_escaped(copied, tmp_path):
         ["metrics.json"], ["segmentor", "stage.json"]))
     for item in metrics["classes"]:
         item["name"] += HOSTILE
-    metrics.update(leaks=HOSTILE, images=HOSTILE, versions={HOSTILE: HOSTILE})
+    metrics.update(leaks=HOSTILE, images=HOSTILE, versions={HOSTILE: HOSTILE},
+                   pretraining={"labels": [HOSTILE], "named": {HOSTILE: HOSTILE}})
     record["inputs"]["seed"] = HOSTILE
     record["made"].update(dict.fromkeys(
         ("command", "finished_at", "device", "processes", "mkl"), HOSTILE))
@@ -204,7 +205,9 @@ def test_whatever_comes_from_the_run_is_escaped(copied, tmp_path):
     shown = Page(read(write_page(str(folder))))
     assert "script" not in shown.tags
     assert shown.headings[0] == f"Run {HOSTILE}"
-    assert {f"LEAKS: {HOSTILE}.", f"CPU: {HOSTILE}", f"classifier: {HOSTILE}"} <= set(shown.texts)
+    assert {f"LEAKS: {HOSTILE}.", f"CPU: {HOSTILE}", f"classifier: {HOSTILE}",
+            f"Labels of pretraining:\n{HOSTILE}, which named {HOSTILE} ({HOSTILE})."
+            } <= set(shown.texts)
     assert f"over {HOSTILE} validation images" in shown.texts[3].replace("\n", " ")
     places = [tag for tag, text in zip(shown.holders, shown.texts) if text == HOSTILE]
     assert [tag for tag in places if tag != "text"] == [*4 * ["td"], "pre", "td", "td", "pre"]
@@ -220,8 +223,11 @@ def test_old_runs_and_runs_without_curves_have_a_page(copied):
         for name in os.listdir(copied.path(stage)):
             if name.startswith("vdlrecords"):
                 os.remove(copied.path(stage, name))
+    write_json(copied.path("metrics.json"), {key: value for key, value in copied.metrics.items()
+                                             if key != "pretraining"})
     shown = Page(read(write_page(copied.folder)))
     assert "No curves were recorded." in shown.texts
+    assert "Labels of pretraining:\nnot recorded." in shown.texts
     assert ["generator", "0", "–", "–", "–", "–"] in shown.rows
 
 
