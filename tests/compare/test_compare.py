@@ -625,3 +625,17 @@ def test_the_comparisons_of_the_project_fit_their_configs(name):
         assert set(paper_table(plan.paper)["splits"]) == set(plan.splits)
         assert all(set(rows) <= set(plan.methods)
                    for rows in paper_table(plan.paper)["splits"].values())
+
+
+def test_on_photographs_every_generator_has_both_layers():
+    plan = Plan.read(os.path.join(tiny_runs.ROOT, "configs", "compare_custom.yml"))
+    dics = {name: plan.cell_config(plan.cells([name])[0]).dic for name in plan.methods}
+    twins = {name for name in plan.methods if name.endswith("_closed")}
+    assert twins == {f"{name}_closed" for name in set(plan.methods) - twins
+                     if not dics[name].get("projection")}
+    for name in twins:
+        trained, closed = dics[name.removesuffix("_closed")], dics[name]
+        assert closed["classifier"]["mode"] == "closed_form"
+        assert trained["classifier"].get("mode", "clean") == "clean"
+        assert closed["generator"] == trained["generator"]
+    assert len({str(dics[name]["generator"]) for name in twins}) == len(twins) == 9
