@@ -14,7 +14,7 @@ exit status: 0, or 1 if there is a problem; warnings do not count
 examples:
   python tools/doctor.py
   python tools/doctor.py -c configs/csrl_voc_unseen4.yml
-  python tools/doctor.py -c configs/csrl_custom.yml --opts train_dataset.dataset_root=DIR
+  python tools/doctor.py -c configs/csrl_custom.yml --data DIR
 """
 
 import argparse
@@ -34,6 +34,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
                         help="a YAML config to look at, such as configs/csrl_shapes.yml")
     parser.add_argument("--opts", nargs="+", action="extend", default=[], metavar="KEY=VALUE",
                         help="override any key of the config, as for tools/train.py")
+    parser.add_argument("--data", metavar="DIR",
+                        help="your data set in place of the config's, as for tools/train.py")
     parser.add_argument("--json", action="store_true", help="print the findings as JSON")
     return parser.parse_args(argv)
 
@@ -41,10 +43,10 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> dict[str, Any]:
     """Return ``findings`` (list of ``Finding``) and ``failed``, how many of them are problems."""
     args = parse_args(argv)
-    if args.opts and not args.config:
-        raise UserError("--opts overrides keys of a config; name it with -c/--config")
+    if (args.opts or args.data) and not args.config:
+        raise UserError("--opts and --data override keys of a config; name it with -c/--config")
     findings = []
-    for finding in examine(args.config, args.opts):
+    for finding in examine(args.config, args.opts, args.data):
         findings.append(finding)
         if not args.json:
             print(finding, flush=True)

@@ -19,6 +19,7 @@ from paddle_csrl import compat
 from paddle_csrl.config import ZeroShotConfig
 from paddle_csrl.core import preflight
 from paddle_csrl.datasets.class_names import class_names_for, read_class_names
+from paddle_csrl.datasets.data_folder import data_opts
 from paddle_csrl.doctor import installation
 from paddle_csrl.doctor.installation import OK, PROBLEM, WARNING, Finding, size
 from paddle_csrl.embeddings import resolve_class_embeddings, takes_attributes, under_other_names
@@ -38,26 +39,26 @@ def main(task: str) -> None:
     """Write findings as JSON lines.
 
     Args:
-        task: JSON with ``path`` of the file, ``config`` (or null), its overrides ``opts``, and
-            ``terminal``, which shows the progress (or null).
+        task: JSON with ``path`` of the file, ``config`` (or null), its overrides ``opts``, the
+            folder ``data`` (or null), and ``terminal``, which shows the progress (or null).
     """
     given = json.loads(task)
     if given["terminal"]:
         warnings.simplefilter("ignore")
         sys.stderr = open(given["terminal"], "w", encoding="utf-8")
     with open(given["path"], "w", encoding="utf-8") as file:
-        for finding in examine(given["config"], given["opts"]):
+        for finding in examine(given["config"], given["opts"], given["data"]):
             print(json.dumps(finding), file=file, flush=True)
 
 
-def examine(config: str, opts: Sequence[str]) -> Iterator[Finding]:
+def examine(config: str, opts: Sequence[str], data: str | None = None) -> Iterator[Finding]:
     """All findings, in order."""
     yield from attempt("PaddleSeg", check_mending)
     yield from attempt("device", check_device)
     if config is None:
         return
     runs: list[Run] = []
-    yield from attempt("config", lambda: [_read_config(config, opts, runs)])
+    yield from attempt("config", lambda: [_read_config(config, opts, data, runs)])
     told = set()
     for subject, check in _CHECKS.items() if runs else ():
         for finding in attempt(subject, partial(check, runs[0])):
@@ -117,9 +118,10 @@ def _check_products() -> Finding:
                    "install Paddle in a build for this device")
 
 
-def _read_config(path: str, opts: Sequence[str], runs: list[Run]) -> Finding:
+def _read_config(path: str, opts: Sequence[str], data: str | None, runs: list[Run]) -> Finding:
     """Tell the stages of a config, whose run goes into ``runs`` if it can be read."""
-    runs.append(Run(ZeroShotConfig(path, opts=opts)))
+    of_data = [] if data is None else data_opts(data)
+    runs.append(Run(ZeroShotConfig(path, opts=[*of_data, *opts])))
     return Finding(OK, "config", f"{path}, stages {', '.join(runs[0].stages)}")
 
 

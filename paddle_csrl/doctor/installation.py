@@ -63,12 +63,14 @@ class Finding(NamedTuple):
         return f"{text}\n{'':<22} -> {self.advice}" if self.advice else text
 
 
-def examine(config: str | None = None, opts: Sequence[str] = ()) -> Iterator[Finding]:
+def examine(config: str | None = None, opts: Sequence[str] = (),
+            data: str | None = None) -> Iterator[Finding]:
     """Look at everything; each finding comes as soon as it is known.
 
     Args:
         config: a config to be looked at as well, with its data, words, weights and disk.
         opts: overrides of it, as for ``ZeroShotConfig``.
+        data: a folder with the data set in the place of its own, as for ``data_opts``.
     """
     yield check_python()
     if installed("packaging"):
@@ -79,7 +81,7 @@ def examine(config: str | None = None, opts: Sequence[str] = ()) -> Iterator[Fin
         yield Finding(PROBLEM, "packaging", "is not installed", "pip install packaging")
     yield check_cpu()
     yield check_memory()
-    for finding in run_checkup(config, opts):
+    for finding in run_checkup(config, opts, data):
         yield finding
         yield from check_gpus(finding)
 
@@ -215,7 +217,8 @@ def check_gpus(device: Finding) -> list[Finding]:
                     "3.x from PaddlePaddle's site)")]
 
 
-def run_checkup(config: str | None = None, opts: Sequence[str] = ()) -> Iterator[Finding]:
+def run_checkup(config: str | None = None, opts: Sequence[str] = (),
+                data: str | None = None) -> Iterator[Finding]:
     """Yield what `doctor.config` finds, in a process of its own."""
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(
         filter(None, (_ROOT, os.environ.get("PYTHONPATH"))))}
@@ -223,7 +226,7 @@ def run_checkup(config: str | None = None, opts: Sequence[str] = ()) -> Iterator
             "w+", encoding="utf-8", errors="replace") as errors:
         path = os.path.join(folder, "findings")
         with open(path, "w+", encoding="utf-8") as findings:
-            task = {"path": path, "config": config, "opts": list(opts),
+            task = {"path": path, "config": config, "opts": list(opts), "data": data,
                     "terminal": os.ttyname(2) if os.isatty(2) else None}
             process = subprocess.Popen([sys.executable, "-c", _PROGRAM, json.dumps(task)],
                                        env=environment, stdout=subprocess.DEVNULL, stderr=errors)

@@ -254,6 +254,19 @@ def test_missing_data_is_told_once_and_the_words_are_looked_at_all_the_same(reci
     assert of(findings, "embeddings")[0].status == OK
 
 
+def test_a_folder_of_data_in_place_of_the_configs(recipe, tmp_path, capsys):
+    opts = [opt for opt in recipe.opts if "_dataset." not in opt or "transforms" in opt]
+    folder = tmp_path / "data" / "custom"
+    result = cli.main(["-c", recipe.config, "--data", str(folder), "--opts", *opts])
+    assert result["failed"] == 0 and "val: 4 images" in of(result["findings"], "data")[0].text
+    os.remove(folder / "val.txt")
+    *_, last = cli.main(["-c", recipe.config, "--data", str(folder), "--opts", *opts])["findings"]
+    assert (last.subject, last.status) == ("config", PROBLEM)
+    assert f"--data {folder}: no val.txt in it" in last.text
+    with pytest.raises(UserError, match="name it with -c"):
+        cli.main(["--data", str(folder)])
+
+
 def test_a_label_that_no_class_has_and_a_key_that_is_none_are_named(recipe):
     findings = look(recipe, "train_dataset.num_classes=4", "val_dataset.num_classes=4")
     assert PROBLEM in statuses(of(findings, "data"))
@@ -360,5 +373,5 @@ def test_problems_alone_make_it_fail(monkeypatch, capsys, found, failed):
 
 
 def test_overrides_without_a_config_are_refused():
-    with pytest.raises(UserError, match="--opts overrides keys of a config; name it with -c"):
+    with pytest.raises(UserError, match="--opts and --data override keys of a config; name it with -c"):
         cli.main(["--opts", "iters=3"])
