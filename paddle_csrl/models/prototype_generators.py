@@ -21,8 +21,8 @@ from paddle_csrl.models import feature_generator as base
 from paddle_csrl.parallel import Share
 from paddle_csrl.registry import register
 
-#: The penalty of ``RidgePrototypes`` by default.
-RIDGE = 0.1
+#: The penalty of ``RidgePrototypes`` and the temperature of ``ConvexPrototypes`` by default.
+RIDGE, TEMPERATURE = 0.1, 0.1
 #: Of ridge and temperature: with less, rounding decides.
 _LEAST = 1e-6
 
@@ -151,7 +151,7 @@ class ConvexPrototypes(PrototypeGenerator):
 
     _per_class = ("seen_embeddings", "seen_prototypes")
 
-    def __init__(self, embed_dim: int, feature_dim: int, temperature: float = 0.1,
+    def __init__(self, embed_dim: int, feature_dim: int, temperature: float = TEMPERATURE,
                  num_classes: int | None = None, in_channels: int = 3):
         self.temperature = _number("ConvexPrototypes", "temperature", temperature)
         super().__init__(embed_dim, feature_dim)
@@ -162,6 +162,37 @@ class ConvexPrototypes(PrototypeGenerator):
     def prototypes(self, embeddings: Tensor) -> Tensor:
         cosines = paddle.matmul(F.normalize(embeddings), self.seen_embeddings, transpose_y=True)
         return paddle.matmul(F.softmax(cosines / self.temperature), self.seen_prototypes)
+
+
+@register(manager.MODELS)
+class MeanPrototypes(RidgePrototypes, ConvexPrototypes):
+    """Half way between ``RidgePrototypes`` and ``ConvexPrototypes``, whose errors differ.
+
+    Args:
+        embed_dim (int): W.
+        feature_dim (int): D.
+        ridge (float), temperature (float): as theirs.
+        num_classes (int, optional): unused; PaddleSeg injects it.
+        in_channels (int): unused; PaddleSeg injects it.
+
+    Raises:
+        UserError: an argument is out of its range.
+    """
+
+    def __init__(self, embed_dim: int, feature_dim: int, ridge: float = RIDGE,
+                 temperature: float = TEMPERATURE, num_classes: int | None = None,
+                 in_channels: int = 3):
+        self.ridge = _number("MeanPrototypes", "ridge", ridge)
+        self.temperature = _number("MeanPrototypes", "temperature", temperature)
+        PrototypeGenerator.__init__(self, embed_dim, feature_dim)
+
+    def _fitted(self, embeddings: np.ndarray, prototypes: np.ndarray) -> dict[str, np.ndarray]:
+        return {**RidgePrototypes._fitted(self, embeddings, prototypes),
+                **ConvexPrototypes._fitted(self, embeddings, prototypes)}
+
+    def prototypes(self, embeddings: Tensor) -> Tensor:
+        return (RidgePrototypes.prototypes(self, embeddings)
+                + ConvexPrototypes.prototypes(self, embeddings)) / 2
 
 
 def _number(title: str, name: str, value: Any) -> float:

@@ -47,8 +47,8 @@ class GeneratorSection(TrainedSection):
 
     model: Component = key(
         ..., "`StructuralGenerator` (CSRL) or `MLPGenerator` (ZS3Net) with the arguments below; "
-        "`RidgePrototypes` or `ConvexPrototypes`, which are not trained: no other key but "
-        "`unseen_prototypes` and `outside_hull` means anything to them")
+        "`RidgePrototypes`, `ConvexPrototypes` or `MeanPrototypes`, which are not trained: no "
+        "other key but `unseen_prototypes` and `outside_hull` means anything to them")
     iters: Count = key(..., "iterations; one is one update over all classes at once")
     num_samples: Annotated[int, Field(ge=1, le=2 ** 14)] = key(
         ..., "generated and real features per class and iteration")
@@ -118,7 +118,7 @@ class FittingStage(Stage):
     """Fits a generator that has no training to the bank."""
 
     name = result = "generator"
-    help = "with `RidgePrototypes` or `ConvexPrototypes`: these are computed from the bank"
+    help = "with prototypes instead of a generator: these are computed from the bank"
     needs = ("features",)
     flags, no_flags = (), "the generator is computed, not trained"
     resumable = False

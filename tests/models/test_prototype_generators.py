@@ -5,10 +5,10 @@ import paddle
 import pytest
 
 from paddle_csrl.errors import UserError
-from paddle_csrl.models import ConvexPrototypes, RidgePrototypes
+from paddle_csrl.models import ConvexPrototypes, MeanPrototypes, RidgePrototypes
 
 D = 3
-BOTH = [RidgePrototypes, ConvexPrototypes]
+BOTH = [RidgePrototypes, ConvexPrototypes, MeanPrototypes]
 
 
 def made(seen, width, seed=0):
@@ -59,6 +59,18 @@ def test_convex_mixes_the_seen_prototypes_by_softmax_of_cosines(temperature):
         weights = np.array([np.exp(row @ a / np.linalg.norm(row) / np.linalg.norm(a) / temperature)
                             for a in embeddings])
         np.testing.assert_allclose(found, weights / weights.sum() @ targets, rtol=1e-4)
+
+
+def test_the_mean_is_half_way_between_the_others():
+    embeddings, others, means, covariance = made(6, 4)
+    models = [kind(4, D, **arguments) for kind, arguments in (
+        (RidgePrototypes, {"ridge": 0.3}), (ConvexPrototypes, {"temperature": 0.2}),
+        (MeanPrototypes, {"ridge": 0.3, "temperature": 0.2}))]
+    for model in models:
+        model.fit(embeddings, means, covariance)
+    ridge, convex, mean = (prototypes(model, others) for model in models)
+    assert np.abs(ridge - convex).max() > 0.1
+    np.testing.assert_allclose(mean, (ridge + convex) / 2, rtol=1e-5)
 
 
 @pytest.mark.parametrize("kind", BOTH)

@@ -11,7 +11,7 @@ from paddle_csrl.bank.feature_bank import FeatureBank
 from paddle_csrl.cli import train
 from paddle_csrl.config import ZeroShotConfig
 from paddle_csrl.errors import UserError
-from paddle_csrl.models import ConvexPrototypes, RidgePrototypes
+from paddle_csrl.models import ConvexPrototypes, MeanPrototypes, RidgePrototypes
 from paddle_csrl.stages import fit as fit_module
 from paddle_csrl.stages.classifier import ClassifierSection
 from paddle_csrl.stages.closed_form import closed_form_layer
@@ -280,7 +280,7 @@ def test_a_segmentor_without_a_bias_is_refused_before_anything_is_trained(tmp_pa
     assert not os.path.exists(tmp_path / "run" / "segmentor")
 
 
-@pytest.mark.parametrize("include", ["ridge", "convex", "closed_form"])
+@pytest.mark.parametrize("include", ["ridge", "convex", "mean_prototypes", "closed_form"])
 @pytest.mark.parametrize("name", ["csrl_shapes", "csrl_custom", "zs3net/zs3net_voc_unseen2",
                                   "csrl_voc_unseen4", "ablation/all_shapes"])
 def test_the_files_to_include_go_with_any_config(include, name):
@@ -292,6 +292,7 @@ def test_the_files_to_include_go_with_any_config(include, name):
     if include == "closed_form":
         assert config.section("classifier").mode == "closed_form" and not config.leaks
     else:
-        kind = {"ridge": RidgePrototypes, "convex": ConvexPrototypes}[include]
+        kind = {"ridge": RidgePrototypes, "convex": ConvexPrototypes,
+                "mean_prototypes": MeanPrototypes}[include]
         assert section.model["type"] == kind.__name__ and section.relation == "prototypes"
         assert section.unseen_prototypes == "free"
