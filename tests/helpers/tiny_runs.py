@@ -36,7 +36,7 @@ SHRUNK = (
     "classifier.iters=4", "classifier.batch_size=64", "classifier.num_generated=32",
 )
 
-#: In place of the large network of ``csrl_custom``, whose weights come with a package.
+#: In place of the large network of ``_base_/custom``, whose weights come with a package.
 TINY_NETWORK = ("model={'type': 'DeepLabV3P', 'backbone': {'type': 'CSRLTinyNet', 'width': 4}, "
                 "'backbone_indices': [0, 1], 'aspp_ratios': [1, 6, 12, 18]}")
 
@@ -149,12 +149,13 @@ def context(root: str, cache: str, name: str = "csrl_context_unseen2") -> Recipe
     return _recipe(name, cache, *_roots(data), _crop(32))
 
 
-def custom(root: str, cache: str, name: str = "csrl_custom", **kwargs: Any) -> Recipe:
+def custom(root: str, cache: str, name: str = os.path.join("_base_", "custom"), **kwargs: Any) -> Recipe:
     """The generic layout, five classes of which cow and car are unseen."""
     data = make_dataset(root, **{"class_names": CLASSES, "num_train": 12, "num_val": 4,
                                  "size": (48, 56), **kwargs})
     return _recipe(
-        name, cache, TINY_NETWORK, *_roots(data), _crop(32), "zero_shot.unseen=cow,car",
+        name, cache, TINY_NETWORK, "zero_shot.embedding_head=0", *_roots(data), _crop(32),
+        "zero_shot.unseen=cow,car",
         f"zero_shot.class_names={data}/classes.txt",
         f"train_dataset.train_path={data}/train.txt", "train_dataset.num_classes=5",
         f"val_dataset.val_path={data}/val.txt", "val_dataset.num_classes=5")

@@ -46,7 +46,7 @@ def recipe(tmp_path_factory):
             *(f"{split}_dataset.{key}" for split in ("train", "val") for key in (
                 f"dataset_root={root}", f"num_classes={CLASSES}",
                 f"{split}_path={root}/{split}.txt")))
-    return tiny_runs.Recipe(tiny_runs.config_path("csrl_custom"), opts)
+    return tiny_runs.Recipe(tiny_runs.config_path("_base_/custom"), opts)
 
 
 def test_all_stages_and_scores(recipe, tmp_path):
