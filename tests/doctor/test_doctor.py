@@ -373,5 +373,6 @@ def test_problems_alone_make_it_fail(monkeypatch, capsys, found, failed):
 
 
 def test_overrides_without_a_config_are_refused():
-    with pytest.raises(UserError, match="--opts and --data override keys of a config; name it with -c"):
+    with pytest.raises(UserError,
+                       match="--opts and --data override keys of a config; name it with -c"):
         cli.main(["--opts", "iters=3"])

@@ -149,7 +149,8 @@ def context(root: str, cache: str, name: str = "csrl_context_unseen2") -> Recipe
     return _recipe(name, cache, *_roots(data), _crop(32))
 
 
-def custom(root: str, cache: str, name: str = os.path.join("_base_", "custom"), **kwargs: Any) -> Recipe:
+def custom(root: str, cache: str, name: str = os.path.join("_base_", "custom"),
+           **kwargs: Any) -> Recipe:
     """The generic layout, five classes of which cow and car are unseen."""
     data = make_dataset(root, **{"class_names": CLASSES, "num_train": 12, "num_val": 4,
                                  "size": (48, 56), **kwargs})
