@@ -79,7 +79,7 @@ def test_missing_and_unfit_packages_are_problems_with_the_command_that_mends(ver
 
 def test_without_packaging_no_versions_are_compared(versions, monkeypatch):
     versions["packaging"] = None
-    monkeypatch.setattr(doctor, "run_checkup", lambda config, opts: [])
+    monkeypatch.setattr(doctor, "run_checkup", lambda config, opts, data: [])
     findings = list(doctor.examine())
     assert of(findings, "packaging") == [
         Finding(PROBLEM, "packaging", "is not installed", "pip install packaging")]
