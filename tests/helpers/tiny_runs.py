@@ -31,7 +31,7 @@ SHRUNK = (
     "zero_shot.features.samples_per_class=64",
     "generator.iters=4", "generator.num_samples=16", "generator.model.hidden_dim=16",
     "generator.model.noise_dim=4", "generator.relation_warmup=2",
-    "generator.relation=edges",
+    "generator.relation=edges", "zero_shot.embedding_head=0",
     "generator.log_iters=1", "classifier.save_interval=2", "classifier.calibration=0.0",
     "classifier.iters=4", "classifier.batch_size=64", "classifier.num_generated=32",
 )
@@ -155,8 +155,7 @@ def custom(root: str, cache: str, name: str = os.path.join("_base_", "custom"),
     data = make_dataset(root, **{"class_names": CLASSES, "num_train": 12, "num_val": 4,
                                  "size": (48, 56), **kwargs})
     return _recipe(
-        name, cache, TINY_NETWORK, "zero_shot.embedding_head=0", *_roots(data), _crop(32),
-        "zero_shot.unseen=cow,car",
+        name, cache, TINY_NETWORK, *_roots(data), _crop(32), "zero_shot.unseen=cow,car",
         f"zero_shot.class_names={data}/classes.txt",
         f"train_dataset.train_path={data}/train.txt", "train_dataset.num_classes=5",
         f"val_dataset.val_path={data}/val.txt", "val_dataset.num_classes=5")
