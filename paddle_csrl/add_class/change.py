@@ -23,9 +23,8 @@ from prettytable import PrettyTable
 
 from paddle_csrl import visualize
 from paddle_csrl.add_class.class_list import VOCABULARY_FILE, Changes, ClassList
-from paddle_csrl.add_class.layer import Progress, folded_projection, trained_layer
+from paddle_csrl.add_class.layer import Progress, folded_projection, new_layer
 from paddle_csrl.add_class.resize import class_axes, require_classless_features, take_over
-from paddle_csrl.bank.feature_bank import FeatureBank
 from paddle_csrl.builder import ZeroShotBuilder
 from paddle_csrl.classes import CLASSES_FILE, ClassTable
 from paddle_csrl.config import ZeroShotConfig
@@ -104,7 +103,8 @@ def _cell(old: float, new: float) -> str:
 
 def add_classes(run_dir: str, names: Sequence[str], save_dir: str, *, remove: Sequence[str] = (),
                 rename: Sequence[str] = (), seed: int | None = None, opts: Sequence[str] = (),
-                evaluate: bool = False, on_progress: Progress | None = None) -> ClassChange:
+                evaluate: bool = False, on_progress: Progress | None = None,
+                trained: Run | None = None) -> ClassChange:
     """Give a finished run more or other classes, and write it as a run of its own.
 
     Kept classes keep their order, new ones follow. Where none is added, the layer is not trained:
@@ -126,6 +126,8 @@ def add_classes(run_dir: str, names: Sequence[str], save_dir: str, *, remove: Se
         opts: overrides of the run's config as ``key=value``, such as where word vectors are.
         evaluate: also take the IoU of the seen classes on the validation set.
         on_progress: told what is being done.
+        trained: ``trained_run(run_dir)``, if it is open already; what it has loaded and computed
+            serves again, and serves the next change.
 
     Raises:
         UserError: a name that is no class or is one already, a word without a vector, a run that
@@ -135,7 +137,7 @@ def add_classes(run_dir: str, names: Sequence[str], save_dir: str, *, remove: Se
     _check_free(save_dir, run_dir)
     tell = on_progress or (lambda text, share: None)
     tell("reading the run", 0.0)
-    source = _Source.read(run_dir, opts)
+    source = _Source.read(run_dir, opts, trained)
     classes, changes = source.classes.changed(names, remove, rename)
     with _written_whole(save_dir) as aside:
         target = _write_description(source, classes, changes, aside, save_dir, seed)
@@ -165,16 +167,29 @@ class _Source(NamedTuple):
     opts: Sequence[str]
 
     @classmethod
-    def read(cls, folder: str, opts: Sequence[str]) -> "_Source":
+    def read(cls, folder: str, opts: Sequence[str], trained: Run | None) -> "_Source":
         run = Run.open(folder)
         if not os.path.isfile(run.final_model):
             raise UserError(f"no model.pdparams in {folder}; name the folder of a finished run, "
                             f"such as output/demo")
-        names, inner = run.classes.names, os.path.join(folder, TRAINED)
-        is_changed = os.path.isdir(inner) and not os.path.isdir(run.folder("segmentor"))
-        trained = Run.open(inner) if is_changed else run
+        names, is_changed = run.classes.names, _is_changed(folder)
         classes = ClassList.read(folder, names) if is_changed else ClassList.trained(names)
+        trained = trained or (trained_run(folder) if is_changed else run)
         return cls(run, trained, classes, run.builder.trained_segmentor(run.final_model), opts)
+
+
+def trained_run(folder: str, opts: Sequence[str] = ()) -> Run:
+    """Open the run in a folder as it was trained, before any change of its classes.
+
+    ``opts`` override its config unless it was changed.
+    """
+    return Run.open(os.path.join(folder, TRAINED)) if _is_changed(folder) \
+        else Run.open(folder, opts)
+
+
+def _is_changed(folder: str) -> bool:
+    return os.path.isdir(os.path.join(folder, TRAINED)) \
+        and not os.path.isdir(os.path.join(folder, "segmentor"))
 
 
 def _check_free(save_dir: str, run_dir: str) -> None:
@@ -291,7 +306,7 @@ def _new_model(source: _Source, target: Run, classes: ClassList, changes: Change
     if target.config.projection:
         values = folded_projection(source.trained, target, classes, axes, tell)
     else:
-        values = trained_layer(source.trained, target, classes, layer.bias is not None, tell)
+        values = new_layer(source.trained, target, classes, layer.bias is not None, tell)
     put_back(dict(new.named_sublayers())[layer_name], values)
     return new
 
@@ -301,17 +316,17 @@ def _compare(source: _Source, target: Run, classes: ClassList, changes: Changes,
     """``before``, ``after`` and ``taken`` of ``ClassChange``."""
     if "features" not in source.trained.stages or not source.trained.is_finished("features"):
         return {"before": None, "after": None, "taken": {}}
-    bank = FeatureBank.load(source.trained.output("features"))
+    bank, scale = source.trained.context.bank, source.trained.context.scale
     seen = {class_id: classes.trained_ids[class_id] for class_id in target.classes.seen_ids
             if bank.counts[classes.trained_ids[class_id]]}
     places = classes.positions_in(source.classes, changes.renamed)
-    old_layer, new_layer = (run.builder.classification_layer(model)[1] for run, model in (
+    first, second = (run.builder.classification_layer(model)[1] for run, model in (
         (source.run, source.model), (target, new)))
     before, after, taken = {}, {}, dict.fromkeys(changes.added, 0.0)
     for class_id, trained_id in seen.items():
-        features, name = bank.of(trained_id), classes.names[class_id]
-        before[name] = float((_predict(old_layer, features) == places[class_id]).mean())
-        shares = np.bincount(_predict(new_layer, features), minlength=len(places)) / len(features)
+        features, name = scale.undone(bank.of(trained_id)), classes.names[class_id]
+        before[name] = float((_predict(first, features) == places[class_id]).mean())
+        shares = np.bincount(_predict(second, features), minlength=len(places)) / len(features)
         after[name] = float(shares[class_id])
         for added in taken:
             taken[added] += float(shares[classes.names.index(added)]) / len(seen)
@@ -343,7 +358,7 @@ def _evaluate(source: _Source, target: Run, changes: Changes,
 def _write_record(source: _Source, classes: ClassList, change: ClassChange, aside: str) -> None:
     """Write what was done, now and before."""
     earlier = read_json(os.path.join(source.run.save_dir, VOCABULARY_FILE)) \
-        if source.run is not source.trained else {}
+        if _is_changed(source.run.save_dir) else {}
     done = {key: value for key, value in change._asdict().items()
             if key not in ("save_dir", "classes", "unseen")}
     write_json(os.path.join(aside, VOCABULARY_FILE), {

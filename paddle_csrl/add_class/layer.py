@@ -1,5 +1,6 @@
 """The last layer of a run whose classes have changed: what of stage 3 is done once more."""
 
+import hashlib
 from collections.abc import Callable
 from typing import Any
 
@@ -9,11 +10,20 @@ from paddleseg.utils import logger
 
 from paddle_csrl.add_class.class_list import ClassList
 from paddle_csrl.add_class.resize import take_over
+from paddle_csrl.bank.feature_bank import FeatureBank, Moments
 from paddle_csrl.errors import UserError
+from paddle_csrl.models.generator_task import GeneratorTask
+from paddle_csrl.models.pixel_classifier import PixelClassifier
 from paddle_csrl.run import CONFIG_FILE, Run
 from paddle_csrl.stages.base import embeddings_input
 from paddle_csrl.stages.calibration import Calibration, unit_direction
-from paddle_csrl.stages.classifier import calibrated_layer, record_calibration, train_classifier
+from paddle_csrl.stages.classifier import (
+    CLOSED_FORM,
+    calibrated_layer,
+    record_calibration,
+    train_classifier,
+)
+from paddle_csrl.stages.closed_form import closed_form_layer, require_bias
 from paddle_csrl.stages.fit import Step, fit
 from paddle_csrl.stages.generator import (
     generate,
@@ -21,6 +31,7 @@ from paddle_csrl.stages.generator import (
     relative_spread,
     spread,
     trained_generator,
+    unseen_prototypes,
 )
 from paddle_csrl.stages.seen_cost import settled
 from paddle_csrl.utils.weights import load_weights
@@ -54,26 +65,56 @@ def folded_projection(trained: Run, target: Run, classes: ClassList,
     return {key: value.numpy() for key, value in layer.state_dict().items()}
 
 
-def trained_layer(trained: Run, target: Run, classes: ClassList,
-                  has_bias: bool, tell: Progress) -> dict[str, np.ndarray]:
-    """Train the layer as stage 3 does, on the bank and generated features.
+def new_layer(trained: Run, target: Run, classes: ClassList,
+              has_bias: bool, tell: Progress) -> dict[str, np.ndarray]:
+    """Make the layer as stage 3 does, from the bank and generated features.
+
+    What ``trained`` has loaded or computed for it stays in its context, for another change.
 
     Raises:
         UserError: the run leaks, its bank or generator is gone, or its embeddings changed.
     """
     section, unseen_ids = target.config.section("classifier"), target.classes.unseen_ids
+    make = _computed if section.mode == CLOSED_FORM else _trained
     if target.config.leaks:
         raise UserError("the run was trained with `classifier.mode: legacy`, which reads labels of "
                         "unseen classes, and a class without pixels has none; add to a run of "
                         "`mode: clean`")
-    _check_class_weights(section.loss["types"], len(classes.names))
     trained.require_finished(["features", "generator"])
-    bank, scale = trained.context.bank, trained.context.scale
     _require_same_space(trained, target, classes)
     _warn_of_other_vectors(trained, "generator")
-    seed = target.seed("classifier")
+    bank, scale = trained.context.bank.renumbered(classes.trained_ids), trained.context.scale
+    classifier = make(trained, target, classes, bank, None if has_bias else scale.origin, tell)
+    unit = None if has_bias else unit_direction(bank, scale)
+    wanted = settled(Calibration.of(section), bank, target.context.embeddings, len(unseen_ids))
+    values, calibration = calibrated_layer(wanted, classifier, bank, scale, unseen_ids, unit)
+    record_calibration(target.calibration_record, calibration, wanted)
+    return values
+
+
+def _computed(trained: Run, target: Run, classes: ClassList, bank: FeatureBank,
+              origin: np.ndarray | None, tell: Progress) -> PixelClassifier:
+    """Compute the layer in closed form; the arguments are those of ``_trained``."""
+    require_bias(origin is None)
+    section, seed = target.config.section("classifier"), target.seed("classifier")
+    number = section.num_generated
+    prototypes = _of_unseen(
+        _prototypes_of(number, seed), trained, target, classes,
+        _known_prototypes(trained, number, seed),
+        lambda task: unseen_prototypes(task, number, seed), tell)
+    # The features of all seen classes have the moments of the whole bank.
+    is_whole = bank.features is trained.context.bank.features
+    moments = _known_moments(trained) if is_whole else None
+    with paddle.utils.unique_name.guard():
+        return closed_form_layer(section, bank, prototypes, target.classes.unseen_ids, moments)
+
+
+def _trained(trained: Run, target: Run, classes: ClassList, bank: FeatureBank,
+             origin: np.ndarray | None, tell: Progress) -> PixelClassifier:
+    """Train the layer of ``target`` on its part of the ``bank``; ``origin`` as for that layer."""
+    section, seed = target.config.section("classifier"), target.seed("classifier")
+    _check_class_weights(section.loss["types"], len(classes.names))
     generated, state = _generate(trained, target, classes, seed, tell)
-    own = bank.renumbered(classes.trained_ids)
 
     def told_fit(classifier: paddle.nn.Layer, batches: paddle.io.Dataset,
                  section: Any) -> None:
@@ -84,13 +125,8 @@ def trained_layer(trained: Run, target: Run, classes: ClassList,
 
     paddle.set_rng_state(state)
     with paddle.utils.unique_name.guard():
-        classifier = train_classifier(section, own, generated, unseen_ids, seed,
-                                      origin=None if has_bias else scale.origin, fit=told_fit)
-    unit = None if has_bias else unit_direction(own, scale)
-    wanted = settled(Calibration.of(section), own, target.context.embeddings, len(unseen_ids))
-    values, calibration = calibrated_layer(wanted, classifier, own, scale, unseen_ids, unit)
-    record_calibration(target.calibration_record, calibration, wanted)
-    return values
+        return train_classifier(section, bank, generated, target.classes.unseen_ids, seed,
+                                origin=origin, fit=told_fit)
 
 
 def _check_class_weights(losses: list[dict[str, Any]], number: int) -> None:
@@ -131,33 +167,93 @@ def _generate(trained: Run, target: Run, classes: ClassList, seed: int,
               tell: Progress) -> tuple[np.ndarray, Any]:
     """Features of the unseen classes, float32 [U, P, D], and Paddle's random state for training.
 
-    Those of the classes that the generator was trained with are the very features of stage 3. A
-    new class joins the graph of the trained ones by itself, so that it moves none of them and
-    does not depend on what else is added.
+    Those of the classes that the generator was trained with are the very features of stage 3.
     """
     number = target.config.section("classifier").num_generated
+    tell("generating features", 0.1)
+    known, state = _known_features(trained, number, seed)
+    result = _of_unseen(_features_of(number, seed), trained, target, classes, known,
+                        lambda task: generate(task, number, seed), tell)
+    added = [name for name, old in zip(classes.names, classes.trained_ids) if old is None]
+    bank = trained.context.bank
+    real = float(np.mean([spread(bank.of(class_id)) for class_id in bank.present_ids]))
+    relative_spread(added, result[-len(added):], [real] * len(added))
+    return result, state
+
+
+def prepare(trained: Run) -> None:
+    """Load and compute what ``new_layer`` needs of ``trained``, whatever class will be added.
+
+    Raises:
+        UserError: something is gone or broken.
+    """
+    section = trained.config.section("classifier")
+    if trained.config.projection or trained.config.leaks:
+        return
+    trained.require_finished(["features", "generator"])
+    number, seed = section.num_generated, trained.seed("classifier")
+    if section.mode == CLOSED_FORM:
+        _known_moments(trained)
+        _known_prototypes(trained, number, seed)
+    else:
+        _known_features(trained, number, seed)
+
+
+def _known_moments(trained: Run) -> Moments:
+    return trained.context.loaded("moments", lambda: trained.context.bank.moments())
+
+
+def _features_of(number: int, seed: int) -> str:
+    return f"{number} features, seed {seed}"
+
+
+def _prototypes_of(number: int, seed: int) -> str:
+    return f"prototypes of {_features_of(number, seed)}"
+
+
+def _known_prototypes(trained: Run, number: int, seed: int) -> np.ndarray:
+    return trained.context.loaded(
+        _prototypes_of(number, seed),
+        lambda: unseen_prototypes(trained_generator(trained.context), number, seed))
+
+
+def _known_features(trained: Run, number: int, seed: int) -> tuple[np.ndarray, Any]:
+    """Return what stage 3 was trained on, and the state of Paddle's random numbers thereafter."""
+    return trained.context.loaded(
+        _features_of(number, seed),
+        lambda: (generate(trained_generator(trained.context), number, seed),
+                 paddle.get_rng_state()))
+
+
+def _of_unseen(what: str, trained: Run, target: Run, classes: ClassList, known: np.ndarray,
+               make: Callable[[GeneratorTask], np.ndarray], tell: Progress) -> np.ndarray:
+    """Stack what there is of each unseen class of ``target``, in the order of their ids.
+
+    A new class joins the graph of the trained ones by itself, so that it moves none of them and
+    does not depend on what else is added.
+
+    Args:
+        what: names it, with all that it depends on beside classes and generator.
+        known: of the unseen classes of ``trained``, [U, ...].
+        make: makes the same from a generator's task, of its unseen classes.
+    """
     embeddings = trained.context.embeddings
     kept = [class_id for class_id in classes.trained_ids if class_id is not None]
     added = [class_id for class_id, old in enumerate(classes.trained_ids) if old is None]
-    unseen = trained.classes.unseen_ids
-    tell("generating features", 0.1)
-    old = generate(trained_generator(trained.context), number, seed)
-    state = paddle.get_rng_state()
-    rows = dict(zip(unseen.tolist(), old))
+    rows = dict(zip(trained.classes.unseen_ids.tolist(), known))
     result = [rows[class_id] for class_id in kept if class_id in rows]
     neighbours = np.array([*(place for place, class_id in enumerate(kept) if class_id in rows),
                            len(kept)], np.int64)
     for place, class_id in enumerate(added):
         tell(f"generating features of {classes.names[class_id]}", 0.1 + 0.4 * place / len(added))
-        task = load_generator(
-            trained.config.section("generator"),
-            np.concatenate([embeddings[kept], target.context.embeddings[[class_id]]]),
-            trained.context.bank.renumbered([*kept, None]), neighbours,
-            trained.output("generator"))
-        result.append(generate(task, number, seed)[-1])
-    bank = trained.context.bank
-    real = float(np.mean([spread(bank.of(class_id)) for class_id in bank.present_ids]))
-    new = len(added)
-    relative_spread([classes.names[class_id] for class_id in added], np.stack(result)[-new:],
-                    [real] * new)
-    return np.stack(result), state
+        beside = np.concatenate([embeddings[kept], target.context.embeddings[[class_id]]])
+
+        def new(beside: np.ndarray = beside) -> np.ndarray:
+            return make(load_generator(
+                trained.config.section("generator"), beside,
+                trained.context.bank.renumbered([*kept, None]), neighbours,
+                trained.output("generator")))[-1]
+
+        result.append(trained.context.loaded(
+            f"{what} of one beside {kept}: {hashlib.sha256(beside.tobytes()).hexdigest()}", new))
+    return np.stack(result)

@@ -18,6 +18,8 @@ from paddle_csrl.utils.record import require_unchanged
 
 #: Features whose products are taken at once.
 _BLOCK = 4096
+#: Means float64 [S, D] and a covariance float64 [D, D].
+Moments = tuple[np.ndarray, np.ndarray]
 
 
 class BottomKSampler:
@@ -155,6 +157,10 @@ class Scale:
         """The scale that changes nothing."""
         return cls(np.zeros(feature_dim, np.float32), np.ones(feature_dim, np.float32))
 
+    def undone(self, features: np.ndarray) -> np.ndarray:
+        """Return standardized features [K, D] as they were, float32."""
+        return features * self.deviation + self.mean
+
     @property
     def origin(self) -> np.ndarray:
         """float32 [D]: what takes standardized features back to raw ones but for the deviation.
@@ -200,7 +206,7 @@ class FeatureBank:
         """float32 [len(class_ids), D]: mean feature of each class."""
         return np.stack([self.of(class_id).mean(0) for class_id in class_ids])
 
-    def moments(self) -> tuple[np.ndarray, np.ndarray]:
+    def moments(self) -> Moments:
         """Means of the present classes, float64 [S, D], and the covariance within classes.
 
         The covariance, float64 [D, D], is the mean of the classes' own unbiased ones: every class
@@ -234,13 +240,16 @@ class FeatureBank:
     def renumbered(self, class_ids: Sequence[int | None]) -> "FeatureBank":
         """The bank of other classes: class i is class ``class_ids[i]`` of this one.
 
-        An id stands there at most once; None is for a class without features.
+        An id stands there at most once; None is for a class without features. The features are
+        those of this bank, not a copy, where all stay in their order.
         """
         known = np.array([class_id is not None for class_id in class_ids], bool)
         ids = np.array([class_id or 0 for class_id in class_ids], np.int64)
         rows = [np.arange(start, start + count) for start, count in zip(
             self.starts[ids[known]], self.counts[ids[known]])]
-        return FeatureBank(self.features[np.concatenate(rows)],
+        order = np.concatenate(rows)
+        same = np.array_equal(order, np.arange(len(self.features)))
+        return FeatureBank(self.features if same else self.features[order],
                            np.where(known, self.counts[ids], 0),
                            np.where(known, self.pixel_counts[ids], 0))
 

@@ -1,5 +1,6 @@
 """All of the page but the web: pictures, their segmentation, and classes that change."""
 
+import contextlib
 import itertools
 import os
 import shutil
@@ -15,7 +16,8 @@ import cv2
 import numpy as np
 from paddleseg.utils import logger, utils
 
-from paddle_csrl.add_class.change import ClassChange, add_classes
+from paddle_csrl.add_class.change import ClassChange, add_classes, trained_run
+from paddle_csrl.add_class.layer import prepare
 from paddle_csrl.classes import ClassTable
 from paddle_csrl.config import ZeroShotConfig
 from paddle_csrl.datasets.class_names import require_length
@@ -106,6 +108,7 @@ class DemoSession:
             make_folder(save_dir, "--save_dir")
         self._worker = ThreadPoolExecutor(1, initializer=utils.set_device, initargs=(device,))
         self._model = self._worker.submit(Model, run_dir, self.opts).result()
+        self._trained: Run | None = None  # of the worker, and open once a class may be added
         self._temporary = tempfile.TemporaryDirectory(prefix="csrl_demo.")
         self._readers = threading.BoundedSemaphore(_READERS)
         self._lock = threading.Lock()  # guards what follows
@@ -231,9 +234,18 @@ class DemoSession:
     def _predict(self, image_id: int, sample: Sample) -> tuple[np.ndarray, int]:
         if image_id not in self._labels:
             self._labels[image_id] = self._model.predict(sample).label.astype(np.uint8)
+        if not self._trained:  # while the first picture is looked at
+            self._worker.submit(self._prepare)
         return self._labels[image_id], self._version
 
     # Classes
+
+    def _prepare(self) -> None:
+        """Open what every change begins with; what is wrong with it the change will tell."""
+        if not self._trained:
+            with contextlib.suppress(UserError):
+                self._trained = trained_run(self.run_dir, self.opts)
+                prepare(self._trained)
 
     def add_class(self, text: str) -> None:
         """Begin to add a class, "name" or "name=word"; ``state`` tells how it goes.
@@ -270,8 +282,9 @@ class DemoSession:
     def _change(self, task: _Task, add: list[str], remove: list[str]) -> None:
         folder = self._new_folder()
         try:
+            self._prepare()
             result = add_classes(self._model.folder, add, folder, remove=remove, opts=self.opts,
-                                 on_progress=task.note)
+                                 on_progress=task.note, trained=self._trained)
             model = Model(folder, self.opts)
         except Exception as error:
             shutil.rmtree(folder, ignore_errors=True)

@@ -122,7 +122,7 @@ def margins_of(layer: dict[str, np.ndarray], bank: FeatureBank, scale: Scale,
     is_unseen = np.isin(np.arange(len(bank.counts)), unseen_ids)
     margins = []
     for class_id in bank.present_ids:
-        raw = bank.of(class_id) * scale.deviation + scale.mean
+        raw = scale.undone(bank.of(class_id))
         logits = raw @ layer["weight"][:, :, 0, 0].T + layer.get("bias", 0)
         reach = 1.0 if unit is None else np.maximum(raw @ unit, np.finfo(np.float32).eps)
         margins.append((logits[:, ~is_unseen].max(1) - logits[:, is_unseen].max(1)) / reach)

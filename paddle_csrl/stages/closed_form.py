@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import paddle
 
-from paddle_csrl.bank.feature_bank import FeatureBank
+from paddle_csrl.bank.feature_bank import FeatureBank, Moments
 from paddle_csrl.config import ZeroShotConfig
 from paddle_csrl.errors import UserError
 from paddle_csrl.models.closed_form import Discriminant
@@ -73,18 +73,19 @@ def require_bias(has_bias: bool) -> None:
 
 
 def closed_form_layer(section: ClassifierSection, bank: FeatureBank, prototypes: np.ndarray,
-                      unseen_ids: np.ndarray) -> PixelClassifier:
+                      unseen_ids: np.ndarray, moments: Moments | None = None) -> PixelClassifier:
     """Compute the layer of a section ``classifier`` in closed form.
 
     Args:
         bank: real features by class, C classes in all.
         prototypes: float64 [U, D], mean features of the unseen classes.
         unseen_ids: int64 [U].
+        moments: of the bank, where they are known.
 
     Raises:
         UserError: the covariance of the bank cannot be solved with.
     """
-    means, covariance = bank.moments()
+    means, covariance = moments or bank.moments()
     ids = np.concatenate([bank.present_ids, unseen_ids])
     rows, offsets = Discriminant.of(covariance, section.shrinkage).layer(
         np.concatenate([means, prototypes]))

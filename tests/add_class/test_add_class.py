@@ -14,8 +14,8 @@ from helpers.fabricated import pairs, read_label
 from helpers.tiny_runs import differing, files, times
 from paddle_csrl import builder as builder_module
 from paddle_csrl.add_class import change as vocabulary
-from paddle_csrl.add_class import layer as new_layer
-from paddle_csrl.add_class.change import add_classes
+from paddle_csrl.add_class import layer as layer_module
+from paddle_csrl.add_class.change import add_classes, trained_run
 from paddle_csrl.bank.feature_bank import FeatureBank
 from paddle_csrl.builder import ZeroShotBuilder
 from paddle_csrl.cli import add_class, export, predict, val
@@ -24,6 +24,10 @@ from paddle_csrl.embeddings import load_class_embeddings
 from paddle_csrl.errors import UserError
 from paddle_csrl.models.tiny_net import CSRLTinyNet
 from paddle_csrl.run import Run
+from paddle_csrl.stages.calibration import Calibration
+from paddle_csrl.stages.classifier import calibrated_layer
+from paddle_csrl.stages.closed_form import closed_form_layer
+from paddle_csrl.stages.generator import train_generator, unseen_prototypes
 from paddle_csrl.utils import read_json, write_json
 
 
@@ -145,6 +149,114 @@ def test_an_unseen_class_taken_away_and_added_again_gives_the_trained_model(fini
     assert not differing(state_of(tmp_path / "at_once"), state_of(run.folder))
 
 
+# A layer in closed form.
+
+CLOSED = "classifier.mode=closed_form"
+GENERATORS = {
+    "csrl": (), **{kind: (f"generator.model={{'type': '{kind}'}}", "generator.relation=prototypes")
+                   for kind in ("RidgePrototypes", "ConvexPrototypes")}}
+
+
+@pytest.fixture(scope="module", params=GENERATORS)
+def closed(finished, tmp_path_factory, request):
+    """A finished run in closed form, behind each generator. Not to be changed."""
+    run = finished("custom").copy(tmp_path_factory.mktemp("closed") / "run")
+    run.again(CLOSED, *GENERATORS[request.param])
+    return run._replace(recipe=run.recipe._replace(
+        opts=(*run.recipe.opts, CLOSED, *GENERATORS[request.param])))
+
+
+@pytest.fixture
+def untrained_layer(monkeypatch):
+    """Nothing may be trained."""
+    monkeypatch.setattr(layer_module, "train_classifier", None)
+    monkeypatch.setattr(layer_module, "fit", None)
+
+
+def assert_same_up_to_rounding(found, expected):
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
+
+
+def test_in_closed_form_the_other_classes_keep_their_rows(closed, tmp_path, untrained_layer):
+    change_classes(closed.folder, str(tmp_path / "run"), ["zebra"])
+    old, new = state_of(closed.folder), state_of(tmp_path / "run")
+    weight = last_layer(old, 5)
+    for name in (weight, weight.replace("weight", "bias")):
+        assert_same_up_to_rounding(new[name][:5], old[name])
+    assert np.abs(new[weight][5]).max() > 0 and differing(old, new) == [
+        weight, weight.replace("weight", "bias")]
+
+
+@pytest.mark.parametrize("closed", ["RidgePrototypes", "ConvexPrototypes"], indirect=True)
+def test_in_closed_form_the_layer_is_that_of_the_stages_with_all_classes(closed, tmp_path,
+                                                                         untrained_layer):
+    """Stages 2 and 3 on the bank of six classes, of which zebra has no pixel.
+
+    A graph generator that zebra was trained in would be another one.
+    """
+    opts = ["classifier.calibration=auto", "classifier.seen_cost=0.2"]
+    change_classes(closed.folder, str(tmp_path / "run"), ["zebra"], opts=opts)
+    run, new = closed.open(*opts), Run.open(str(tmp_path / "run"))
+    bank, unseen = run.context.bank.renumbered([0, 1, 2, 3, 4, None]), np.array([3, 4, 5])
+    embeddings = np.concatenate([run.context.embeddings, load_class_embeddings(["zebra"])])
+    task = train_generator(run.config.section("generator"), embeddings, bank, unseen, 0)
+    section = run.config.section("classifier")
+    layer = closed_form_layer(section, bank, unseen_prototypes(task, 1, 0), unseen)
+    wanted = Calibration(section.seen_cost, is_cost=True)
+    values, calibration = calibrated_layer(wanted, layer, bank, run.context.scale, unseen, None)
+    state = state_of(tmp_path / "run")
+    weight = last_layer(state, 6)
+    assert_same_up_to_rounding(state[weight], values["weight"])
+    assert_same_up_to_rounding(state[weight.replace("weight", "bias")], values["bias"])
+    assert new.calibration == pytest.approx(calibration, rel=1e-5)
+
+
+def test_in_closed_form_too_a_class_taken_away_and_added_again_changes_nothing(
+        closed, tmp_path, untrained_layer):
+    change_classes(closed.folder, str(tmp_path / "without"), remove=["car"])
+    change_classes(str(tmp_path / "without"), str(tmp_path / "again"), ["car"])
+    assert not differing(state_of(tmp_path / "again"), state_of(closed.folder))
+
+
+def test_what_an_open_run_has_computed_serves_again(closed, tmp_path, untrained_layer):
+    trained = trained_run(closed.folder)
+    first = change_classes(closed.folder, str(tmp_path / "one"), ["zebra"], trained=trained)
+    bank = trained.context.bank
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(FeatureBank, "load", None)
+        patch.setattr(FeatureBank, "moments", None)
+        change_classes(str(tmp_path / "one"), str(tmp_path / "two"), ["pony=horse"],
+                       trained=trained)
+    assert trained.context.bank is bank
+    change_classes(closed.folder, str(tmp_path / "alone"), ["zebra", "pony=horse"])
+    assert not differing(state_of(tmp_path / "two"), state_of(tmp_path / "alone"))
+    record = read_json(os.path.join(tmp_path / "two", "vocabulary.json"))
+    assert [list(change["added"]) for change in record["changes"]] == [["zebra"], ["pony"]]
+    assert first.before.keys() == {"background", "cat", "dog"}
+    # Another word is another class, though all else is the same.
+    change_classes(closed.folder, str(tmp_path / "word"), ["zebra=sofa"], trained=trained)
+    assert differing(state_of(tmp_path / "word"), state_of(tmp_path / "one"))
+
+
+def test_in_closed_form_nothing_of_a_removed_seen_class_takes_part(closed, tmp_path,
+                                                                   untrained_layer):
+    trained = trained_run(closed.folder)
+    change_classes(closed.folder, str(tmp_path / "with"), ["zebra"], trained=trained)
+    change_classes(closed.folder, str(tmp_path / "run"), ["zebra"], ["dog"], trained=trained)
+    run = closed.open()
+    bank, scale = run.context.bank, run.context.scale
+    covariance = np.mean([np.cov(bank.of(c).T.astype(np.float64)) for c in (0, 1)], axis=0)
+    covariance += 0.1 * np.diag(covariance).mean() * np.eye(len(covariance))
+    means = [bank.of(c).mean(0, dtype=np.float64) for c in (0, 1)]
+    state = state_of(tmp_path / "run")
+    weight = state[last_layer(state, 5)][:, :, 0, 0] * scale.deviation
+    expected = np.linalg.solve(covariance, np.transpose(means)).T
+    np.testing.assert_allclose(weight[:2], expected, atol=1e-3 * np.abs(expected).max())
+    whole = state_of(tmp_path / "with")
+    assert np.abs(whole[last_layer(whole, 6)][:2, :, 0, 0] * scale.deviation - expected).max() \
+        > 1e-2 * np.abs(expected).max()
+
+
 def test_a_rename_changes_names_alone(finished, zebra, tmp_path):
     change = change_classes(zebra.save_dir, str(tmp_path / "run"),
                             rename=["dog=hound", "zebra=okapi"])
@@ -169,8 +281,8 @@ def test_a_removed_class_leaves_the_logits_of_the_others(trained, tmp_path, remo
 
 def test_nothing_of_a_removed_seen_class_takes_part_later(finished, tmp_path, monkeypatch):
     run = finished("custom")
-    fit, banks = new_layer.train_classifier, []
-    monkeypatch.setattr(new_layer, "train_classifier",
+    fit, banks = layer_module.train_classifier, []
+    monkeypatch.setattr(layer_module, "train_classifier",
                         lambda *args, **kwargs: banks.append(args[1]) or fit(*args, **kwargs))
     change = change_classes(run.folder, str(tmp_path / "run"), ["zebra"], ["dog"])
     assert change.classes == ["background", "cat", "cow", "car", "zebra"]
@@ -433,7 +545,7 @@ def test_a_folder_in_use_is_refused_and_an_empty_one_taken(trained, tmp_path):
     assert times(str(target)) == before
 
 
-@pytest.mark.parametrize("step", ["trained_layer", "_write_record", "_keep_trained"])
+@pytest.mark.parametrize("step", ["new_layer", "_write_record", "_keep_trained"])
 def test_an_interruption_leaves_nothing(trained, tmp_path, monkeypatch, step):
     def interrupt(*args, **kwargs):
         raise KeyboardInterrupt

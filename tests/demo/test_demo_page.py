@@ -20,6 +20,8 @@ from werkzeug.serving import BaseWSGIServer
 
 import paddle_csrl
 from helpers import tiny_runs
+from paddle_csrl.add_class import layer
+from paddle_csrl.bank.feature_bank import FeatureBank
 from paddle_csrl.cli import demo, predict
 from paddle_csrl.demo import server
 from paddle_csrl.demo import session as session_module
@@ -284,6 +286,24 @@ def test_a_class_is_added_and_removed(run, tmp_path):
     session.close()
     assert sorted(os.listdir(tmp_path / "kept")) == ["1", "2"]
     assert not os.path.exists(session._temporary.name)
+
+
+def test_what_every_change_needs_is_loaded_once(run, monkeypatch):
+    """The bank and what the generator makes of the known classes, while a picture is looked at."""
+    loaded, made, load, generate = [], [], FeatureBank.load, layer.generate
+    monkeypatch.setattr(FeatureBank, "load", lambda path: loaded.append(path) or load(path))
+    monkeypatch.setattr(layer, "generate", lambda *args: made.append(args) or generate(*args))
+    session = DemoSession(run.folder)
+    assert not loaded
+    session.label(0)
+    session.label(1)
+    session._worker.submit(lambda: None).result()
+    assert (len(loaded), len(made)) == (1, 1)
+    for number, name in enumerate(("zebra", "sheep"), 2):
+        session.add_class(name)
+        assert not wait(session)["message"]["is_error"]
+        assert (len(loaded), len(made)) == (1, number)
+    session.close()
 
 
 def test_without_a_folder_only_the_newest_model_is_kept(run):
