@@ -86,7 +86,10 @@ def new_layer(trained: Run, target: Run, classes: ClassList,
     bank, scale = trained.context.bank.renumbered(classes.trained_ids), trained.context.scale
     classifier = make(trained, target, classes, bank, None if has_bias else scale.origin, tell)
     unit = None if has_bias else unit_direction(bank, scale)
-    wanted = settled(Calibration.of(section), bank, target.context.embeddings, len(unseen_ids))
+    wanted = Calibration.of(section)
+    if wanted.is_open:
+        wanted = settled(wanted, bank, target.context.embeddings, len(unseen_ids),
+                         _moments(trained, bank))
     values, calibration = calibrated_layer(wanted, classifier, bank, scale, unseen_ids, unit)
     record_calibration(target.calibration_record, calibration, wanted)
     return values
@@ -102,11 +105,15 @@ def _computed(trained: Run, target: Run, classes: ClassList, bank: FeatureBank,
         _prototypes_of(number, seed), trained, target, classes,
         _known_prototypes(trained, number, seed),
         lambda task: unseen_prototypes(task, number, seed), tell)
-    # The features of all seen classes have the moments of the whole bank.
-    is_whole = bank.features is trained.context.bank.features
-    moments = _known_moments(trained) if is_whole else None
     with paddle.utils.unique_name.guard():
-        return closed_form_layer(section, bank, prototypes, target.classes.unseen_ids, moments)
+        return closed_form_layer(section, bank, prototypes, target.classes.unseen_ids,
+                                 _moments(trained, bank))
+
+
+def _moments(trained: Run, bank: FeatureBank) -> Moments:
+    """Moments of the ``bank`` of some classes of ``trained``: with all, those of the whole one."""
+    is_whole = bank.features is trained.context.bank.features
+    return trained.context.moments if is_whole else bank.moments()
 
 
 def _trained(trained: Run, target: Run, classes: ClassList, bank: FeatureBank,
@@ -193,14 +200,11 @@ def prepare(trained: Run) -> None:
     trained.require_finished(["features", "generator"])
     number, seed = section.num_generated, trained.seed("classifier")
     if section.mode == CLOSED_FORM:
-        _known_moments(trained)
         _known_prototypes(trained, number, seed)
     else:
         _known_features(trained, number, seed)
-
-
-def _known_moments(trained: Run) -> Moments:
-    return trained.context.loaded("moments", lambda: trained.context.bank.moments())
+    if section.mode == CLOSED_FORM or Calibration.of(section).is_open:
+        trained.context.moments  # noqa: B018  computed and kept
 
 
 def _features_of(number: int, seed: int) -> str:

@@ -16,7 +16,7 @@ from typing import Any, ClassVar, TypeVar
 import numpy as np
 import paddle
 
-from paddle_csrl.bank.feature_bank import FeatureBank, Scale
+from paddle_csrl.bank.feature_bank import FeatureBank, Moments, Scale
 from paddle_csrl.builder import ZeroShotBuilder, pretrained_in, without_pretrained
 from paddle_csrl.classes import ClassTable
 from paddle_csrl.config import ZeroShotConfig
@@ -86,6 +86,11 @@ class StageContext:
     def scale(self) -> Scale:
         """The scale by which ``bank`` was standardized."""
         return self._bank_and_scale[1]
+
+    @cached_property
+    def moments(self) -> Moments:
+        """Those of ``bank``."""
+        return self.bank.moments()
 
     def loaded(self, name: str, load: Callable[[], Loaded]) -> Loaded:
         """Return what ``load`` gives, called once for a ``name``: for what a stage makes itself."""

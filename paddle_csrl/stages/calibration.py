@@ -105,11 +105,17 @@ def cost_calibration(margins: Sequence[np.ndarray], cost: float) -> float:
     of an unseen one. δ is a quantile of the ``margins``, float [K_s] of each seen class, which
     weigh alike; it is negative where more than the share goes there by itself.
     """
+    return cost_calibrations(margins, [cost])[0]
+
+
+def cost_calibrations(margins: Sequence[np.ndarray], costs: Sequence[float]) -> list[float]:
+    """Find the δ of each of ``costs``, as ``cost_calibration``."""
     weights = np.concatenate([np.full(len(rows), 1 / len(rows)) for rows in margins])
     rows = np.concatenate(margins)
     order = np.argsort(rows, kind="stable")
     lost = np.cumsum(weights[order]) / weights.sum()
-    return float(rows[order[min(int(np.searchsorted(lost, cost)), len(order) - 1)]])
+    places = np.searchsorted(lost, costs).clip(max=len(order) - 1)
+    return [float(value) for value in rows[order[places]]]
 
 
 def margins_of(layer: dict[str, np.ndarray], bank: FeatureBank, scale: Scale,

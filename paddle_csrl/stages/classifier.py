@@ -260,9 +260,9 @@ class LastLayer:
 
     @cached_property
     def _wanted(self) -> Calibration:
-        context = self.context
-        return settled(Calibration.of(context.config.section("classifier")), context.bank,
-                       context.embeddings, len(context.classes.unseen_ids))
+        context, wanted = self.context, Calibration.of(self.context.config.section("classifier"))
+        return settled(wanted, context.bank, context.embeddings, len(context.classes.unseen_ids),
+                       context.moments if wanted.is_open else None)
 
 
 def calibrated_layer(wanted: Calibration, classifier: PixelClassifier, bank: FeatureBank,

@@ -61,7 +61,7 @@ class ClosedFormStage(Stage):
         context.files.begin(self.name)
         with paddle.utils.unique_name.guard():
             keep_layer(context, self.name, last, closed_form_layer(
-                section, context.bank, prototypes, context.classes.unseen_ids))
+                section, context.bank, prototypes, context.classes.unseen_ids, context.moments))
 
 
 def require_bias(has_bias: bool) -> None:

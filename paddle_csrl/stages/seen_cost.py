@@ -13,10 +13,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from paddle_csrl.bank.feature_bank import FeatureBank
+from paddle_csrl.bank.feature_bank import FeatureBank, Moments
 from paddle_csrl.models.closed_form import Discriminant
 from paddle_csrl.models.prototype_generators import RIDGE, ridge_map, unit_rows
-from paddle_csrl.stages.calibration import Calibration, cost_calibration
+from paddle_csrl.stages.calibration import Calibration, cost_calibrations
 
 #: The shares that are tried, and the one where too few classes are seen to leave any out.
 COSTS = (0.005, 0.01, 0.015, 0.02, 0.03, 0.04, 0.05, 0.07, 0.1, 0.13, 0.16, 0.2, 0.25, 0.3, 0.35,
@@ -29,20 +29,22 @@ _SHRINKAGE = 0.1
 
 
 def settled(calibration: Calibration, bank: FeatureBank, embeddings: np.ndarray,
-            num_unseen: int) -> Calibration:
+            num_unseen: int, moments: Moments | None = None) -> Calibration:
     """Find the cost of a ``calibration`` that leaves it open; arguments as ``cost_of_left_out``."""
     if not calibration.is_open:
         return calibration
-    return Calibration(cost_of_left_out(bank, embeddings, num_unseen), is_cost=True)
+    return Calibration(cost_of_left_out(bank, embeddings, num_unseen, moments), is_cost=True)
 
 
-def cost_of_left_out(bank: FeatureBank, embeddings: np.ndarray, num_unseen: int) -> float:
+def cost_of_left_out(bank: FeatureBank, embeddings: np.ndarray, num_unseen: int,
+                     moments: Moments | None = None) -> float:
     """Find the share of seen features whose loss to unseen classes gives the best hIoU.
 
     Args:
         bank: standardized features of the seen classes, C classes in all.
         embeddings: float32 [C, d_w].
         num_unseen: U; as many seen classes are left out at a time, but a third of them at most.
+        moments: of the bank, where they are known.
 
     Returns:
         One of ``COSTS``; ``DEFAULT_COST`` with fewer than three seen classes.
@@ -50,7 +52,7 @@ def cost_of_left_out(bank: FeatureBank, embeddings: np.ndarray, num_unseen: int)
     seen = bank.present_ids
     if len(seen) < 3 or not num_unseen:
         return DEFAULT_COST
-    means, covariance = bank.moments()
+    means, covariance = moments or bank.moments()
     if np.trace(covariance) <= 0:
         return DEFAULT_COST
     scene = _Scene.of(bank, embeddings[seen], means, Discriminant.of(covariance, _SHRINKAGE))
@@ -94,7 +96,7 @@ class _Scene(NamedTuple):
         margins = kept.max(1) - other.max(1)
         kept, other = kept.argmax(1), other.argmax(1)
         by_class = [margins[self.labels == c] for c in np.flatnonzero(~is_left_out)]
-        limits = [cost_calibration(by_class, cost) for cost in COSTS]
+        limits = cost_calibrations(by_class, COSTS)
         return np.array([self._hiou(np.where(margins < limit, other, kept), is_left_out)
                          for limit in limits])
 

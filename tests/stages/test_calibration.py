@@ -12,7 +12,7 @@ from paddle_csrl.errors import UserError
 from paddle_csrl.models.pixel_classifier import PixelClassifier
 from paddle_csrl.run import Run
 from paddle_csrl.stages import calibration
-from paddle_csrl.stages.calibration import Calibration, cost_calibration, fold
+from paddle_csrl.stages.calibration import Calibration, cost_calibration, cost_calibrations, fold
 from paddle_csrl.stages.classifier import ClassifierSection
 from paddle_csrl.utils import read_json
 
@@ -24,6 +24,16 @@ def test_by_hand():
     assert cost_calibration(margins, 0.24) == 3.0
     assert cost_calibration(margins, 0.74) == 10.0
     assert cost_calibration(margins, 0.99) == 20.0
+
+
+def test_many_costs_are_those_of_one_each():
+    rng = np.random.default_rng(0)
+    margins, costs = [rng.normal(size=n).round(1) for n in (7, 30)], [0.9, 0.01, 0.5, 0.999]
+    assert cost_calibrations(margins, costs) == [cost_calibration(margins, cost) for cost in costs]
+    for cost, value in zip(costs, cost_calibrations(margins, costs)):
+        lost = [np.mean([(rows <= limit).mean() for rows in margins])
+                for limit in sorted(np.concatenate(margins)) if limit < value]
+        assert not lost or max(lost) < cost + 1e-12
 
 
 def test_a_negative_calibration_where_too_much_goes_there_by_itself():
