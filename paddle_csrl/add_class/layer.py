@@ -19,6 +19,7 @@ from paddle_csrl.stages.base import embeddings_input
 from paddle_csrl.stages.calibration import Calibration, unit_direction
 from paddle_csrl.stages.classifier import (
     CLOSED_FORM,
+    ClassifierSection,
     calibrated_layer,
     record_calibration,
     train_classifier,
@@ -86,10 +87,7 @@ def new_layer(trained: Run, target: Run, classes: ClassList,
     bank, scale = trained.context.bank.renumbered(classes.trained_ids), trained.context.scale
     classifier = make(trained, target, classes, bank, None if has_bias else scale.origin, tell)
     unit = None if has_bias else unit_direction(bank, scale)
-    wanted = Calibration.of(section)
-    if wanted.is_open:
-        wanted = settled(wanted, bank, target.context.embeddings, len(unseen_ids),
-                         _moments(trained, bank))
+    wanted = _wanted(trained, section, bank, target.context.embeddings, len(unseen_ids))
     values, calibration = calibrated_layer(wanted, classifier, bank, scale, unseen_ids, unit)
     record_calibration(target.calibration_record, calibration, wanted)
     return values
@@ -188,8 +186,24 @@ def _generate(trained: Run, target: Run, classes: ClassList, seed: int,
     return result, state
 
 
-def prepare(trained: Run) -> None:
+def _wanted(trained: Run, section: ClassifierSection, bank: FeatureBank, embeddings: np.ndarray,
+            num_unseen: int) -> Calibration:
+    """Settle a section's calibration, as ``settled``; with all seen classes once."""
+
+    def settle() -> Calibration:
+        return settled(wanted, bank, embeddings, num_unseen, _moments(trained, bank))
+
+    wanted = Calibration.of(section)
+    if not wanted.is_open or bank.features is not trained.context.bank.features:
+        return settle() if wanted.is_open else wanted
+    digest = hashlib.sha256(embeddings[bank.present_ids].tobytes()).hexdigest()
+    return trained.context.loaded(f"cost of {num_unseen} unseen classes: {digest}", settle)
+
+
+def prepare(trained: Run, num_unseen: int) -> None:
     """Load and compute what ``new_layer`` needs of ``trained``, whatever class will be added.
+
+    There will be ``num_unseen`` unseen classes then.
 
     Raises:
         UserError: something is gone or broken.
@@ -205,6 +219,7 @@ def prepare(trained: Run) -> None:
         _known_features(trained, number, seed)
     if section.mode == CLOSED_FORM or Calibration.of(section).is_open:
         trained.context.moments  # noqa: B018  computed and kept
+    _wanted(trained, section, trained.context.bank, trained.context.embeddings, num_unseen)
 
 
 def _features_of(number: int, seed: int) -> str:

@@ -234,18 +234,17 @@ class DemoSession:
     def _predict(self, image_id: int, sample: Sample) -> tuple[np.ndarray, int]:
         if image_id not in self._labels:
             self._labels[image_id] = self._model.predict(sample).label.astype(np.uint8)
-        if not self._trained:  # while the first picture is looked at
-            self._worker.submit(self._prepare)
+            with contextlib.suppress(RuntimeError):  # the page is being closed
+                self._worker.submit(self._prepare)  # while the picture is looked at
         return self._labels[image_id], self._version
 
     # Classes
 
     def _prepare(self) -> None:
         """Open what every change begins with; what is wrong with it the change will tell."""
-        if not self._trained:
-            with contextlib.suppress(UserError):
-                self._trained = trained_run(self.run_dir, self.opts)
-                prepare(self._trained)
+        with contextlib.suppress(UserError):
+            self._trained = self._trained or trained_run(self.run_dir, self.opts)
+            prepare(self._trained, len(self._model.classes.unseen_ids) + 1)
 
     def add_class(self, text: str) -> None:
         """Begin to add a class, "name" or "name=word"; ``state`` tells how it goes.
@@ -282,7 +281,7 @@ class DemoSession:
     def _change(self, task: _Task, add: list[str], remove: list[str]) -> None:
         folder = self._new_folder()
         try:
-            self._prepare()
+            self._trained = self._trained or trained_run(self.run_dir, self.opts)
             result = add_classes(self._model.folder, add, folder, remove=remove, opts=self.opts,
                                  on_progress=task.note, trained=self._trained)
             model = Model(folder, self.opts)

@@ -238,6 +238,19 @@ def test_what_an_open_run_has_computed_serves_again(closed, tmp_path, untrained_
     assert differing(state_of(tmp_path / "word"), state_of(tmp_path / "one"))
 
 
+def test_the_price_is_found_before_a_class_is_added(closed, tmp_path, monkeypatch):
+    opts = ["classifier.calibration=auto", "classifier.seen_cost=auto"]
+    change_classes(closed.folder, str(tmp_path / "alone"), ["zebra"], opts=opts)
+    trained = trained_run(closed.folder, opts)
+    layer_module.prepare(trained, 3)
+    monkeypatch.setattr(layer_module, "settled", None)
+    change_classes(closed.folder, str(tmp_path / "run"), ["zebra"], opts=opts, trained=trained)
+    assert not differing(state_of(tmp_path / "run"), state_of(tmp_path / "alone"))
+    with pytest.raises(TypeError):  # of other classes it is another one
+        change_classes(closed.folder, str(tmp_path / "less"), ["zebra"], ["dog"], opts=opts,
+                       trained=trained)
+
+
 def test_in_closed_form_nothing_of_a_removed_seen_class_takes_part(closed, tmp_path,
                                                                    untrained_layer):
     trained = trained_run(closed.folder)
