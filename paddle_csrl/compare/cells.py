@@ -14,17 +14,19 @@ from paddle import nn
 from paddleseg.utils import logger
 
 from paddle_csrl.builder import ZeroShotBuilder
-from paddle_csrl.compare.curve import curve, swept_layers
+from paddle_csrl.compare.curve import COSTS, curve
 from paddle_csrl.compare.plan import Cell, Plan
+from paddle_csrl.config.schema import AUTO
 from paddle_csrl.core.train import run_stages, write_config
 from paddle_csrl.errors import is_unwritable, user_message
-from paddle_csrl.evaluation.layers import score_layers
+from paddle_csrl.evaluation.layers import sampled_margins, score_layers
 from paddle_csrl.evaluation.score import describe
 from paddle_csrl.metrics import ZeroShotEvaluator
 from paddle_csrl.models.last_layer import load_layer, read_layer
 from paddle_csrl.pretraining import pretraining_of
 from paddle_csrl.run import Run
 from paddle_csrl.stages.base import changed_inputs
+from paddle_csrl.stages.calibration import cost_calibrations, margins_of
 from paddle_csrl.utils import progress, read_json, write_json
 from paddle_csrl.utils.lock import FolderInUse
 from paddle_csrl.utils.record import checksum
@@ -179,23 +181,38 @@ class _Group:
     def _score(self, builder: ZeroShotBuilder, segmentor: nn.Layer,
                cells: list[tuple[Cell, Run, dict[str, np.ndarray]]]) -> None:
         """Score cells by their layers, as they are and along their curves."""
-        layers = [[layer, *self._swept(run, layer)] for _, run, layer in cells]
-        evaluators = iter(score_layers(builder, segmentor, list(itertools.chain(*layers))))
-        for (cell, run, _), own in zip(cells, layers):
-            self._record(cell, run, [next(evaluators) for _ in own])
+        layers = [layer for _, _, layer in cells]
+        calibrations = [self._calibrations(builder, segmentor, run, layer)
+                        for _, run, layer in cells]
+        scores = score_layers(builder, segmentor, layers, [
+            [value - run.calibration for value in own]
+            for (_, run, _), own in zip(cells, calibrations)])
+        for (cell, run, _), own, evaluators in zip(cells, calibrations, scores):
+            self._record(cell, run, own, evaluators)
 
-    def _swept(self, run: Run, layer: dict[str, np.ndarray]) -> list[dict[str, np.ndarray]]:
-        if not self.plan.calibrations:
+    def _calibrations(self, builder: ZeroShotBuilder, segmentor: nn.Layer, run: Run,
+                      layer: dict[str, np.ndarray]) -> list[float]:
+        """Find the δ of a cell's curve, in rising order; none without a bias for them to move."""
+        if "bias" not in layer or not self.plan.calibrations:
             return []
-        return swept_layers(layer, run.classes.seen_ids, run.calibration, self.plan.calibrations)
+        if self.plan.calibrations != AUTO:
+            return sorted(map(float, self.plan.calibrations))
+        if "features" in run.stages:
+            context = self.base.context if "features" in run.shared_stages else run.context
+            margins = margins_of(layer, context.bank, context.scale, run.classes.unseen_ids)
+            run.forget()
+        else:
+            margins = sampled_margins(builder, segmentor)
+        return [run.calibration + value for value in cost_calibrations(margins, COSTS)]
 
-    def _record(self, cell: Cell, run: Run, evaluators: list[ZeroShotEvaluator]) -> None:
+    def _record(self, cell: Cell, run: Run, calibrations: list[float],
+                evaluators: list[ZeroShotEvaluator]) -> None:
         evaluator, *swept = evaluators
         metrics = describe(run.builder, evaluator.compute(),
                            pretraining_of(run.config, run.classes.unseen_names))
         metrics.pop("config")
         if swept:
-            metrics["curve"] = curve(self.plan.calibrations, swept)
+            metrics["curve"] = curve(self.plan.calibrations, calibrations, evaluator, swept)
         write_json(self._path(cell, "scores.json"), {
             "config": self.plan.digest(cell), "inputs": self._score_inputs(run), **metrics,
             "confusion": evaluator.confusion.tolist()})
@@ -211,7 +228,9 @@ class _Group:
         inputs: dict[str, Any] = {
             "model": checksum(run.result), "segmentor": checksum(run.output("segmentor")),
             "images": run.builder.fingerprint("val")}
-        if self.plan.calibrations:
+        if self.plan.calibrations == AUTO:
+            inputs["costs"] = list(COSTS)
+        elif self.plan.calibrations:
             inputs["calibrations"] = sorted(map(float, self.plan.calibrations))
         return inputs
 

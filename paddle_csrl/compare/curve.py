@@ -11,44 +11,43 @@ from typing import Any
 
 import numpy as np
 
+from paddle_csrl.evaluation.layers import EXTREME
 from paddle_csrl.metrics import ZeroShotEvaluator
 
-#: Added at both ends, in logit units: there only seen, or only unseen, classes are predicted.
-EXTREME = 1e4
+#: What the points of ``calibrations: auto`` cost: shares of the pixels of seen classes, each class
+#: weighing alike, that go to an unseen class.
+COSTS = (0.001, 0.002, 0.005, 0.01, 0.015, 0.02, 0.03, 0.05, 0.07, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5,
+         0.7)
 
 
-def swept_layers(layer: dict[str, np.ndarray], seen_ids: np.ndarray, calibration: float,
-                 calibrations: Sequence[float]) -> list[dict[str, np.ndarray]]:
-    """``layer`` at ±``EXTREME`` and every other calibration in between, in rising order.
+def points(wanted: str | Sequence[float]) -> dict[str, list[float]]:
+    """Tell which points a curve has, as ``scores.json`` does, by the ``calibrations`` of a plan.
 
-    Args:
-        layer: ``weight`` [C, D, 1, 1] and ``bias`` [C]; without a bias there is nothing to move
-            and the list is empty.
-        seen_ids (list[int]): the classes to calibrate.
-        calibration (float): what is folded into ``layer`` already.
-        calibrations (list[float]): those wanted, in logit units.
+    With ``auto`` these are ``costs``, in [0, 1], else ``calibrations`` δ, of which ±``EXTREME``
+    stands for the ends, where only seen, or only unseen, classes are predicted.
     """
-    if "bias" not in layer:
-        return []
-    layers = []
-    for value in with_ends(calibrations):
-        bias = layer["bias"].copy()
-        bias[list(seen_ids)] += calibration - value
-        layers.append({"weight": layer["weight"], "bias": bias})
-    return layers
+    if isinstance(wanted, str):
+        return {"costs": [0.0, *COSTS, 1.0]}
+    return {"calibrations": with_ends(wanted)}
 
 
-def curve(calibrations: Sequence[float], evaluators: Sequence[ZeroShotEvaluator]) -> dict[str, Any]:
+def curve(wanted: str | Sequence[float], calibrations: Sequence[float],
+          own: ZeroShotEvaluator, swept: Sequence[ZeroShotEvaluator]) -> dict[str, Any]:
     """The curve as ``scores.json`` holds it, scores as fractions.
 
     Args:
-        calibrations: as given to ``swept_layers``.
-        evaluators: of the layers that it returned, in their order.
+        wanted: the ``calibrations`` of the plan.
+        calibrations: δ of every point but the ends, in rising order.
+        own: of the layer as it is. With ``auto`` it takes part in the best hIoU, as no point of
+            the curve needs to be at the calibration of the layer.
+        swept: of the points, in their order.
     """
-    scores = [evaluator.compute() for evaluator in evaluators]
+    scores = [evaluator.compute() for evaluator in swept]
     seen, unseen = ([float(score[key]) for score in scores] for key in ("seen_miou", "unseen_miou"))
-    return {"calibrations": with_ends(calibrations), "seen_miou": seen, "unseen_miou": unseen,
-            "ausuc": area(seen, unseen), "best_hiou": max(float(item["hiou"]) for item in scores)}
+    others = [own.compute()] if isinstance(wanted, str) else []
+    return {"calibrations": with_ends(calibrations), **points(wanted),
+            "seen_miou": seen, "unseen_miou": unseen, "ausuc": area(seen, unseen),
+            "best_hiou": max(float(item["hiou"]) for item in scores + others)}
 
 
 def area(seen: Sequence[float], unseen: Sequence[float]) -> float:

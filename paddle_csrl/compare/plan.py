@@ -10,12 +10,12 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, PrivateAttr, model_validator
 
-from paddle_csrl.compare.curve import EXTREME
 from paddle_csrl.config import ZeroShotConfig, load_yaml
 from paddle_csrl.config.load import parse_opts
 from paddle_csrl.config.schema import MAY_BE_NULL, Keys, Path, key, wanted
 from paddle_csrl.config.wording import read_keys
 from paddle_csrl.errors import UserError
+from paddle_csrl.evaluation.layers import EXTREME
 
 # What the file says elsewhere, by the key that would say it in `opts`.
 _SAID_ELSEWHERE = {"seed": "stage1_seeds", "save_dir": "save_dir", "zero_shot.unseen": "splits",
@@ -63,9 +63,10 @@ Seeds = Annotated[
     list[Annotated[int, Field(ge=0, lt=_OWN_SEEDS)]], Field(min_length=1),
     wanted(f"a list of whole numbers from 0 to {_OWN_SEEDS - 1}"), AfterValidator(_check_different)]
 Calibrations = Annotated[
-    list[Annotated[float, Field(gt=-EXTREME, lt=EXTREME)]],
-    wanted(f"a list of numbers between -{EXTREME:.0f} and {EXTREME:.0f}, such as [0, 1, 2, 4]"),
-    AfterValidator(_check_different)]
+    Literal["auto"] | Annotated[list[Annotated[float, Field(gt=-EXTREME, lt=EXTREME)]],
+                                AfterValidator(_check_different)],
+    wanted(f"`auto` or a list of different numbers between -{EXTREME:.0f} and {EXTREME:.0f}, such "
+           f"as [0, 1, 2, 4]")]
 Opts = Annotated[dict[str, Any], MAY_BE_NULL, AfterValidator(_check_opts)]
 
 
@@ -131,8 +132,9 @@ class Plan(Keys, frozen=False):
               "`context` or `ablation` (`paddle_csrl/assets/paper_tables.yml`, with its misprints "
               "noted)")
     calibrations: Calibrations = key(
-        [], "calibrations δ at which every cell is scored as well, for the seen–unseen curve: "
-            "`[0, 0.5, 1, 2, 4]`; training does not repeat")
+        [], "where every cell is scored as well, for the seen–unseen curve: `auto`, which takes "
+            "for each cell the calibrations δ that cost the seen classes certain shares; or δ in "
+            "logit units, `[0, 0.5, 1, 2, 4]`; training does not repeat")
     save_dir: Annotated[Path, BeforeValidator(lambda folder: folder or "")] = key(
         "", "folder of everything", "`output/NAME`")
 

@@ -11,7 +11,7 @@ import yaml
 
 from paddle_csrl.compare import statistics
 from paddle_csrl.compare.cells import read_scores
-from paddle_csrl.compare.curve import with_ends
+from paddle_csrl.compare.curve import points
 from paddle_csrl.compare.plan import Cell, Plan
 from paddle_csrl.pretraining import UNKNOWN, Pretraining, pretraining_of, recorded, summary
 from paddle_csrl.utils.io import asset
@@ -45,9 +45,9 @@ class Results:
     def read(cls, plan: Plan) -> "Results":
         """Read the folder of ``plan`` as it is now."""
         records = {cell: read_scores(plan, cell) for cell in plan.cells()}
-        wanted = with_ends(plan.calibrations)
+        wanted = points(plan.calibrations)
         for record in records.values():
-            if record.get("curve", {}).get("calibrations") != wanted:
+            if not wanted.items() <= record.get("curve", {}).items():
                 record.pop("curve", None)  # of other calibrations, no match for the other cells'
         _complete(plan, records)
         return cls(plan, records)

@@ -34,20 +34,21 @@ def new_evaluator(builder: ZeroShotBuilder) -> ZeroShotEvaluator:
 
 def evaluate_as_configured(builder: ZeroShotBuilder, model: nn.Layer, evaluator: Any,
                            dataset: paddle.io.Dataset | None = None,
-                           on_prediction: Callable | None = None,
-                           title: str = "evaluate") -> ZeroShotEvaluator:
-    """Run ``evaluate`` over the validation set of a config, or over ``dataset``, as it says."""
+                           **options: Any) -> ZeroShotEvaluator:
+    """Run ``evaluate`` over the validation set of a config, or over ``dataset``, as it says.
+
+    ``options`` are further arguments of ``evaluate``, stronger than the config.
+    """
     settings = builder.config.settings
     return evaluate(model, builder.val_dataset if dataset is None else dataset, evaluator,
                     settings.num_workers, precision=settings.precision,
-                    amp_level=settings.amp_level, on_prediction=on_prediction, title=title,
-                    **builder.config.test_config)
+                    amp_level=settings.amp_level, **{**builder.config.test_config, **options})
 
 
 def evaluate(model: nn.Layer, dataset: paddle.io.Dataset, evaluator: ZeroShotEvaluator,
              num_workers: int = 0, precision: str = "fp32", amp_level: str = "O1",
              aug_eval: bool = False, on_prediction: Callable | None = None,
-             title: str = "evaluate", alone: bool = False,
+             on_logits: Callable | None = None, title: str = "evaluate", alone: bool = False,
              **test_config: Any) -> ZeroShotEvaluator:
     """Run ``model`` over ``dataset`` and count predictions in ``evaluator``, which is returned.
 
@@ -62,6 +63,8 @@ def evaluate(model: nn.Layer, dataset: paddle.io.Dataset, evaluator: ZeroShotEva
         precision, amp_level: as in PaddleSeg.
         aug_eval (bool): multi-scale and flip, with ``AUGMENTED_KEYS``.
         on_prediction (callable, optional): gets (index in ``dataset``, prediction, label).
+        on_logits (callable, optional): gets (logits float [1, C, H, W], label [1, 1, H, W]) of
+            every image, once they are counted; with ``aug_eval`` sums of probabilities.
         title (str): shown beside the progress.
         alone (bool): this process evaluates everything, and no other one does.
         **test_config: ``is_slide``, ``crop_size``, ``stride`` and the above, as in PaddleSeg.
@@ -76,9 +79,12 @@ def evaluate(model: nn.Layer, dataset: paddle.io.Dataset, evaluator: ZeroShotEva
     run = infer.aug_inference if aug_eval else infer.inference
     with paddle.no_grad(), autocast(precision, amp_level):
         for index, data in zip(samples.indices, progress(loader, title)):
-            prediction, _ = run(model, data["img"], trans_info=data["trans_info"], **test_config)
+            prediction, logits = run(model, data["img"], trans_info=data["trans_info"],
+                                     **test_config)
             label = data["label"].numpy()
             evaluator.update(prediction.numpy(), label)
+            if on_logits:
+                on_logits(logits, label)
             if on_prediction:
                 on_prediction(index, prediction.numpy().squeeze(), label.squeeze())
     if not alone:

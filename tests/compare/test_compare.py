@@ -8,12 +8,15 @@ import shutil
 import sys
 
 import numpy as np
+import paddle
 import pytest
 
 from helpers import tiny_runs
 from helpers.tiny_config import tiny_content, write_config
+from paddle_csrl.bank.feature_bank import FeatureBank
 from paddle_csrl.cli import compare, train
 from paddle_csrl.compare import cells as cells_module
+from paddle_csrl.compare.curve import COSTS
 from paddle_csrl.compare.plan import Cell, Plan
 from paddle_csrl.compare.results import paper_table
 from paddle_csrl.config import ZeroShotConfig, load_yaml
@@ -21,7 +24,7 @@ from paddle_csrl.errors import UserError
 from paddle_csrl.evaluation import layers as scoring
 from paddle_csrl.evaluation.evaluate import evaluate
 from paddle_csrl.metrics import ZeroShotEvaluator
-from paddle_csrl.models.last_layer import load_layer, put_back
+from paddle_csrl.models.last_layer import load_layer, put_back, read_layer
 from paddle_csrl.run import Run
 from paddle_csrl.stages import StageContext
 from paddle_csrl.utils import read_json
@@ -313,11 +316,166 @@ def test_layers_scored_together_count_as_one_by_one(done, monkeypatch, test_conf
               for method in ("point", "pair") for seed in (0, 1)]
     monkeypatch.setattr(scoring, "MAX_LOGITS", 4 * 5 * 3 * 64 * 80)  # three at a time
     model = run.context.segmentor
-    together = scoring.score_layers(run.builder, model, layers)
+    shifts = [[-0.3, 0.0, 0.2], [], [0.1], [-0.1, 0.4]]
+    together = scoring.score_layers(run.builder, model, layers, shifts)
     _, convolution = run.builder.classification_layer(model)
-    for layer, evaluator in zip(layers, together):
+    assert [len(scores) for scores in together] == [6, 1, 4, 5]
+    for layer, own, (evaluator, *swept) in zip(layers, shifts, together):
         put_back(convolution, layer)
         assert np.array_equal(evaluator.confusion, confusion_of(run, model))
+        for shift, moved in zip([-1e4, *own, 1e4], swept):
+            put_back(convolution, at(layer, run.builder.classes, shift))
+            assert np.array_equal(moved.confusion, confusion_of(run, model)), shift
+
+
+def at(layer: dict, classes, shift: float) -> dict:
+    """``layer`` with ``shift`` taken off its seen logits; at the ends without rounding them."""
+    bias = layer["bias"].copy()
+    if shift < -1e3:
+        bias[classes.unseen_ids] += shift
+    else:
+        bias[classes.seen_ids] -= shift
+    return {**layer, "bias": bias}
+
+
+@pytest.mark.parametrize("follows", [lambda logits: logits * 2.0 + 1.0, paddle.nn.functional.relu],
+                         ids=["scaled", "relu"])
+def test_a_layer_that_more_comes_after_is_scored_once_for_every_shift(done, follows):
+    """As `zero_shot.classifier_layer` may name it: δ at the layer is none at the logits."""
+    plan = done.plan()
+    run = Run(plan.cell_config(Cell("one", 0, "point", 0)), shared_dir=plan.stage1_dir("one", 0))
+    model = run.context.segmentor
+    name, convolution = run.builder.classification_layer(model)
+    run.builder.config.settings.zero_shot.__dict__["classifier_layer"] = name
+    model.register_forward_post_hook(lambda _, inputs, outputs: [follows(outputs[0])])
+    layer, shifts = load_layer(run.final_layer), [-0.3, 0.2]
+    (_, *swept), = scoring.score_layers(run.builder, model, [layer], [shifts])
+    for shift, moved in zip(shifts, swept[1:-1], strict=True):
+        put_back(convolution, at(layer, run.builder.classes, shift))
+        assert np.array_equal(moved.confusion, confusion_of(run, model))
+
+
+def test_sweeps_of_several_processes_add_up(done, monkeypatch):
+    plan = done.plan()
+    run = Run(plan.cell_config(Cell("one", 0, "point", 0)), shared_dir=plan.stage1_dir("one", 0))
+    layers, shifts = [load_layer(run.final_layer)] * 2, [[-0.3, 0.2], [0.1]]
+
+    def confusions():
+        return np.concatenate([[item.confusion for item in scores] for scores in
+                               scoring.score_layers(run.builder, run.context.segmentor, layers,
+                                                    shifts)])
+
+    whole, total = confusions(), 0
+    for rank in range(2):
+        with monkeypatch.context() as patch:
+            patch.setattr(paddle.distributed, "get_world_size", lambda: 2)
+            patch.setattr(paddle.distributed, "get_rank", lambda: rank)
+            patch.setattr(paddle.distributed, "all_reduce", lambda tensor: None)
+            total = total + confusions()
+    assert np.array_equal(total, whole) and whole.sum() > 0
+
+
+CLOSED = {"opts": {"classifier.mode": "closed_form"}}
+
+
+def test_curves_at_costs_hold_what_the_layers_score_there(done, tmp_path, monkeypatch):
+    comparison = done.copy(tmp_path, calibrations="auto", seeds=[0], splits={"one": ["cow"]},
+                           methods={"point": None, "closed": CLOSED})
+    assert comparison.run() == {"finished": 2, "failed": 0, "missing": 0}
+    plan = comparison.plan()
+    for cell in plan.cells():
+        scores = read_json(os.path.join(plan.cell_dir(cell), "scores.json"))
+        assert np.array_equal(scores["confusion"], assembled(plan, cell))
+        run = Run(plan.cell_config(cell), shared_dir=plan.stage1_dir("one", 0))
+        layer, classes, curve = load_layer(run.final_layer), run.builder.classes, scores["curve"]
+        assert curve["costs"] == [0, *COSTS, 1]
+        margins = bank_margins(layer, run)
+        for index, (cost, shift) in enumerate(zip(curve["costs"], curve["calibrations"])):
+            if 0 < cost < 1:  # δ is a margin: below it are not more than the share, up to it more
+                assert share(margins, lambda rows: rows < shift - 1e-3) <= cost + 1e-9
+                assert share(margins, lambda rows: rows < shift + 1e-3) >= cost - 1e-9
+            model = run.context.segmentor
+            put_back(run.builder.classification_layer(model)[1], at(layer, classes, shift))
+            iou = iou_of(confusion_of(run, model))
+            assert [curve[key][index] for key in ("seen_miou", "unseen_miou")] == pytest.approx(
+                [np.nanmean(iou[ids]) for ids in (classes.seen_ids, classes.unseen_ids)])
+        hious = [2 * s * u / (s + u) if s + u else 0 for s, u in zip(
+            curve["seen_miou"], curve["unseen_miou"])]
+        assert curve["best_hiou"] == pytest.approx(max([*hious, scores["hiou"]]))
+    unchanged = tiny_runs.times(comparison.path("one"))
+    comparison.run()
+    assert tiny_runs.times(comparison.path("one")) == unchanged
+    comparison.content["calibrations"] = [1]
+    comparison.write()
+    assert all(row["ausuc"] == "" for row in after(comparison, "--tables_only"))
+    monkeypatch.setattr(cells_module, "run_stages", None)  # would fail if it were called
+    assert all(row["ausuc"] for row in after(comparison))
+
+
+def after(comparison: Comparison, *flags: str) -> list:
+    comparison.run(*flags)
+    return comparison.rows()
+
+
+def bank_margins(layer: dict, run: Run) -> list:
+    """Margins of the raw features of a bank, by class."""
+    bank, classes = FeatureBank.load(run.output("features")), run.builder.classes
+    logits = bank.features @ layer["weight"][:, :, 0, 0].T + layer["bias"]
+    margins = logits[:, classes.seen_ids].max(1) - logits[:, classes.unseen_ids].max(1)
+    return np.split(margins, np.cumsum(bank.counts)[:-1])
+
+
+def share(margins: list, lost) -> float:
+    return np.mean([lost(rows).mean() for rows in margins if len(rows)])
+
+
+def test_what_is_calibrated_already_has_the_same_curve(done, tmp_path):
+    """δ counts from the layer before any was taken off."""
+    records = []
+    for name, calibration in (("plain", 0.0), ("moved", 0.75)):
+        comparison = done.copy(tmp_path / name, calibrations="auto", seeds=[0],
+                               splits={"one": ["cow"]}, methods={"closed": {"opts": {
+                                   "classifier.mode": "closed_form",
+                                   "classifier.calibration": calibration}}}, reference="closed")
+        comparison.run()
+        records.append(read_json(os.path.join(comparison.cell("closed"), "scores.json")))
+    first, second = (record["curve"] for record in records)
+    assert first["calibrations"] == pytest.approx(second["calibrations"], abs=1e-3)
+    assert first["ausuc"] == pytest.approx(second["ausuc"], abs=1e-3)
+    assert records[0]["confusion"] != records[1]["confusion"]
+
+
+def test_a_projection_has_its_costs_from_validation_images(tmp_path):
+    comparison = Comparison(tmp_path, splits={"one": ["cow"]}, seeds=[0], reference="spnet",
+                            calibrations="auto", methods={
+        "spnet": {"opts": {"projection": {"similarity": "dot"}, "classifier.calibration": 0.5}}})
+    assert comparison.run() == {"finished": 1, "failed": 0, "missing": 0}
+    scores = read_json(os.path.join(comparison.cell("spnet"), "scores.json"))
+    run = Run(comparison.plan().cell_config(Cell("one", 0, "spnet", 0), own_stage1=True))
+    model = run.builder.trained_segmentor(run.final_model)
+    assert np.array_equal(confusion_of(run, model), scores["confusion"])
+    _, convolution = run.builder.classification_layer(model)
+    layer, seen = read_layer(convolution), run.builder.classes.seen_ids
+    layer["bias"][seen] += 0.5
+    curve = scores["curve"]
+    for cost, shift, miou in zip(*(curve[key][1:-1] for key in (
+            "costs", "calibrations", "seen_miou"))):
+        put_back(convolution, at(layer, run.builder.classes, shift))
+        confusion = confusion_of(run, model)
+        rows = confusion[seen][confusion[seen].sum(1) > 0]
+        to_unseen = rows[:, run.builder.classes.unseen_ids].sum(1) / rows.sum(1)
+        assert to_unseen.mean() == pytest.approx(cost, abs=2e-3)
+        # δ is the margin of one of these pixels, which rounding may put on either side.
+        assert miou == pytest.approx(np.nanmean(iou_of(confusion)[seen]), abs=2e-4)
+
+
+def test_without_a_bias_there_is_no_curve(done, tmp_path):
+    comparison = done.copy(tmp_path, calibrations="auto")
+    plan = comparison.plan()
+    cell = plan.cells()[0]
+    run = Run(plan.cell_config(cell), shared_dir=plan.stage1_dir("one", 0))
+    group = cells_module._Group(plan, "one", 0)
+    assert group._calibrations(run.builder, None, run, {"weight": np.ones((5, 3, 1, 1))}) == []
 
 
 def test_a_method_with_another_stage_1_trains_its_own_in_every_cell(tmp_path):
@@ -554,9 +712,11 @@ def test_two_calls_on_different_splits_end_with_one_table(done, tmp_path):
     ({"opts": {"seed": 3}}, r"`opts` sets seed, which has no effect .*; its key `stage1_seeds`"),
     ({"reference": ["point"]}, r"`reference: \['point'\]` must be a valid string"),
     ({"reference": "best"}, r"`reference: best` is none of the methods point, pair"),
-    ({"calibrations": [1, 1.0e4]}, r"`calibrations: .*` must be a list of numbers between"),
-    ({"calibrations": "1, 2"}, r"`calibrations: 1, 2` must be a list"),
-    ({"calibrations": [1, 1]}, r"`calibrations` must hold no number twice, got \[1.0, 1.0\]"),
+    ({"calibrations": [1, 1.0e4]}, r"`calibrations: .*` must be `auto` or a list of different num"),
+    ({"calibrations": "1, 2"}, r"`calibrations: 1, 2` must be `auto` or a list"),
+    ({"calibrations": "automatic"}, r"`calibrations: automatic` must be `auto` or a list"),
+    ({"calibrations": {"auto": 3}}, r"`calibrations: .*` must be `auto` or a list"),
+    ({"calibrations": [1, 1]}, r"`calibrations: \[1, 1\]` must be `auto` or a list of different"),
     ({"seeds": []}, r"`seeds: \[\]` must be a list of whole numbers from 0 to 999"),
     ({"seeds": [0, 0]}, r"`seeds` must hold no number twice, got \[0, 0\]"),
     ({"seeds": [True]}, r"`seeds: \[True\]` must be a list of whole"),
