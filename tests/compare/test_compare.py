@@ -389,11 +389,8 @@ def test_curves_at_costs_hold_what_the_layers_score_there(done, tmp_path, monkey
         run = Run(plan.cell_config(cell), shared_dir=plan.stage1_dir("one", 0))
         layer, classes, curve = load_layer(run.final_layer), run.builder.classes, scores["curve"]
         assert curve["costs"] == [0, *COSTS, 1]
-        margins = bank_margins(layer, run)
-        for index, (cost, shift) in enumerate(zip(curve["costs"], curve["calibrations"])):
-            if 0 < cost < 1:  # δ is a margin: below it are not more than the share, up to it more
-                assert share(margins, lambda rows: rows < shift - 1e-3) <= cost + 1e-9
-                assert share(margins, lambda rows: rows < shift + 1e-3) >= cost - 1e-9
+        assert_costs(curve, layer, run)
+        for index, shift in enumerate(curve["calibrations"]):
             model = run.context.segmentor
             put_back(run.builder.classification_layer(model)[1], at(layer, classes, shift))
             iou = iou_of(confusion_of(run, model))
@@ -417,6 +414,15 @@ def after(comparison: Comparison, *flags: str) -> list:
     return comparison.rows()
 
 
+def assert_costs(curve: dict, layer: dict, run: Run) -> None:
+    """δ is a margin: below it are at most as many features as it costs, with it at least."""
+    margins = bank_margins(layer, run)
+    for cost, shift in zip(curve["costs"][1:-1], curve["calibrations"][1:-1], strict=True):
+        below, with_it = (np.mean([(rows < shift + step).mean() for rows in margins if len(rows)])
+                          for step in (-1e-3, 1e-3))
+        assert below <= cost + 1e-9 and cost - 1e-9 <= with_it
+
+
 def bank_margins(layer: dict, run: Run) -> list:
     """Margins of the raw features of a bank, by class."""
     bank, classes = FeatureBank.load(run.output("features")), run.builder.classes
@@ -425,8 +431,23 @@ def bank_margins(layer: dict, run: Run) -> list:
     return np.split(margins, np.cumsum(bank.counts)[:-1])
 
 
-def share(margins: list, lost) -> float:
-    return np.mean([lost(rows).mean() for rows in margins if len(rows)])
+def test_costs_are_those_of_the_bank_that_the_cell_has(tmp_path):
+    comparison = Comparison(tmp_path, calibrations="auto", seeds=[0], splits={"one": ["cow"]},
+                            reference="few", methods={
+        "few": {"opts": {"zero_shot.features.samples_per_class": 4}},
+        "own": {"opts": {"iters": 1}}})
+    assert comparison.run()["finished"] == 2
+    plan = comparison.plan()
+    few, own = plan.cells()
+    shared = Run(plan.cell_config(few), shared_dir=plan.stage1_dir("one", 0),
+                 shared_stages=("segmentor",))
+    for cell, run in ((few, shared), (own, Run(plan.cell_config(own, own_stage1=True)))):
+        model = run.builder.trained_segmentor(run.final_model) if run is not shared else None
+        layer = load_layer(run.final_layer) if model is None else read_layer(
+            run.builder.classification_layer(model)[1])
+        curve = read_json(os.path.join(plan.cell_dir(cell), "scores.json"))["curve"]
+        assert_costs(curve, layer, run)
+        assert len(set(curve["calibrations"])) > 5
 
 
 def test_what_is_calibrated_already_has_the_same_curve(done, tmp_path):
