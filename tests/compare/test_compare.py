@@ -348,7 +348,7 @@ def test_a_layer_that_more_comes_after_is_scored_once_for_every_shift(done, foll
     name, convolution = run.builder.classification_layer(model)
     run.builder.config.settings.zero_shot.__dict__["classifier_layer"] = name
     model.register_forward_post_hook(lambda _, inputs, outputs: [follows(outputs[0])])
-    layer, shifts = load_layer(run.final_layer), [-0.3, 0.2]
+    layer, shifts = load_layer(run.final_layer), [-0.3, 0.2, 2.0]
     (_, *swept), = scoring.score_layers(run.builder, model, [layer], [shifts])
     for shift, moved in zip(shifts, swept[1:-1], strict=True):
         put_back(convolution, at(layer, run.builder.classes, shift))
