@@ -31,7 +31,7 @@ SHRUNK = (
     "zero_shot.features.samples_per_class=64",
     "generator.iters=4", "generator.num_samples=16", "generator.model.hidden_dim=16",
     "generator.model.noise_dim=4", "generator.relation_warmup=2",
-    "generator.relation=edges", "zero_shot.embedding_head=0",
+    "generator.relation=edges",
     "generator.log_iters=1", "classifier.save_interval=2", "classifier.calibration=0.0",
     "classifier.iters=4", "classifier.batch_size=64", "classifier.num_generated=32",
 )
