@@ -129,8 +129,9 @@ def test_weights_that_a_config_names_are_not_run(attack, capsys, opt):
 @pytest.mark.parametrize("key", ["segmentor_weights", "model.pretrained"])
 def test_the_doctor_reports_them(attack, key):
     path = attack.spoil(attack.tmp / "w.pdparams")
-    finding, = check_weights(attack.run.open(f"{key}={path}"))
+    finding, pretraining = check_weights(attack.run.open(f"{key}={path}"))
     assert finding.status == "problem"
+    assert pretraining.subject == "pretraining" and path in pretraining.text  # by its name alone
     assert f"{path} is refused and nothing in it was run: it holds io.open" in finding.text
     assert not attack.mark.exists()
 

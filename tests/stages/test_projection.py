@@ -30,7 +30,8 @@ DATA = [f"{data}_unseen{count}" for data in ("voc", "context") for count in (2, 
 def test_a_config_is_that_of_csrl_but_for_the_system(system, data):
     """Data, splits, network and schedule are stated once, in the config of CSRL."""
     own = ZeroShotConfig(config_path(f"{system}/{system}_{data}"))
-    csrl = ZeroShotConfig(config_path(f"csrl_{data}"))
+    csrl = ZeroShotConfig(config_path(
+        "ablation/csrl_hull_custom" if data == "custom" else f"csrl_{data}"))
     assert own.projection.similarity == SIMILARITY[system] and csrl.projection is None
     assert own.save_dir.endswith(f"{system}_{data}")
     loss = {"spnet": "CrossEntropyLoss", "segdevise": "CosineRegressionLoss"}[system]

@@ -204,8 +204,8 @@ def test_the_run_is_called_transductive(trained, finished, capsys):
     trained.again()
     lines = [line for line in capsys.readouterr().out.splitlines() if "transductive" in line]
     number = len(trained.builder().unlabelled_dataset)
-    assert len(lines) == 3 and lines[0].endswith(
-        f"transductive: {number} images without their labels")
+    assert len(lines) == 3
+    assert f"transductive: {number} images without their labels; pretraining: none" in lines[0]
     assert [line.strip("| ") for line in lines[1:]] == ["transductive"] * 2  # both tables
 
 

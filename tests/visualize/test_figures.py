@@ -348,7 +348,7 @@ def test_runs_that_do_not_fit(finished, tmp_path):
 def test_commands_of_the_document_parse():
     text = Path(tiny_runs.ROOT, "docs", "figures.md").read_text("utf-8").replace("\\\n", " ")
     commands = [line for line in text.splitlines() if line.startswith("python tools/visualize.py")]
-    assert len(commands) == 4
+    assert len(commands) == 5
     for command in commands:
         assert cli.parse_args(shlex.split(command)[2:]).run
 
