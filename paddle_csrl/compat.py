@@ -377,6 +377,10 @@ def mend_data_loader(put_off: Callable[[Callable], Callable]) -> None:
     And make it end with its parent. Upstream cause: it looks for that only between two requests,
     and waits for the next one for ever if its parent was killed.
 
+    And fork no worker while the thread of an earlier reader ends. Upstream cause: after Python has
+    joined it, it still signs off from Paddle's count of memory under a lock, which a fork of that
+    moment would have locked for ever.
+
     And have signals wait while workers are forked, for what a handler raises in the middle of that
     Python prints and drops. ``put_off`` decorates what they are to wait for.
     """
@@ -388,7 +392,7 @@ def mend_data_loader(put_off: Callable[[Callable], Callable]) -> None:
             iterator.__next__ = _raising_kept_error(iterator.__next__)
     if not hasattr(dataloader_iter._worker_loop, "__wrapped__"):
         workers: Any = dataloader_iter._DataLoaderIterMultiProcess
-        workers._init_workers = put_off(workers._init_workers)
+        workers._init_workers = put_off(_after_readers(workers._init_workers))
         dataloader_iter._worker_loop = _of_a_parent(dataloader_iter._worker_loop)
 
 
@@ -408,9 +412,29 @@ def _end_with(parent: int) -> None:
     os._exit(1)
 
 
+#: The system's numbers of threads that read for loaders.
+_readers: set[int] = set()
+#: Seconds that a thread may take to end.
+_END = 1.0
+
+
+def _after_readers(init_workers: Callable) -> Callable:
+    @wraps(init_workers)
+    def mended(*args: Any) -> None:
+        end = time.monotonic() + _END
+        for reader in _readers - {thread.native_id for thread in threading.enumerate()}:
+            while os.path.exists(f"/proc/self/task/{reader}") and time.monotonic() < end:
+                time.sleep(0.001)
+            _readers.discard(reader)
+        init_workers(*args)
+
+    return mended
+
+
 def _keeping_error(thread_loop: Callable) -> Callable:
     @wraps(thread_loop)
     def mended(self: Any, *args: Any) -> None:
+        _readers.add(threading.get_native_id())
         try:
             thread_loop(self, *args)
         except Exception as error:

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import tarfile
+import threading
 import time
 import zipfile
 from types import SimpleNamespace
@@ -497,6 +498,31 @@ reader = iter(paddle.io.DataLoader(Torn(), num_workers=2))
 print(*(worker.pid for worker in reader._workers), flush=True)
 os.kill(os.getpid(), 9)
 """
+
+
+def test_no_worker_is_forked_while_the_thread_of_a_reader_ends(monkeypatch):
+    """Of a thread that Python has joined, the system may know a little longer."""
+    asked, told = [], []
+
+    def exists(path):
+        asked.append(path)
+        return len(asked) < 4
+
+    monkeypatch.setattr(compat, "_readers", {12345, threading.get_native_id()})
+    monkeypatch.setattr(compat.os.path, "exists", exists)
+    compat._after_readers(lambda *args: told.append((args, len(asked))))("loader")
+    assert told == [(("loader",), 4)]
+    assert asked == ["/proc/self/task/12345"] * 4  # not the one that Python has running
+    assert compat._readers == {threading.get_native_id()}
+
+
+def test_a_thread_that_does_not_end_is_not_waited_for_forever(monkeypatch):
+    told = []
+    monkeypatch.setattr(compat, "_END", 0.05)
+    monkeypatch.setattr(compat, "_readers", {os.getpid() + 10**7})
+    monkeypatch.setattr(compat.os.path, "exists", lambda path: True)
+    compat._after_readers(lambda: told.append(1))()
+    assert told == [1]
 
 
 def test_workers_end_with_a_parent_that_is_killed():
