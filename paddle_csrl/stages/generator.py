@@ -75,13 +75,22 @@ class GeneratorSection(TrainedSection):
         try_losses(self.loss, "generator.loss", of_generator=True)
 
 
-@register
-class GeneratorStage(Stage):
-    """Trains the generator on the bank."""
+class _StageOfGenerator(Stage):
+    """Base of the two ways to a generator."""
 
     name = result = "generator"
-    help = "learns to make features from class embeddings (CSRL's losses)"
     needs = ("features",)
+
+    def check(self, context: StageContext) -> None:
+        check_generator(context.config.section(self.name), context.embeddings,
+                        context.classes.seen_ids, context.classes.unseen_ids)
+
+
+@register
+class GeneratorStage(_StageOfGenerator):
+    """Trains the generator on the bank."""
+
+    help = "learns to make features from class embeddings (CSRL's losses)"
 
     def takes_part(self, config: ZeroShotConfig) -> bool:
         return super().takes_part(config) and is_trained(config.section(self.name))
@@ -90,10 +99,6 @@ class GeneratorStage(Stage):
         return {"generator": section_inputs(context.config.section(self.name)),
                 "normalize": context.settings.zero_shot.features.normalize,
                 "embeddings": embeddings_input(context)}
-
-    def check(self, context: StageContext) -> None:
-        check_generator(context.config.section(self.name), context.embeddings,
-                        context.classes.seen_ids, context.classes.unseen_ids)
 
     def run(self, context: StageContext) -> dict[str, Any]:
         section, bank = context.config.section(self.name), context.bank
@@ -114,12 +119,10 @@ class GeneratorStage(Stage):
 
 
 @register
-class FittingStage(Stage):
+class FittingStage(_StageOfGenerator):
     """Fits a generator that has no training to the bank."""
 
-    name = result = "generator"
     help = "with prototypes instead of a generator: these are computed from the bank"
-    needs = ("features",)
     flags, no_flags = (), "the generator is computed, not trained"
     resumable = False
 
@@ -133,10 +136,6 @@ class FittingStage(Stage):
         return {"generator": {"model": context.config.section(self.name).model},
                 "normalize": context.settings.zero_shot.features.normalize,
                 "embeddings": embeddings_input(context)}
-
-    def check(self, context: StageContext) -> None:
-        check_generator(context.config.section(self.name), context.embeddings,
-                        context.classes.seen_ids, context.classes.unseen_ids)
 
     def run(self, context: StageContext) -> dict[str, Any]:
         task = train_generator(context.config.section(self.name), context.embeddings, context.bank,
