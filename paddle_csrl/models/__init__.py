@@ -19,5 +19,6 @@ from paddle_csrl.models.prototype_generators import (
     RidgePrototypes,
 )
 from paddle_csrl.models.resnet import CSRLResNet50, CSRLResNet101
+from paddle_csrl.models.segformer import FusedSegFormer
 from paddle_csrl.models.structural_generator import StructuralGenerator
 from paddle_csrl.models.tiny_net import CSRLTinyNet
