@@ -1,6 +1,7 @@
 """Training and scoring the cells of a comparison, each in a folder of its own."""
 
 import itertools
+import json
 import os
 import shutil
 import time
@@ -28,6 +29,7 @@ from paddle_csrl.run import Run
 from paddle_csrl.stages.base import changed_inputs
 from paddle_csrl.stages.calibration import cost_calibrations, margins_of
 from paddle_csrl.utils import progress, read_json, write_json
+from paddle_csrl.utils.io import temporary_path
 from paddle_csrl.utils.lock import FolderInUse
 from paddle_csrl.utils.record import checksum
 
@@ -99,6 +101,8 @@ class _Group:
         self.stage1_inputs = self.base.inputs("segmentor")
         self.stage1_error: Exception | None = None
         self.stage1_is_made = False
+        #: Folders of finished generators by what they were made from.
+        self.generators: dict[str, str] = {}
 
     def run(self, cells: Iterable[Cell], retry_failed: bool) -> None:
         shared: list[tuple[Cell, Run]] = []
@@ -135,9 +139,12 @@ class _Group:
         if not (run.has_final_model() and all(map(run.is_current, run.stages))):
             self._remove(cell, "scores.json")
             start = time.time()
+            self._take_generator(run)
             run_stages(run, stages)
             write_config(run)
             logger.info(f"[compare] {cell}: trained in {time.time() - start:.0f} s")
+        if "generator" in stages:
+            self.generators.setdefault(_key(run), run.folder("generator"))
         _drop_checkpoints(run, stages)
         if self._is_scored(cell, run):
             return
@@ -147,6 +154,23 @@ class _Group:
             model = run.builder.trained_segmentor(run.final_model)
             layer = read_layer(run.builder.classification_layer(model)[1])
             self._score(run.builder, model, [(cell, run, layer)])
+
+    def _take_generator(self, run: Run) -> None:
+        """Copy the generator of another cell if that of ``run`` would be made from the same.
+
+        Methods with the trained and the closed-form layer differ after it alone.
+        """
+        if "features" not in run.shared_stages or os.path.isdir(run.folder("generator")):
+            return
+        made = self.generators.get(_key(run))
+        if made is None:
+            return
+        os.makedirs(run.save_dir, exist_ok=True)
+        with run.held():
+            copy = temporary_path(run.folder("generator"))
+            shutil.copytree(made, copy)
+            os.rename(copy, run.folder("generator"))
+        logger.info(f"[compare] the generator is that of {os.path.dirname(made)}")
 
     def _run_of(self, cell: Cell) -> Run:
         """The run of a cell, on the shared stages as far as they are made from its settings."""
@@ -240,6 +264,11 @@ class _Group:
     def _remove(self, cell: Cell, name: str) -> None:
         if os.path.exists(self._path(cell, name)):
             os.remove(self._path(cell, name))
+
+
+def _key(run: Run) -> str:
+    """What the generator of a run is made from, as text."""
+    return json.dumps(run.inputs("generator"), sort_keys=True, default=str)
 
 
 def _drop_checkpoints(run: Run, stages: Sequence[str]) -> None:

@@ -26,7 +26,7 @@ from paddle_csrl.evaluation.evaluate import evaluate
 from paddle_csrl.metrics import ZeroShotEvaluator
 from paddle_csrl.models.last_layer import load_layer, put_back, read_layer
 from paddle_csrl.run import Run
-from paddle_csrl.stages import StageContext
+from paddle_csrl.stages import StageContext, generator
 from paddle_csrl.utils import read_json
 from paddle_csrl.utils.lock import FolderInUse
 
@@ -524,6 +524,34 @@ def test_a_method_with_another_bank_shares_the_segmentor_alone(tmp_path):
         "scores.json"]
     assert {row["status"] for row in comparison.rows() if row["split"] == "one"
             and row["seed"] == "0"} == {"finished"}
+
+
+def test_methods_that_differ_after_the_generator_train_it_once(tmp_path, monkeypatch):
+    methods = {"point": None, "closed": {"opts": {"classifier.mode": "closed_form"}},
+               "pair": {"opts": {"generator.loss": PAIR}}}
+    comparison = Comparison(tmp_path / "together", splits={"one": ["cow"]}, methods=methods)
+    trained = []
+    train_generator = generator.train_generator
+    monkeypatch.setattr(generator, "train_generator", lambda section, embeddings, bank, ids, seed,
+                        *rest: trained.append(seed) or train_generator(
+                            section, embeddings, bank, ids, seed, *rest))
+    comparison.run()
+    assert trained == [0, 0, 1, 1]  # point and pair, and closed has that of point
+
+    alone = Comparison(tmp_path / "alone", splits={"one": ["cow"]}, methods=methods)
+    shutil.copytree(comparison.path("one", "stage1_seed0"), alone.path("one", "stage1_seed0"))
+    alone.run("--methods", "closed", "--seeds", "1")
+    assert trained[4:] == [1]
+    for name in ("scores.json", "layer.npz"):
+        first, second = (os.path.join(one.cell("closed", 1), name) for one in (comparison, alone))
+        if name == "scores.json":
+            assert read_json(first)["confusion"] == read_json(second)["confusion"]
+        else:
+            assert all(np.array_equal(value, load_layer(second)[key])
+                       for key, value in load_layer(first).items())
+    run = Run(comparison.plan().cell_config(Cell("one", 0, "closed", 1)),
+              shared_dir=comparison.path("one", "stage1_seed0"))
+    assert run.is_current("generator")
 
 
 def test_systems_without_a_generator_are_trained_and_scored_whole(tmp_path):
