@@ -204,15 +204,22 @@ class _Group:
 
     def _score(self, builder: ZeroShotBuilder, segmentor: nn.Layer,
                cells: list[tuple[Cell, Run, dict[str, np.ndarray]]]) -> None:
-        """Score cells by their layers, as they are and along their curves."""
-        layers = [layer for _, _, layer in cells]
+        """Score cells by their layers, as they are and along their curves.
+
+        Without a random part the layers of all seeds are one, which is scored once.
+        """
         calibrations = [self._calibrations(builder, segmentor, run, layer)
                         for _, run, layer in cells]
-        scores = score_layers(builder, segmentor, layers, [
-            [value - run.calibration for value in own]
-            for (_, run, _), own in zip(cells, calibrations)])
-        for (cell, run, _), own, evaluators in zip(cells, calibrations, scores):
-            self._record(cell, run, own, evaluators)
+        shifts = [[value - run.calibration for value in own]
+                  for (_, run, _), own in zip(cells, calibrations)]
+        alike = [(*shift, *(value.tobytes() for value in layer.values()))
+                 for shift, (_, _, layer) in zip(shifts, cells)]
+        places = {key: alike.index(key) for key in alike}
+        scores = dict(zip(places, score_layers(
+            builder, segmentor, [cells[place][2] for place in places.values()],
+            [shifts[place] for place in places.values()])))
+        for (cell, run, _), own, key in zip(cells, calibrations, alike):
+            self._record(cell, run, own, scores[key])
 
     def _calibrations(self, builder: ZeroShotBuilder, segmentor: nn.Layer, run: Run,
                       layer: dict[str, np.ndarray]) -> list[float]:

@@ -554,6 +554,23 @@ def test_methods_that_differ_after_the_generator_train_it_once(tmp_path, monkeyp
     assert run.is_current("generator")
 
 
+def test_layers_that_are_the_same_for_all_seeds_are_scored_once(tmp_path, monkeypatch):
+    ridge = {"generator.model": {"type": "RidgePrototypes"},
+             "generator.unseen_prototypes": "free", "classifier.mode": "closed_form"}
+    comparison = Comparison(tmp_path, splits={"one": ["cow"]}, calibrations=[0.0, 1.0],
+                            methods={"point": None, "ridge": {"opts": ridge}})
+    numbers = []
+    score_layers = cells_module.score_layers
+    monkeypatch.setattr(cells_module, "score_layers", lambda builder, segmentor, layers, shifts: (
+        numbers.append(len(layers)) or score_layers(builder, segmentor, layers, shifts)))
+    assert comparison.run() == {"finished": 4, "failed": 0, "missing": 0}
+    assert numbers == [3]  # two of point, one of ridge
+    plan = comparison.plan()
+    for cell in plan.cells():
+        scores = read_json(os.path.join(plan.cell_dir(cell), "scores.json"))
+        assert np.array_equal(scores["confusion"], assembled(plan, cell))
+
+
 def test_systems_without_a_generator_are_trained_and_scored_whole(tmp_path):
     comparison = Comparison(tmp_path, splits={"one": ["cow"]}, reference="spnet", methods={
         "spnet": {"opts": {"projection": {"similarity": "dot"}}}})
