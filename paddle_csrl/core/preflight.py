@@ -39,13 +39,25 @@ def check(run: Run, stages: Sequence[str]) -> None:
 def examine(run: Run, stages: Sequence[str]) -> None:
     """Look at data, model, all sections, folders and the checkpoint to resume, or ``UserError``."""
     pretraining_of(run.config, run.classes.unseen_names).require_allowed(run.config)
-    for stage in run.stages:
+    to_run = _from_the_first_that_runs(run)
+    for stage in to_run:
         run.stage(stage).check(run.context)
-    run.stage(stages[0]).check_start(run.context)
+    if stages[0] in to_run:
+        run.stage(stages[0]).check_start(run.context)
     _check_resumed(run, stages)
     for stage in stages:
         if not run.resumes(stage):
             run.check_folder(stage)
+
+
+def _from_the_first_that_runs(run: Run) -> tuple[str, ...]:
+    """The stages of ``run`` but for the first ones that stay as they are: those were checked."""
+    stays = not run.restart
+    for place, stage in enumerate(run.stages):
+        stays = stays and run.is_current(stage)
+        if not stays:
+            return run.stages[place:]
+    return ()
 
 
 def data_warnings(builder: ZeroShotBuilder) -> list[tuple[str, str]]:

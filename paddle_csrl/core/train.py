@@ -15,13 +15,20 @@ from paddle_csrl.classes import CLASSES_FILE
 from paddle_csrl.config import ZeroShotConfig
 from paddle_csrl.core import preflight
 from paddle_csrl.errors import is_unwritable
-from paddle_csrl.evaluation.score import audit_line, score, visualdl_line, warn_of_leaks
+from paddle_csrl.evaluation.score import (
+    audit_line,
+    recorded_score,
+    score,
+    visualdl_line,
+    warn_of_leaks,
+)
 from paddle_csrl.reports.run_report import FILE_NAME as REPORT
 from paddle_csrl.reports.run_report import write_page
 from paddle_csrl.run import CONFIG_FILE, Run
 from paddle_csrl.stages.checkpoints import read_record
 from paddle_csrl.utils import atomic_path, write_json
 from paddle_csrl.utils.provenance import how_made
+from paddle_csrl.utils.record import checksum
 from paddle_csrl.utils.weights import load_state, require_finite
 
 
@@ -70,21 +77,48 @@ def _train_and_score(run: Run, stage: str | None) -> dict[str, Any]:
     start, use_vdl = time.time(), run.config.settings.use_vdl
     warn_of_leaks(run.config)
     stages = [stage] if stage else list(run.stages)
-    run_stages(run, stages)
+    has_run = run_stages(run, stages)
     write_config(run)
     logger.info(audit_line(run.builder))
     if run.model_stage not in stages:
         return {}
-    metrics = score(run.builder, run.builder.trained_segmentor(run.final_model),
-                    os.path.join(run.save_dir, "metrics.json"),
-                    os.path.join(run.save_dir, "predictions"),
-                    os.path.join(run.save_dir, "scores") if use_vdl else None)
-    logger.info(f"model: {run.final_model}, made in {time.time() - start:.0f} s")
+    recorded = None if has_run else _recorded_score(run)
+    metrics = recorded or _score(run)
+    logger.info(f"model: {run.final_model}"
+                + (f", made in {time.time() - start:.0f} s" if has_run else ""))
     if use_vdl:
         logger.info(f"curves: {visualdl_line(run.save_dir)}")
-    _report(run)
+    if recorded:
+        logger.info(f"report: {os.path.join(run.save_dir, REPORT)}")
+    else:
+        _report(run)
     warn_of_leaks(run.config)
     return metrics
+
+
+def _score(run: Run) -> dict[str, Any]:
+    """Score the final model; write ``metrics.json``, pictures and curves."""
+    out, pictures, log = _left_by_scoring(run)
+    return score(run.builder, run.builder.trained_segmentor(run.final_model), out, pictures,
+                 log if run.config.settings.use_vdl else None, made_from=_scored(run))
+
+
+def _recorded_score(run: Run) -> dict[str, Any] | None:
+    """Return the scores of the final model if all is there that scoring would write again."""
+    out, pictures, log = _left_by_scoring(run)
+    left = [out, pictures, os.path.join(run.save_dir, REPORT)]
+    if not all(map(os.path.exists, left + [log] * run.config.settings.use_vdl)):
+        return None
+    return recorded_score(run.builder, out, _scored(run))
+
+
+def _left_by_scoring(run: Run) -> list[str]:
+    return [os.path.join(run.save_dir, name) for name in ("metrics.json", "predictions", "scores")]
+
+
+def _scored(run: Run) -> dict[str, str]:
+    """What a score is made from, besides the config."""
+    return {"model": checksum(run.final_model), "images": run.builder.fingerprint("val")}
 
 
 def _report(run: Run) -> None:
@@ -103,8 +137,11 @@ def _report(run: Run) -> None:
                        f"tools/visualize.py report --run {run.save_dir}` tries again")
 
 
-def run_stages(run: Run, stages: Sequence[str]) -> None:
+def run_stages(run: Run, stages: Sequence[str]) -> bool:
     """Run consecutive ``stages``, except those that are finished and up to date.
+
+    Returns:
+        Whether any of them ran.
 
     Raises:
         UserError: the run has no such stage, an earlier one is missing or out of date, or another
@@ -122,6 +159,7 @@ def run_stages(run: Run, stages: Sequence[str]) -> None:
             stopping.end_if_told()
             has_run |= _run_unless_current(run, stage, insists=run.resume and not has_run)
         run.forget()
+    return has_run
 
 
 def _run_unless_current(run: Run, name: str, insists: bool) -> bool:

@@ -1,7 +1,9 @@
 """The end of a run: the table, ``metrics.json``, pictures and where to look."""
 
+import json
 import math
 import os
+from collections.abc import Mapping
 from typing import Any
 
 import paddle
@@ -12,8 +14,9 @@ from paddle_csrl.builder import ZeroShotBuilder
 from paddle_csrl.config import ZeroShotConfig
 from paddle_csrl.evaluation.evaluate import evaluate_as_configured, new_evaluator
 from paddle_csrl.evaluation.pictures import PictureBook
+from paddle_csrl.metrics import score_table
 from paddle_csrl.pretraining import Pretraining, pretraining_of, summary
-from paddle_csrl.utils import write_json
+from paddle_csrl.utils import read_json, write_json
 from paddle_csrl.utils.provenance import versions
 from paddle_csrl.utils.visualdl import StageLogWriter
 
@@ -22,7 +25,8 @@ NUM_PICTURES = 8
 
 def score(builder: ZeroShotBuilder, model: paddle.nn.Layer, out: str | None = None,
           picture_dir: str | None = None, log_dir: str | None = None,
-          model_path: str | None = None) -> dict[str, Any]:
+          model_path: str | None = None,
+          made_from: Mapping[str, str] | None = None) -> dict[str, Any]:
     """Evaluate ``model`` on the validation set with every class and report.
 
     Args:
@@ -30,6 +34,7 @@ def score(builder: ZeroShotBuilder, model: paddle.nn.Layer, out: str | None = No
         picture_dir: folder for prediction pictures.
         log_dir: folder for a VisualDL record of the scores.
         model_path: the weights of ``model``, where they may be of no run of the config.
+        made_from: checksums of model and images, for ``recorded_score`` to know them by.
     """
     config, classes = builder.config, builder.classes
     evaluator, book = new_evaluator(builder), PictureBook(builder, NUM_PICTURES)
@@ -37,11 +42,10 @@ def score(builder: ZeroShotBuilder, model: paddle.nn.Layer, out: str | None = No
     scores = evaluator.compute()
     pretraining = pretraining_of(config, classes.unseen_names, model_path)
     metrics = describe(builder, scores, pretraining)
+    if made_from:
+        metrics["made_from"] = dict(made_from)
     if parallel.is_first():
-        remark = ", ".join(filter(None, (config.remark, pretraining.remark)))
-        logger.info(f"[EVAL] #Images: {len(builder.val_dataset)}\n"
-                    f"{evaluator.table(remark, pretraining.named)}")
-        logger.info(f"pretraining: {summary(pretraining.describe())}")
+        _show(builder, scores, pretraining)
         if out:
             write_json(out, metrics)
             logger.info(f"scores: {out}")
@@ -54,6 +58,35 @@ def score(builder: ZeroShotBuilder, model: paddle.nn.Layer, out: str | None = No
                 for number, picture in enumerate(book.pictures()):
                     writer.add_picture(f"Predictions/{number}", picture, 0)
     return metrics
+
+
+def recorded_score(builder: ZeroShotBuilder, path: str,
+                   made_from: Mapping[str, str]) -> dict[str, Any] | None:
+    """Show and return the scores in a ``metrics.json`` that scoring again would write again.
+
+    None unless it was made from the same model and images, with the same config and versions.
+    """
+    metrics = read_json(path)
+    wanted = {"made_from": dict(made_from), "versions": versions(),
+              "config": json.loads(json.dumps(builder.config.given))}
+    if not isinstance(metrics, dict) or any(
+            metrics.get(key) != value for key, value in wanted.items()):
+        return None
+    scores = {**metrics, "class_iou": [item["iou"] for item in metrics["classes"]]}
+    if parallel.is_first():
+        _show(builder, {key: math.nan if value is None else value
+                        for key, value in scores.items()},
+              pretraining_of(builder.config, builder.classes.unseen_names))
+        logger.info(f"scores: up to date: {path}")
+    return metrics
+
+
+def _show(builder: ZeroShotBuilder, scores: Mapping[str, Any], pretraining: Pretraining) -> None:
+    classes = builder.classes
+    remark = ", ".join(filter(None, (builder.config.remark, pretraining.remark)))
+    table = score_table(classes.names, classes.is_unseen, scores, remark, pretraining.named)
+    logger.info(f"[EVAL] #Images: {len(builder.val_dataset)}\n{table}")
+    logger.info(f"pretraining: {summary(pretraining.describe())}")
 
 
 def describe(builder: ZeroShotBuilder, scores: dict[str, Any],

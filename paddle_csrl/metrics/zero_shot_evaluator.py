@@ -1,6 +1,6 @@
 """Generalized zero-shot scores: seen, unseen and overall mIoU and their harmonic mean."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -130,17 +130,7 @@ class ZeroShotEvaluator:
             remark (str): stands above both parts.
             named (collection of str): the unseen classes that were named in pretraining.
         """
-        scores = self.compute()
-        table = PrettyTable(["class", "kind", "IoU %"], align="r")
-        table.align["class"] = "l"
-        for name, unseen, iou in zip(self.class_names, self.unseen, scores["class_iou"]):
-            kind = ("unseen, named" if name in named else "unseen") if unseen else "seen"
-            table.add_row([name, kind, f"{100 * iou:.2f}"])
-        summary = PrettyTable(["seen mIoU", "unseen mIoU", "mIoU", "hIoU"])
-        if remark:
-            table.title = summary.title = remark
-        summary.add_row([f"{100 * scores[key]:.2f}" for key in _SUMMARY])
-        return f"{table}\n{summary}"
+        return score_table(self.class_names, self.unseen, self.compute(), remark, named)
 
     def _class_iou(self, confusion: np.ndarray) -> np.ndarray:
         hits = confusion.diagonal()
@@ -153,6 +143,21 @@ class ZeroShotEvaluator:
         shown = ", ".join(map(str, bad[:5])) + (", ..." if len(bad) > 5 else "")
         raise UserError(f"{what} holds {shown}; expected class ids 0..{self.num_classes - 1}"
                         + (f" or ignore_index {self.ignore_index}" if what == "label" else ""))
+
+
+def score_table(class_names: Sequence[str], unseen: Sequence[bool] | np.ndarray,
+                scores: Mapping[str, Any], remark: str = "", named: Collection[str] = ()) -> str:
+    """The table of ``ZeroShotEvaluator.table`` from what its ``compute`` returned."""
+    table = PrettyTable(["class", "kind", "IoU %"], align="r")
+    table.align["class"] = "l"
+    for name, is_unseen, iou in zip(class_names, unseen, scores["class_iou"]):
+        kind = ("unseen, named" if name in named else "unseen") if is_unseen else "seen"
+        table.add_row([name, kind, f"{100 * iou:.2f}"])
+    summary = PrettyTable(["seen mIoU", "unseen mIoU", "mIoU", "hIoU"])
+    if remark:
+        table.title = summary.title = remark
+    summary.add_row([f"{100 * scores[key]:.2f}" for key in _SUMMARY])
+    return f"{table}\n{summary}"
 
 
 def _unseen_ids(unseen: Sequence[int] | Sequence[str] | np.ndarray, num_classes: int,

@@ -23,8 +23,10 @@ from paddle_csrl.cli import train, val
 from paddle_csrl.config import ZeroShotConfig
 from paddle_csrl.errors import UserError
 from paddle_csrl.metrics import ZeroShotEvaluator
-from paddle_csrl.utils import read_json
+from paddle_csrl.utils import read_json, write_json
 
+train_module = sys.modules["paddle_csrl.core.train"]
+score_module = sys.modules["paddle_csrl.evaluation.score"]
 SUMMARY = ("seen_miou", "unseen_miou", "miou", "hiou")
 UNSEEN = {
     "shapes": ["green striped", "blue dotted", "red checkered", "yellow plain"],
@@ -277,6 +279,81 @@ def test_second_run_does_nothing(run, capsys):
     assert [f"[{stage}] up to date" in said for stage in STAGES] == [True] * 4
     assert not changed & {*STAGES, "model.pdparams"}
     assert without_folder(read_json(run.path("metrics.json"))) == without_folder(run.metrics)
+
+
+def scored_again(run, monkeypatch, *opts) -> bool:
+    """Whether the run, once more, looks at validation images."""
+    calls = []
+    scoring = train_module.score
+    monkeypatch.setattr(train_module, "score", lambda *args, **kwargs: (
+        calls.append(1) or scoring(*args, **kwargs)))
+    run.again(*opts, page=True)
+    monkeypatch.setattr(train_module, "score", scoring)
+    return bool(calls)
+
+
+def test_scores_that_would_be_the_same_are_shown_again(run, monkeypatch, capsys):
+    run.again(page=True)  # in its present folder
+    capsys.readouterr()
+    before = read_json(run.path("metrics.json"))
+    assert not scored_again(run, monkeypatch)
+    said = capsys.readouterr().out
+    assert f"scores: up to date: {run.path('metrics.json')}" in said
+    assert all(f"{100 * item['iou']:.2f} |" in said for item in before["classes"])
+    assert f"{100 * before['hiou']:.2f}" in said
+    assert read_json(run.path("metrics.json")) == before
+
+
+def _remove_pictures(run):
+    shutil.rmtree(run.path("predictions"))
+
+
+def _remove_report(run):
+    os.remove(run.path("report.html"))
+
+
+def _tear_scores(run):
+    content = open(run.path("metrics.json"), "rb").read()
+    with open(run.path("metrics.json"), "wb") as file:
+        file.write(content[:100])
+
+
+def _score_another_model(run):
+    metrics = read_json(run.path("metrics.json"))
+    write_json(run.path("metrics.json"),
+               {**metrics, "made_from": {**metrics["made_from"], "model": "0" * 64}})
+
+
+@pytest.mark.parametrize("change", [_remove_pictures, _remove_report, _tear_scores,
+                                    _score_another_model])
+def test_scores_are_made_again_where_something_of_them_is_missing(run, monkeypatch, change):
+    run.again(page=True)
+    before = read_json(run.path("metrics.json"))
+    change(run)
+    assert scored_again(run, monkeypatch)
+    assert read_json(run.path("metrics.json")) == before
+    assert os.path.isfile(run.path("report.html")) and os.listdir(run.path("predictions"))
+
+
+def test_scores_are_made_again_with_other_settings_or_versions(run, monkeypatch):
+    run.again(page=True)
+    assert scored_again(run, monkeypatch, "test_config.is_slide=True",
+                        "test_config.crop_size=[24, 24]", "test_config.stride=[16, 16]")
+    assert not scored_again(run, monkeypatch, "test_config.is_slide=True",
+                            "test_config.crop_size=[24, 24]", "test_config.stride=[16, 16]")
+    monkeypatch.setattr(score_module, "versions", lambda: {"paddle_csrl": "another"})
+    assert scored_again(run, monkeypatch, "test_config.is_slide=True",
+                        "test_config.crop_size=[24, 24]", "test_config.stride=[16, 16]")
+
+
+def test_scores_are_made_again_from_changed_labels(tmp_path, monkeypatch):
+    run = run_all(tiny_runs.custom(str(tmp_path), str(tmp_path / "cache")), tmp_path / "run")
+    run.again(page=True)
+    assert not scored_again(run, monkeypatch)
+    label = run.builder().val_dataset.file_list[0][1]
+    ids = read_label(label)
+    cv2.imwrite(label, np.where(ids == ids[0, 0], 255, ids))
+    assert scored_again(run, monkeypatch)
 
 
 @pytest.mark.parametrize("change, redone", [
