@@ -5,6 +5,9 @@ every split as one value, so that splits of different data sets count alike.
 
     python scripts/over_comparisons.py output/compare_shapes/results.csv \
         output/compare_camvid/results.csv --reference point --methods csrl_hull point_hull
+
+Without --methods it prints, as Markdown, the means of every comparison and of all splits, and by how
+much hIoU stays below the best on the seen-unseen curve: on average and at worst.
 """
 
 import argparse
@@ -28,14 +31,14 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
                         help="what comparisons wrote")
     parser.add_argument("--reference", default="point", metavar="NAME",
                         help="the method to compare with")
-    parser.add_argument("--methods", nargs="+", required=True, metavar="NAME")
+    parser.add_argument("--methods", nargs="+", metavar="NAME", default=[])
     parser.add_argument("--score", default="hiou", metavar="COLUMN",
                         help="such as hiou, unseen, seen or ausuc")
     return parser.parse_args(argv)
 
 
-def read(paths: list[str], score: str) -> pd.DataFrame:
-    """The finished cells of all files: ``method``, ``PAIR`` and ``score``, in percent.
+def read(paths: list[str], *scores: str) -> pd.DataFrame:
+    """The finished cells of all files: ``method``, ``PAIR``, ``file`` and ``scores``, in percent.
 
     Raises:
         UserError: a file that is no such CSV.
@@ -47,19 +50,54 @@ def read(paths: list[str], score: str) -> pd.DataFrame:
         except (OSError, ValueError) as error:
             raise UserError(f"{path} cannot be read ({error}); give a comparison's "
                             f"results.csv") from None
-        missing = {"method", *PAIR, "status", score} - set(table)
+        missing = {"method", *PAIR, "status", *scores} - set(table)
         if missing:
             raise UserError(f"{path} has no column {', '.join(sorted(missing))}; give a "
                             f"comparison's results.csv")
+        table["file"] = os.path.dirname(path)
         table["split"] = f"{os.path.dirname(path)}: " + table["split"]
-        table[score] = pd.to_numeric(table[score], errors="coerce")
+        for score in scores:
+            table[score] = pd.to_numeric(table[score], errors="coerce")
         tables.append(table[table["status"] == "finished"])
     return pd.concat(tables).drop_duplicates(["method", *PAIR])
+
+
+def means(paths: list[str]) -> str:
+    """A table of all methods: scores of each file and of all, and what the calibration costs.
+
+    A file's score is the mean over its splits of the mean over a split's cells, for the splits
+    where the method has been run.
+    """
+    cells = read(paths, "seen", "unseen", "hiou", "best_hiou", "ausuc")
+    order = list(dict.fromkeys(cells["method"]))
+    by_split = cells.groupby(["file", "split", "method"], sort=False)[
+        ["seen", "unseen", "hiou", "best_hiou", "ausuc"]].mean()
+    by_split["below"] = by_split["best_hiou"] - by_split["hiou"]
+    numbers = by_split["hiou"].unstack().count()
+    rows = [["method", "splits", *(f"{os.path.basename(file)}: seen / unseen / hIoU / best"
+                                   for file in cells["file"].unique()),
+             "all: hIoU / best / AUSUC", "below the best: mean / most"]]
+    rows.append(["---"] * len(rows[0]))
+    for method in order:
+        own = by_split.xs(method, level="method")
+        texts = [_shares(own[own.index.get_level_values("file") == file],
+                         ["seen", "unseen", "hiou", "best_hiou"]) for file in cells["file"].unique()]
+        rows.append([method, str(numbers[method]), *texts,
+                     _shares(own, ["hiou", "best_hiou", "ausuc"]),
+                     f"{own['below'].mean():.1f} / {own['below'].max():.1f}"])
+    return "\n".join("| " + " | ".join(row) + " |" for row in rows)
+
+
+def _shares(table: pd.DataFrame, columns: list[str]) -> str:
+    return " / ".join(f"{table[column].mean():.1f}" for column in columns) if len(table) else "–"
 
 
 def main(argv: list[str] | None = None) -> dict[str, PairedDifference]:
     """Print the differences of every method, by split and over all splits."""
     args = parse_args(argv)
+    if not args.methods:
+        print(means(args.results))
+        return {}
     scores = read(args.results, args.score).set_index(["method", *PAIR])[args.score]
     differences = {}
     for method in args.methods:

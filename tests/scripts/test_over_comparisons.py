@@ -46,3 +46,24 @@ def test_bad_input(tmp_path):
         over_comparisons.main([path, "--methods", "csrl", "--score", "auc"])
     with pytest.raises(UserError, match="nothing.csv cannot be read"):
         over_comparisons.main([str(tmp_path / "nothing.csv"), "--methods", "csrl"])
+
+
+def test_means_by_hand(tmp_path, capsys):
+    header = "split,stage1_seed,seed,method,seen,unseen,hiou,best_hiou,ausuc,status\n"
+    rows = {"one": "x,0,0,point,50,10,16,20,4,finished\nx,0,1,point,60,20,30,30,6,finished\n"
+                   "y,0,0,point,40,0,0,10,1,finished\nx,0,0,csrl,9,9,9,9,9,missing\n",
+            "two": "x,0,0,point,30,30,30,33,9,finished\nx,0,0,csrl,20,20,20,21,5,finished\n"}
+    paths = []
+    for name, text in rows.items():
+        os.makedirs(tmp_path / name)
+        paths.append(str(tmp_path / name / "results.csv"))
+        with open(paths[-1], "w", encoding="utf-8") as file:
+            file.write(header + text)
+    assert over_comparisons.main(paths) == {}
+    head, _, point, csrl = [[text.strip() for text in line.split("|")[1:-1]]
+                            for line in capsys.readouterr().out.strip().splitlines()[-4:]]
+    assert head[2:4] == [f"{name}: seen / unseen / hIoU / best" for name in rows]
+    # Split x of the first is 55 / 15 / 23 / 25 and 5; with y 47.5 / 7.5 / 11.5 / 17.5.
+    assert point == ["point", "3", "47.5 / 7.5 / 11.5 / 17.5", "30.0 / 30.0 / 30.0 / 33.0",
+                     "17.7 / 22.7 / 5.0", "5.0 / 10.0"]
+    assert csrl == ["csrl", "1", "–", "20.0 / 20.0 / 20.0 / 21.0", "20.0 / 21.0 / 5.0", "1.0 / 1.0"]
