@@ -6,8 +6,8 @@ every split as one value, so that splits of different data sets count alike.
     python scripts/over_comparisons.py output/compare_shapes/results.csv \
         output/compare_camvid/results.csv --reference point --methods csrl_hull point_hull
 
-Without --methods it prints, as Markdown, the means of every comparison and of all splits, and by how
-much hIoU stays below the best on the seen-unseen curve: on average and at worst.
+Without --methods it prints, as Markdown, the means of every comparison and of all splits, and how
+far hIoU stays below the best on the seen-unseen curve: on average and at worst.
 """
 
 import argparse
@@ -69,19 +69,19 @@ def means(paths: list[str]) -> str:
     where the method has been run.
     """
     cells = read(paths, "seen", "unseen", "hiou", "best_hiou", "ausuc")
-    order = list(dict.fromkeys(cells["method"]))
+    files, methods = cells["file"].unique(), cells["method"].unique()
     by_split = cells.groupby(["file", "split", "method"], sort=False)[
         ["seen", "unseen", "hiou", "best_hiou", "ausuc"]].mean()
     by_split["below"] = by_split["best_hiou"] - by_split["hiou"]
     numbers = by_split["hiou"].unstack().count()
     rows = [["method", "splits", *(f"{os.path.basename(file)}: seen / unseen / hIoU / best"
-                                   for file in cells["file"].unique()),
+                                   for file in files),
              "all: hIoU / best / AUSUC", "below the best: mean / most"]]
     rows.append(["---"] * len(rows[0]))
-    for method in order:
+    for method in methods:
         own = by_split.xs(method, level="method")
         texts = [_shares(own[own.index.get_level_values("file") == file],
-                         ["seen", "unseen", "hiou", "best_hiou"]) for file in cells["file"].unique()]
+                         ["seen", "unseen", "hiou", "best_hiou"]) for file in files]
         rows.append([method, str(numbers[method]), *texts,
                      _shares(own, ["hiou", "best_hiou", "ausuc"]),
                      f"{own['below'].mean():.1f} / {own['below'].max():.1f}"])
