@@ -21,7 +21,14 @@ from paddle_csrl.core import preflight
 from paddle_csrl.datasets.class_names import class_names_for, read_class_names
 from paddle_csrl.datasets.data_folder import data_opts
 from paddle_csrl.doctor import installation
-from paddle_csrl.doctor.installation import OK, PROBLEM, WARNING, Finding, size
+from paddle_csrl.doctor.installation import (
+    OK,
+    PROBLEM,
+    WARNING,
+    Finding,
+    check_capability,
+    size,
+)
 from paddle_csrl.embeddings import resolve_class_embeddings, takes_attributes, under_other_names
 from paddle_csrl.errors import user_message
 from paddle_csrl.models.named_weights import RELEASES, weights_file
@@ -97,6 +104,10 @@ def check_device() -> list[Finding]:
     if gpus:
         paddle.set_device("gpu")
         names = [paddle.device.cuda.get_device_name(index) for index in range(gpus)]
+        unfit = [finding for index, name in enumerate(names) for finding in check_capability(
+            name, paddle.device.cuda.get_device_capability(index))]
+        if unfit:  # the first computation there would end with an error
+            return unfit
         found = Finding(OK, "device", f"{gpus} GPU{'s' * (gpus > 1)}: {', '.join(names)}")
     elif paddle.is_compiled_with_cuda():
         found = Finding(WARNING, "device", "Paddle is a build for GPUs and sees none",

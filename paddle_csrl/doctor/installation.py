@@ -34,6 +34,11 @@ TESTED_PADDLES = ("3.3.1", "2.6.2")
 GET_PADDLE = (f"pip install paddlepaddle=={TESTED_PADDLES[0]}, or paddlepaddle-gpu for NVIDIA GPUs "
               f"(2.6.2 from PyPI, 3.x from PaddlePaddle's site)")
 
+#: The newest paddlepaddle-gpu on PyPI, and the compute capabilities that it has kernels for (CUDA
+#: 11.8), from Pascal to Ampere. Those of 8.6 run on 8.9 (Ada), too, as CUDA promises within a major
+#: number; nothing runs on 9.0 (Hopper).
+PYPI_GPU_BUILD, PYPI_GPU_CAPABILITIES = "2.6.2", ((6, 1), (8, 6))
+
 _SAME_MODULE = {"opencv-python": ("opencv-python", "opencv-python-headless",
                                   "opencv-contrib-python", "opencv-contrib-python-headless")}
 _PADDLES = ("paddlepaddle", "paddlepaddle-gpu")
@@ -136,10 +141,25 @@ def check_paddle_build() -> list[Finding]:
                                            f"overwrite each other",
                         f"pip uninstall {' '.join(found)}, then install one")]
     (name, version), = found.items()
+    if name == "paddlepaddle-gpu" and version == PYPI_GPU_BUILD:
+        low, high = ("{}.{}".format(*bound) for bound in PYPI_GPU_CAPABILITIES)
+        return [Finding(OK, "paddle", f"{name} {version}, on PyPI built for GPUs of compute "
+                                      f"capability {low} to {high}")]
     if Version(version).base_version in TESTED_PADDLES:
         return [Finding(OK, "paddle", f"{name} {version}")]
     return [Finding(WARNING, "paddle", f"{name} {version}, on which the tests are not run",
                     f"if something fails, install {' or '.join(TESTED_PADDLES)}")]
+
+
+def check_capability(gpu: str, capability: tuple[int, int]) -> list[Finding]:
+    """Warn of a GPU that PyPI's build of Paddle, if it is installed, has no kernels for."""
+    low, high = PYPI_GPU_CAPABILITIES
+    fits = low <= tuple(capability) and capability[0] <= high[0]
+    if installed("paddlepaddle-gpu") != PYPI_GPU_BUILD or fits:
+        return []
+    return [Finding(PROBLEM, "device", "{} has compute capability {}.{}, for which PyPI's build of "
+                    "Paddle {} has no kernels".format(gpu, *capability, PYPI_GPU_BUILD),
+                    "install 3.x from PaddlePaddle's site")]
 
 
 def check_cpu() -> Finding:

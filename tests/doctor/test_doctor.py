@@ -110,6 +110,19 @@ def test_paddle2onnx_has_to_fit_paddle(versions):
     assert WARNING in statuses(doctor.check_optional())
 
 
+@pytest.mark.parametrize("capability, fits", [
+    ((6, 0), False), ((6, 1), True), ((7, 5), True), ((8, 6), True), ((8, 9), True),
+    ((9, 0), False), ((12, 0), False)])
+def test_gpus_that_pypis_build_has_no_kernels_for(versions, capability, fits):
+    versions.update({"paddlepaddle": None, "paddlepaddle-gpu": "2.6.2"})
+    found = doctor.check_capability("NVIDIA H100", capability)
+    assert found == [] if fits else found[0].status == PROBLEM
+    assert fits or "NVIDIA H100 has compute capability {}.{}".format(*capability) in found[0].text
+    assert "6.1 to 8.6" in doctor.check_paddle_build()[0].text
+    versions["paddlepaddle-gpu"] = "3.3.1"  # from Paddle's own site
+    assert doctor.check_capability("NVIDIA H100", capability) == []
+
+
 def test_a_gpu_that_a_cpu_build_leaves_idle(monkeypatch):
     device = Finding(OK, "device", "CPU, for which this Paddle is built")
     monkeypatch.setattr(doctor, "nvidia_gpus", lambda: ["NVIDIA A10"])
