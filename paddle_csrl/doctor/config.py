@@ -21,14 +21,7 @@ from paddle_csrl.core import preflight
 from paddle_csrl.datasets.class_names import class_names_for, read_class_names
 from paddle_csrl.datasets.data_folder import data_opts
 from paddle_csrl.doctor import installation
-from paddle_csrl.doctor.installation import (
-    OK,
-    PROBLEM,
-    WARNING,
-    Finding,
-    check_capability,
-    size,
-)
+from paddle_csrl.doctor.installation import OK, PROBLEM, WARNING, Finding, check_capability, size
 from paddle_csrl.embeddings import resolve_class_embeddings, takes_attributes, under_other_names
 from paddle_csrl.errors import user_message
 from paddle_csrl.models.named_weights import RELEASES, weights_file
