@@ -19,15 +19,19 @@ limits.apply()  # before cv2 is imported
 mkl.apply()  # before paddle is imported
 
 
-def _is_doctor() -> bool:
-    """Return whether the doctor runs, which looks at installations unfit for what follows."""
-    program = getattr(sys, "argv", [""])[0]
+def _needs_no_paddle() -> bool:
+    """Return whether a tool runs that can do without what follows.
+
+    That is the doctor, which looks at installations unfit for it, and ``--help``, at once.
+    """
+    program, *flags = getattr(sys, "argv", [""])
     tools = os.path.join(os.path.dirname(os.path.dirname(os.path.realpath(__file__))), "tools")
-    return (os.path.splitext(os.path.basename(program))[0] == "csrl-doctor"
-            or os.path.realpath(program) == os.path.join(tools, "doctor.py"))
+    name = os.path.splitext(os.path.basename(program))[0]
+    is_tool = name.startswith("csrl-") or os.path.dirname(os.path.realpath(program)) == tools
+    return is_tool and (name in ("csrl-doctor", "doctor") or "-h" in flags or "--help" in flags)
 
 
-if importlib.util.find_spec("paddle") and not _is_doctor():
+if importlib.util.find_spec("paddle") and not _needs_no_paddle():
     # compat before all that loads Paddle: it orders the imports of cv2 and paddle.
     from paddle_csrl import compat, stopping
 

@@ -8,6 +8,7 @@ from unittest import mock
 
 import pytest
 
+import help_pages
 import paddle_csrl
 from helpers import tiny_runs
 from paddle_csrl.cli import programs, val
@@ -33,6 +34,38 @@ def test_a_fault_of_the_program_keeps_its_traceback(monkeypatch):
         programs.val()
 
 
+def test_pages_of_help_are_what_the_parsers_print():
+    """`python scripts/help_pages.py` writes them anew."""
+    pages = help_pages.pages()
+    assert {f"{name}.txt" for name in pages} == set(os.listdir(programs.HELP_PAGES))
+    for name, text in pages.items():
+        with open(os.path.join(programs.HELP_PAGES, f"{name}.txt"), encoding="utf-8") as file:
+            assert file.read() == text, name
+
+
+@pytest.mark.parametrize("argv, page", [
+    (["--help"], "train"), (["-c", "a.yml", "-h"], "train"), (["-c", "a.yml"], None),
+    ([], None)])
+def test_help_is_asked_for_by_its_flag(argv, page):
+    assert programs.help_page("train", argv) == (page and help_pages.page(page))
+
+
+def test_a_subcommand_has_its_own_page():
+    assert programs.help_page("visualize", ["report", "-h"]) == help_pages.page(
+        "visualize", "report")
+    assert programs.help_page("visualize", ["--help"]) == help_pages.page("visualize")
+
+
+def test_help_imports_no_paddle():
+    code = ("import runpy, sys; sys.argv = [sys.argv[1], '--help']; "
+            "runpy.run_path(sys.argv[0], run_name='__main__'); "
+            "sys.stderr.write(str({'paddle', 'numpy', 'cv2'} & set(sys.modules)))")
+    ended = subprocess.run(
+        [sys.executable, "-c", code, os.path.join(tiny_runs.ROOT, "tools", "train.py")],
+        text=True, capture_output=True, check=False)
+    assert ended.stdout == help_pages.page("train") and ended.stderr == "set()"
+
+
 @pytest.fixture
 def without_paddle(tmp_path):
     """Runs Python where there is no Paddle."""
@@ -47,7 +80,10 @@ def without_paddle(tmp_path):
     if name.endswith(".py") and name != "doctor.py"))
 def test_without_paddle_a_tool_says_what_to_install(tool, without_paddle):
     """As on a computer on which nothing but `pip install .` was run."""
-    ended = without_paddle(os.path.join(tiny_runs.ROOT, "tools", f"{tool}.py"), "--help")
+    path = os.path.join(tiny_runs.ROOT, "tools", f"{tool}.py")
+    ended = without_paddle(path, "--help")
+    assert ended.returncode == 0 and ended.stdout.startswith(f"usage: {tool}.py")
+    ended = without_paddle(path)
     assert ended.returncode == 2 and ended.stdout == ""
     assert ended.stderr.startswith("error: Paddle is not installed: pip install paddlepaddle==")
     assert ended.stderr.count("\n") == 1
