@@ -274,7 +274,7 @@ class _Group:
 
 
 def _key(run: Run) -> str:
-    """What the generator of a run is made from, as text."""
+    """Tell what the generator of a run is made from, as text."""
     return json.dumps(run.inputs("generator"), sort_keys=True, default=str)
 
 

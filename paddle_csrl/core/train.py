@@ -117,7 +117,7 @@ def _left_by_scoring(run: Run) -> list[str]:
 
 
 def _scored(run: Run) -> dict[str, str]:
-    """What a score is made from, besides the config."""
+    """Return what a score is made from, besides the config."""
     return {"model": checksum(run.final_model), "images": run.builder.fingerprint("val")}
 
 
