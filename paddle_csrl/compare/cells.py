@@ -34,6 +34,8 @@ from paddle_csrl.utils.lock import FolderInUse
 from paddle_csrl.utils.record import checksum
 
 _SHARED = ("segmentor", "features")
+#: What of a config a score depends on beside the model.
+_OF_SCORING = ("val_dataset", "test_config")
 
 
 def run_cells(plan: Plan, cells: Sequence[Cell], retry_failed: bool = False,
@@ -148,12 +150,23 @@ class _Group:
         _drop_checkpoints(run, stages)
         if self._is_scored(cell, run):
             return
-        if run.shared_dir:
-            shared.append((cell, run))
-        else:
+        if not run.shared_dir:
             model = run.builder.trained_segmentor(run.final_model)
             layer = read_layer(run.builder.classification_layer(model)[1])
             self._score(run.builder, model, [(cell, run, layer)])
+        elif self._is_scored_alike(run):
+            shared.append((cell, run))
+        else:
+            self._score(run.builder, self.base.context.segmentor,
+                        [(cell, run, load_layer(run.final_layer))])
+
+    def _is_scored_alike(self, run: Run) -> bool:
+        """Tell whether a cell is scored on the images and in the way of the shared stages.
+
+        Without ``do_eval`` stage 1 is the same whatever these are.
+        """
+        return all(run.config.given.get(key) == self.base.config.given.get(key)
+                   for key in _OF_SCORING)
 
     def _take_generator(self, run: Run) -> None:
         """Copy the generator of another cell if that of ``run`` would be made from the same.

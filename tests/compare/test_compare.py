@@ -526,6 +526,26 @@ def test_a_method_with_another_bank_shares_the_segmentor_alone(tmp_path):
             and row["seed"] == "0"} == {"finished"}
 
 
+def test_methods_that_share_stage_1_are_scored_as_their_own_settings_say(tmp_path):
+    """Without `do_eval` stage 1 is the same whatever they say of validation."""
+    windows = {f"test_config.{key}": value for key, value in (
+        ("is_slide", True), ("crop_size", [16, 16]), ("stride", [16, 16]))}
+    comparison = Comparison(
+        tmp_path, splits={"one": ["cow"]}, seeds=[0], opts={"do_eval": False}, methods={
+            "point": None, "windows": {"opts": windows},
+            "fewer": {"opts": {"val_dataset.val_path": f"{tmp_path}/fewer.txt"}}})
+    with open(load_yaml(f"{tmp_path}/base.yml")["val_dataset"]["val_path"]) as images:
+        (tmp_path / "fewer.txt").write_text(images.readline())
+    assert comparison.run() == {"finished": 3, "failed": 0, "missing": 0}
+    plan, found = comparison.plan(), []
+    for cell in plan.cells():
+        assert "segmentor" not in os.listdir(plan.cell_dir(cell))
+        scores = read_json(os.path.join(plan.cell_dir(cell), "scores.json"))
+        assert np.array_equal(scores["confusion"], assembled(plan, cell)), cell
+        found.append(str(scores["confusion"]))
+    assert len(set(found)) == 3
+
+
 def test_methods_that_differ_after_the_generator_train_it_once(tmp_path, monkeypatch):
     methods = {"point": None, "closed": {"opts": {"classifier.mode": "closed_form"}},
                "pair": {"opts": {"generator.loss": PAIR}}}
