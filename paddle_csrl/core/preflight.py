@@ -100,7 +100,8 @@ def schedule_warnings(run: Run) -> list[tuple[str, str]]:
 def backbone_warnings(config: ZeroShotConfig) -> list[tuple[str, str]]:
     """Find a frozen backbone that stays random, and images that pretrained weights do not know.
 
-    Those are normalised otherwise than a backbone says in ``input_mean`` and ``input_std``.
+    Those are normalised otherwise than a backbone says in ``input_mean`` and ``input_std``. Of
+    images with other channels these say nothing; that the first layer stays random is told.
     """
     cfg = config.model_cfg.get("backbone") or {}
     backbone = manager.BACKBONES.components_dict.get(cfg.get("type"))
@@ -121,7 +122,8 @@ def backbone_warnings(config: ZeroShotConfig) -> list[tuple[str, str]]:
                                                   "there".format(*wanted))
             for place, transforms in places.items()
             if transforms and not all(
-                np.allclose(given, values, rtol=0, atol=_MEAN_TOLERANCE)
+                len(given) not in (1, len(values))
+                or np.allclose(given, values, rtol=0, atol=_MEAN_TOLERANCE)
                 for given, values in zip(_normalization(transforms), wanted))]
 
 

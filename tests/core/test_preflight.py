@@ -43,6 +43,12 @@ def test_a_grey_level_is_no_difference(config, step):
     assert backbone_warnings(config(train_dataset=[step], val_dataset=[step])) == []
 
 
+def test_images_with_another_channel_are_compared_with_nothing(config):
+    steps = [{"type": "Normalize", "mean": [0.4] * 4, "std": [0.2] * 4}]
+    channels = [f"{name}_dataset.img_channels=4" for name in ("train", "val")]
+    assert backbone_warnings(config(*channels, train_dataset=steps, val_dataset=steps)) == []
+
+
 @pytest.mark.parametrize("opts", [
     ["model.backbone.pretrained=null"],
     ["model.backbone={'type': 'CSRLResNet50', 'pretrained': 'x'}"]], ids=["none", "others"])
