@@ -1,6 +1,7 @@
 """The stages in order, each skipped where its result is already there."""
 
 import contextlib
+import glob
 import os
 import time
 from collections.abc import Sequence
@@ -97,8 +98,17 @@ def _train_and_score(run: Run, stage: str | None) -> dict[str, Any]:
 
 
 def _score(run: Run) -> dict[str, Any]:
-    """Score the final model; write ``metrics.json``, pictures and curves."""
+    """Score the final model; write ``metrics.json``, pictures and curves.
+
+    Pictures and report of an earlier model go first: were this stopped, they would pass for new.
+    """
     out, pictures, log = _left_by_scoring(run)
+    parallel.barrier()  # no process is still looking for them
+    if parallel.is_first():
+        for path in (os.path.join(run.save_dir, REPORT),
+                     *glob.glob(os.path.join(glob.escape(pictures), "[0-9]*.png"))):
+            with contextlib.suppress(FileNotFoundError):
+                os.remove(path)
     return score(run.builder, run.builder.trained_segmentor(run.final_model), out, pictures,
                  log if run.config.settings.use_vdl else None, made_from=_scored(run))
 

@@ -64,19 +64,20 @@ def recorded_score(builder: ZeroShotBuilder, path: str,
                    made_from: Mapping[str, str]) -> dict[str, Any] | None:
     """Show and return the scores in a ``metrics.json`` that scoring again would write again.
 
-    None unless it was made from the same model and images, with the same config and versions.
+    None unless it was made from the same model and images, and all that it says beside the scores
+    is what would be said now: config, classes, versions, labels of pretraining.
     """
     metrics = read_json(path)
-    wanted = {"made_from": dict(made_from), "versions": versions(),
-              "config": json.loads(json.dumps(builder.config.given))}
-    if not isinstance(metrics, dict) or any(
-            metrics.get(key) != value for key, value in wanted.items()):
+    if not isinstance(metrics, dict) or metrics.get("made_from") != dict(made_from):
         return None
-    scores = {**metrics, "class_iou": [item["iou"] for item in metrics["classes"]]}
+    scores = {key: math.nan if value is None else value for key, value in metrics.items()}
+    scores["class_iou"] = [item["iou"] for item in metrics["classes"]]
+    pretraining = pretraining_of(builder.config, builder.classes.unseen_names)
+    wanted = {**describe(builder, scores, pretraining), "made_from": dict(made_from)}
+    if metrics != json.loads(json.dumps(wanted)):
+        return None
     if parallel.is_first():
-        _show(builder, {key: math.nan if value is None else value
-                        for key, value in scores.items()},
-              pretraining_of(builder.config, builder.classes.unseen_names))
+        _show(builder, scores, pretraining)
         logger.info(f"scores: up to date: {path}")
     return metrics
 

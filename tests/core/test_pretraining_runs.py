@@ -109,6 +109,17 @@ def test_unknown_weights_are_called_unknown(recipe, weights, tmp_path, capsys):
     assert '<p class="warning">Labels of pretraining: unknown.</p>' in page(run)
 
 
+def test_a_record_of_labels_that_comes_later_is_told_by_the_same_command(
+        recipe, weights, tmp_path):
+    path = weights()
+    run = run_all(recipe, tmp_path / "run", f"segmentor_weights={path}", page=True)
+    write_labels(path, [LabelSet(IMAGENET)])
+    run.again(f"segmentor_weights={path}", page=True)
+    assert read_json(run.path("metrics.json"))["pretraining"] == {
+        "labels": ["ImageNet-1k"], "named": NAMED}
+    assert f"Labels of pretraining: {TOLD}." in page(run)
+
+
 def test_scored_weights_with_a_record_speak_for_themselves(finished, weights):
     run = finished("custom")
     path = weights(LabelSet(IMAGENET, ("voc",)), LabelSet("voc", ("cow",)))

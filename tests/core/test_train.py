@@ -346,6 +346,22 @@ def test_scores_are_made_again_with_other_settings_or_versions(run, monkeypatch)
                         "test_config.crop_size=[24, 24]", "test_config.stride=[16, 16]")
 
 
+def test_nothing_of_an_earlier_model_passes_for_new_after_a_stop(run, monkeypatch):
+    run.again(page=True)
+    earlier = {name: digest(run.path(name)) for name in ("report.html", "predictions/00.png")}
+    shutil.copy(run.path("predictions", "00.png"), run.path("predictions", "07.png"))
+
+    def stop(self, folder):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(score_module.PictureBook, "save", stop)
+        run.again("classifier.iters=2", page=True)
+    run.again("classifier.iters=2", page=True)
+    assert {name: digest(run.path(name)) for name in earlier}.items().isdisjoint(earlier.items())
+    assert len(os.listdir(run.path("predictions"))) == run.metrics["images"]
+
+
 def test_scores_are_made_again_from_changed_labels(tmp_path, monkeypatch):
     run = run_all(tiny_runs.custom(str(tmp_path), str(tmp_path / "cache")), tmp_path / "run")
     run.again(page=True)
