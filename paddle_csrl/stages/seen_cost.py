@@ -3,10 +3,11 @@
 ``seen_cost: auto``. The best price depends on how well features tell classes apart: where they do,
 few pixels of seen classes need to go to unseen ones; where they do not, many. Some seen classes at
 a time are left out and stand in for the unseen ones: their prototypes come from their embeddings by
-ridge regression on the others, the layer is the closed form, and their real features are scored.
-The price is the one at which the share that hIoU has of its best is largest on average, so that
-classes that are easily told apart do not outweigh the others. It supposes that unseen classes are
-as large, and as hard to place, as seen ones; no feature of theirs is needed.
+ridge regression on the others, the layer is the closed form, with the covariance of all seen
+classes, and their real features are scored. The price is the one at which the share that hIoU has
+of its best is largest on average, so that classes that are easily told apart do not outweigh the
+others. It supposes that unseen classes are as large, and as hard to place, as seen ones; no feature
+of theirs is needed.
 """
 
 from typing import NamedTuple
