@@ -45,7 +45,7 @@ def evaluate(config: str, model_path: str, *, opts: Sequence[str] = (),
     builder = ZeroShotBuilder(read)
     for warning in preflight.validation_warnings(builder):  # looks at every file, as training does
         logger.warning("; ".join(warning))
-    model = builder.new_segmentor()
+    model = builder.new_segmentor(pretrained=False)
     set_weights(model, state, model_path)
     if out:
         make_folder_of(out, "--out")

@@ -211,7 +211,7 @@ def _adopt(context: StageContext, path: str) -> None:
             == os.path.realpath(folder):
         raise UserError(f"`segmentor_weights: {path}` lies in {folder}, which the stage clears; "
                         f"move it elsewhere or choose another --save_dir")
-    load_weights(context.builder.new_segmentor(), path)
+    load_weights(context.builder.new_segmentor(pretrained=False), path)
     context.files.begin(stage)
     keep_checkpoint(path, context.files.output(stage))
     logger.info("[segmentor] not trained: `segmentor_weights` stands for it")

@@ -226,6 +226,11 @@ def test_val_without_out_writes_nothing(finished, tmp_path, monkeypatch):
     assert os.listdir(tmp_path) == []
 
 
+def test_val_needs_none_of_the_weights_that_training_began_with(finished):
+    run = finished("custom")
+    assert run.val("model.pretrained=gone.pdparams")["classes"] == run.metrics["classes"]
+
+
 def test_val_averages_over_flips(finished):
     def predict(model, image):
         return model(image)[0] + model(image.flip(3))[0].flip(3)

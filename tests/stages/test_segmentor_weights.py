@@ -59,6 +59,11 @@ def test_the_checkpoint_becomes_the_stages_result_untrained(adopted, weights):
     assert sorted(os.listdir(adopted.path("segmentor"))) == ["model.pdparams", "stage.json"]
 
 
+def test_weights_that_it_replaces_need_not_be_there(run, weights):
+    adopt(run, weights, "model.pretrained=gone.pdparams")
+    assert digest(result(run)) == digest(weights)
+
+
 def test_it_is_recorded_by_its_checksum(adopted, weights, source):
     assert read_json(adopted.path("segmentor", "stage.json"))["finished"]
     assert inputs(adopted)["segmentor_weights"] == digest(weights)
