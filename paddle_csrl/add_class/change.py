@@ -181,10 +181,11 @@ class _Source(NamedTuple):
 def trained_run(folder: str, opts: Sequence[str] = ()) -> Run:
     """Open the run in a folder as it was trained, before any change of its classes.
 
-    ``opts`` override its config unless it was changed.
+    ``opts`` override its config unless it was changed, but for the word vectors: with those of
+    training the new ones are compared.
     """
-    return Run.open(os.path.join(folder, TRAINED)) if _is_changed(folder) \
-        else Run.open(folder, opts)
+    return Run.open(os.path.join(folder, TRAINED)) if _is_changed(folder) else Run.open(
+        folder, [item for item in opts if not item.startswith("zero_shot.embeddings")])
 
 
 def _is_changed(folder: str) -> bool:

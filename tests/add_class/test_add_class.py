@@ -530,6 +530,14 @@ def test_other_vectors_than_in_training_are_told(finished, tmp_path, capsys, nam
     assert f"{run.folder}/config.yml" in out
 
 
+def test_other_vectors_are_refused_by_an_open_run_too(finished, tmp_path):
+    folder, opts = finished("custom").folder, ["zero_shot.embeddings.words={'cat': 'sofa'}"]
+    with pytest.raises(UserError, match="other vectors than those that"):
+        change_classes(folder, str(tmp_path / "new"), ["zebra"], opts=opts,
+                       trained=trained_run(folder, opts))
+    assert not os.path.exists(tmp_path / "new")
+
+
 def test_a_run_of_several_spaces_takes_classes_in_all_of_them(finished, tmp_path):
     run = finished("custom").copy(tmp_path / "run")
     with pytest.raises(UserError, match="other vectors"):
