@@ -128,6 +128,9 @@ def check_components(value: Any, place: str, dotted: str = "") -> None:
     noun = next((noun for end, noun in _NOUNS.items() if re.search(f"(^|[._]){end}$", dotted)), "")
     if noun or isinstance(value, dict) and "type" in value:
         _check_component(value, noun or "component", dotted, place)
+    if re.fullmatch(r"model\.(.+\.)?pretrained", dotted) and not isinstance(value, str | None):
+        raise UserError(f"{place}: `{dotted}: {value}` must be a path, an address or a name of "
+                        f"weights, in quotes where it looks like a number, or null")
     if isinstance(value, dict):
         for key, item in value.items():
             check_components(item, place, join(dotted, key))
