@@ -16,6 +16,7 @@ from paddle_csrl.classes import CLASSES_FILE
 from paddle_csrl.config import ZeroShotConfig
 from paddle_csrl.core import preflight
 from paddle_csrl.errors import is_unwritable
+from paddle_csrl.evaluation.pictures import can_draw
 from paddle_csrl.evaluation.score import (
     audit_line,
     recorded_score,
@@ -116,8 +117,9 @@ def _score(run: Run) -> dict[str, Any]:
 def _recorded_score(run: Run) -> dict[str, Any] | None:
     """Return the scores of the final model if all is there that scoring would write again."""
     out, pictures, log = _left_by_scoring(run)
-    left = [out, pictures, os.path.join(run.save_dir, REPORT)]
-    if not all(map(os.path.exists, left + [log] * run.config.settings.use_vdl)):
+    left = [out, os.path.join(run.save_dir, REPORT), *[pictures] * can_draw(run.classes),
+            *[log] * run.config.settings.use_vdl]
+    if not all(map(os.path.exists, left)):
         return None
     return recorded_score(run.builder, out, _scored(run))
 

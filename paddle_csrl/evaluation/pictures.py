@@ -7,8 +7,14 @@ import numpy as np
 
 from paddle_csrl import visualize
 from paddle_csrl.builder import ZeroShotBuilder
+from paddle_csrl.classes import ClassTable
 from paddle_csrl.datasets.label_scan import read_image
 from paddle_csrl.datasets.zero_shot import ZeroShotDataset
+
+
+def can_draw(classes: ClassTable) -> bool:
+    """Tell whether predictions can be drawn: not where 255, which pictures hatch, is a class."""
+    return len(classes) <= visualize.MAX_CLASSES
 
 
 class PictureBook:
@@ -27,9 +33,9 @@ class PictureBook:
             shelf.append((index, prediction, label))
 
     def pictures(self) -> list[np.ndarray]:
-        """The panels, uint8 RGB [H, W, 3] each; none if 255, which they hatch, is a class."""
+        """The panels, uint8 RGB [H, W, 3] each; none unless ``can_draw``."""
         classes, dataset = self.builder.classes, self.builder.val_dataset
-        if len(classes) > visualize.MAX_CLASSES:
+        if not can_draw(classes):
             return []
         panels = []
         for index, prediction, label in (self._with_unseen + self._without)[:self.limit]:

@@ -10,6 +10,7 @@ import pytest
 from helpers import tiny_runs
 from paddle_csrl.cli import predict
 from paddle_csrl.errors import UserError
+from paddle_csrl.reports.run_report import write_page
 
 CLASSES = 300
 NAMES = [f"class{index}" for index in range(CLASSES)]
@@ -49,7 +50,7 @@ def recipe(tmp_path_factory):
     return tiny_runs.Recipe(tiny_runs.config_path("_base_/custom"), opts)
 
 
-def test_all_stages_and_scores(recipe, tmp_path):
+def test_all_stages_and_scores(recipe, tmp_path, capsys):
     run = tiny_runs.run_all(recipe, tmp_path / "run", *IGNORE, LOSS)
     assert len(run.metrics["classes"]) == CLASSES
     assert paddle.load(run.path("classifier", "model.pdparams"))["conv.weight"].shape[0] == CLASSES
@@ -57,6 +58,10 @@ def test_all_stages_and_scores(recipe, tmp_path):
     with pytest.raises(UserError, match="8-bit labels of at most 255 classes.* has 300"):
         predict.main(["--run", run.folder, "--device", "cpu", "--save_dir", str(tmp_path / "out"),
                       "--image_path", os.path.dirname(run.recipe.opts[-1].split("=")[1])])
+    assert write_page(run.folder) == run.path("report.html")
+    capsys.readouterr()
+    assert run.again(*IGNORE, LOSS) == run.metrics  # though no picture says that it was scored
+    assert "scores: up to date" in capsys.readouterr().out
 
 
 def test_an_ignored_class_is_refused_before_training(recipe, tmp_path):
