@@ -27,6 +27,9 @@ _FOLDS = 32
 #: Features to score in a fold, at most, and per class at least.
 _ROWS, _LEAST_ROWS = 16000, 20
 _SHRINKAGE = 0.1
+#: All that the share found depends on beside classes and features, for records of what it led to;
+#: the first number is raised with the code.
+ALGORITHM = (1, COSTS, DEFAULT_COST, _FOLDS, _ROWS, _LEAST_ROWS, _SHRINKAGE, RIDGE)
 
 
 def settled(calibration: Calibration, bank: FeatureBank, embeddings: np.ndarray,

@@ -16,6 +16,7 @@ from prettytable import PrettyTable
 from paddle_csrl.config import read_settings
 from paddle_csrl.config.schema import Settings
 from paddle_csrl.errors import UserError
+from paddle_csrl.stages import seen_cost
 from paddle_csrl.stages.calibration import Calibration
 from paddle_csrl.stages.classifier import CLOSED_FORM, check_classifier
 from paddle_csrl.stages.closed_form import require_bias
@@ -212,6 +213,8 @@ class Search:
                   "held_out": self.held_out[fold].tolist(), "split": self.seed, "seed": seed,
                   "sections": self._sections[trial],
                   "calibrations": self.calibrations}
+        if any(calibration.is_open for calibration in self.calibrations):
+            inputs["seen_cost"] = seen_cost.ALGORITHM
         return hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()[:32]
 
     def _check_draws(self) -> None:

@@ -18,6 +18,7 @@ from paddle_csrl.config import ZeroShotConfig, read_settings
 from paddle_csrl.errors import UserError
 from paddle_csrl.models.pixel_classifier import PixelClassifier
 from paddle_csrl.run import Run
+from paddle_csrl.stages import seen_cost
 from paddle_csrl.stages.calibration import Calibration, unit_direction
 from paddle_csrl.stages.calibration import fold as fold_layer
 from paddle_csrl.tuning import Budget, Fold, Search, SeenClasses, Space, draw_folds, make_fold
@@ -450,6 +451,24 @@ def test_what_is_known_is_not_trained_again(space_file, dic, tmp_path, counted):
     searched(space_file, dic, record)
     assert len(counted) == 6 * 2
     assert larger["ranking"]
+
+
+def test_scores_at_a_price_found_by_another_algorithm_are_not_taken(space_file, dic, tmp_path,
+                                                                    counted, monkeypatch):
+    record, fixed = str(tmp_path / "open.json"), str(tmp_path / "fixed.json")
+    searched(space_file, dic, fixed)
+    dic["classifier"].update(calibration="auto", seen_cost="auto")
+    searched(space_file, dic, record)
+    counted.clear()
+    searched(space_file, dic, record)
+    assert counted == []
+    monkeypatch.setattr(seen_cost, "ALGORITHM", (2, *seen_cost.ALGORITHM[1:]))
+    searched(space_file, dic, record)
+    assert len(counted) == 6 * 2
+    counted.clear()
+    dic["classifier"].update(calibration=0.0)
+    searched(space_file, dic, fixed)
+    assert counted == []  # it takes part in none of these
 
 
 def test_an_interrupted_search_goes_on(space_file, dic, tmp_path, counted, monkeypatch):
