@@ -18,12 +18,12 @@ sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."
 import numpy as np
 
 import paddle_csrl  # noqa: F401  (first: it orders the imports of cv2 and paddle)
+from paddle_csrl.builder import ZeroShotBuilder
 from paddle_csrl.cli import run as run_cli
 from paddle_csrl.config import ZeroShotConfig
 from paddle_csrl.core.train import run_stages
-from paddle_csrl.datasets import ZeroShotDataset
 from paddle_csrl.errors import UserError
-from paddle_csrl.evaluation.evaluate import evaluate
+from paddle_csrl.evaluation.evaluate import evaluate_as_configured
 from paddle_csrl.metrics import ZeroShotEvaluator
 from paddle_csrl.run import Run
 from paddle_csrl.utils import write_json
@@ -64,13 +64,12 @@ def held_out_config(args: argparse.Namespace, fold: str, opts=(), overrides=None
 
 def fold_scores(args: argparse.Namespace, run: Run, fold: str) -> dict:
     """Scores on the seen and the held-out classes over images without true unseen ones."""
-    zero_shot = ZeroShotConfig(args.config, opts=args.opts).settings.zero_shot
-    dataset = ZeroShotDataset(run.builder.val_dataset.dataset, zero_shot.unseen, mode="val",
-                              policy=zero_shot.policy, hide_unseen=True,
-                              class_names=run.classes.names)
+    dataset = ZeroShotBuilder(ZeroShotConfig(args.config, opts=args.opts)).selection_dataset
     evaluator = ZeroShotEvaluator(dataset.num_classes, fold.split(","),
+                                  ignore_index=dataset.ignore_index,
                                   class_names=run.classes.names)
-    evaluate(run.builder.trained_segmentor(run.final_model), dataset, evaluator)
+    evaluate_as_configured(run.builder, run.builder.trained_segmentor(run.final_model), evaluator,
+                           dataset)
     iou = evaluator.compute()["class_iou"]
     held_out = evaluator.unseen
     seen = np.isin(np.arange(len(iou)), run.classes.seen_ids)

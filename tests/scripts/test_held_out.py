@@ -11,8 +11,11 @@ from PIL import Image
 import held_out
 from helpers import tiny_runs
 from helpers.fabricated import write_label
-from paddle_csrl.datasets import AttributeShapes
+from paddle_csrl.datasets import AttributeShapes, ZeroShotDataset
 from paddle_csrl.errors import UserError
+from paddle_csrl.evaluation.evaluate import evaluate
+from paddle_csrl.metrics import ZeroShotEvaluator
+from paddle_csrl.run import Run
 
 
 def test_the_example_fits_the_config_that_it_names(tmp_path, monkeypatch):
@@ -66,6 +69,34 @@ def test_true_unseen_classes_take_no_part_in_the_score(tmp_path):
         with open(tmp_path / f"out{number}" / "held_out.json", encoding="utf-8") as file:
             scores.append(json.load(file))
     assert scores[0] == scores[1]
+
+
+def test_a_fold_is_scored_as_the_config_says(tmp_path):
+    """Its labels by their own names, in its windows; expected: the same spelt out by hand."""
+    recipe = tiny_runs.custom(str(tmp_path / "data"), str(tmp_path / "cache"))
+    _swap_ids(str(tmp_path / "data"), 1, 2)
+    names = ["background", "cat", "dog", "cow", "car"]
+    labels = ["background", "dog", "cat", "cow", "car"]
+    windows = {"is_slide": True, "crop_size": [16, 16], "stride": [16, 16]}
+    argv = ["-c", recipe.config, "--out", str(tmp_path / "out"), "--fold", "dog", "--variant",
+            "edges=", "--opts", *recipe.opts, f"zero_shot.label_names={labels}",
+            f"test_config={windows}"]
+    held_out.main(argv)
+    with open(tmp_path / "out" / "held_out.json", encoding="utf-8") as file:
+        row, = json.load(file)
+    run = Run(held_out.held_out_config(held_out.parse_args(argv), "dog", overrides={
+        "save_dir": str(tmp_path / "out" / "fold0")}))
+
+    def scores(label_names=None, **options):
+        dataset = ZeroShotDataset(recipe.builder().val_dataset.dataset, "cow,car", "ignore",
+                                  names, label_names, mode="val", hide_unseen=True)
+        found = evaluate(run.builder.trained_segmentor(run.final_model), dataset,
+                         ZeroShotEvaluator(5, [2]), **options).compute()["class_iou"]
+        return [np.mean(found[:2]), found[2]]
+
+    wanted = scores(labels, **windows)
+    assert [row["seen_miou"], row["unseen_miou"]] == pytest.approx(wanted)
+    assert wanted != pytest.approx(scores(labels)) and wanted != pytest.approx(scores(**windows))
 
 
 def _swap_ids(root: str, first: int, second: int) -> None:
