@@ -23,7 +23,12 @@ from prettytable import PrettyTable
 
 from paddle_csrl import visualize
 from paddle_csrl.add_class.class_list import VOCABULARY_FILE, Changes, ClassList
-from paddle_csrl.add_class.layer import Progress, folded_projection, new_layer
+from paddle_csrl.add_class.layer import (
+    Progress,
+    folded_projection,
+    has_vectors_of_training,
+    new_layer,
+)
 from paddle_csrl.add_class.resize import class_axes, require_classless_features, take_over
 from paddle_csrl.builder import ZeroShotBuilder
 from paddle_csrl.classes import CLASSES_FILE, ClassTable
@@ -174,7 +179,7 @@ class _Source(NamedTuple):
                             f"such as output/demo")
         names, is_changed = run.classes.names, _is_changed(folder)
         classes = ClassList.read(folder, names) if is_changed else ClassList.trained(names)
-        trained = trained or (trained_run(folder) if is_changed else run)
+        trained = trained or trained_run(folder, list(filter(_is_of_vectors, opts)))
         return cls(run, trained, classes, run.builder.trained_segmentor(run.final_model), opts)
 
 
@@ -182,10 +187,23 @@ def trained_run(folder: str, opts: Sequence[str] = ()) -> Run:
     """Open the run in a folder as it was trained, before any change of its classes.
 
     ``opts`` override its config unless it was changed, but for the word vectors: with those of
-    training the new ones are compared.
+    training the new ones are compared. Their file may have moved: another one, of ``opts`` or of
+    the changed run, is read in its place if it has the very vectors.
     """
-    return Run.open(os.path.join(folder, TRAINED)) if _is_changed(folder) else Run.open(
-        folder, [item for item in opts if not item.startswith("zero_shot.embeddings")])
+    place, own = (os.path.join(folder, TRAINED), []) if _is_changed(folder) else (
+        folder, [item for item in opts if not _is_of_vectors(item)])
+    run = Run.open(place, own)
+    path = Run.open(folder, opts).config.settings.zero_shot.embeddings.path
+    if path == run.config.settings.zero_shot.embeddings.path:
+        return run
+    moved = Run.open(place, own, {"zero_shot.embeddings.path": path or "glove100"})
+    with contextlib.suppress(UserError):  # told of where new classes are looked up in that file
+        return moved if has_vectors_of_training(moved) else run
+    return run
+
+
+def _is_of_vectors(item: str) -> bool:
+    return item.startswith("zero_shot.embeddings")
 
 
 def _is_changed(folder: str) -> bool:

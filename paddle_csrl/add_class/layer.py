@@ -54,7 +54,7 @@ def folded_projection(trained: Run, target: Run, classes: ClassList,
     """
     trained.require_finished(["segmentor"])
     _require_same_space(trained, target, classes)
-    _warn_of_other_vectors(trained, "segmentor")
+    _warn_of_other_vectors(trained)
     tell("folding the projection", 0.3)
     with paddle.utils.unique_name.guard():
         old, new = (run.builder.new_projection(pretrained=False) for run in (trained, target))
@@ -83,7 +83,7 @@ def new_layer(trained: Run, target: Run, classes: ClassList,
                         "`mode: clean`")
     trained.require_finished(["features", "generator"])
     _require_same_space(trained, target, classes)
-    _warn_of_other_vectors(trained, "generator")
+    _warn_of_other_vectors(trained)
     bank, scale = trained.context.bank.renumbered(classes.trained_ids), trained.context.scale
     classifier = make(trained, target, classes, bank, None if has_bias else scale.origin, tell)
     unit = None if has_bias else unit_direction(bank, scale)
@@ -147,7 +147,13 @@ def _require_same_space(trained: Run, target: Run, classes: ClassList) -> None:
     """Insist that the embeddings of kept classes are those of training."""
     pairs = [(new, old) for new, old in enumerate(classes.trained_ids) if old is not None]
     new_ids, old_ids = map(list, zip(*pairs))
-    new, old = target.context.embeddings[new_ids], trained.context.embeddings[old_ids]
+    new = target.context.embeddings[new_ids]
+    try:
+        old = trained.context.embeddings[old_ids]
+    except UserError as error:
+        raise UserError(f"`zero_shot.embeddings` does not give the classes the very vectors that "
+                        f"{trained.save_dir} was trained with, and those are not here to compare "
+                        f"with: {error}") from None
     if new.shape != old.shape or (
             (new * old).sum(1) < _MIN_COSINE * np.linalg.norm(new, axis=1)
             * np.linalg.norm(old, axis=1)).any():
@@ -156,16 +162,26 @@ def _require_same_space(trained: Run, target: Run, classes: ClassList) -> None:
                         f"file of them")
 
 
-def _warn_of_other_vectors(trained: Run, stage: str) -> None:
+def has_vectors_of_training(trained: Run) -> bool | None:
+    """Tell whether the run's classes have the very embeddings of its training; None: unknown."""
+    recorded = trained.record(_stage_of_vectors(trained)).get("inputs", {}).get("embeddings")
+    return None if recorded is None else recorded == embeddings_input(trained.context)
+
+
+def _stage_of_vectors(trained: Run) -> str:
+    return "segmentor" if trained.config.projection else "generator"
+
+
+def _warn_of_other_vectors(trained: Run) -> None:
     """Tell where the trained run's own classes have other embeddings now than in its training."""
-    if trained.record(stage).get("inputs", {}).get("embeddings") in (
-            None, embeddings_input(trained.context)):
+    if has_vectors_of_training(trained) is not False:
         return
     logger.warning(
-        f"the classes of {trained.save_dir} have other word vectors now than when stage {stage} "
-        f"was trained: the file was changed, or this version finds a name under another word; the "
-        f"new layer is made of those of now. A word that `zero_shot.embeddings.words` gives in "
-        f"{trained.save_dir}/{CONFIG_FILE}, as in {{aeroplane: aeroplane}}, is taken as it is")
+        f"the classes of {trained.save_dir} have other word vectors now than when stage "
+        f"{_stage_of_vectors(trained)} was trained: the file was changed, or this version finds a "
+        f"name under another word; the new layer is made of those of now. A word that "
+        f"`zero_shot.embeddings.words` gives in {trained.save_dir}/{CONFIG_FILE}, as in "
+        f"{{aeroplane: aeroplane}}, is taken as it is")
 
 
 def _generate(trained: Run, target: Run, classes: ClassList, seed: int,

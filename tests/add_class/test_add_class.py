@@ -1,6 +1,7 @@
 """Classes added, removed and renamed after training: what changes, what stays, what is refused."""
 
 import os
+import shutil
 
 import cv2
 import numpy as np
@@ -11,6 +12,7 @@ from paddleseg.models import DeepLabV3P
 
 from helpers import tiny_runs
 from helpers.fabricated import pairs, read_label
+from helpers.tiny_config import write_config
 from helpers.tiny_runs import differing, files, times
 from paddle_csrl import builder as builder_module
 from paddle_csrl.add_class import change as vocabulary
@@ -536,6 +538,41 @@ def test_other_vectors_are_refused_by_an_open_run_too(finished, tmp_path):
         change_classes(folder, str(tmp_path / "new"), ["zebra"], opts=opts,
                        trained=trained_run(folder, opts))
     assert not os.path.exists(tmp_path / "new")
+
+
+@pytest.mark.parametrize("name", ["custom", "spnet"])
+def test_a_file_of_vectors_that_moved_is_named_anew(finished, tmp_path, name):
+    run = finished(name).copy(tmp_path / "run")
+    paths = [str(tmp_path / f"{place}.npz") for place in ("old", "new", "larger", "foreign")]
+    old, new, larger, foreign = paths
+    content = tiny_vectors(run.builder(), ["zebra", "pony"])
+    np.savez(new, **content)
+    np.savez(larger, names=np.append(content["names"], "okapi"),
+             vectors=np.vstack([content["vectors"], content["vectors"][:1] + 1]))
+    np.savez(foreign, names=content["names"], vectors=content["vectors"][:, ::-1])
+    config = load_yaml(run.path("config.yml"))
+    config["zero_shot"]["embeddings"] = {"path": old}
+    write_config(run.path("config.yml"), config)
+    at = {path: [f"zero_shot.embeddings.path={path}"] for path in paths}
+    with pytest.raises(UserError, match="no word-vector file at .*old.npz"):
+        change_classes(run.folder, str(tmp_path / "v2"), ["zebra"])
+    first = change_classes(run.folder, str(tmp_path / "v2"), ["zebra"], opts=at[new])
+    again = change_classes(first.save_dir, str(tmp_path / "v3"), ["pony"])  # by its own config
+    assert change_classes(first.save_dir, str(tmp_path / "v4"), ["okapi"],
+                          opts=at[larger]).added == {"okapi": "okapi"}
+    with pytest.raises(UserError, match="not give the classes the very vectors .* no word-vector"):
+        change_classes(run.folder, str(tmp_path / "v5"), ["zebra"], opts=at[foreign])
+    shutil.copy(new, old)
+    expected = change_classes(run.folder, str(tmp_path / "both"), ["zebra", "pony"])
+    assert not differing(state_of(again.save_dir), state_of(expected.save_dir))
+    with pytest.raises(UserError, match="other vectors than those that .* take the same"):
+        change_classes(run.folder, str(tmp_path / "v5"), ["zebra"], opts=at[foreign])
+
+
+def tiny_vectors(builder, words):
+    """A file's content: the vectors of a builder's classes, as they are, and of more words."""
+    names = [*builder.classes.names, *words]
+    return {"names": np.array(names), "vectors": load_class_embeddings(names, normalize=False)}
 
 
 def test_a_run_of_several_spaces_takes_classes_in_all_of_them(finished, tmp_path):
