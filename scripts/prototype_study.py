@@ -20,10 +20,10 @@ import numpy as np
 
 import held_out
 from paddle_csrl.bank.feature_bank import BottomKSampler, FeatureBank
+from paddle_csrl.builder import ZeroShotBuilder
 from paddle_csrl.cli import run as run_cli
 from paddle_csrl.config import ZeroShotConfig
 from paddle_csrl.core.train import run_stages
-from paddle_csrl.datasets import ZeroShotDataset
 from paddle_csrl.models.convex_hull import project_to_hull
 from paddle_csrl.run import Run
 from paddle_csrl.stages.features import fill
@@ -45,10 +45,7 @@ def parse_args(argv=None) -> argparse.Namespace:
 
 def held_out_bank(args: argparse.Namespace, run: Run) -> FeatureBank:
     """Real features of the seen and the held-out classes, none of a true unseen one."""
-    zero_shot = ZeroShotConfig(args.config, opts=args.opts).settings.zero_shot
-    dataset = ZeroShotDataset(run.builder.feature_dataset.dataset, zero_shot.unseen, mode="val",
-                              policy=zero_shot.policy, hide_unseen=True,
-                              class_names=run.classes.names)
+    dataset = ZeroShotBuilder(ZeroShotConfig(args.config, opts=args.opts)).feature_dataset
     extractor = run.builder.feature_extractor(run.context.segmentor)
     sampler = BottomKSampler(dataset.num_classes, SAMPLES_PER_CLASS, dataset.ignore_index)
     fill(sampler, extractor, dataset, run.seed("features"))

@@ -119,6 +119,19 @@ def write_label(path: str, label: np.ndarray, palette: bool = True) -> None:
     picture.save(path)
 
 
+def swap_ids(root: str, first: int, second: int) -> None:
+    """Give each of two classes the other's id in all labels below ``root``."""
+    for parent, _, names in os.walk(root):
+        for name in names:
+            if name.endswith(".png"):
+                path = os.path.join(parent, name)
+                with Image.open(path) as image:
+                    label = np.array(image)
+                table = np.arange(256, dtype=np.uint8)
+                table[[first, second]] = second, first
+                write_label(path, table[label])
+
+
 def _colors(num_classes: int) -> np.ndarray:
     return np.random.default_rng(7).integers(20, 236, (num_classes, 3)).astype(np.uint8)
 

@@ -1,16 +1,14 @@
 """scripts/held_out.py: settings compared on seen classes held out."""
 
 import json
-import os
 import shlex
 
 import numpy as np
 import pytest
-from PIL import Image
 
 import held_out
 from helpers import tiny_runs
-from helpers.fabricated import write_label
+from helpers.fabricated import swap_ids
 from paddle_csrl.datasets import AttributeShapes, ZeroShotDataset
 from paddle_csrl.errors import UserError
 from paddle_csrl.evaluation.evaluate import evaluate
@@ -62,7 +60,7 @@ def test_true_unseen_classes_take_no_part_in_the_score(tmp_path):
     for number, swap in enumerate((False, True)):
         recipe = tiny_runs.custom(str(tmp_path / f"data{number}"), str(tmp_path / f"cache{number}"))
         if swap:
-            _swap_ids(str(tmp_path / f"data{number}"), 3, 4)
+            swap_ids(str(tmp_path / f"data{number}"), 3, 4)
         args = ["-c", recipe.config, "--out", str(tmp_path / f"out{number}"), "--fold", "dog",
                 "--variant", "edges=", "--opts", *recipe.opts]
         held_out.main(args)
@@ -74,7 +72,7 @@ def test_true_unseen_classes_take_no_part_in_the_score(tmp_path):
 def test_a_fold_is_scored_as_the_config_says(tmp_path):
     """Its labels by their own names, in its windows; expected: the same spelt out by hand."""
     recipe = tiny_runs.custom(str(tmp_path / "data"), str(tmp_path / "cache"))
-    _swap_ids(str(tmp_path / "data"), 1, 2)
+    swap_ids(str(tmp_path / "data"), 1, 2)
     names = ["background", "cat", "dog", "cow", "car"]
     labels = ["background", "dog", "cat", "cow", "car"]
     windows = {"is_slide": True, "crop_size": [16, 16], "stride": [16, 16]}
@@ -97,18 +95,6 @@ def test_a_fold_is_scored_as_the_config_says(tmp_path):
     wanted = scores(labels, **windows)
     assert [row["seen_miou"], row["unseen_miou"]] == pytest.approx(wanted)
     assert wanted != pytest.approx(scores(labels)) and wanted != pytest.approx(scores(**windows))
-
-
-def _swap_ids(root: str, first: int, second: int) -> None:
-    for parent, _, names in os.walk(root):
-        for name in names:
-            if name.endswith(".png"):
-                path = os.path.join(parent, name)
-                with Image.open(path) as image:
-                    label = np.array(image)
-                table = np.arange(256, dtype=np.uint8)
-                table[[first, second]] = second, first
-                write_label(path, table[label])
 
 
 def test_a_segmentor_that_may_know_the_fold_is_refused(tmp_path):

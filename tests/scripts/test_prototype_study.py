@@ -6,6 +6,7 @@ import numpy as np
 
 import prototype_study
 from helpers import tiny_runs
+from helpers.fabricated import swap_ids
 
 
 def test_the_held_out_class_is_described(tmp_path, capsys):
@@ -19,6 +20,21 @@ def test_the_held_out_class_is_described(tmp_path, capsys):
     assert "dog" in capsys.readouterr().out
     with open(tmp_path / "out" / "prototypes.json", encoding="utf-8") as file:
         assert json.load(file) == rows
+
+
+def test_labels_count_by_their_names(tmp_path):
+    """The ids of two classes change places in the labels and in their names: nothing changes."""
+    rows = []
+    for number in range(2):
+        recipe = tiny_runs.custom(str(tmp_path / f"data{number}"), str(tmp_path / f"cache{number}"))
+        labels = ["background", "cat", "dog", "cow", "car"]
+        if number:
+            swap_ids(str(tmp_path / "data1"), 1, 2)
+            labels[1:3] = labels[2:0:-1]
+        rows.append(prototype_study.main([
+            "-c", recipe.config, "--out", str(tmp_path / f"out{number}"), "--fold", "dog",
+            "--opts", *recipe.opts, f"zero_shot.label_names={labels}"]))
+    assert rows[0] == rows[1]
 
 
 def test_cosines_are_seen_from_the_centre():
