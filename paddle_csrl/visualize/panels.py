@@ -1,5 +1,6 @@
 """Pictures of predictions: overlays, and panels with a legend."""
 
+import functools
 import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
@@ -30,8 +31,8 @@ if TYPE_CHECKING:
 #: Classes that pictures and 8-bit labels can tell: the id after them, 255, means none.
 MAX_CLASSES = 255
 
-#: Pixels: between pictures, of a line of text, of a small label.
-_GAP, _LINE, _LEAST_WIDTH = 12, 26, 288
+#: Pixels: between pictures, of a line of text, of a small label, between columns of a legend.
+_GAP, _LINE, _LEAST_WIDTH, _COLUMN_GAP = 12, 26, 288, 20
 
 
 class Scene(NamedTuple):
@@ -57,9 +58,11 @@ def overlay(image: np.ndarray, label: np.ndarray, palette: np.ndarray,
     check_image(image)
     _check_label("label", label, image.shape[:2], len(palette))
     ignored = label == 255
-    colors = palette[np.where(ignored, 0, label)]
-    mixed = np.rint((1 - alpha) * image + alpha * colors).astype(np.uint8)
-    return np.where(ignored[..., None], image, mixed)
+    mixed = (alpha * palette.astype(np.float64)).take(np.where(ignored, 0, label), axis=0)
+    mixed += (1 - alpha) * image
+    mixed = np.rint(mixed, out=mixed).astype(np.uint8)
+    mixed[ignored] = image[ignored]
+    return mixed
 
 
 def prediction_panel(image: np.ndarray, truth: np.ndarray | None,
@@ -118,11 +121,11 @@ def comparison_panel(scenes: Sequence[Scene], class_names: Sequence[str],
             top += _LINE
         top += _GAP
     labels = [label for scene in scenes for label in scene.labels.values()]
-    legend = _legend_entries(labels, class_names, unseen_ids, palette, room=inner)
-    return _finished(figure, pictures, legend, margin=MARGIN, legend_top=top)
+    legend = _legend(labels, class_names, unseen_ids, palette, room=inner)
+    pictures.append((MARGIN, top, legend))
+    return _finished(figure, inner + 2 * MARGIN, top + len(legend) + MARGIN, pictures)
 
 
-@style()
 def labelled_mask(label: np.ndarray, class_names: Sequence[str],
                   unseen_ids: Sequence[int] = (),
                   palette: np.ndarray | None = None) -> np.ndarray:
@@ -135,10 +138,11 @@ def labelled_mask(label: np.ndarray, class_names: Sequence[str],
         palette = class_palette(len(class_names))
     _check_label("the label", label, label.shape, min(len(palette), len(class_names)))
     mask = _paint_label(label, palette, largest=max(*label.shape, 2 * _LEAST_WIDTH))
-    width = max(mask.shape[1], _LEAST_WIDTH)
-    legend = _legend_entries([label], class_names, unseen_ids, palette, room=width)
-    return _finished(new_figure(width, 1), [(0, 0, mask)], legend, margin=0,
-                     legend_top=len(mask) + _GAP)
+    top, width = len(mask) + _GAP, max(mask.shape[1], _LEAST_WIDTH)
+    legend = _legend([label], class_names, unseen_ids, palette, room=width)
+    pixels = np.full((top + len(legend), width, 3), 255, np.uint8)
+    pixels[:len(mask), :mask.shape[1]], pixels[top:] = mask, legend
+    return pixels
 
 
 def _paint_row(scene: Scene, palette: np.ndarray, num_classes: int,
@@ -180,8 +184,15 @@ def _paint_label(label: np.ndarray, palette: np.ndarray, largest: int) -> np.nda
     """The label, scaled, in class colours; 255 hatched."""
     label = _fit(label.astype(np.uint8), largest, is_label=True)
     ignored = label == 255
-    colors = palette[np.where(ignored, 0, label)]
-    return np.where(ignored[..., None], _hatching(*label.shape), colors)
+    colors = palette.take(np.where(ignored, 0, label), axis=0)
+    if ignored.any():
+        colors[ignored] = _hatching(*label.shape)[ignored]
+    return colors
+
+
+def _present(label: np.ndarray) -> list[int]:
+    """The ids in a label that ``_check_label`` took, ascending; quicker than ``np.unique``."""
+    return np.flatnonzero(np.bincount(label.astype(np.uint8).ravel())).tolist()
 
 
 def _hatching(height: int, width: int) -> np.ndarray:
@@ -190,39 +201,62 @@ def _hatching(height: int, width: int) -> np.ndarray:
     return np.where(lines[..., None], np.uint8(176), np.uint8(255)).repeat(3, axis=2)
 
 
-def _legend_entries(labels: Sequence[np.ndarray], class_names: Sequence[str],
-                    unseen_ids: Sequence[int], palette: np.ndarray, *,
-                    room: int) -> tuple[list, list, list]:
-    """Chips, names and their looks of the classes that occur in ``labels``."""
+def _legend(labels: Sequence[np.ndarray], class_names: Sequence[str], unseen_ids: Sequence[int],
+            palette: np.ndarray, *, room: int) -> np.ndarray:
+    """A legend of the classes that occur in ``labels``, uint8 [H, room, 3], in columns."""
+    present = sorted({c for label in labels for c in _present(label)})
+    unseen = set(map(int, unseen_ids)) & set(present)
+    entries = [_drawn_entry("★ " * (c in unseen) + name_or_id(class_names[c], c),
+                            tuple(palette[c].tolist()), c in unseen, room)
+               for c in present if c < 255]
+    if 255 in present:
+        entries.append(_drawn_entry("ignored", "hatched", False, room))
+    if unseen:
+        entries.append(_drawn_entry("= unseen class", "star", True, room))
+    height, width = (max(lengths) for lengths in zip(*(entry.shape[:2] for entry in entries)))
+    columns = max(1, (room + _COLUMN_GAP) // (width + _COLUMN_GAP))
+    rows = -(-len(entries) // columns)
+    pixels = np.full((rows * height, room, 3), 255, np.uint8)
+    for number, entry in enumerate(entries):
+        column, row = divmod(number, rows)
+        bottom, left = (row + 1) * height, column * (width + _COLUMN_GAP)
+        pixels[bottom - len(entry):bottom, left:left + entry.shape[1]] = entry
+    return pixels
+
+
+@functools.lru_cache(maxsize=1024)
+@style()
+def _drawn_entry(text: str, chip: tuple[int, ...] | str, is_unseen: bool,
+                 room: int) -> np.ndarray:
+    """An entry of a legend, uint8 [H, W, 3] with W <= room; kept, for it takes milliseconds.
+
+    ``chip`` is its colour, or "hatched" or "star".
+    """
     from matplotlib.lines import Line2D
     from matplotlib.patches import Patch
-    present = sorted({int(c) for label in labels for c in np.unique(label)})
-    unseen = set(map(int, unseen_ids)) & set(present)
-    starred = {"color": UNSEEN, "weight": "bold"}
-    names = ["★ " * (c in unseen) + name_or_id(class_names[c], c) for c in present if c < 255]
-    chips: list[Artist] = [Patch(facecolor=palette[c] / 255) for c in present if c < 255]
-    looks = [starred if c in unseen else {} for c in present]
-    if 255 in present:
-        names.append("ignored")
-        chips.append(Patch(facecolor="white", hatch="/" * 6))
-    for chip in chips:
-        chip.set(edgecolor=FAINT, linewidth=72 / DPI)
-    if unseen:
-        names.append("= unseen class")
-        chips.append(Line2D([], [], color=UNSEEN, marker="*", markersize=10, linestyle="none"))
-        looks.append(starred)
-    return chips, [shorten(name, room - 40, "bold") for name in names], looks
-
-
-def _finished(figure: "Figure", pictures: Sequence[tuple[int, int, np.ndarray]],
-              legend: tuple[list, list, list], *, margin: int, legend_top: int) -> np.ndarray:
-    """The figure with its legend and, from left and top, ``pictures``, whose pixels stay."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.transforms import IdentityTransform
-    width = round(figure.bbox.width)
-    box = add_legend(figure, *legend, room=width - 2 * margin, loc="lower left",
-                     bbox_to_anchor=(margin, max(margin, 4)), bbox_transform=IdentityTransform())
-    height = legend_top + math.ceil(box.get_window_extent().y1)
+    handle: Artist
+    if chip == "star":
+        handle = Line2D([], [], color=UNSEEN, marker="*", markersize=10, linestyle="none")
+    else:
+        look = {"facecolor": "white", "hatch": "/" * 6} if chip == "hatched" else {
+            "facecolor": np.divide(chip, 255)}
+        handle = Patch(edgecolor=FAINT, linewidth=72 / DPI, **look)
+    figure = new_figure(room, 1)
+    legend = add_legend(figure, [handle], [shorten(text, room - 40, "bold")],
+                        [{"color": UNSEEN, "weight": "bold"} if is_unseen else {}], room=room,
+                        loc="lower left", bbox_to_anchor=(0, 4),
+                        bbox_transform=IdentityTransform())
+    box = legend.get_window_extent()
+    pixels = _finished(figure, min(room, math.ceil(box.x1)), math.ceil(box.y1))
+    pixels.setflags(write=False)
+    return pixels
+
+
+def _finished(figure: "Figure", width: int, height: int,
+              pictures: Sequence[tuple[int, int, np.ndarray]] = ()) -> np.ndarray:
+    """The figure at this size with, from left and top, ``pictures``, whose pixels stay."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
     figure.set_size_inches(width / DPI, height / DPI)
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
