@@ -60,8 +60,24 @@ EQUIVALENT: dict[str, dict[str, str]] = {
     "paddle_csrl/metrics/zero_shot_evaluator.py": {
         "return np.where(union > 0, hits / np.maximum(union, 1), empty)  ->  "
         "return np.where(union > 0, hits / np.maximum(1, union), empty)": "a maximum has no order",
-        "narrow = np.min_scalar_type((num_classes + 1) ** 2 - 1)  ->  "
-        "narrow = np.min_scalar_type((num_classes + 1) ** 2 - 0)": "a wider type counts the same",
+        **{f"dtype = np.min_scalar_type(rows * columns - 1)  ->  "
+           f"dtype = np.min_scalar_type(rows * columns {changed})": reason for changed, reason in {
+               "+ 1": "a wider type counts the same", "- 0": "a wider type counts the same",
+               "- 2": "257 and 65537 are prime"}.items()},
+        **{f"_MANY_LABELS = 256  ->  _MANY_LABELS = {other}": "both ways count the same"
+           for other in (255, 257)},
+        **{f"has_bin = classes <= ignored < _MANY_LABELS  ->  has_bin = {changed}":
+           "both ways count the same" for changed in (
+               "classes < ignored < _MANY_LABELS", "classes <= ignored <= _MANY_LABELS")},
+        **{f"rows, columns = ((ignored + 1 if has_bin else classes) + 1, classes + 1)  ->  "
+           f"rows, columns = {changed}": "a bin more counts the same" for changed in (
+               "((ignored + 2 if has_bin else classes) + 1, classes + 1)",
+               "((ignored + 1 if has_bin else classes) + 2, classes + 1)")},
+        **{f"if unsigned.max(initial=0) > most: ...  ->  if unsigned.max({changed} most: ...":
+           "what needs no clipping is clipped as well" for changed in ("initial=0) >=",
+                                                                       "initial=1) >")},
+        "unsigned = np.minimum(unsigned, unsigned.dtype.type(most))  ->  "
+        "unsigned = np.minimum(unsigned.dtype.type(most), unsigned)": "a minimum has no order",
     },
     "paddle_csrl/datasets/zero_shot.py": {
         "if self._relabel.changes and (not 0 <= self.ignore_index <= _LARGEST_ID): ...  ->  "

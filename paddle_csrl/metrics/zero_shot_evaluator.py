@@ -13,6 +13,8 @@ from paddle_csrl.registry import EVALUATORS, register
 
 Labels = np.ndarray | paddle.Tensor
 
+#: An ``ignore_index`` below has bins of its own, so that labels are not searched for it.
+_MANY_LABELS = 256
 _SUMMARY = ("seen_miou", "unseen_miou", "miou", "hiou")
 
 
@@ -79,16 +81,21 @@ class ZeroShotEvaluator:
         if pred.shape != label.shape:
             raise UserError(f"prediction {list(pred.shape)} and label {list(label.shape)} "
                             f"differ in shape")
-        # One bin past the classes gathers every other id, so that no mask copies the images.
-        bins = self.num_classes + 1
-        index = _clip_ids(label, self.num_classes) * bins
-        index += _clip_ids(pred, self.num_classes)
-        counts = np.bincount(index.ravel(), minlength=bins * bins).reshape(bins, bins)
-        if counts[-1].sum() != np.count_nonzero(label == self.ignore_index):
-            self._raise_bad_ids("label", label[label != self.ignore_index])
-        if counts[:-1, -1].any():
-            self._raise_bad_ids("prediction", pred[label != self.ignore_index])
-        self.confusion += counts[:-1, :-1]
+        classes, ignored = self.num_classes, self.ignore_index
+        # One bin past the others gathers every other id, so that no mask copies the images.
+        has_bin = classes <= ignored < _MANY_LABELS
+        rows, columns = (ignored + 1 if has_bin else classes) + 1, classes + 1
+        dtype = np.min_scalar_type(rows * columns - 1)
+        index = _clip_ids(label, rows - 1, dtype)
+        index *= dtype.type(columns)
+        index += _clip_ids(pred, classes, dtype)
+        counts = np.bincount(index.ravel(), minlength=rows * columns).reshape(rows, columns)
+        left_out = counts[ignored].sum() if has_bin else np.count_nonzero(label == ignored)
+        if counts[classes:].sum() != left_out:
+            self._raise_bad_ids("label", label[label != ignored])
+        if counts[:classes, classes].any():
+            self._raise_bad_ids("prediction", pred[label != ignored])
+        self.confusion += counts[:classes, :classes]
 
     def merge(self, other: "ZeroShotEvaluator") -> None:
         """Add the counts of another evaluator of the same classes."""
@@ -183,15 +190,15 @@ def _to_ids(values: Labels, what: str) -> np.ndarray:
     return ids.squeeze(1) if ids.ndim == 4 and ids.shape[1] == 1 else ids
 
 
-def _clip_ids(ids: np.ndarray, num_classes: int) -> np.ndarray:
-    """``ids`` with all that are no class set to ``num_classes``, in the narrowest dtype.
+def _clip_ids(ids: np.ndarray, most: int, dtype: np.dtype) -> np.ndarray:
+    """A copy of ``ids`` as ``dtype``, with ``most`` in the place of all that are greater.
 
-    Read as unsigned, negative ids are large ones. The dtype holds (num_classes + 1)² - 1.
+    Read as unsigned, negative ids are large ones.
     """
     unsigned = ids.view(ids.dtype.str.replace("i", "u"))
-    limit = min(num_classes, np.iinfo(unsigned.dtype).max)
-    narrow = np.min_scalar_type((num_classes + 1)**2 - 1)
-    return np.minimum(unsigned, unsigned.dtype.type(limit)).astype(narrow)
+    if unsigned.max(initial=0) > most:  # else a second look takes longer than the first
+        unsigned = np.minimum(unsigned, unsigned.dtype.type(most))
+    return unsigned.astype(dtype)
 
 
 def _mean(iou: np.ndarray) -> float:

@@ -169,11 +169,20 @@ def test_dtypes(pred_type, label_type):
     assert_scores(evaluator.compute(), oracle([(pred, label)], 60, [1]))
 
 
-@pytest.mark.parametrize("ignore_index", [-1, -100, 255, 65535])
-def test_ignore_index(ignore_index):
+@pytest.mark.parametrize("dtype", ["int32", "int64"])
+@pytest.mark.parametrize("ignore_index", [-1, -100, 2, 3, 254, 255, 256, 65535])
+def test_ignore_index(ignore_index, dtype):
     evaluator = ZeroShotEvaluator(2, [1], ignore_index)
-    evaluator.update(np.array([0, 1, 1]), np.array([0, ignore_index, 1]))
-    np.testing.assert_array_equal(evaluator.confusion, [[1, 0], [0, 1]])
+    pred = np.array([0, 1, 0, -5, 300, 1], dtype)  # at ignored pixels it may be anything
+    label = np.array([0, 1, 1, ignore_index, ignore_index, ignore_index], dtype)
+    evaluator.update(pred, label)
+    np.testing.assert_array_equal(evaluator.confusion, [[1, 0], [1, 1]])
+    for other in {-1, 2, ignore_index - 1, ignore_index + 1} - {0, 1, ignore_index}:
+        with pytest.raises(UserError, match=f"label holds {other}; expected class ids"):
+            evaluator.update(pred, np.where(label == 1, other, label))
+    with pytest.raises(UserError, match="prediction holds 2; expected class ids"):
+        evaluator.update(pred + 2 * (label == 1) - (pred == 1), label)
+    np.testing.assert_array_equal(evaluator.confusion, [[1, 0], [1, 1]])
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "int32", "int64"])
