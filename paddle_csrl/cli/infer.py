@@ -29,8 +29,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
                         help="the deploy.yaml that tools/export.py wrote")
     options.add_images(parser)
     options.add_device(parser, ["cpu", "gpu"])
-    parser.add_argument("--num_workers", type=int, default=0, metavar="N",
-                        help="threads that read and transform images (default: 0)")
+    parser.add_argument("--num_workers", type=int, default=1, metavar="N",
+                        help="threads that read and transform images (default: 1)")
     parser.add_argument("--cpu_threads", type=int, default=os.cpu_count() or 1, metavar="N",
                         help="threads of the model on a CPU (default: one for each core)")
     parser.add_argument("--enable_mkldnn", action="store_true",

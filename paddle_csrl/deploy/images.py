@@ -182,10 +182,7 @@ class ImageReader:
 
 
 def read_ahead(read: Callable[[Any], Any], items: Iterable[Any], threads: int) -> Iterator[Any]:
-    """``map(read, items)`` with a few results read ahead in threads, and no more than a few."""
-    if threads < 1:
-        yield from map(read, items)
-        return
+    """``map(read, items)`` with ``threads`` (>= 1) results read ahead in as many threads."""
     waiting: deque = deque()
     with ThreadPoolExecutor(threads) as pool:
         for item in items:

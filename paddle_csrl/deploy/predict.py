@@ -2,7 +2,8 @@
 
 import contextlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -137,9 +138,17 @@ def predict_images(image_path: str, results: ResultFiles, reader: ImageReader,
                    predictor: Predictor, threads: int = 0) -> dict[str, Any]:
     """Predict every image of ``--image_path`` and write its pictures.
 
-    One image is held at a time, and a few more where ``threads`` read ahead. An image that cannot
-    be read, predicted or written is passed over, unless nothing can be written any more. With
-    several processes each takes its share.
+    While one image is predicted, the one before is written in a thread and the next are read in
+    others, so that few are held at a time. An image that cannot be read, predicted or written is
+    passed over, unless nothing can be written any more. With several processes each takes its
+    share.
+
+    Args:
+        image_path: as ``find_images`` takes it.
+        results: writes the pictures.
+        reader: reads an image.
+        predictor: predicts it, in the thread of the caller.
+        threads: how many read ahead, as many images; one also for 0.
 
     Returns:
         dict: ``predicted`` (number of images), ``failed`` (path to reason), ``save_dir``. The
@@ -153,22 +162,15 @@ def predict_images(image_path: str, results: ResultFiles, reader: ImageReader,
     images = every[parallel.rank()::parallel.world_size()]
     logger.info(f"{len(every)} images")
     failed: dict[str, str] = {}
-
-    def read(image: ImageFile) -> tuple[ImageFile, Sample | Exception]:
-        try:
-            return image, reader(image.path)
-        except Exception as error:  # whatever a strange file sets off, the others go on
-            return image, error
-
-    samples = read_ahead(read, images, threads)
-    for image, sample in progress(samples, "predict", len(images)):
-        try:
-            if isinstance(sample, Exception):
-                raise sample
-            results.write(image.name, sample.image, predictor(sample))
-        except Exception as error:
-            if is_unwritable(error):
-                raise
+    read = _or_error(lambda image, _: reader(image.path))
+    predict = _or_error(lambda image, sample: (sample.image, predictor(sample)))
+    write = _or_error(lambda image, shown: results.write(image.name, *shown))
+    samples = read_ahead(read, ((image, None) for image in images), max(threads, 1))
+    written = write_behind(write, map(predict, samples))
+    for image, error in progress(written, "predict", len(images)):
+        if is_unwritable(error):
+            raise error
+        if error:
             failed[image.path] = " ".join(str(error).split())[:300] or type(error).__name__
     failed = parallel.collect_texts(failed)
     total = len(every) if parallel.is_first() else len(images)
@@ -178,6 +180,38 @@ def predict_images(image_path: str, results: ResultFiles, reader: ImageReader,
                        f"{OF_DEEP}")
     parallel.barrier()  # the launcher ends all where one has failed
     return {"predicted": total - len(failed), "failed": failed, "save_dir": results.save_dir}
+
+
+_Step = tuple[ImageFile, Any]  # an image, and what the step before gave or the error it ended with
+
+
+def _or_error(step: Callable[[ImageFile, Any], Any]) -> Callable[[_Step], _Step]:
+    """Make ``step`` pass on an image with its error, so that the others go on."""
+    def run(before: _Step) -> _Step:
+        image, value = before
+        if isinstance(value, Exception):
+            return before
+        try:
+            return image, step(image, value)
+        except Exception as error:  # whatever a strange file sets off
+            return image, error
+
+    return run
+
+
+def write_behind(write: Callable[[Any], Any], items: Iterable[Any]) -> Iterator[Any]:
+    """``map(write, items)``, each in a thread while the next item is made.
+
+    A result is out before the next item is written, so that who ends at an error is in time.
+    """
+    last: Future | None = None
+    with ThreadPoolExecutor(1) as pool:
+        for item in items:
+            if last:
+                yield last.result()
+            last = pool.submit(write, item)
+        if last:
+            yield last.result()
 
 
 def _report(total: int, failed: dict[str, str], results: ResultFiles) -> None:

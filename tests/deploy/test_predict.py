@@ -3,8 +3,10 @@
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import threading
 
 import cv2
 import numpy as np
@@ -15,7 +17,7 @@ from paddleseg.transforms import Compose, Padding, Resize
 from PIL import Image, ImageOps
 
 from helpers import hostile_images, tiny_runs
-from paddle_csrl import visualize
+from paddle_csrl import stopping, visualize
 from paddle_csrl.classes import ClassTable
 from paddle_csrl.cli import predict, train
 from paddle_csrl.config import ZeroShotConfig
@@ -23,7 +25,7 @@ from paddle_csrl.datasets import file_format
 from paddle_csrl.datasets.transforms import ResizeShortSide
 from paddle_csrl.deploy.images import ImageReader, find_images, read_ahead
 from paddle_csrl.deploy.model import DeployBuilder
-from paddle_csrl.deploy.predict import Prediction, ResultFiles, predict_images
+from paddle_csrl.deploy.predict import Prediction, ResultFiles, predict_images, write_behind
 from paddle_csrl.errors import UserError, user_message
 
 FOLDERS = ["added_prediction", "label_prediction", "pseudo_color_prediction"]
@@ -354,7 +356,7 @@ def test_the_model_must_be_named(photos, flags, match):
         predict.main([*flags.split(), "--image_path", photos, "--device", "cpu"])
 
 
-@pytest.mark.parametrize("threads", [0, 3])
+@pytest.mark.parametrize("threads", [1, 3])
 def test_few_images_are_read_ahead_in_order(threads):
     """Memory stays flat: what has been read but not yet taken is bounded."""
     begun = []
@@ -368,6 +370,97 @@ def test_few_images_are_read_ahead_in_order(threads):
         assert value == taken ** 2
         assert len(begun) <= taken + 1 + threads
     assert taken == 49
+
+
+def test_writing_goes_on_beside_and_one_at_a_time():
+    """An item is made while the one before is written, and is written only once that is out."""
+    events, made_next = [], threading.Event()
+
+    def items():
+        for item in range(5):
+            events.append(f"make {item}")
+            if item == 1:
+                made_next.set()
+            yield item
+
+    def write(item):
+        assert made_next.wait(10)  # nothing else would go on if writing were no thread
+        events.append(f"write {item}")
+        return item * item
+
+    for taken, value in enumerate(write_behind(write, items())):
+        assert value == taken ** 2
+        assert f"write {taken + 1}" not in events
+    assert taken == 4 and [event for event in events if event.startswith("write")] == [
+        f"write {item}" for item in range(5)]
+    assert not list(write_behind(write, []))
+
+
+@pytest.mark.parametrize("threads", [0, 2])
+def test_few_images_are_held_and_errors_keep_their_order(tmp_path, threads):
+    """Whatever step fails, the names come in the order of the images, and memory stays flat."""
+    begun, done, held = [], [], []  # an append is safe in any thread
+    faults = {3: "read", 4: "predict", 5: "write", 9: "write", 10: "read"}
+    for index in range(30):
+        Image.new("RGB", (8, 6), (index, 0, 0)).save(tmp_path / f"{index:02d}.png")
+
+    class Reader(ImageReader):
+        def __call__(self, path):
+            index = int(os.path.basename(path)[:2])
+            if faults.get(index) == "read":
+                raise ValueError(f"read {index}")
+            begun.append(index)
+            held.append(len(begun) - len(done))
+            return super().__call__(path)
+
+    class Results(ResultFiles):
+        def write(self, name, image, prediction):
+            done.append(name)
+            if faults.get(int(name)) == "write":
+                raise ValueError(f"write {int(name)}")
+            super().write(name, image, prediction)
+
+    def predictor(sample):
+        index = sample.image[0, 0, 0]
+        if faults.get(index) == "predict":
+            done.append(index)
+            raise ValueError(f"predict {index}")
+        return Prediction(np.full((6, 8), index % 3, np.int32), None)
+
+    classes = ClassTable(["a", "b", "c"], np.array([2]), visualize.palette(3))
+    result = predict_images(str(tmp_path), Results(str(tmp_path / "out"), classes),
+                            Reader(Compose([])), predictor, threads)
+    assert list(result["failed"].items()) == [
+        (f"{tmp_path}/{index:02d}.png", f"{step} {index}") for index, step in faults.items()]
+    assert len(done) == len(begun) == 28
+    assert max(held) <= max(threads, 1) + 3  # read ahead, predicted, written
+    for index in set(range(30)) - set(faults):
+        assert (read(tmp_path / "out" / "label_prediction" / f"{index:02d}.png")
+                == index % 3).all()
+
+
+def test_a_stop_leaves_the_image_before_whole_and_nothing_half_written(tmp_path, monkeypatch):
+    for name in ("a", "b", "c"):
+        Image.new("RGB", (8, 6)).save(tmp_path / f"{name}.png")
+    predicted, told, write_png = [], threading.Event(), visualize.write_png
+
+    def write(path, picture):
+        told.wait(10)
+        write_png(path, picture)
+
+    def predictor(sample):
+        predicted.append(sample)
+        if len(predicted) == 2:
+            told.set()
+            raise stopping.Stopped(signal.SIGTERM)
+        return Prediction(np.zeros((6, 8), np.int32), None)
+
+    monkeypatch.setattr(visualize, "write_png", write)
+    results = ResultFiles(str(tmp_path / "out"),
+                          ClassTable(["a"], np.array([], int), visualize.palette(1)))
+    with pytest.raises(stopping.Stopped):
+        predict_images(str(tmp_path), results, ImageReader(Compose([])), predictor)
+    assert tiny_runs.files(str(tmp_path / "out")) == [f"{folder}/a.png" for folder in FOLDERS]
 
 
 def test_reading_spreads_grey_over_three_channels(tmp_path):
@@ -447,6 +540,24 @@ def test_a_mask_is_enlarged_and_stars_unseen_classes():
     assert visualize.labelled_mask(large, ["ground", "a"]).shape[1] == 1300
     with pytest.raises(UserError, match="has the id 3"):
         visualize.labelled_mask(np.full((2, 2), 3), ["ground", "a", "b"])
+
+
+def test_the_legend_names_what_occurs_and_is_as_new_each_time():
+    palette = visualize.palette(6)
+    names = ["sky", "a long name of a class", "cow", "tree", "grass", "car"]
+    first = visualize.labelled_mask(np.array([[0, 2], [2, 5]]), names, [2], palette)
+    expected = first.copy()
+    first[:] = 7  # what is kept of a legend is no part of a picture that was given out
+    other = visualize.labelled_mask(np.array([[1, 2], [3, 4]]), names, [2], palette)
+    assert np.array_equal(
+        visualize.labelled_mask(np.array([[0, 2], [2, 5]]), names, [2], palette), expected)
+    for mask, present in ((expected, {0, 2, 5}), (other, {1, 2, 3, 4})):
+        legend = mask[288:].reshape(-1, 3)  # two pixels, enlarged
+        shown = {index for index, color in enumerate(palette)
+                 if (legend == color).all(axis=1).sum() > 100}
+        assert shown == present
+    unlike = visualize.labelled_mask(np.array([[0, 2], [2, 5]]), names, [2], palette[::-1].copy())
+    assert not np.array_equal(unlike[288:], expected[288:])
 
 
 @pytest.mark.parametrize("name, content, says", [
