@@ -5,7 +5,7 @@ Shape letters: N images, H × W pixels, C classes.
 
 import paddle
 import paddle.nn.functional as F
-from paddle import Tensor
+from paddle import Tensor, nn
 from paddleseg.cvlibs import manager
 from paddleseg.models import SegFormer
 
@@ -21,10 +21,19 @@ class FusedSegFormer(SegFormer):
     their product is one matrix, and the maps are interpolated with the few channels that they
     have. Logits, gradients and the tensors of a checkpoint are PaddleSeg's, up to rounding.
 
-    Args: those of ``paddleseg.models.SegFormer``.
+    Args:
+        num_classes (int): C.
+        backbone (nn.Layer): with ``feat_channels`` and four feature maps, the largest first.
+        embedding_dim (int): channels of the features.
+        align_corners (bool): as in ``paddle.nn.functional.interpolate``.
+        pretrained (str, optional): path or URL of a ``.pdparams`` file with every tensor.
 
     Shape: image (N, 3, H, W) float32 -> [logit (N, C, H, W)].
     """
+
+    def __init__(self, num_classes: int, backbone: nn.Layer, embedding_dim: int,
+                 align_corners: bool = False, pretrained: str | None = None):
+        super().__init__(num_classes, backbone, embedding_dim, align_corners, pretrained)
 
     def forward(self, x: Tensor) -> list[Tensor]:
         maps = self.backbone(x)

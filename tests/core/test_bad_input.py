@@ -169,7 +169,8 @@ def test_value(capsys, own, says, opts):
 
 def test_a_loss_of_several_numbers_is_refused(capsys, own, monkeypatch):
     monkeypatch.setattr(CrossEntropyLoss, "forward", lambda self, logit, label: logit.sum(1))
-    check(capsys, own, ["classifier: `loss` (CrossEntropyLoss)", "[1, 5, 1]", "one number"])
+    check(capsys, own, ["classifier: `loss` (CrossEntropyLoss)", "[1, 5, 1]", "one number"],
+          "classifier.iters=3")
 
 
 def test_a_full_disk(capsys, tmp_path):

@@ -143,9 +143,11 @@ def test_scores_are_the_same(pair):
 
 
 def test_only_the_first_process_writes(pair):
-    def written(run):  # pictures are of the images that the first process saw
+    # Pictures are of the images that the first process saw; helpers/run_tools.py draws no page.
+    def written(run):
         return [re.sub(r"vdlrecords\.\d+", "vdlrecords", name)
-                for name in tiny_runs.files(run.folder) if not name.startswith("predictions")]
+                for name in tiny_runs.files(run.folder)
+                if not name.startswith(("predictions", "report.html"))]
 
     assert written(pair[0]) == written(pair[1])
 
@@ -168,6 +170,9 @@ def test_a_stage_is_the_same_under_other_options(pair, name):
         assert list(first) == ["mlp.0.weight", "mlp.0.bias", "mlp.3.weight", "mlp.3.bias"]
     if name == "legacy":  # rounding tells that it is shared out; under "ohem" all train the same
         assert tiny_runs.differing(first, second)
+    if name == "ridge":  # the root of a covariance, whose columns rounding turns round
+        for weights in (first, second):
+            weights["spread"] = weights["spread"] @ weights["spread"].T
     assert_close(first, second)
 
 
