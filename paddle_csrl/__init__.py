@@ -24,7 +24,7 @@ def _needs_no_paddle() -> bool:
 
     That is the doctor, which looks at installations unfit for it, and ``--help``, at once.
     """
-    program, *flags = getattr(sys, "argv", [""])
+    program, *flags = getattr(sys, "argv", None) or [""]  # an embedded Python may have none
     tools = os.path.join(os.path.dirname(os.path.dirname(os.path.realpath(__file__))), "tools")
     name = os.path.splitext(os.path.basename(program))[0]
     is_tool = name.startswith("csrl-") or os.path.dirname(os.path.realpath(program)) == tools

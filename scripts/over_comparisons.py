@@ -70,6 +70,8 @@ def means(paths: list[str]) -> str:
     """
     cells = read(paths, "seen", "unseen", "hiou", "best_hiou", "ausuc")
     files, methods = cells["file"].unique(), cells["method"].unique()
+    if not len(methods):
+        raise UserError(f"no cell is finished in {', '.join(paths)}; run its comparison first")
     by_split = cells.groupby(["file", "split", "method"], sort=False)[
         ["seen", "unseen", "hiou", "best_hiou", "ausuc"]].mean()
     by_split["below"] = by_split["best_hiou"] - by_split["hiou"]

@@ -70,10 +70,13 @@ def recorded_score(builder: ZeroShotBuilder, path: str,
     metrics = read_json(path)
     if not isinstance(metrics, dict) or metrics.get("made_from") != dict(made_from):
         return None
-    scores = {key: math.nan if value is None else value for key, value in metrics.items()}
-    scores["class_iou"] = [item["iou"] for item in metrics["classes"]]
+    scores = {key: _known(value) for key, value in metrics.items()}
     pretraining = pretraining_of(builder.config, builder.classes.unseen_names)
-    wanted = {**describe(builder, scores, pretraining), "made_from": dict(made_from)}
+    try:
+        scores["class_iou"] = [_known(item["iou"]) for item in metrics["classes"]]
+        wanted = {**describe(builder, scores, pretraining), "made_from": dict(made_from)}
+    except (KeyError, TypeError):  # somebody has changed the file
+        return None
     if metrics != json.loads(json.dumps(wanted)):
         return None
     if parallel.is_first():
@@ -140,3 +143,8 @@ def visualdl_line(save_dir: str) -> str:
 def _number(value: float) -> float | None:
     """A float for JSON, which has no NaN."""
     return None if math.isnan(value) else float(value)
+
+
+def _known(value: Any) -> Any:
+    """Give a value out of JSON the NaN back that ``_number`` took."""
+    return math.nan if value is None else value

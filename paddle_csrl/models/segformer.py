@@ -9,6 +9,7 @@ from paddle import Tensor, nn
 from paddleseg.cvlibs import manager
 from paddleseg.models import SegFormer
 
+from paddle_csrl.errors import UserError
 from paddle_csrl.registry import register
 
 
@@ -29,10 +30,20 @@ class FusedSegFormer(SegFormer):
         pretrained (str, optional): path or URL of a ``.pdparams`` file with every tensor.
 
     Shape: image (N, 3, H, W) float32 -> [logit (N, C, H, W)].
+
+    Raises:
+        UserError: a backbone with another number of feature maps, or an impossible width.
     """
 
     def __init__(self, num_classes: int, backbone: nn.Layer, embedding_dim: int,
                  align_corners: bool = False, pretrained: str | None = None):
+        if len(backbone.feat_channels) != 4:
+            raise UserError(f"FusedSegFormer takes four feature maps, and "
+                            f"{type(backbone).__name__} has {len(backbone.feat_channels)}; take "
+                            f"another backbone, such as EfficientNetLite0")
+        if type(embedding_dim) is not int or embedding_dim < 1:
+            raise UserError(f"FusedSegFormer: embedding_dim is {embedding_dim!r}; write a whole "
+                            f"number above 0, such as 256")
         super().__init__(num_classes, backbone, embedding_dim, align_corners, pretrained)
 
     def forward(self, x: Tensor) -> list[Tensor]:

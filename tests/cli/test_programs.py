@@ -66,6 +66,13 @@ def test_help_imports_no_paddle():
     assert ended.stdout == help_pages.page("train") and ended.stderr == "set()"
 
 
+def test_the_package_needs_no_command_line():
+    """As in a Python that another program holds."""
+    ended = subprocess.run([sys.executable, "-c", "import sys; sys.argv = []; import paddle_csrl"],
+                           cwd=tiny_runs.ROOT, capture_output=True, check=False)
+    assert ended.returncode == 0
+
+
 @pytest.fixture
 def without_paddle(tmp_path):
     """Runs Python where there is no Paddle."""

@@ -323,14 +323,26 @@ def _tear_scores(run):
         file.write(content[:100])
 
 
+def _keep_what_scores_were_made_from(run):
+    made_from = read_json(run.path("metrics.json"))["made_from"]
+    write_json(run.path("metrics.json"), {"made_from": made_from, "classes": [{"iou": "much"}]})
+
+
+def _lose_the_classes(run):
+    metrics = read_json(run.path("metrics.json"))
+    del metrics["classes"]
+    write_json(run.path("metrics.json"), metrics)
+
+
 def _score_another_model(run):
     metrics = read_json(run.path("metrics.json"))
     write_json(run.path("metrics.json"),
                {**metrics, "made_from": {**metrics["made_from"], "model": "0" * 64}})
 
 
-@pytest.mark.parametrize("change", [_remove_pictures, _remove_report, _tear_scores,
-                                    _score_another_model])
+@pytest.mark.parametrize("change", [
+    _remove_pictures, _remove_report, _tear_scores, _keep_what_scores_were_made_from,
+    _lose_the_classes, _score_another_model])
 def test_scores_are_made_again_where_something_of_them_is_missing(run, monkeypatch, change):
     run.again(page=True)
     before = read_json(run.path("metrics.json"))

@@ -5,7 +5,8 @@ import paddle
 import pytest
 from paddleseg.models import SegFormer
 
-from paddle_csrl.models import EfficientNetLite0, FusedSegFormer
+from paddle_csrl.errors import UserError
+from paddle_csrl.models import CSRLTinyNet, EfficientNetLite0, FusedSegFormer
 
 
 def pair(align_corners=False, dropout=0.0):
@@ -74,3 +75,14 @@ def test_dropout_acts_in_training_only():
     assert not np.allclose(first, second)
     fused.eval()
     np.testing.assert_array_equal(*(fused(image(64, 64))[0].numpy() for _ in range(2)))
+
+
+@pytest.mark.parametrize("width", [0, -4, 1.5, True, "256"])
+def test_an_impossible_width_is_named(width):
+    with pytest.raises(UserError, match="FusedSegFormer: embedding_dim is .*whole number above 0"):
+        FusedSegFormer(5, EfficientNetLite0(), width)
+
+
+def test_a_backbone_of_other_maps_is_named():
+    with pytest.raises(UserError, match="takes four feature maps, and CSRLTinyNet has 2"):
+        FusedSegFormer(5, CSRLTinyNet(), 16)

@@ -67,3 +67,12 @@ def test_means_by_hand(tmp_path, capsys):
     assert point == ["point", "3", "47.5 / 7.5 / 11.5 / 17.5", "30.0 / 30.0 / 30.0 / 33.0",
                      "17.7 / 22.7 / 5.0", "5.0 / 10.0"]
     assert csrl == ["csrl", "1", "–", "20.0 / 20.0 / 20.0 / 21.0", "20.0 / 21.0 / 5.0", "1.0 / 1.0"]
+
+
+def test_means_of_nothing(tmp_path):
+    path = str(tmp_path / "results.csv")
+    with open(path, "w", encoding="utf-8") as file:
+        file.write("split,stage1_seed,seed,method,seen,unseen,hiou,best_hiou,ausuc,status\n"
+                   "x,0,0,point,,,,,,failed\n")
+    with pytest.raises(UserError, match="no cell is finished in .*results.csv; run its comparison"):
+        over_comparisons.main([path])
