@@ -36,6 +36,7 @@ if importlib.util.find_spec("paddle") and not _needs_no_paddle():
     from paddle_csrl import compat, stopping
 
     compat.mend_paddleseg()
+    compat.mend_convolution()
     compat.mend_data_loader(stopping.put_off())
 
     from paddle_csrl.utils.weights import read_weights

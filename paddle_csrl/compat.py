@@ -4,7 +4,7 @@ PaddleSeg 2.8.0 was written for Paddle 2.4: later releases return 0-D tensors wh
 returned one element, and Paddle 3 no longer mixes integers with floats. Each fault below is
 looked for by running or reading the faulty code, never by comparing versions, so that a
 PaddleSeg without it stays untouched. Importing this module mends nothing but the order in which
-zlib and Paddle are loaded; `mend_paddleseg` does the rest.
+zlib and Paddle are loaded; `mend_paddleseg` and the other functions of that name do the rest.
 """
 
 # The order of these imports is a mending of its own: see `check_zlib`.
@@ -76,6 +76,7 @@ from paddleseg.utils import download, logger, metrics, utils  # noqa: E402
 
 # `paddleseg.core.train` is the function; the module of that name is only to be had from here.
 _TRAINER: Any = sys.modules["paddleseg.core.train"]
+_CONV: Any = sys.modules["paddle.nn.functional.conv"]
 _STRATEGY: Any = sys.modules[paddle.distributed.fleet.DistributedStrategy.__module__]
 
 
@@ -361,6 +362,34 @@ FAULTS = (
           partial(setattr, _STRATEGY, "get_msg_dict", _message_as_dict)),
     Fault("log garbles what is not ASCII", _log_garbles, partial(setattr, logger, "log", _log)),
 )
+
+
+def mend_convolution() -> None:
+    """Make convolutions add their bias fast on a CPU; the numbers stay the same.
+
+    Upstream cause: Paddle adds a bias as (1, C, 1, 1) to (N, C, H, W), which its CPU kernels do
+    slowly where N > 1, and its gradient, too: together as long as the 1×1 convolution itself
+    takes. As a column to the rows of (N C, H W) the same sum costs next to nothing.
+    """
+    _CONV._conv_nd = _adding_bias_to_rows(_CONV._conv_nd)
+
+
+def _adding_bias_to_rows(convolve: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    signature = inspect.signature(convolve)
+
+    @wraps(convolve)
+    def convolve_and_add(*args: Any, **kwargs: Any) -> Tensor:
+        call = signature.bind(*args, **kwargs).arguments
+        x, bias = call["x"], call.pop("bias", None)
+        if bias is None or not (paddle.in_dynamic_mode() and x.place.is_cpu_place()
+                                and x.ndim == 4 and x.shape[0] > 1
+                                and call.get("data_format", "NCHW") == "NCHW"):
+            return convolve(*args, **kwargs)
+        y = convolve(**call)  # in one precision, for Paddle mixes none on a CPU
+        rows = y.flatten(0, 1).flatten(1) + bias.tile([y.shape[0]]).unsqueeze(1)
+        return rows.reshape(y.shape)
+
+    return convolve_and_add
 
 
 def mend_data_loader(put_off: Callable[[Callable], Callable]) -> None:

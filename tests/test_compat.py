@@ -672,3 +672,39 @@ def test_an_archive_of_weights_is_unpacked_into_its_folder_alone(tmp_path, name,
         with pytest.raises(ValueError, match="outside of its folder|no file and no folder"):
             download._uncompress_file(archive, str(inside), False, False)
         assert not os.listdir(inside) and os.listdir(tmp_path / "in") == ["here"]
+
+
+@pytest.mark.parametrize("groups", [1, 4])
+def test_a_convolution_with_bias_is_the_one_without_plus_the_bias(groups):
+    """Values bit for bit; the gradients by their definition, in float64."""
+    paddle.seed(0)
+    layer = nn.Conv2D(4, 8, 3, padding=1, groups=groups)
+    x = paddle.randn([3, 4, 5, 6])
+    weights = paddle.randn([3, 8, 5, 6])
+    y = layer(x)
+    bare = paddle.nn.functional.conv2d(x, layer.weight, None, padding=1, groups=groups)
+    np.testing.assert_array_equal(y.numpy(), bare.numpy() + layer.bias.numpy()[:, None, None])
+    (y * weights).sum().backward()
+    np.testing.assert_allclose(layer.bias.grad.numpy(),
+                               weights.numpy().astype("float64").sum((0, 2, 3)), rtol=1e-5)
+    gradient = layer.weight.grad.numpy()
+    layer.clear_gradients()
+    (paddle.nn.functional.conv2d(x, layer.weight, None, padding=1, groups=groups)
+     * weights).sum().backward()
+    np.testing.assert_array_equal(gradient, layer.weight.grad.numpy())
+
+
+@pytest.mark.parametrize("x, arguments", [
+    ([1, 4, 5, 5], {}), ([2, 5, 5, 4], {"data_format": "NHWC"})])
+def test_one_image_and_channels_last_take_paddles_own_way(monkeypatch, x, arguments):
+    seen = []
+
+    def convolve(x, weight, bias=None, stride=1, padding=0, padding_algorithm=None, dilation=1,
+                 groups=1, data_format="NCHW"):
+        seen.append(bias)
+        return x
+
+    mended = compat._adding_bias_to_rows(convolve)
+    bias = paddle.ones([4])
+    mended(paddle.zeros(x), None, bias, **arguments)
+    assert seen == [bias]
