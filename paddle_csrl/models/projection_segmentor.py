@@ -132,10 +132,13 @@ def cosines(projected: paddle.Tensor, embeddings: paddle.Tensor) -> paddle.Tenso
 
     Shape: projected [B, d_w, H, W], embeddings [C, d_w, 1, 1] -> [B, C, H, W] in [-1, 1].
     """
-    squared = (projected * projected).sum(axis=1, keepdim=True)
+    classes, width = embeddings.shape[:2]
+    # Sums over channels and copies to them as products: Paddle's own are slow on CPUs.
+    squared = F.conv2d(paddle.square(projected), paddle.ones([1, width, 1, 1]))
     real = squared > 1.0e-12
     inverse = paddle.where(real, squared, paddle.ones_like(squared)).rsqrt()
-    return F.conv2d(projected, embeddings) * (inverse * real.astype(squared.dtype))
+    inverse = F.conv2d(inverse * real.astype(squared.dtype), paddle.ones([classes, 1, 1, 1]))
+    return F.conv2d(projected, embeddings) * inverse
 
 
 def _directions(embeddings: np.ndarray) -> np.ndarray:
