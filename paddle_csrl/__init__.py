@@ -12,10 +12,11 @@ import os
 import sys
 from typing import Any
 
-from paddle_csrl import limits, mkl
+from paddle_csrl import heap, limits, mkl
 from paddle_csrl.version import __version__ as __version__
 
 limits.apply()  # before cv2 is imported
+heap.apply()
 mkl.apply()  # before paddle is imported
 
 
