@@ -16,7 +16,8 @@ DIR ?=
 UNSEEN ?= cow,chair
 PHOTOS = output/demo_photos
 
-.PHONY: demo demo-photos test lint test-paddle26 test-torch test-browser fuzz mutants benchmarks install clean
+.PHONY: demo demo-photos test lint test-paddle26 test-torch test-browser fuzz mutants benchmarks \
+	benchmark-zs3net install install-torch clean
 
 demo: install
 	$(VENV)/bin/python tools/train.py -c configs/csrl_shapes.yml
@@ -45,11 +46,15 @@ test-paddle26:
 	$(MAKE) test VENV=.venv-paddle26 TESTS='$(PADDLE26_TESTS)' \
 		EDIT='s/^paddlepaddle==.*/paddlepaddle==2.6.2/; s/^paddle2onnx==.*/paddle2onnx==1.3.1/'
 
-# tools/convert_zs3.py against PyTorch itself, which the other tests do without. PyPI's wheel for
-# Linux brings CUDA along (gigabytes); PIP_EXTRA_INDEX_URL can name PyTorch's index of CPU builds.
-test-torch:
-	$(MAKE) install VENV=.venv-torch ALSO=torch==2.13.0
+# tools/convert_zs3.py against PyTorch itself, which the other tests do without, and the loop that
+# `make benchmark-zs3net` times.
+test-torch: install-torch
 	.venv-torch/bin/python -m pytest -m torch
+
+# PyPI's wheel for Linux brings CUDA along (gigabytes); PIP_EXTRA_INDEX_URL can name PyTorch's index
+# of CPU builds.
+install-torch:
+	$(MAKE) install VENV=.venv-torch ALSO=torch==2.13.0
 
 # The pages of tools/demo.py and report.html in a headless Chromium.
 test-browser:
@@ -68,6 +73,10 @@ mutants: install
 benchmarks: install
 	for script in benchmarks/[a-z]*.py; do \
 		PYTHONPATH=. OMP_NUM_THREADS=1 $(VENV)/bin/python $$script || exit 1; done
+
+# Stages 2 and 3 against ZS3Net's loop, which `make benchmarks` leaves out, for it has no PyTorch.
+benchmark-zs3net: install-torch
+	OMP_NUM_THREADS=1 .venv-torch/bin/python benchmarks/zs3net_loop.py
 
 install: $(VENV)/installed
 
