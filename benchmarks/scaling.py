@@ -108,10 +108,10 @@ def sampler_peak_bytes(case: Case, samples: int) -> int:
 def generator_bytes(case: Case, depth: int, samples: int, width: int) -> float:
     """Bytes of one update but for pairs and parameters: activations of a process's classes.
 
-    Of [N, width] a layer keeps four, in and out of its activation; the point loss three more and
-    the gradient one.
+    Of [N, width] a layer takes three, the slopes of its activation, what comes out of it and a
+    gradient; the point loss three more and its gradient one.
     """
-    return 4 * (depth + 1) * share(case.classes, case.processes) * samples * width * FLOAT
+    return (3 * depth + 4) * share(case.classes, case.processes) * samples * width * FLOAT
 
 
 def update_elements(case: Case, widths: Sequence[int], parameters: int,

@@ -10,6 +10,7 @@ import numpy as np
 import paddle
 import paddle.nn.functional as F
 from paddle import Tensor, nn
+from paddle.distributed.fleet.utils import recompute
 from paddleseg.cvlibs import manager
 
 from paddle_csrl.errors import UserError
@@ -21,6 +22,9 @@ METHODS = ("auto", "exact", "sampled")
 MAX_AUTO_EXACT = 17
 #: Most seen classes for which "exact" is accepted: 8 MiB an unseen class.
 MAX_EXACT = 20
+#: Most numbers of sampled orders held at once, some ten times; with more, unseen classes are taken
+#: in blocks that are computed again for the gradient instead of being kept.
+ORDERS_BLOCK_SIZE = 2**20
 
 
 @register(manager.LOSSES)
@@ -181,7 +185,18 @@ def _nonempty_logsumexp(scores: Tensor) -> Tensor:
 
 
 def _sampled_divergence(scores: Tensor, target: Tensor, num_samples: int) -> Tensor:
-    """Unbiased estimate of each row's KL, [U].
+    """Unbiased estimate of each row's KL, [U]."""
+    unseen, seen = scores.shape
+    size = max(1, ORDERS_BLOCK_SIZE // (num_samples * seen))
+    if unseen <= size:
+        return _divergence_over_orders(scores, target, num_samples)
+    return paddle.concat([
+        recompute(_divergence_over_orders, scores[start:start + size],
+                  target[start:start + size], num_samples) for start in range(0, unseen, size)])
+
+
+def _divergence_over_orders(scores: Tensor, target: Tensor, num_samples: int) -> Tensor:
+    """As ``_sampled_divergence``, of all rows at once.
 
     Scores plus Gumbel noise, sorted downwards, are a Plackett-Luce order; sorted upwards, the
     first j are what remains unranked before the j-th last stage.

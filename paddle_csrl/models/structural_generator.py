@@ -123,7 +123,8 @@ def _aggregate_features(mlp: nn.Layer, nodes: _Nodes, messages: Tensor,
     of_node, of_messages = first.weight.chunk(2, axis=0)
     per_class = nodes.offset @ of_node + messages @ of_messages + first.bias
     hidden = _PerClassLinear.apply(nodes.base, nodes.weight @ of_node, per_class)
-    return _Nodes(hidden * _activation_factor(hidden, dropout, share), second.weight, second.bias)
+    activated = _Product.apply(hidden, _activation_factor(hidden, dropout, share))
+    return _Nodes(activated, second.weight, second.bias)
 
 
 class _PerClassLinear(PyLayer):
@@ -147,6 +148,21 @@ class _PerClassLinear(PyLayer):
         of_weight = paddle.matmul(base.flatten(0, 1), gradient.flatten(0, 1), transpose_x=True)
         samples = paddle.ones([1, gradient.shape[1]], gradient.dtype)
         return of_base, of_weight, paddle.matmul(samples, gradient).squeeze(1)
+
+
+class _Product(PyLayer):
+    """Values times a constant, of which Paddle's own product keeps both for the gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor, constant: Tensor) -> Tensor:
+        ctx.save_for_backward(constant)
+        return values * constant
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor,  # type: ignore[override]  # Paddle's are *args
+                 ) -> tuple[Tensor, None]:
+        constant, = ctx.saved_tensor()
+        return gradient * constant, None
 
 
 @paddle.no_grad()

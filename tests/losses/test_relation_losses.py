@@ -12,6 +12,7 @@ from paddleseg.cvlibs.builder import Builder
 
 from helpers.losses import central_differences, evaluate, gradient
 from paddle_csrl.errors import UserError
+from paddle_csrl.losses import listwise_relation_loss
 from paddle_csrl.losses.functional import log_softmax, prototype_relations, standardize_rows
 from paddle_csrl.losses.listwise_relation_loss import ListwiseRelationLoss
 from paddle_csrl.losses.pairwise_relation_loss import PairwiseRelationLoss
@@ -85,6 +86,28 @@ def test_gradient_of_the_sampled_form():
     numeric = central_differences(seeded, x)
     paddle.seed(3)
     np.testing.assert_allclose(gradient(loss, x, a), numeric, atol=1e-7)
+
+
+def test_blocks_of_unseen_classes_change_neither_value_nor_gradient(monkeypatch):
+    x, a = relations(unseen=5, seen=7)
+    loss, drawn, rand = ListwiseRelationLoss(0.7, "sampled", num_samples=8), [], paddle.rand
+    monkeypatch.setattr(paddle, "rand", lambda shape, **kwargs: drawn.append(shape[0]) or rand(
+        shape, **kwargs))
+
+    def outcome():
+        paddle.seed(3)
+        value = evaluate(loss, x, a)
+        paddle.seed(3)
+        return value, gradient(loss, x, a)
+
+    value, slopes = outcome()
+    assert set(drawn) == {5}
+    drawn.clear()
+    monkeypatch.setattr(listwise_relation_loss, "ORDERS_BLOCK_SIZE", 2 * 8 * 7 + 1)
+    in_blocks = outcome()
+    assert set(drawn) == {1, 2}
+    assert in_blocks[0] == pytest.approx(value, rel=1e-12)
+    np.testing.assert_allclose(in_blocks[1], slopes, rtol=1e-12, atol=1e-15)
 
 
 @pytest.mark.parametrize("seen", [6, 20])
