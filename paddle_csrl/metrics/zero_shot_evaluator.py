@@ -3,6 +3,7 @@
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
+import cv2
 import numpy as np
 import paddle
 from prettytable import PrettyTable
@@ -13,8 +14,9 @@ from paddle_csrl.registry import EVALUATORS, register
 
 Labels = np.ndarray | paddle.Tensor
 
-#: An ``ignore_index`` below has bins of its own, so that labels are not searched for it.
-_MANY_LABELS = 256
+_BYTES = 256
+#: Pixels up to which OpenCV, which counts in float32, is exact.
+_EXACT = 1 << 24
 _SUMMARY = ("seen_miou", "unseen_miou", "miou", "hiou")
 
 
@@ -81,21 +83,14 @@ class ZeroShotEvaluator:
         if pred.shape != label.shape:
             raise UserError(f"prediction {list(pred.shape)} and label {list(label.shape)} "
                             f"differ in shape")
-        classes, ignored = self.num_classes, self.ignore_index
-        # One bin past the others gathers every other id, so that no mask copies the images.
-        has_bin = classes <= ignored < _MANY_LABELS
-        rows, columns = (ignored + 1 if has_bin else classes) + 1, classes + 1
-        dtype = np.min_scalar_type(rows * columns - 1)
-        index = _clip_ids(label, rows - 1, dtype)
-        index *= dtype.type(columns)
-        index += _clip_ids(pred, classes, dtype)
-        counts = np.bincount(index.ravel(), minlength=rows * columns).reshape(rows, columns)
-        left_out = counts[ignored].sum() if has_bin else np.count_nonzero(label == ignored)
-        if counts[classes:].sum() != left_out:
-            self._raise_bad_ids("label", label[label != ignored])
-        if counts[:classes, classes].any():
-            self._raise_bad_ids("prediction", pred[label != ignored])
-        self.confusion += counts[:classes, :classes]
+        narrow_pred, narrow_label = _narrowed(pred), _narrowed(label)
+        are_bytes = narrow_pred.dtype == narrow_label.dtype == np.uint8
+        count = _count_bytes if are_bytes and self.num_classes <= _BYTES else _count_any
+        counts = count(narrow_pred, narrow_label, self.num_classes)
+        ignored = np.count_nonzero(narrow_label == self.ignore_index)
+        if counts.sum() + ignored != label.size:
+            self._raise_bad_ids(pred, label)
+        self.confusion += counts
 
     def merge(self, other: "ZeroShotEvaluator") -> None:
         """Add the counts of another evaluator of the same classes."""
@@ -145,11 +140,15 @@ class ZeroShotEvaluator:
         empty = 0.0 if self.absent == "zero" else np.nan
         return np.where(union > 0, hits / np.maximum(union, 1), empty)
 
-    def _raise_bad_ids(self, what: str, ids: np.ndarray) -> None:
-        bad = [int(i) for i in np.unique(ids) if not 0 <= i < self.num_classes]
-        shown = ", ".join(map(str, bad[:5])) + (", ..." if len(bad) > 5 else "")
-        raise UserError(f"{what} holds {shown}; expected class ids 0..{self.num_classes - 1}"
-                        + (f" or ignore_index {self.ignore_index}" if what == "label" else ""))
+    def _raise_bad_ids(self, pred: np.ndarray, label: np.ndarray) -> None:
+        known = label != self.ignore_index
+        for what, ids, more in (("label", label, f" or ignore_index {self.ignore_index}"),
+                                ("prediction", pred, "")):
+            bad = [int(i) for i in np.unique(ids[known]) if not 0 <= i < self.num_classes]
+            if bad:
+                shown = ", ".join(map(str, bad[:5])) + (", ..." if len(bad) > 5 else "")
+                raise UserError(f"{what} holds {shown}; expected class ids "
+                                f"0..{self.num_classes - 1}{more}")
 
 
 def score_table(class_names: Sequence[str], unseen: Sequence[bool] | np.ndarray,
@@ -184,18 +183,54 @@ def _to_ids(values: Labels, what: str) -> np.ndarray:
     ids = values.numpy() if isinstance(values, paddle.Tensor) else np.asarray(values)
     if ids.dtype == bool:
         ids = ids.view(np.uint8)
+    if ids.dtype == np.int8:  # whose -1 would be 255 as a byte
+        ids = ids.astype(np.int16)
     if ids.dtype.kind not in "iu":
         raise UserError(f"{what} must hold integer class ids, got {ids.dtype}; take the argmax "
                         f"or cast it first")
     return ids.squeeze(1) if ids.ndim == 4 and ids.shape[1] == 1 else ids
 
 
-def _clip_ids(ids: np.ndarray, most: int, dtype: np.dtype) -> np.ndarray:
-    """A copy of ``ids`` as ``dtype``, with ``most`` in the place of all that are greater.
+def _unsigned(ids: np.ndarray) -> np.ndarray:
+    """The same memory, in which negative ids are large ones."""
+    return ids.view(ids.dtype.str.replace("i", "u"))
 
-    Read as unsigned, negative ids are large ones.
+
+def _narrowed(ids: np.ndarray) -> np.ndarray:
+    """The ids as uint8 if all fit, or else as they are."""
+    return ids.astype(np.uint8) if _unsigned(ids).max(initial=0) < _BYTES else ids
+
+
+def _count_bytes(pred: np.ndarray, label: np.ndarray, classes: int) -> np.ndarray:
+    """Pixels by label and prediction, int64 [C, C], leaving out those where either is no class.
+
+    One pass over bytes takes less than making pairs and counting them, and least where every byte
+    has a bin.
     """
-    unsigned = ids.view(ids.dtype.str.replace("i", "u"))
+    counts = np.zeros((classes, classes), np.int64)
+    columns, rows = pred.ravel(), label.ravel()
+    for start in range(0, rows.size, _EXACT):
+        part = slice(start, start + _EXACT)
+        counted = cv2.calcHist([rows[part], columns[part]], [0, 1], None, [_BYTES, _BYTES],
+                               [0, _BYTES, 0, _BYTES])
+        counts += counted[:classes, :classes].astype(np.int64)
+    return counts
+
+
+def _count_any(pred: np.ndarray, label: np.ndarray, classes: int) -> np.ndarray:
+    """As ``_count_bytes``, of integers of any width."""
+    bins = classes + 1  # the last gathers all that are no class, so that no mask copies the images
+    dtype = np.min_scalar_type(bins**2 - 1)
+    index = _clip_ids(label, classes, dtype)
+    index *= dtype.type(bins)
+    index += _clip_ids(pred, classes, dtype)
+    counts = np.bincount(index.ravel(), minlength=bins**2).reshape(bins, bins)
+    return counts[:classes, :classes]
+
+
+def _clip_ids(ids: np.ndarray, most: int, dtype: np.dtype) -> np.ndarray:
+    """A copy of ``ids`` as ``dtype``, with ``most`` in the place of all that are greater."""
+    unsigned = _unsigned(ids)
     if unsigned.max(initial=0) > most:  # else a second look takes longer than the first
         unsigned = np.minimum(unsigned, unsigned.dtype.type(most))
     return unsigned.astype(dtype)

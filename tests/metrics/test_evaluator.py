@@ -194,6 +194,41 @@ def test_paddle_tensors(dtype):
     assert_scores(evaluator.compute(), oracle([(pred, label)], 5, [0]))
 
 
+@pytest.mark.parametrize("dtype", ["int8", "int64"])
+def test_a_negative_label_is_no_ignored_one(dtype):
+    evaluator = ZeroShotEvaluator(3, [2])
+    with pytest.raises(UserError, match="label holds -1; expected class ids"):
+        evaluator.update(np.zeros(3, int), np.array([0, -1, 2], dtype))
+    assert evaluator.confusion.sum() == 0
+
+
+def test_counts_are_exact_where_float32_is_not():
+    size = 2**24 + 1
+    evaluator = ZeroShotEvaluator(3, [2])
+    evaluator.update(np.ones(size, np.uint8), np.ones(size, np.uint8))
+    np.testing.assert_array_equal(evaluator.confusion, np.diag([0, size, 0]))
+
+
+def test_more_classes_than_a_byte_holds_where_an_image_shows_the_first_ones():
+    evaluator = ZeroShotEvaluator(300, [299], 1000)
+    evaluator.update(np.array([0, 255]), np.array([7, 254]))
+    assert np.argwhere(evaluator.confusion).tolist() == [[7, 0], [254, 255]] == \
+        np.argwhere(evaluator.confusion == 1).tolist()
+
+
+def test_order_in_memory_does_not_matter():
+    pred, label = random_pair(np.random.default_rng(6), 5)
+    evaluator = ZeroShotEvaluator(5, [0])
+    evaluator.update(np.asfortranarray(pred), label)
+    assert_scores(evaluator.compute(), oracle([(pred, label)], 5, [0]))
+
+
+def test_nothing_counts_nothing():
+    evaluator = ZeroShotEvaluator(3, [2])
+    evaluator.update(np.zeros((0, 4), int), np.zeros((0, 4), int))
+    assert evaluator.confusion.sum() == 0
+
+
 def test_bool_and_strided_input():
     label = np.array([[True, False, True], [False, False, True]])
     evaluator = ZeroShotEvaluator(2, [1])
