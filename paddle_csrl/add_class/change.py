@@ -312,7 +312,8 @@ def _renamed_labels(labels: Sequence[str], renamed: dict[str, str]) -> list[str]
 def _new_model(source: _Source, target: Run, classes: ClassList, changes: Changes,
                tell: Progress) -> nn.Layer:
     """The final model of ``target``."""
-    axes = class_axes(source.run.builder, source.model)
+    axes = source.trained.context.loaded(
+        "class axes", lambda: class_axes(source.run.builder, source.model))
     with paddle.utils.unique_name.guard():
         new = target.builder.new_segmentor(pretrained=False)
     take_over(source.model, new, axes, classes.positions_in(source.classes, changes.renamed),
