@@ -65,19 +65,13 @@ EQUIVALENT: dict[str, dict[str, str]] = {
                "2 + 1": "a wider type counts the same", "2 - 0": "a wider type counts the same",
                "3 - 1": "a wider type counts the same",
                "2 - 2": "257 and 65537 are prime"}.items()},
-        "bins = classes + 1  ->  bins = classes + 2": "a bin more counts the same",
-        "_BYTES = 256  ->  _BYTES = 255": "both ways count the same",
-        "_EXACT = 1 << 24  ->  _EXACT = 1 << 23": "fewer at a time count the same",
-        "count = _count_bytes if are_bytes and self.num_classes <= _BYTES else _count_any  ->  "
-        "count = _count_bytes if are_bytes and self.num_classes < _BYTES else _count_any":
+        "bins = most + 1  ->  bins = most + 2": "a bin more counts the same",
+        "count = count_bytes if are_bytes and self.num_classes <= BYTES else _count_any  ->  "
+        "count = count_bytes if are_bytes and self.num_classes < BYTES else _count_any":
             "both ways count the same",
-        "return ids.astype(np.uint8) if _unsigned(ids).max(initial=0) < _BYTES else ids  ->  "
-        "return ids.astype(np.uint8) if _unsigned(ids).max(initial=1) < _BYTES else ids":
+        "return ids.astype(np.uint8) if _unsigned(ids).max(initial=0) < BYTES else ids  ->  "
+        "return ids.astype(np.uint8) if _unsigned(ids).max(initial=1) < BYTES else ids":
             "1 fits as well",
-        **{f"counted = cv2.calcHist([rows[part], columns[part]], [0, 1], None, [_BYTES, _BYTES], "
-           f"[0, _BYTES, 0, _BYTES])  ->  counted = cv2.calcHist([rows[part], columns[part]], "
-           f"[0, 1], None, [_BYTES, _BYTES], [{changed}])": "256 / 257 of id + 1 rounds to the id"
-           for changed in ("-1, _BYTES, 0, _BYTES", "0, _BYTES, -1, _BYTES")},
         **{f"if unsigned.max(initial=0) > most: ...  ->  if unsigned.max({changed} most: ...":
            "what needs no clipping is clipped as well" for changed in ("initial=0) >=",
                                                                        "initial=1) >")},

@@ -33,6 +33,7 @@ from paddle_csrl.datasets.fingerprint import (
 )
 from paddle_csrl.errors import UserError
 from paddle_csrl.utils.arrays import read_npz, save_arrays
+from paddle_csrl.utils.counts import count_bytes
 
 _TAIL_BYTES = 4096
 _JPEG, _JPEG_END = b"\xff\xd8", b"\xff\xd9"
@@ -131,7 +132,7 @@ def class_pixels(label: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The values that occur in an integer label of any shape, ascending, and their counts."""
     if label.dtype != np.uint8:
         return np.unique(label, return_counts=True)
-    counts = np.bincount(label.ravel(), minlength=256)
+    counts = count_bytes(label)
     values = np.flatnonzero(counts)
     return values, counts[values]
 

@@ -3,7 +3,6 @@
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-import cv2
 import numpy as np
 import paddle
 from prettytable import PrettyTable
@@ -11,12 +10,10 @@ from prettytable import PrettyTable
 from paddle_csrl.datasets.class_names import resolve_classes
 from paddle_csrl.errors import UserError
 from paddle_csrl.registry import EVALUATORS, register
+from paddle_csrl.utils.counts import BYTES, count_bytes
 
 Labels = np.ndarray | paddle.Tensor
 
-_BYTES = 256
-#: Pixels up to which OpenCV, which counts in float32, is exact.
-_EXACT = 1 << 24
 _SUMMARY = ("seen_miou", "unseen_miou", "miou", "hiou")
 
 
@@ -85,8 +82,8 @@ class ZeroShotEvaluator:
                             f"differ in shape")
         narrow_pred, narrow_label = _narrowed(pred), _narrowed(label)
         are_bytes = narrow_pred.dtype == narrow_label.dtype == np.uint8
-        count = _count_bytes if are_bytes and self.num_classes <= _BYTES else _count_any
-        counts = count(narrow_pred, narrow_label, self.num_classes)
+        count = count_bytes if are_bytes and self.num_classes <= BYTES else _count_any
+        counts = count(narrow_label, narrow_pred, most=self.num_classes)
         ignored = np.count_nonzero(narrow_label == self.ignore_index)
         if counts.sum() + ignored != label.size:
             self._raise_bad_ids(pred, label)
@@ -198,34 +195,18 @@ def _unsigned(ids: np.ndarray) -> np.ndarray:
 
 def _narrowed(ids: np.ndarray) -> np.ndarray:
     """The ids as uint8 if all fit, or else as they are."""
-    return ids.astype(np.uint8) if _unsigned(ids).max(initial=0) < _BYTES else ids
+    return ids.astype(np.uint8) if _unsigned(ids).max(initial=0) < BYTES else ids
 
 
-def _count_bytes(pred: np.ndarray, label: np.ndarray, classes: int) -> np.ndarray:
-    """Pixels by label and prediction, int64 [C, C], leaving out those where either is no class.
-
-    One pass over bytes takes less than making pairs and counting them, and least where every byte
-    has a bin.
-    """
-    counts = np.zeros((classes, classes), np.int64)
-    columns, rows = pred.ravel(), label.ravel()
-    for start in range(0, rows.size, _EXACT):
-        part = slice(start, start + _EXACT)
-        counted = cv2.calcHist([rows[part], columns[part]], [0, 1], None, [_BYTES, _BYTES],
-                               [0, _BYTES, 0, _BYTES])
-        counts += counted[:classes, :classes].astype(np.int64)
-    return counts
-
-
-def _count_any(pred: np.ndarray, label: np.ndarray, classes: int) -> np.ndarray:
-    """As ``_count_bytes``, of integers of any width."""
-    bins = classes + 1  # the last gathers all that are no class, so that no mask copies the images
+def _count_any(rows: np.ndarray, columns: np.ndarray, most: int) -> np.ndarray:
+    """As ``count_bytes`` of two channels, of integers of any width."""
+    bins = most + 1  # the last gathers all others, so that no mask copies the images
     dtype = np.min_scalar_type(bins**2 - 1)
-    index = _clip_ids(label, classes, dtype)
+    index = _clip_ids(rows, most, dtype)
     index *= dtype.type(bins)
-    index += _clip_ids(pred, classes, dtype)
+    index += _clip_ids(columns, most, dtype)
     counts = np.bincount(index.ravel(), minlength=bins**2).reshape(bins, bins)
-    return counts[:classes, :classes]
+    return counts[:most, :most]
 
 
 def _clip_ids(ids: np.ndarray, most: int, dtype: np.dtype) -> np.ndarray:
