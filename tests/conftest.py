@@ -58,7 +58,7 @@ def finished(tmp_path_factory) -> Callable[[str], Finished]:
         if name not in runs:
             base = tmp_path_factory.mktemp(name)
             recipe = RECIPES[name](str(base / "data"), str(base / "cache"))
-            runs[name] = tiny_runs.run_all(recipe, base / "run", page=True)
+            runs[name] = tiny_runs.run_all(recipe, base / "run", drawn=True)
         return runs[name]
 
     return get

@@ -459,7 +459,7 @@ def test_a_training_that_met_a_limit_goes_on_without_it(finished, tmp_path):
     assert done.returncode == 2 and "Traceback" not in done.stderr
     assert done.stderr.splitlines()[-1].startswith("error: cannot write ")
     assert not [name for name in files(str(folder)) if os.path.basename(name).startswith(".")]
-    train.main(whole.recipe.argv(save_dir=folder))
+    whole._replace(folder=str(folder)).again()
     assert not differing(weights(str(folder / "model.pdparams")), whole.weights())
 
 

@@ -29,7 +29,8 @@ def here(finished, tmp_path, monkeypatch):
     for image, *_ in run.builder().val_dataset.file_list[:2]:
         shutil.copy(image, tmp_path / "photos")
     monkeypatch.chdir(tmp_path)
-    return run
+    with tiny_runs.undrawn():
+        yield run
 
 
 @pytest.mark.parametrize("name", paddle_csrl.__all__)

@@ -53,7 +53,7 @@ def page(run):
 
 
 def test_a_run_says_everywhere_which_unseen_classes_were_named(recipe, imagenet, tmp_path, capsys):
-    run = run_all(recipe, tmp_path / "run", f"model.pretrained={imagenet}", page=True)
+    run = run_all(recipe, tmp_path / "run", f"model.pretrained={imagenet}", drawn=True)
     log = capsys.readouterr().out
     assert run.metrics["pretraining"] == {"labels": ["ImageNet-1k"], "named": NAMED}
     assert read_json(run.path("metrics.json"))["pretraining"] == run.metrics["pretraining"]
@@ -102,7 +102,7 @@ def test_the_key_makes_no_finished_stage_run_again(finished, tmp_path):
 
 
 def test_unknown_weights_are_called_unknown(recipe, weights, tmp_path, capsys):
-    run = run_all(recipe, tmp_path / "run", f"segmentor_weights={weights()}", page=True)
+    run = run_all(recipe, tmp_path / "run", f"segmentor_weights={weights()}", drawn=True)
     log = capsys.readouterr().out
     assert run.metrics["pretraining"] == {"labels": ["unknown"], "named": {}}
     assert "pretraining: unknown" in log and "nothing tells which labels the weights of" in log
@@ -112,9 +112,9 @@ def test_unknown_weights_are_called_unknown(recipe, weights, tmp_path, capsys):
 def test_a_record_of_labels_that_comes_later_is_told_by_the_same_command(
         recipe, weights, tmp_path):
     path = weights()
-    run = run_all(recipe, tmp_path / "run", f"segmentor_weights={path}", page=True)
+    run = run_all(recipe, tmp_path / "run", f"segmentor_weights={path}", drawn=True)
     write_labels(path, [LabelSet(IMAGENET)])
-    run.again(f"segmentor_weights={path}", page=True)
+    run.again(f"segmentor_weights={path}", drawn=True)
     assert read_json(run.path("metrics.json"))["pretraining"] == {
         "labels": ["ImageNet-1k"], "named": NAMED}
     assert f"Labels of pretraining: {TOLD}." in page(run)

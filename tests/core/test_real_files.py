@@ -8,7 +8,7 @@ from PIL import Image
 
 from helpers.fabricated import read_label
 from helpers.tiny_config import tiny_content, write_config
-from helpers.tiny_runs import differing, weights
+from helpers.tiny_runs import differing, undrawn, weights
 from paddle_csrl.cli import train, val
 from paddle_csrl.errors import UserError, user_message
 
@@ -27,7 +27,8 @@ def run(tmp_path, content):
     """Train with ``content`` into a folder of a given name; returns the folder."""
     def run(name="output", *argv):
         config = write_config(str(tmp_path / f"{name}.yml"), content)
-        train.main(["-c", config, "--save_dir", str(tmp_path / name), "--device", "cpu", *argv])
+        with undrawn():
+            train.main(["-c", config, "--save_dir", str(tmp_path / name), "--device", "cpu", *argv])
         return str(tmp_path / name)
 
     return run

@@ -21,7 +21,6 @@ from visualdl import LogReader
 from helpers import tiny_runs
 from helpers.tiny_runs import Finished
 from paddle_csrl import cli
-from paddle_csrl.cli import train
 from paddle_csrl.errors import UserError
 from paddle_csrl.stages import segmentor
 from paddle_csrl.stages.checkpoints import read_record, torn_file, write_record
@@ -289,8 +288,7 @@ def signalled(run, stage, iteration, number, monkeypatch, **flags):
     def main():
         monkeypatch.setattr(ProgressLog, "__call__", at_iteration(
             iteration, lambda: os.kill(os.getpid(), number)))
-        cli.run(lambda: train.main(run.recipe.argv(save_dir=run.folder, stage=stage, **flags)),
-                many=True)
+        cli.run(lambda: run.again(stage=stage, **flags), many=True)
 
     return child(main)
 
@@ -384,7 +382,7 @@ def test_elsewhere_a_signal_ends_it_at_once(begun, capfd, monkeypatch, place):
 
     def main():
         monkeypatch.setattr(target, lambda *args, **kwargs: os.kill(os.getpid(), signal.SIGTERM))
-        cli.run(lambda: train.main(run.recipe.argv(save_dir=run.folder)), many=True)
+        cli.run(run.again, many=True)
 
     assert child(main) == 143
     said = capfd.readouterr()
@@ -403,8 +401,7 @@ def test_a_second_signal_ends_it_at_once(begun, monkeypatch):
             os._exit(7)
 
         monkeypatch.setattr(ProgressLog, "__call__", at_iteration(6, send))
-        cli.run(lambda: train.main(run.recipe.argv(save_dir=run.folder, stage="generator")),
-                many=True)
+        cli.run(lambda: run.again(stage="generator"), many=True)
 
     assert child(main) == 143
     assert sorted(name for name in os.listdir(run.path("generator")) if "iter" in name) == [

@@ -292,13 +292,13 @@ def scored_again(run, monkeypatch, *opts) -> bool:
     scoring = train_module.score
     monkeypatch.setattr(train_module, "score", lambda *args, **kwargs: (
         calls.append(1) or scoring(*args, **kwargs)))
-    run.again(*opts, page=True)
+    run.again(*opts)
     monkeypatch.setattr(train_module, "score", scoring)
     return bool(calls)
 
 
 def test_scores_that_would_be_the_same_are_shown_again(run, monkeypatch, capsys):
-    run.again(page=True)  # in its present folder
+    run.again()  # in its present folder
     capsys.readouterr()
     before = read_json(run.path("metrics.json"))
     assert not scored_again(run, monkeypatch)
@@ -344,7 +344,7 @@ def _score_another_model(run):
     _remove_pictures, _remove_report, _tear_scores, _keep_what_scores_were_made_from,
     _lose_the_classes, _score_another_model])
 def test_scores_are_made_again_where_something_of_them_is_missing(run, monkeypatch, change):
-    run.again(page=True)
+    run.again()
     before = read_json(run.path("metrics.json"))
     change(run)
     assert scored_again(run, monkeypatch)
@@ -353,7 +353,7 @@ def test_scores_are_made_again_where_something_of_them_is_missing(run, monkeypat
 
 
 def test_scores_are_made_again_with_other_settings_or_versions(run, monkeypatch):
-    run.again(page=True)
+    run.again()
     assert scored_again(run, monkeypatch, "test_config.is_slide=True",
                         "test_config.crop_size=[24, 24]", "test_config.stride=[16, 16]")
     assert not scored_again(run, monkeypatch, "test_config.is_slide=True",
@@ -364,7 +364,7 @@ def test_scores_are_made_again_with_other_settings_or_versions(run, monkeypatch)
 
 
 def test_nothing_of_an_earlier_model_passes_for_new_after_a_stop(run, monkeypatch):
-    run.again(page=True)
+    run.again(drawn=True)
     earlier = {name: digest(run.path(name)) for name in ("report.html", "predictions/00.png")}
     shutil.copy(run.path("predictions", "00.png"), run.path("predictions", "07.png"))
 
@@ -373,15 +373,14 @@ def test_nothing_of_an_earlier_model_passes_for_new_after_a_stop(run, monkeypatc
 
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
         patched.setattr(score_module.PictureBook, "save", stop)
-        run.again("classifier.iters=2", page=True)
-    run.again("classifier.iters=2", page=True)
+        run.again("classifier.iters=2", drawn=True)
+    run.again("classifier.iters=2", drawn=True)
     assert {name: digest(run.path(name)) for name in earlier}.items().isdisjoint(earlier.items())
     assert len(os.listdir(run.path("predictions"))) == run.metrics["images"]
 
 
 def test_scores_are_made_again_from_changed_labels(tmp_path, monkeypatch):
     run = run_all(tiny_runs.custom(str(tmp_path), str(tmp_path / "cache")), tmp_path / "run")
-    run.again(page=True)
     assert not scored_again(run, monkeypatch)
     label = run.builder().val_dataset.file_list[0][1]
     ids = read_label(label)

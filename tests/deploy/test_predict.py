@@ -19,7 +19,7 @@ from PIL import Image, ImageOps
 from helpers import hostile_images, tiny_runs
 from paddle_csrl import stopping, visualize
 from paddle_csrl.classes import ClassTable
-from paddle_csrl.cli import predict, train
+from paddle_csrl.cli import predict
 from paddle_csrl.config import ZeroShotConfig
 from paddle_csrl.datasets import file_format
 from paddle_csrl.datasets.transforms import ResizeShortSide
@@ -120,7 +120,7 @@ def test_the_written_config_finds_the_stages_finished(finished, tmp_path):
     """PaddleSeg's builder adds keys to a config as it builds; config.yml must not hold them."""
     run = finished("shapes").copy(tmp_path / "run")
     before = tiny_runs.times(run.path("segmentor"))
-    train.main(["-c", run.path("config.yml"), "--save_dir", run.folder, "--device", "cpu"])
+    run._replace(recipe=tiny_runs.Recipe(run.path("config.yml"), ())).again()
     assert tiny_runs.times(run.path("segmentor")) == before
 
 

@@ -12,6 +12,7 @@ import sys
 import time
 from types import SimpleNamespace
 
+from helpers.tiny_runs import undrawn
 from paddle_csrl.cli import predict, train, val
 from paddle_csrl.models import structural_generator
 
@@ -34,7 +35,6 @@ TOOLS = {"train": train.main, "val": val.main, "predict": predict.main,
 if __name__ == "__main__":
     sys.modules["paddleseg.core.train"].time = SimpleNamespace(
         time=time.time, sleep=lambda seconds: None)  # see conftest.impatient_trainer
-    sys.modules["paddle_csrl.core.train"].write_page = str  # see tiny_runs.Finished.again
-    with open(sys.argv[1], encoding="utf-8") as file:
+    with open(sys.argv[1], encoding="utf-8") as file, undrawn():
         for tool, *argv in json.load(file):
             TOOLS[tool](argv)

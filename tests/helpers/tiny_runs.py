@@ -5,7 +5,7 @@ import hashlib
 import os
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from typing import Any, NamedTuple
 from unittest.mock import patch
 
@@ -17,8 +17,9 @@ from helpers.fabricated import make_context, make_dataset, make_voc
 from paddle_csrl.builder import ZeroShotBuilder
 from paddle_csrl.cli import train, val
 from paddle_csrl.config import ZeroShotConfig
+from paddle_csrl.reports.run_report import FILE_NAME as REPORT
 from paddle_csrl.run import Run
-from paddle_csrl.utils import read_json, write_json
+from paddle_csrl.utils import read_json, write_json, write_text
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 STAGES = ("segmentor", "features", "generator", "classifier")
@@ -90,9 +91,12 @@ class Finished(NamedTuple):
             write_json(path, record)
         return self
 
-    def again(self, *opts: str, page: bool = False, **flags: Any) -> dict[str, Any]:
-        """Run the command line once more on this folder; its page, slow to draw, if wanted."""
-        with nullcontext() if page else patch("paddle_csrl.core.train.write_page"):
+    def again(self, *opts: str, drawn: bool = False, **flags: Any) -> dict[str, Any]:
+        """Run the command line once more on this folder; page and pictures are blank if not wanted.
+
+        To draw them takes as long as all the rest of such a run.
+        """
+        with nullcontext() if drawn else undrawn():
             return train.main(self.recipe.argv(*opts, save_dir=self.folder, **flags))
 
     def redo(self, *opts: str, **flags: Any) -> set[str]:
@@ -121,6 +125,23 @@ class Finished(NamedTuple):
     def open(self, *opts: str) -> Run:
         """The run under its recipe and more ``opts``."""
         return Run(self.recipe.load(*opts, save_dir=self.folder))
+
+
+@contextmanager
+def undrawn() -> Iterator[None]:
+    """Within, a run writes a blank page and blank pictures where it has to draw them."""
+    def page(folder: str) -> str:
+        path = os.path.join(folder, REPORT)
+        write_text(path, "")
+        return path
+
+    def picture(*args: Any, **kwargs: Any) -> np.ndarray:
+        return np.full((8, 8, 3), 255, np.uint8)
+
+    with patch("paddle_csrl.core.train.write_page", page), \
+            patch("paddle_csrl.visualize.relation_panel", picture), \
+            patch("paddle_csrl.visualize.prediction_panel", picture):
+        yield
 
 
 def run_all(recipe: Recipe, folder: Any, *opts: str, **flags: Any) -> Finished:

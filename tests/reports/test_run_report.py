@@ -277,7 +277,7 @@ def test_a_page_that_fails_costs_one_line_and_not_the_run(copied, monkeypatch):
     warnings = []
     monkeypatch.setattr(logger, "warning", warnings.append)
     monkeypatch.setattr(pipeline, "write_page", lambda folder: 1 / 0)
-    assert copied.again(page=True)["hiou"] == copied.metrics["hiou"]
+    assert copied.again(drawn=True)["hiou"] == copied.metrics["hiou"]
     assert not os.path.exists(copied.path("report.html"))  # the old one would mislead
     line, = (text for text in warnings if "report.html" in text)
     assert "ZeroDivisionError: division by zero" in line and "\n" not in line
