@@ -1,9 +1,14 @@
 """Finished runs that the end-to-end tests share."""
 
+import fcntl
 import functools
+import gc
+import os
+import pickle
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from types import SimpleNamespace
 
 import hypothesis
@@ -42,6 +47,14 @@ def impatient_trainer():
 
 
 @pytest.fixture(scope="session", autouse=True)
+def impatient_files():
+    """What is written to last need not: these files do not outlive the tests."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("os.fsync", lambda file: None)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
 def own_cache(tmp_path_factory):
     """What configs name no cache for is kept in a folder of these tests, of which more may run."""
     with pytest.MonkeyPatch.context() as patch:
@@ -51,17 +64,34 @@ def own_cache(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory) -> Callable[[str], Finished]:
-    """``finished(name)``: a run of ``RECIPES[name]``, made at the first call. Not to be changed."""
-    runs: dict[str, Finished] = {}
+    """``finished(name)``: a run of ``RECIPES[name]``, made at the first call. Not to be changed.
 
-    def get(name: str) -> Finished:
-        if name not in runs:
-            base = tmp_path_factory.mktemp(name)
-            recipe = RECIPES[name](str(base / "data"), str(base / "cache"))
-            runs[name] = tiny_runs.run_all(recipe, base / "run", drawn=True)
-        return runs[name]
+    Processes of pytest-xdist share it.
+    """
+    folder = tmp_path_factory.getbasetemp()
+    folder = folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder
 
-    return get
+    def make(name: str) -> Finished:
+        base = tmp_path_factory.mktemp(name)
+        recipe = RECIPES[name](str(base / "data"), str(base / "cache"))
+        return tiny_runs.run_all(recipe, base / "run", drawn=True)
+
+    return functools.cache(lambda name: made_once(folder / name, lambda: make(name)))
+
+
+def made_once(path: Path, make: Callable[[], Finished]) -> Finished:
+    """Return what the first of the processes that ask for it makes, and keeps beside ``path``."""
+    kept = path.with_suffix(".pickle")
+    with open(path.with_suffix(".lock"), "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not kept.exists():
+            kept.write_bytes(pickle.dumps(make()))
+        return pickle.loads(kept.read_bytes())
+
+
+def pytest_collection_finish(session):
+    """Spare the garbage collector what stays to the end: Paddle, matplotlib, all the tests."""
+    gc.freeze()
 
 
 def pytest_ignore_collect(collection_path, config):
