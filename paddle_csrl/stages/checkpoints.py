@@ -20,7 +20,7 @@ from paddleseg.utils import logger
 from paddle_csrl import parallel, stopping
 from paddle_csrl.errors import UserError
 from paddle_csrl.stages.progress import ProgressLog, Step
-from paddle_csrl.utils import atomic_path, read_json, write_json
+from paddle_csrl.utils import atomic_path, read_json, write_text
 from paddle_csrl.utils.randomness import preserved, random_state, set_random_state
 from paddle_csrl.utils.record import checksum
 from paddle_csrl.utils.visualdl import StageLogWriter
@@ -62,8 +62,12 @@ def read_record(folder: str | None) -> dict[str, Any]:
 
 
 def write_record(folder: str, record: Mapping[str, Any]) -> None:
-    """Write a checkpoint's record, values for JSON, with its checksum."""
-    write_json(os.path.join(folder, _RECORD), {**record, _OWN: _digest(record)})
+    """Write a checkpoint's record, values for JSON, with its checksum.
+
+    On one line, for the states of random numbers are thousands of them.
+    """
+    write_text(os.path.join(folder, _RECORD), json.dumps({**record, _OWN: _digest(record)}) + "\n",
+               lasting=True)
 
 
 def _digest(record: Mapping[str, Any]) -> str:
