@@ -61,7 +61,7 @@ def pair(finished, tmp_path_factory):
     model = one.path("model.pdparams")
     for name in ("blocks", *VARIANTS):
         one.copy(base / name)
-    launch(base, [
+    done = launch(base, [
         ["train", *one.recipe.argv(save_dir=two.folder)],
         ["train", *one.recipe.argv("zero_shot.features.dtype=float16",
                                   f"zero_shot.cache_dir={base / 'cache'}",
@@ -76,6 +76,7 @@ def pair(finished, tmp_path_factory):
          "--image_path", image_folder(one.recipe)],
         ["val", *one.recipe.argv(model_path=model, out=str(base / "val.json"))],
     ])
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     return one, two, base
 
 
@@ -94,16 +95,11 @@ def launch(base, lines):
     with open(path, "w", encoding="utf-8") as file:
         json.dump(lines, file)
     script = os.path.join(tiny_runs.ROOT, "tests", "helpers", "run_tools.py")
-    done = run_launcher(base, [script, path])
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-
-
-def run_launcher(base, program):
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(
         [tiny_runs.ROOT, os.path.join(tiny_runs.ROOT, "tests")]), "OMP_NUM_THREADS": "1"}
     return subprocess.run(
         [sys.executable, "-m", "paddle.distributed.launch", "--nproc_per_node", "2", "--log_dir",
-         str(base / "logs"), *program], env=environment, capture_output=True, text=True,
+         str(base / "logs"), script, path], env=environment, capture_output=True, text=True,
         timeout=300)
 
 
@@ -337,36 +333,42 @@ def test_predictions_are_shared_out(pair):
     assert len(os.listdir(base / "pictures" / FOLDERS["overlay"])) == len(images)
 
 
-def test_a_broken_image_of_another_process_is_named(pair, tmp_path):
-    one, _, _ = pair
+@pytest.fixture(scope="module")
+def failed(finished, tmp_path_factory):
+    """Two processes that meet broken images: of a list, where they go on, and of a data set."""
+    one, base = finished("custom"), tmp_path_factory.mktemp("failed")
     folder = image_folder(one.recipe)
     good = [os.path.join(folder, name) for name in sorted(os.listdir(folder))
             if name.endswith(".jpg")][:2]
-    (tmp_path / "list.txt").write_text("\n".join([good[0], "broken.jpg", good[1], "gone.jpg"]))
-    (tmp_path / "broken.jpg").write_bytes(b"no picture")
-    done = run_launcher(tmp_path, [
-        os.path.join(tiny_runs.ROOT, "tools", "predict.py"), "--run", one.folder, "--device", "cpu",
-        "--image_path", str(tmp_path / "list.txt"), "--save_dir", str(tmp_path / "out")])
-    assert done.returncode != 0
-    said = (tmp_path / "logs" / "workerlog.0").read_text()
-    assert f"not predicted: {tmp_path / 'broken.jpg'}: " in said
-    assert f"not predicted: {tmp_path / 'gone.jpg'}: no file" in said
+    (base / "list.txt").write_text("\n".join([good[0], "broken.jpg", good[1], "gone.jpg"]))
+    (base / "broken.jpg").write_bytes(b"no picture")
+    recipe = one.moved(base)
+    torn = recipe.builder().val_dataset.file_list[1][0]  # the second process's
+    os.truncate(torn, os.path.getsize(torn) // 2)
+    done = launch(base, [
+        ["predict in part", "--run", one.folder, "--device", "cpu", "--image_path",
+         str(base / "list.txt"), "--save_dir", str(base / "out")],
+        ["val as a program", *recipe.argv(model_path=one.path("model.pdparams"),
+                                          out=str(base / "scores.json"))]])
+    return base, torn, done
+
+
+def test_a_broken_image_of_another_process_is_named(failed):
+    base, _, _ = failed
+    said = (base / "logs" / "workerlog.0").read_text()
+    assert f"not predicted: {base / 'broken.jpg'}: " in said
+    assert f"not predicted: {base / 'gone.jpg'}: no file" in said
     assert "predicted 2 of 4 images" in said
-    assert "not predicted" not in (tmp_path / "logs" / "workerlog.1").read_text()
+    assert "not predicted" not in (base / "logs" / "workerlog.1").read_text()
 
 
-def test_one_failing_process_ends_all_with_its_message(pair, tmp_path):
-    one, _, _ = pair
-    recipe = one.moved(tmp_path)
-    broken = recipe.builder().val_dataset.file_list[1][0]  # the second process's
-    os.truncate(broken, os.path.getsize(broken) // 2)
-    done = run_launcher(tmp_path, [os.path.join(tiny_runs.ROOT, "tools", "val.py"), *recipe.argv(
-        model_path=one.path("model.pdparams"), out=str(tmp_path / "scores.json"))])
+def test_one_failing_process_ends_all_with_its_message(failed):
+    base, torn, done = failed
     assert done.returncode != 0
     output = done.stdout + done.stderr
     messages = set(re.findall("^error: .*", output, re.M))
-    assert len(messages) == 1 and broken in messages.pop(), output
-    assert not any("scores.json" in name for name in os.listdir(tmp_path))
+    assert len(messages) == 1 and torn in messages.pop(), output
+    assert not any("scores.json" in name for name in os.listdir(base))
 
 
 def test_the_other_tools_say_that_they_are_one_process(monkeypatch, capsys):

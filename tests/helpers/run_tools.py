@@ -13,6 +13,7 @@ import time
 from types import SimpleNamespace
 
 from helpers.tiny_runs import undrawn
+from paddle_csrl import cli
 from paddle_csrl.cli import predict, train, val
 from paddle_csrl.models import structural_generator
 
@@ -29,8 +30,19 @@ def train_in_blocks(argv):
         structural_generator.PAIR_BLOCK_SIZE = size
 
 
+def predict_in_part(argv):
+    """predict.py as a program, which has to end with status 1: it has passed images over."""
+    try:
+        cli.run(lambda: predict.main(argv), many=True)
+    except SystemExit as end:
+        assert end.code == 1, end.code
+    else:
+        raise AssertionError("all images were predicted")
+
+
 TOOLS = {"train": train.main, "val": val.main, "predict": predict.main,
-         "train in blocks": train_in_blocks}
+         "train in blocks": train_in_blocks, "predict in part": predict_in_part,
+         "val as a program": lambda argv: cli.run(lambda: val.main(argv), many=True)}
 
 if __name__ == "__main__":
     sys.modules["paddleseg.core.train"].time = SimpleNamespace(
