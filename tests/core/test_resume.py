@@ -20,7 +20,7 @@ from visualdl import LogReader
 
 from helpers import tiny_runs
 from helpers.tiny_runs import Finished
-from paddle_csrl import cli
+from paddle_csrl import cli, stopping
 from paddle_csrl.errors import UserError
 from paddle_csrl.stages import segmentor
 from paddle_csrl.stages.checkpoints import read_record, torn_file, write_record
@@ -313,30 +313,28 @@ def test_a_signal_at_a_checkpoint_leaves_its_evaluation_for_later(whole, begun, 
     assert_same(run, whole)
 
 
-def test_a_worker_may_end_in_the_same_moment():
+def test_a_worker_may_end_in_the_same_moment(capfd):
     """The signal and the news of the worker's end wait together, until both are let through."""
-    program = """
-import os, signal
-from paddle_csrl import stopping
+    def failed(number, frame):
+        raise SystemError("a worker failed")  # as Paddle's handler does
 
-def failed(number, frame):
-    raise SystemError("a worker failed")  # as Paddle's handler does
+    def main():
+        signal.signal(signal.SIGCHLD, failed)
+        try:
+            with stopping.handled(), stopping.put_off():
+                numbers = {signal.SIGTERM, signal.SIGCHLD}
+                signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
+                for number in numbers:
+                    os.kill(os.getpid(), number)
+                signal.pthread_sigmask(signal.SIG_UNBLOCK, numbers)
+                print(stopping.told())
+        except stopping.Stopped as end:
+            print(end.exit_status)
 
-signal.signal(signal.SIGCHLD, failed)
-try:
-    with stopping.handled(), stopping.put_off():
-        numbers = {signal.SIGTERM, signal.SIGCHLD}
-        signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
-        for number in numbers:
-            os.kill(os.getpid(), number)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, numbers)
-        print(stopping.told())
-except stopping.Stopped as end:
-    print(end.exit_status)
-"""
-    ended = subprocess.run([sys.executable, "-c", program], text=True, capture_output=True)
-    assert ended.stdout == "15\n143\n"
-    assert "Traceback" not in ended.stderr
+    assert child(main) == 0
+    said = capfd.readouterr()
+    assert said.out == "15\n143\n"
+    assert "Traceback" not in said.err
 
 
 def test_a_batch_system_stops_the_workers_too(finished, tmp_path):

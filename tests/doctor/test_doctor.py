@@ -274,7 +274,7 @@ def test_a_folder_of_data_in_place_of_the_configs(recipe, tmp_path, capsys):
     result = cli.main(["-c", recipe.config, "--data", str(folder), "--opts", *opts])
     assert result["failed"] == 0 and "val: 4 images" in of(result["findings"], "data")[0].text
     os.remove(folder / "val.txt")
-    *_, last = cli.main(["-c", recipe.config, "--data", str(folder), "--opts", *opts])["findings"]
+    *_, last = checkup.examine(recipe.config, opts, str(folder))
     assert (last.subject, last.status) == ("config", PROBLEM)
     assert f"--data {folder}: no val.txt in it" in last.text
     with pytest.raises(UserError, match="name it with -c"):

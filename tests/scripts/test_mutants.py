@@ -62,16 +62,29 @@ def wait(n):
         n -= 1
     return n
 '''
+# A loop without end sleeps until its time is over.
 TESTS = '''
+import time
 from hypothesis import given, strategies as st
 from toy import clip, wait
+
+class Slow(int):
+    def __gt__(self, other):
+        time.sleep(0.01)
+        return int(self) > other
+
+    def __add__(self, other):
+        return Slow(int(self) + other)
+
+    def __sub__(self, other):
+        return Slow(int(self) - other)
 
 @given(st.integers(2, 9))
 def test_clip(value):
     assert clip(value, 1) == value
 
 def test_wait():
-    assert wait(3) == 0
+    assert wait(Slow(3)) == 0
 '''
 
 
@@ -82,7 +95,7 @@ def test_what_no_test_notices_survives(tmp_path):
     code = (f"import sys, mutants; mutants.ROOT = {str(tmp_path)!r}\n"
             "mutants.TESTS = {'toy.py': ['test_toy.py', '-k', 'clip or wait']}\n"
             f"mutants.EQUIVALENT = {{'toy.py': {{{swap!r}: 'of equal ones either will do'}}}}\n"
-            "sys.exit(mutants.main(['--time_limit', '3', '--jobs', '2', '--least', '90']))")
+            "sys.exit(mutants.main(['--time_limit', '3', '--jobs', '4', '--least', '90']))")
     scripts = os.path.join(os.path.dirname(__file__), "..", "..", "scripts")
 
     def run():
