@@ -1,5 +1,8 @@
 """Reading YAML files, of which a few lines may announce a memory full."""
 
+import copy
+import functools
+import io
 import os
 from typing import Any, cast
 
@@ -78,8 +81,16 @@ def read_yaml(path: str) -> Any:
                         f"long lists by the path of a text file")
     try:
         with open(path, encoding="utf-8") as file:
-            return yaml.load(file, _Loader)
+            return copy.deepcopy(_parsed(file.read(), path))
     except OSError:
         raise
     except Exception as error:  # PyYAML raises many types for values that do not fit their tags
         raise UserError(f"{path} is not well-formed YAML: {' '.join(str(error).split())}") from None
+
+
+@functools.lru_cache(maxsize=64)
+def _parsed(text: str, path: str) -> Any:
+    """What a file's text holds. A comparison reads few files, for hundreds of cells."""
+    stream = io.StringIO(text)
+    stream.name = path  # in messages
+    return yaml.load(stream, _Loader)

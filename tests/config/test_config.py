@@ -544,6 +544,14 @@ def test_bases_may_have_bases_in_other_folders(tmp_path):
     assert load_yaml(path) == {"a": 1, "b": 2, "c": 3}
 
 
+def test_a_file_is_read_as_it_stands_into_a_content_of_the_callers_own(tmp_path):
+    path = write(tmp_path, child="a: {b: [1]}")
+    load_yaml(path)["a"]["b"].append(2)
+    assert load_yaml(path) == {"a": {"b": [1]}}
+    write(tmp_path, child="a: {b: [3]}")
+    assert load_yaml(path) == {"a": {"b": [3]}}
+
+
 NO_PAIRS, MALFORMED = "child.yml holds no `key: value` pairs", "child.yml is not well-formed YAML"
 
 
