@@ -12,6 +12,7 @@ import numpy as np
 import paddle
 import paddle.nn.functional as F
 from paddle import Tensor
+from paddle.autograd import PyLayer
 
 from paddle_csrl.errors import UserError
 
@@ -29,10 +30,10 @@ def in_full_precision(forward: Callable[..., Tensor]) -> Callable[..., Tensor]:
     def wrapped(*args: Any, **kwargs: Any) -> Tensor:
         floats = [value for value in (*args, *kwargs.values()) if is_float(value)]
         double = any(value.dtype == paddle.float64 for value in floats)
-        dtype = "float64" if double else "float32"
+        dtype = paddle.float64 if double else paddle.float32
 
-        def raised(value: Any) -> Any:
-            return value.astype(dtype) if is_float(value) else value
+        def raised(value: Any) -> Any:  # what needs no cast stays the same tensor
+            return value.astype(dtype) if is_float(value) and value.dtype != dtype else value
 
         with paddle.amp.auto_cast(enable=False):
             return forward(*map(raised, args), **{k: raised(v) for k, v in kwargs.items()})
@@ -78,8 +79,21 @@ def differentiable_zero(empty: Tensor, shape: Sequence[int] = ()) -> Tensor:
 
 def attach_gradient(value: Tensor, tensor: Tensor, gradient: Tensor) -> Tensor:
     """``value`` [C] with the known ``gradient`` of each ``value[c]`` to ``tensor[c]``."""
-    linear = (gradient * tensor).flatten(1).sum(axis=1)
-    return value + (linear - linear.detach())
+    return _WithGradient.apply(value, tensor, gradient)
+
+
+class _WithGradient(PyLayer):
+    @staticmethod
+    def forward(ctx: Any, value: Tensor, tensor: Tensor, gradient: Tensor) -> Tensor:
+        ctx.save_for_backward(gradient)
+        return value.clone()
+
+    @staticmethod
+    def backward(ctx: Any, outer: Tensor,  # type: ignore[override]  # Paddle's are *args
+                 ) -> tuple[None, Tensor, None]:
+        gradient, = ctx.saved_tensor()
+        outer = outer.reshape([-1] + [1] * (gradient.ndim - 1))
+        return None, gradient * outer.expand_as(gradient), None
 
 
 def log_softmax(scores: Tensor) -> Tensor:

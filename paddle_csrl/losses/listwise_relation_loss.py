@@ -4,11 +4,11 @@ Shape letters: U unseen classes, S seen classes, K sampled orders. A set of seen
 integer whose bit k says whether class k belongs to it.
 """
 
+import functools
 from typing import NamedTuple
 
 import numpy as np
 import paddle
-import paddle.nn.functional as F
 from paddle import Tensor, nn
 from paddle.distributed.fleet.utils import recompute
 from paddleseg.cvlibs import manager
@@ -16,6 +16,7 @@ from paddleseg.cvlibs import manager
 from paddle_csrl.errors import UserError
 from paddle_csrl.losses import functional
 from paddle_csrl.registry import register
+from paddle_csrl.utils import device
 
 METHODS = ("auto", "exact", "sampled")
 #: Most seen classes for which "auto" is exact: 1 MiB and a few milliseconds an unseen class.
@@ -25,6 +26,8 @@ MAX_EXACT = 20
 #: Most numbers of sampled orders held at once, some ten times; with more, unseen classes are taken
 #: in blocks that are computed again for the gradient instead of being kept.
 ORDERS_BLOCK_SIZE = 2**20
+#: Where gaps of scores are cut off before exp, which overflows in float64 from 710 on.
+_MOST_GAP = 700.0
 
 
 @register(manager.LOSSES)
@@ -50,7 +53,9 @@ class ListwiseRelationLoss(nn.Layer):
         ignore_index (int): unused; PaddleSeg injects it.
 
     Shape: generated [U, S] and semantic [U, S], floating, S >= 1 -> scalar >= 0. U = 0 gives a
-    differentiable 0. ``semantic`` is a constant: it gets no gradient.
+    differentiable 0. ``semantic`` is a constant: it gets no gradient. On a GPU the exact method
+    does not read one that is the same tensor as at the last call, which would wait for the
+    device.
 
     Raises:
         UserError: an argument is out of its range, the shapes do not fit, the method is "exact"
@@ -72,6 +77,7 @@ class ListwiseRelationLoss(nn.Layer):
         self.method = method
         self.num_samples = num_samples
         self._table: _SetTable | None = None
+        self._tabulated_of: Tensor | None = None
 
     @functional.in_full_precision
     def forward(self, generated: Tensor, semantic: Tensor) -> Tensor:
@@ -87,15 +93,18 @@ class ListwiseRelationLoss(nn.Layer):
         target = semantic.detach().astype("float64") / self.gamma
         scores = generated.astype("float64") / self.gamma
         exact = self.method == "exact" or (self.method == "auto" and seen <= MAX_AUTO_EXACT)
-        divergence = (_exact_divergence(scores, self._tabulated(target)) if exact
+        divergence = (_exact_divergence(scores, self._tabulated(semantic, target)) if exact
                       else _sampled_divergence(scores, target, self.num_samples))
         return divergence.mean().astype(generated.dtype)
 
-    def _tabulated(self, target: Tensor) -> "_SetTable":
-        """The table of ``target``; only the last one is kept."""
+    def _tabulated(self, semantic: Tensor, target: Tensor) -> "_SetTable":
+        """The table of ``target``, made of ``semantic``; only the last one is kept."""
+        if self._table and semantic is self._tabulated_of and not device.is_on_host(semantic):
+            return self._table
         values = target.numpy()
         if self._table is None or not np.array_equal(self._table.scores, values):
             self._table = _tabulate(values)
+        self._tabulated_of = semantic
         return self._table
 
 
@@ -106,8 +115,8 @@ class _SetTable(NamedTuple):
     """
 
     scores: np.ndarray  # a, [U, S]
-    high: Tensor  # P_a of a high part, whatever the low part, [U, rows]
-    low: Tensor  # P_a of a low part with an empty high part, [U, columns]
+    high: Tensor  # P_a of a high part with an empty low part, [U, rows]
+    low: Tensor  # P_a of a low part, whatever the high part, [U, columns]
     both: Tensor  # P_a of both parts together, [U, rows, columns]
     constant: Tensor  # sum_R P_a(R) logsumexp_R(a) - sum_k a_k, [U]
 
@@ -120,7 +129,7 @@ def _tabulate(scores: np.ndarray) -> _SetTable:
     probability = _remaining_probability(scores, logsumexp)
     constant = (probability[1:] * logsumexp[1:]).sum(axis=0) - scores.sum(axis=1)
     parts = probability.T.reshape(unseen, 2**(seen - seen // 2), 2**(seen // 2))
-    tensors = (parts[:, 1:].sum(axis=2), parts[:, 0, 1:], parts[:, 1:, 1:], constant)
+    tensors = (parts[:, 1:, 0], parts[:, :, 1:].sum(axis=1), parts[:, 1:, 1:], constant)
     return _SetTable(scores, *(paddle.to_tensor(np.ascontiguousarray(t)) for t in tensors))
 
 
@@ -153,35 +162,48 @@ def _sets_by_size(seen: int) -> list[np.ndarray]:
 
 
 def _exact_divergence(scores: Tensor, table: _SetTable) -> Tensor:
-    """KL of each row, [U]; logsumexp of a union is logaddexp(h, l) = h - log_sigmoid(h - l)."""
-    seen = scores.shape[1]
-    low = _nonempty_logsumexp(scores[:, :seen // 2])
-    high = _nonempty_logsumexp(scores[:, seen // 2:])
-    expected = ((table.high * high).sum(axis=1) + (table.low * low).sum(axis=1)
-                - _mean_log_sigmoid(high, low, table.both))
-    # Rounding alone can take a divergence of zero below zero.
-    return (expected - scores.sum(axis=1) - table.constant).clip(min=0)
+    """KL of each row, [U]; the gradient is written out, for it shares nearly 2^S values a row.
 
-
-def _mean_log_sigmoid(high: Tensor, low: Tensor, weights: Tensor) -> Tensor:
-    """sum_hl weights_hl log_sigmoid(high_h - low_l), [U].
-
-    The gradient is written out: it reuses the values, of which there are nearly 2^S a row.
+    The logsumexp of a union of h and l is logaddexp(h, l) = l + log(1 + exp(g)) - g of g = l - h,
+    also where g is cut off far above 0. Its slope along h is 1 / (1 + exp(g)).
     """
+    middle = scores.shape[1] // 2
     with paddle.no_grad():
-        values = F.log_sigmoid(high.unsqueeze(2) - low.unsqueeze(1))
-        slopes = weights * (1 - values.exp())
-        total = (weights * values).sum(axis=[1, 2])
-        of_high, of_low = slopes.sum(axis=2), -slopes.sum(axis=1)
-    return functional.attach_gradient(functional.attach_gradient(total, high, of_high), low, of_low)
+        low, of_low = _nonempty_logsumexp(scores[:, :middle])
+        high, of_high = _nonempty_logsumexp(scores[:, middle:])
+        gaps = low.unsqueeze(1).expand_as(table.both) - high.unsqueeze(2).expand_as(table.both)
+        sums = gaps.clip_(max=_MOST_GAP).exp().scale_(1.0, 1.0)
+        slopes = table.both / sums
+        both = table.both * sums.log().subtract_(gaps)
+        # Sums by products, which are faster with Paddle on CPU.
+        rows, columns = (paddle.ones([1, size], both.dtype) for size in both.shape[1:])
+        expected = (paddle.matmul(paddle.matmul(rows, both), columns, transpose_y=True).flatten()
+                    + (table.high * high).sum(axis=1) + (table.low * low).sum(axis=1))
+        to_low = table.low.unsqueeze(1) - paddle.matmul(rows, slopes)
+        to_high = table.high.unsqueeze(1) + paddle.matmul(columns, slopes, transpose_y=True)
+        gradient = paddle.concat([paddle.matmul(to_low, of_low), paddle.matmul(to_high, of_high)],
+                                 axis=2).squeeze(1) - 1
+        divergence = expected - scores.sum(axis=1) - table.constant
+    # Rounding alone can take a divergence of zero below zero.
+    return functional.attach_gradient(divergence, scores, gradient).clip(min=0)
 
 
-def _nonempty_logsumexp(scores: Tensor) -> Tensor:
-    """logsumexp of every non-empty set of the n columns, [U, 2^n - 1]."""
-    columns = scores.shape[1]
+def _nonempty_logsumexp(scores: Tensor) -> tuple[Tensor, Tensor]:
+    """logsumexp of every non-empty set of the n columns, [U, 2^n - 1], and its gradient.
+
+    The gradient, [U, 2^n - 1, n], is the softmax over each set.
+    """
+    outside = paddle.to_tensor(_outside(scores.shape[1]), place=scores.place)
+    members = scores.unsqueeze(1) + outside
+    values = paddle.logsumexp(members, axis=2)
+    return values, (members - values.unsqueeze(2)).exp()
+
+
+@functools.cache
+def _outside(columns: int) -> np.ndarray:
+    """0 for the members of each non-empty set of columns, -inf for the others, [2^n - 1, n]."""
     member = np.arange(1, 2**columns)[:, None] >> np.arange(columns) & 1 == 1
-    outside = paddle.to_tensor(np.where(member, 0.0, -np.inf))
-    return paddle.logsumexp(scores.unsqueeze(1) + outside, axis=2)
+    return np.where(member, 0.0, -np.inf)
 
 
 def _sampled_divergence(scores: Tensor, target: Tensor, num_samples: int) -> Tensor:
@@ -207,9 +229,19 @@ def _divergence_over_orders(scores: Tensor, target: Tensor, num_samples: int) ->
     order = paddle.argsort(noisy, axis=2).reshape([unseen, -1])
     a, x = (paddle.index_sample(s, order).reshape([unseen, num_samples, seen])
             for s in (target, scores))
-    remaining_a, remaining_x = paddle.logcumsumexp(a, axis=2), paddle.logcumsumexp(x, axis=2)
-    # Mean of a - x under softmax_R(a), as logsumexp of a plus the log of a gap made >= 1.
-    gap = a - x
-    shift = 1 - gap.min(axis=2, keepdim=True).detach()
-    mean_gap = (paddle.logcumsumexp(a + (gap + shift).log(), axis=2) - remaining_a).exp() - shift
-    return (mean_gap - remaining_a + remaining_x).clip(min=0).sum(axis=2).mean(axis=1)
+    with paddle.no_grad():
+        remaining_a, remaining_x = paddle.logcumsumexp(a, axis=2), paddle.logcumsumexp(x, axis=2)
+        # Mean of a - x under softmax_R(a), as logsumexp of a plus the log of a gap made >= 1.
+        gap = a - x
+        shift = 1 - gap.min(axis=2, keepdim=True)
+        shifted = paddle.logcumsumexp(a + (gap + shift).log(), axis=2)
+        mean_gap = (shifted - remaining_a).exp() - shift
+        divergence = (mean_gap - remaining_a + remaining_x).clip(min=0).sum(axis=2).mean(axis=1)
+        gradient = (_sum_of_shares(x, remaining_x) - _sum_of_shares(a, remaining_a)) / num_samples
+    return functional.attach_gradient(divergence, x, gradient)
+
+
+def _sum_of_shares(ordered: Tensor, remaining: Tensor) -> Tensor:
+    """Sum of each element's softmax over all the sets that it is in, [U, K, S]."""
+    sums = paddle.logcumsumexp(-remaining.flip(2), axis=2).flip(2)
+    return (ordered + sums).exp()

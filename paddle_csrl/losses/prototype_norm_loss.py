@@ -40,10 +40,11 @@ class PrototypeNormLoss(nn.Layer):
         centre = real_prototypes.mean(axis=0)
         allowed = _norms(real_prototypes - centre).mean()
         rounding = 8 * float(paddle.finfo(allowed.dtype).eps) * _norms(real_prototypes).mean()
-        if float(allowed) <= float(rounding):
-            return generated_prototypes.sum() * 0
-        ratio = _norms(generated_prototypes - centre) / allowed
-        return (ratio - 1).clip(min=0).square().mean()
+        # Chosen without reading the values, which would wait for the device.
+        differ = allowed > rounding
+        unit = paddle.where(differ, allowed, paddle.ones_like(allowed))
+        ratio = _norms(generated_prototypes - centre) / unit
+        return (ratio - 1).clip(min=0).square().mean() * differ.astype(ratio.dtype)
 
 
 def _norms(vectors: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ from paddle import Tensor, nn
 
 from paddle_csrl.errors import UserError
 from paddle_csrl.parallel import Share
+from paddle_csrl.utils import device
 
 #: Negative slope of LeakyReLU, as in ZS3Net.
 LEAK = 0.2
@@ -54,6 +55,7 @@ class FeatureGenerator(nn.Layer):
         if not isinstance(dropout, (int, float)) or not 0 <= dropout < 1:
             raise UserError(f"{self._title}: dropout must be in [0, 1), got {dropout!r}")
         self.embed_dim, self.noise_dim = embed_dim, noise_dim
+        self._semantic: tuple[Tensor, Tensor] | None = None
 
     def forward(self, embeddings: Tensor, num_samples: int,
                 noise: Tensor | None = None,
@@ -83,10 +85,21 @@ class FeatureGenerator(nn.Layer):
         """``forward`` on checked inputs of full precision."""
         raise NotImplementedError
 
+    def semantic_relations(self, embeddings: Tensor) -> Tensor:
+        """As the function, which waits for a GPU to check its values.
+
+        There the relations of the last embeddings are kept: these must not change in place.
+        """
+        if device.is_on_host(embeddings) or not embeddings.stop_gradient:
+            return semantic_relations(embeddings)
+        if self._semantic is None or self._semantic[0] is not embeddings:
+            self._semantic = embeddings, semantic_relations(embeddings)
+        return self._semantic[1]
+
     def draw_noise(self, shape: list[int], like: Tensor) -> Tensor:
         """Noise of a shape, of the dtype and at the place of ``like``."""
         on_device, on_host = NOISES[self.noise]
-        if not like.place.is_cpu_place():
+        if not device.is_on_host(like):
             return on_device(shape, dtype=like.dtype)
         draws = getattr(_host_generator(), on_host)(shape, dtype=np.float32)
         return paddle.to_tensor(draws, dtype=like.dtype, place=like.place)
@@ -173,9 +186,11 @@ class HostDropout(nn.Dropout):
             return None
         share = share or Share(like.shape[0])
         shape = [share.count, *like.shape[1:]]
-        if not like.place.is_cpu_place():
+        if not device.is_on_host(like):
             return share.take(F.dropout(paddle.ones(shape, like.dtype), self.p))
         size = int(np.prod(shape))
         draws = _host_generator().bit_generator.random_raw(-(-size // 4)).view(np.uint16)[:size]
         keep = (draws.reshape(shape)[share.slice] >= round(self.p * 2**16))
-        return paddle.to_tensor(keep, place=like.place).astype(like.dtype).scale_(1 / (1 - self.p))
+        # Made of floats by NumPy, because Paddle's cast takes longer than all the rest.
+        factors = np.multiply(keep, 1 / (1 - self.p), dtype=np.float32)
+        return paddle.to_tensor(factors, place=like.place).astype(like.dtype)

@@ -50,4 +50,4 @@ class MLPGenerator(base.FeatureGenerator):
         expanded = own.unsqueeze(1).expand([len(own), noise.shape[1], self.embed_dim])
         nodes = paddle.concat([expanded, share.take(noise)], axis=2)
         features = base.apply_mlp(self.mlp, nodes, share)
-        return base.GeneratorOutput(features, [base.semantic_relations(embeddings)])
+        return base.GeneratorOutput(features, [self.semantic_relations(embeddings)])
