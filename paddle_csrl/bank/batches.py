@@ -23,6 +23,9 @@ class GeneratorBatches(paddle.io.Dataset):
     with fewer than M features in the bank gives each of them once.
     """
 
+    #: Keys of arrays that are not made tensors, for losses read them.
+    on_host = ("label",)
+
     def __init__(self, bank: FeatureBank, seen_ids: np.ndarray, num_samples: int, length: int,
                  seed: int):
         self.bank, self.num_samples, self.length, self.seed = bank, num_samples, length, seed

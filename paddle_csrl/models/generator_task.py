@@ -1,5 +1,6 @@
 """The model of stage 2: a generator with its objective."""
 
+from functools import cached_property
 
 import numpy as np
 import paddle
@@ -55,6 +56,7 @@ class GeneratorTask(nn.Layer):
         # features are one block, which is cheaper to cut out than scattered rows.
         ordered = embeddings[np.concatenate([seen_ids, unseen_ids]).astype(np.int64)]
         self.share = Share(len(ordered))
+        self._edges: tuple[paddle.Tensor, paddle.Tensor] | None = None
         self.register_buffer("embeddings", paddle.to_tensor(ordered), persistable=False)
         self.register_buffer("prototypes", paddle.to_tensor(prototypes), persistable=False)
         self.register_buffer("step", paddle.zeros([1], "int64"))
@@ -115,7 +117,8 @@ class GeneratorTask(nn.Layer):
             losses (dict): ``types`` and ``coef``; each type says with ``consumes`` which pair
                 it compares: ``features``, ``relations`` or ``prototypes``.
             data (dict): ``img`` float32 [1, S, M, D], real features; ``label`` int64 [1, S],
-                how many of the M are valid for each class.
+                how many of the M are valid for each class, best an array: reading a tensor
+                waits for the device.
         """
         with paddle.amp.auto_cast(enable=False):
             return self._terms(logits_list, losses, data)
@@ -133,7 +136,8 @@ class GeneratorTask(nn.Layer):
         }
         if self.training:
             self.step += 1
-        weight = min(1.0, int(self.step) / max(self.relation_warmup, 1))
+        # On the device, for reading the step would wait for it.
+        weight = (self.step[0].astype("float32") / max(self.relation_warmup, 1)).clip(max=1.0)
         # Features are compared by the share; the rest, which is little, by every process alike.
         parts = {"features": 1.0, **dict.fromkeys(("relations", "prototypes"),
                                                   weight / share.ranks)}
@@ -144,11 +148,17 @@ class GeneratorTask(nn.Layer):
                            relations: list[paddle.Tensor]) -> tuple:
         """The generated and the semantic relations [U, S] that the relation losses compare."""
         if self.relation == "edges":
-            return tuple(edge[self.num_seen:, :self.num_seen]
-                         for edge in (relations[-1], relations[0]))
+            return relations[-1][self.num_seen:, :self.num_seen], self._kept(relations[0])
         return (standardize_rows(prototype_relations(unseen_prototypes, self.prototypes)),
-                self.semantic_relations())
+                self.semantic_relations)
 
+    def _kept(self, edges: paddle.Tensor) -> paddle.Tensor:
+        """The relations of unseen to seen classes: for the same ``edges`` the same tensor."""
+        if self._edges is None or self._edges[0] is not edges:
+            self._edges = edges, edges[self.num_seen:, :self.num_seen]
+        return self._edges[1]
+
+    @cached_property
     def semantic_relations(self) -> paddle.Tensor:
         """Z-scored centred cosines [U, S] between unseen and seen embeddings."""
         seen, unseen = self.embeddings.split([self.num_seen, self.num_unseen])

@@ -132,14 +132,17 @@ class Checkpoints:
         evaluate: leaves no trace in the training. Called by every process.
         previous: record of the checkpoint that is taken up.
         beside: further state dicts to be saved, by the name of their file.
+        check: called before anything is saved, by every process; raises what stands against it.
     """
 
     def __init__(self, folder: str, interval: int, last: int, keep: int, log: ProgressLog,
                  writer: StageLogWriter | None = None, evaluate: Evaluate | None = None,
                  previous: Mapping[str, Any] | None = None,
-                 beside: Mapping[str, dict[str, Any]] | None = None):
+                 beside: Mapping[str, dict[str, Any]] | None = None,
+                 check: Callable[[], None] = lambda: None):
         self.folder, self.interval, self.last, self.keep = folder, interval, last, keep
         self.log, self.writer, self.evaluate, self.beside = log, writer, evaluate, beside or {}
+        self.check = check
         previous = previous or {}
         self.best: dict[str, Any] | None = previous.get("best") if evaluate else None
         self._began = time.time() - previous.get("seconds", 0.0)
@@ -199,6 +202,7 @@ class Checkpoints:
         return os.path.join(self.folder, f"iter_{iteration}")
 
     def _save(self, step: Step) -> None:
+        self.check()
         if parallel.is_first():
             self._replace(self._path(step.iteration), lambda aside: self._write(aside, step))
             if self._is_due(step.iteration) and not self.evaluate:
@@ -226,7 +230,7 @@ class Checkpoints:
             "interim": not self._is_due(step.iteration),
             "seconds": time.time() - self._began, "evaluated": not self.evaluate,
             "log": self.writer and self.writer.position(), "best": self.best,
-            "terms": self.log.terms, "random": random_state()})
+            "terms": self.log.terms.read(), "random": random_state()})
 
     def _evaluate(self, iteration: int) -> None:
         """Evaluate what is saved already, so that nothing is lost if it is interrupted."""

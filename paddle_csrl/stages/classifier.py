@@ -147,7 +147,7 @@ def check_classifier(section: ClassifierSection, num_classes: int) -> None:
     with paddle.utils.unique_name.guard():
         classifier = PixelClassifier(1, num_classes)
     labels = np.arange(num_classes)[:, None]
-    try_stage(classifier, {"img": labels[None].astype(np.float32), "label": labels}, section,
+    try_stage(classifier, [{"img": labels[None].astype(np.float32), "label": labels}], section,
               "classifier: ")
 
 

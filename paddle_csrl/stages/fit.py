@@ -29,7 +29,7 @@ from paddle_csrl.stages.checkpoints import (
     read_record,
     saved_in,
 )
-from paddle_csrl.stages.progress import Callback, ProgressLog, Step, diverged_term
+from paddle_csrl.stages.progress import Callback, DivergenceCheck, ProgressLog, Step
 from paddle_csrl.utils.visualdl import StageLogWriter, loss_names
 
 
@@ -105,7 +105,7 @@ def fit(model: paddle.nn.Layer, batches: paddle.io.Dataset, section: TrainedSect
 
     Args:
         model: computes its loss terms by ``loss_computation``, as a model of PaddleSeg may.
-        batches: dicts of arrays, one item an iteration, without the batch axis of a loader.
+        batches: dicts of arrays, one item an iteration, as for ``batch_of``.
         section: iterations, loss, optimizer and schedule.
         callbacks: called after every iteration, in turn.
         take_up: gives the builder's model and optimizer the state after the number of iterations
@@ -121,7 +121,7 @@ def fit(model: paddle.nn.Layer, batches: paddle.io.Dataset, section: TrainedSect
     model.train()
     for iteration, [index] in enumerate(order[done:section.iters], done + 1):
         start = time.monotonic()
-        data = {key: paddle.to_tensor(value[None]) for key, value in batches[index].items()}
+        data = batch_of(batches, index)
         seconds = time.monotonic() - start
         terms = model.loss_computation(model(data["img"]), losses, data)
         loss = sum(terms)
@@ -137,6 +137,16 @@ def fit(model: paddle.nn.Layer, batches: paddle.io.Dataset, section: TrainedSect
         optimizer.clear_grad(set_to_zero=False)
         for callback in callbacks:
             callback(Step(iteration, terms, learning_rate, seconds, builder))
+
+
+def batch_of(batches: Any, index: int) -> dict[str, Any]:
+    """One of the ``batches`` with the batch axis of a loader, which the items are without.
+
+    Arrays become tensors, but for those under the keys ``batches.on_host``, if it has any.
+    """
+    kept = getattr(batches, "on_host", ())
+    return {key: value[None] if key in kept else paddle.to_tensor(value[None])
+            for key, value in batches[index].items()}
 
 
 class InFolder(NamedTuple):
@@ -173,14 +183,12 @@ def in_folder(context: StageContext, stage: str, section: Any, iters: int, names
     def take_up(builder: Any) -> int:
         return checkpoints.take_up(str(checkpoint), builder) - offset
 
-    def check(step: Step) -> None:
-        term = diverged_term(step, names)
-        if term:
-            saved = saved_in(folder)
-            last = f"the last checkpoint before is {saved[-1]}" if saved \
-                else "there is no checkpoint before"
-            raise UserError(f"stage {stage} has diverged: {term}; lower its learning rate or set "
-                            f"`optimizer.grad_clip_cfg` ({last})")
+    def refuse(term: str) -> None:
+        saved = saved_in(folder)
+        last = f"the last checkpoint before is {saved[-1]}" if saved \
+            else "there is no checkpoint before"
+        raise UserError(f"stage {stage} has diverged: {term}; lower its learning rate or set "
+                        f"`optimizer.grad_clip_cfg` ({last})")
 
     def counted(callback: Callback) -> Callback:
         return lambda step: callback(replace(step, iteration=step.iteration + offset))
@@ -192,9 +200,10 @@ def in_folder(context: StageContext, stage: str, section: Any, iters: int, names
             if settings.use_vdl and parallel.is_first() else None
         last = offset + iters
         log = ProgressLog(last, section.log_iters, writer, previous.get("terms", ()), **of_images)
+        check = DivergenceCheck(names, section.log_iters, refuse)
         checkpoints = Checkpoints(folder, section.save_interval, last,
                                   settings.keep_checkpoint_max, log, writer, evaluate, previous,
-                                  beside)
+                                  beside, check.now)
         callbacks: list[Callback] = [check, *([log] if parallel.is_first() else []), checkpoints]
         yield InFolder(take_up if checkpoint else None, list(map(counted, callbacks)), checkpoints)
     parallel.barrier()

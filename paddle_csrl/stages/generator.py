@@ -189,7 +189,7 @@ def check_generator(section: GeneratorSection, embeddings: np.ndarray, seen_ids:
         task()
         return
     check_training(section, len(embeddings), "generator: ")
-    try_stage(task, GeneratorBatches(bank, bank.present_ids, 2, 1, 0)[0], section, "generator: ")
+    try_stage(task, GeneratorBatches(bank, bank.present_ids, 2, 1, 0), section, "generator: ")
 
 
 def train_generator(section: GeneratorSection, embeddings: np.ndarray, bank: FeatureBank,

@@ -1,11 +1,12 @@
 """Iterations as they are done, their log lines, and losses that are no numbers."""
 
-import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
+import numpy as np
 import paddle
 from paddleseg.utils import logger
 from paddleseg.utils.timer import calculate_eta
@@ -26,8 +27,31 @@ class Step:
     reader_seconds: float
     builder: Any
 
+    @cached_property
+    def values(self) -> paddle.Tensor:
+        """The terms, float64 [T], where they are: reading them waits for the device."""
+        return paddle.stack([term.detach().reshape([]).astype("float64") for term in self.terms])
+
 
 Callback = Callable[[Step], None]
+
+
+class Terms:
+    """Loss terms of iterations, all of them read at once and when somebody asks, not before."""
+
+    def __init__(self, values: Sequence[Sequence[float]] = ()):
+        self._read = list(map(list, values))
+        self._unread: list[paddle.Tensor] = []
+
+    def add(self, step: Step) -> None:
+        self._unread.append(step.values)
+
+    def read(self) -> list[list[float]]:
+        """Return the terms of every iteration that was added, in turn."""
+        if self._unread:
+            self._read += paddle.stack(self._unread).numpy().tolist()
+            self._unread.clear()
+        return self._read
 
 
 class ProgressLog:
@@ -43,11 +67,10 @@ class ProgressLog:
                  epoch_length: int = 0):
         self.iters, self.interval, self.writer = iters, min(interval, iters), writer
         self.batch_size, self.epoch_length = batch_size, epoch_length
-        self._restart()
-        self.terms.extend(map(list, terms))
+        self._restart(terms)
 
-    def _restart(self) -> None:
-        self.terms: list[list[float]] = []
+    def _restart(self, terms: Sequence[Sequence[float]] = ()) -> None:
+        self.terms = Terms(terms)
         self._timed, self._reader_seconds, self._start = 0, 0.0, time.monotonic()
 
     def leave_out(self, seconds: float) -> None:
@@ -55,12 +78,13 @@ class ProgressLog:
         self._start += seconds
 
     def __call__(self, step: Step) -> None:
-        self.terms.append([float(term) for term in step.terms])
+        self.terms.add(step)
         self._reader_seconds += step.reader_seconds
         self._timed += 1
         if step.iteration % self.interval:
             return
-        means = [sum(values) / len(self.terms) for values in zip(*self.terms)]
+        terms = self.terms.read()
+        means = [sum(values) / len(terms) for values in zip(*terms)]
         cost = (time.monotonic() - self._start) / self._timed
         scalars = {"loss": sum(means), "lr": step.learning_rate, "batch_cost": cost,
                    "reader_cost": self._reader_seconds / self._timed}
@@ -81,10 +105,29 @@ class ProgressLog:
         self._restart()
 
 
-def diverged_term(step: Step, names: Sequence[str]) -> str | None:
-    """Say which of the loss terms is no finite number, if one is not."""
-    for name, term in zip(names, step.terms):
-        value = float(term)
-        if not math.isfinite(value):
-            return f"{name} is {value} at iteration {step.iteration}"
-    return None
+class DivergenceCheck:
+    """Looks every few iterations, and at any other time when asked, for terms that are no numbers.
+
+    Args:
+        names: of the terms.
+        interval: iterations between two looks.
+        refuse: called with the name, value and iteration of the first such term; raises.
+    """
+
+    def __init__(self, names: Sequence[str], interval: int, refuse: Callable[[str], None]):
+        self.names, self.interval, self.refuse = names, interval, refuse
+        self._terms, self._done = Terms(), 0
+
+    def __call__(self, step: Step) -> None:
+        self._terms.add(step)
+        self._done = step.iteration
+        if step.iteration % self.interval == 0:
+            self.now()
+
+    def now(self) -> None:
+        """Look at all iterations since the last look."""
+        terms, self._terms = self._terms.read(), Terms()
+        for iteration, values in enumerate(terms, self._done - len(terms) + 1):
+            for name, value in zip(self.names, values):
+                if not np.isfinite(value):
+                    self.refuse(f"{name} is {value} at iteration {iteration}")

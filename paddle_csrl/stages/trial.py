@@ -4,21 +4,19 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 import paddle
 
 from paddle_csrl.config.schema import TrainedSection
 from paddle_csrl.errors import UserError
-from paddle_csrl.stages.fit import TrainingBuilder
+from paddle_csrl.stages.fit import TrainingBuilder, batch_of
 
 
-def try_stage(model: Any, batch: dict[str, np.ndarray], section: TrainedSection,
-              place: str) -> None:
+def try_stage(model: Any, batches: Any, section: TrainedSection, place: str) -> None:
     """Compute the losses of a stage that ``fit`` trains.
 
     Args:
         model: untrained.
-        batch: an item of the stage's batches.
+        batches: as the stage's, of which the first is taken.
         section: of the stage.
         place: stands before messages.
 
@@ -26,7 +24,7 @@ def try_stage(model: Any, batch: dict[str, np.ndarray], section: TrainedSection,
         UserError: a loss or the optimizer does not go with the model.
     """
     builder = try_optimizer(model, section, place)
-    data = {key: paddle.to_tensor(value[None]) for key, value in batch.items()}
+    data = batch_of(batches, 0)
     try_losses(lambda: model.loss_computation(model(data["img"]), builder.loss, data),
                section.loss, place, "a batch for trial")
 
