@@ -121,7 +121,7 @@ def _check_counts(counts: Tensor | np.ndarray | Sequence[int] | None, classes: i
 
 
 def _valid(counts: np.ndarray, most: int) -> np.ndarray:
-    """Which of the real samples are valid, bool [C, M]."""
+    """The valid ones of the real samples, bool [C, M]."""
     return np.arange(most) < counts[:, None]
 
 
@@ -167,8 +167,9 @@ def _mmd2(generated: Tensor, real: Tensor, weights: Tensor, centre: Tensor,
 
 def _mmd2_block(x: Tensor, y: Tensor, weights: Tensor, centre: Tensor,
                 bandwidths: Sequence[float], inverse: Tensor | None) -> tuple[Tensor, Tensor]:
-    """With z the x and y together, and c = 1/N for each x and minus its weight for each y:
+    """MMD^2 of each class of a block, [C], and the gradient to x, [C, N, D].
 
+    With z the x and y together, and c = 1/N for each x and minus its weight for each y,
     MMD^2 = sum_ab c_a c_b k(e_ab) of e_ab = -||z_a - z_b||^2 / 2, and with s = dk / de the
     gradient to x_i is 2/N (sum_b s_ib c_b z_b - x_i sum_b s_ib c_b).
 
