@@ -17,10 +17,13 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+import paddle_csrl  # noqa: F401  (first: it sets up MKL and orders the imports)
+
+# isort: split
+
 import numpy as np
 import paddle
 
-import paddle_csrl  # noqa: F401  first: it orders the imports of cv2 and paddle
 from paddle_csrl.builder import ZeroShotBuilder
 from paddle_csrl.config import ZeroShotConfig
 from paddle_csrl.evaluation.layers import score_layers

@@ -12,11 +12,14 @@ import statistics
 import tempfile
 import time
 
+import paddle_csrl  # noqa: F401  (first: it sets up MKL and orders the imports)
+
+# isort: split
+
 import numpy as np
 import paddle
 from paddleseg.deploy.export import WrappedModel
 
-import paddle_csrl  # noqa: F401  first: it orders the imports of cv2 and paddle
 from paddle_csrl.config import ZeroShotConfig
 from paddle_csrl.deploy.export import export
 from paddle_csrl.deploy.exported import Backend, DeployInfo, paddle_backend

@@ -26,13 +26,16 @@ from growth import in_fork
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
+import paddle_csrl  # noqa: E402, F401  (first: it sets up MKL and orders the imports)
+
+# isort: split
+
 import cv2  # noqa: E402
 import paddle  # noqa: E402
 from paddleseg.datasets import Dataset  # noqa: E402
 from paddleseg.models import DeepLabV3P, ResNet50_vd  # noqa: E402
 from paddleseg.transforms import Normalize  # noqa: E402
 
-import paddle_csrl  # noqa: E402, F401  (first: it orders the imports of cv2 and paddle)
 from paddle_csrl.bank.feature_bank import BottomKSampler, FeatureBank  # noqa: E402
 from paddle_csrl.config.schema import Features  # noqa: E402
 from paddle_csrl.models.efficientnet_lite import EfficientNetLite0  # noqa: E402

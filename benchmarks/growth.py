@@ -36,9 +36,12 @@ from closed_form import GIB, SHRINKAGE, Size, make_bank, peak_memory, timed
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 sys.path.insert(0, ROOT)
 
+import paddle_csrl  # noqa: E402, F401  (first: it sets up MKL and orders the imports)
+
+# isort: split
+
 import paddle  # noqa: E402
 
-import paddle_csrl  # noqa: E402, F401  (first: it orders the imports of cv2 and paddle)
 from paddle_csrl.bank.feature_bank import BottomKSampler, FeatureBank  # noqa: E402
 from paddle_csrl.config import load_yaml  # noqa: E402
 from paddle_csrl.models import structural_generator  # noqa: E402

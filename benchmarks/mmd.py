@@ -21,10 +21,13 @@ import numpy as np
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
+import paddle_csrl  # noqa: E402, F401  (first: it sets up MKL and orders the imports)
+
+# isort: split
+
 import paddle  # noqa: E402
 from paddle import Tensor  # noqa: E402
 
-import paddle_csrl  # noqa: E402, F401  (first: it orders the imports of cv2 and paddle)
 from paddle_csrl.losses import MMDLoss  # noqa: E402
 from paddle_csrl.losses.mmd_loss import CPU_BLOCK_SIZE, ZS3NET_BANDWIDTHS  # noqa: E402
 

@@ -21,10 +21,13 @@ import time
 from collections.abc import Callable, Sequence
 from unittest import mock
 
+import paddle_csrl  # noqa: F401  (first: it sets up MKL and orders the imports)
+
+# isort: split
+
 import paddle
 import paddleseg.core
 
-import paddle_csrl  # noqa: F401  first: it orders the imports of cv2 and paddle
 from paddle_csrl.builder import ZeroShotBuilder
 from paddle_csrl.config import ZeroShotConfig
 from paddle_csrl.core.train import run_stages
