@@ -90,7 +90,7 @@ def read_yaml(path: str) -> Any:
 
 @functools.lru_cache(maxsize=64)
 def _parsed(text: str, path: str) -> Any:
-    """What a file's text holds. A comparison reads few files, for hundreds of cells."""
+    """Parse a file's text. A comparison reads few files, for hundreds of cells."""
     stream = io.StringIO(text)
     stream.name = path  # in messages
     return yaml.load(stream, _Loader)
