@@ -188,13 +188,23 @@ class Share:
     def of_this_process(cls, count: int) -> "Share":
         return cls(count, rank(), world_size())
 
+    @classmethod
+    def last(cls, count: int, start: int) -> "Share":
+        """Return what begins at ``start``, where the others are not wanted of anybody."""
+        share = cls(count)
+        share.slice = slice(start, count)
+        share.rows = np.arange(count)[share.slice]
+        return share
+
     def like(self, count: int) -> "Share":
         """Return this process's share of ``count`` other things, among the same processes."""
         return Share(count, self.rank, self.ranks)
 
     def take(self, whole: Tensor) -> Tensor:
         """Cut the share [K, ...] out of [C, ...]."""
-        return whole if self.ranks == 1 else whole.gather(paddle.to_tensor(self.rows))
+        if len(self.rows) == self.count:
+            return whole
+        return whole.gather(paddle.to_tensor(self.rows))
 
     def complete(self, local: Tensor) -> Tensor:
         """Put the shares [K, ...] of all processes together, [C, ...] on each; differentiable."""

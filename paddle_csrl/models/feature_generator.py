@@ -85,6 +85,10 @@ class FeatureGenerator(nn.Layer):
         """``forward`` on checked inputs of full precision."""
         raise NotImplementedError
 
+    def last_features(self, embeddings: Tensor, num_samples: int, start: int) -> Tensor:
+        """Features [C - start, N, D] of the classes from ``start`` on, as ``forward`` has them."""
+        return self(embeddings, num_samples).features[start:]
+
     def semantic_relations(self, embeddings: Tensor) -> Tensor:
         """As the function, which waits for a GPU to check its values.
 

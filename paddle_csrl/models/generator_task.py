@@ -87,7 +87,8 @@ class GeneratorTask(nn.Layer):
 
     def generate_unseen(self, num_samples: int) -> paddle.Tensor:
         """Features of the unseen classes alone, [U, num_samples, D]."""
-        return self._placed(self.generator(self.embeddings, num_samples).features[self.num_seen:])
+        return self._placed(
+            self.generator.last_features(self.embeddings, num_samples, self.num_seen))
 
     def fitted_prototypes(self) -> paddle.Tensor:
         """The prototypes of the unseen classes, [U, D], of a generator that has some by itself."""

@@ -72,17 +72,37 @@ class StructuralGenerator(base.FeatureGenerator):
 
         Nodes are those of the share, prototypes and edges those of all classes.
         """
+        nodes, prototypes, edges, relations = self._before_last(embeddings, noise, share)
+        messages = paddle.matmul(share.take(edges), prototypes)
+        nodes = _aggregate_features(self.feature_mlps[-1], nodes, messages, share)
+        prototypes = share.complete(nodes.prototypes())
+        relations.append(_pair_scores(self.relation_mlps[-1], prototypes, share) * relations[-1])
+        return base.GeneratorOutput(nodes.values(), relations)
+
+    def last_features(self, embeddings: Tensor, num_samples: int, start: int) -> Tensor:
+        """As of every generator; the last layer, most of the work, leaves the others out."""
+        noise = self._check_inputs(embeddings, num_samples, None)
+        wanted = Share.last(len(embeddings), start)
+        with paddle.amp.auto_cast(enable=False):
+            nodes, prototypes, edges, _ = self._before_last(embeddings, noise,
+                                                            Share(len(embeddings)))
+            messages = paddle.matmul(wanted.take(edges), prototypes)
+            return _aggregate_features(self.feature_mlps[-1], nodes.of(wanted), messages,
+                                       wanted).values()
+
+    def _before_last(self, embeddings: Tensor, noise: Tensor,
+                     share: Share) -> tuple["_Nodes", Tensor, Tensor, list[Tensor]]:
+        """Nodes of the share, prototypes and edges of all, and relations, for the last layer."""
         relations = [self.semantic_relations(embeddings)]
         nodes = _initial_nodes(share.take(embeddings), share.take(noise))
         prototypes = _initial_nodes(embeddings, noise).prototypes()
         others = 1 - paddle.eye(len(embeddings), dtype=embeddings.dtype)
-        for feature_mlp, relation_mlp in zip(self.feature_mlps, self.relation_mlps):
-            edges = share.take(relations[-1] * others)
-            nodes = _aggregate_features(feature_mlp, nodes, paddle.matmul(edges, prototypes),
-                                        share)
+        for feature_mlp, relation_mlp in list(zip(self.feature_mlps, self.relation_mlps))[:-1]:
+            messages = paddle.matmul(share.take(relations[-1] * others), prototypes)
+            nodes = _aggregate_features(feature_mlp, nodes, messages, share)
             prototypes = share.complete(nodes.prototypes())
             relations.append(_pair_scores(relation_mlp, prototypes, share) * relations[-1])
-        return base.GeneratorOutput(nodes.values(), relations)
+        return nodes, prototypes, relations[-1] * others, relations
 
 
 class _Nodes(NamedTuple):
@@ -95,6 +115,11 @@ class _Nodes(NamedTuple):
     base: Tensor  # [C, N, K]
     weight: Tensor  # [K, V]
     offset: Tensor  # [C, V], or [V] where it is the same for all classes
+
+    def of(self, share: Share) -> "_Nodes":
+        per_class = self.offset.ndim == 2
+        return _Nodes(share.take(self.base), self.weight,
+                      share.take(self.offset) if per_class else self.offset)
 
     def prototypes(self) -> Tensor:
         """Eq. 1, [C, V]."""

@@ -128,6 +128,19 @@ def test_gradient_to_the_inputs(generator, moved):
     assert made[(1, 0, 1)[:made.ndim]] == pytest.approx(numeric, rel=1e-5)
 
 
+@pytest.mark.parametrize("num_layers", [1, 2, 3])
+@pytest.mark.parametrize("start", [0, 1, C - 1, C])
+def test_the_last_classes_alone_are_those_of_all(num_layers, start):
+    """With the same noise and the same masks of dropout."""
+    model = build(num_layers, dropout=0.5)
+    embeddings = paddle.to_tensor(inputs()[0])
+    paddle.seed(1)
+    whole = model(embeddings, N).features.numpy()
+    paddle.seed(1)
+    last = model.last_features(embeddings, N, start).numpy()
+    np.testing.assert_allclose(last, whole[start:], **CLOSE)
+
+
 def test_reordering_the_classes_reorders_the_output(generator):
     embeddings, noise = inputs()
     features, relations = run(generator, embeddings, noise)
