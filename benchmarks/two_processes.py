@@ -115,7 +115,7 @@ def main() -> int:
     parser.add_argument("--images", type=int, default=64)
     parser.add_argument("--size", type=int, nargs=2, default=[375, 500], help="height and width")
     parser.add_argument("--iters", type=int, default=30, help="updates of the generator")
-    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--repeats", type=int, default=1)
     parser.add_argument("--lines", help=argparse.SUPPRESS)  # what a process started here runs
     args = parser.parse_args()
 
