@@ -2,7 +2,8 @@
 
 Upstream cause: Paddle's CPU allocator takes every tensor from malloc and frees it at once. glibc
 gives large blocks back to the system, which fills them with zeros before it hands them out again:
-5 to 15 % of the time of a network. A process keeps the most that it has ever needed instead.
+4 to 15 % of the time of the networks that were measured. A process keeps the most that it has ever
+needed instead.
 
 This module imports nothing of Paddle's.
 """

@@ -1,5 +1,6 @@
 """The session as a web server: JSON, PNG files and the page in ``assets/demo``."""
 
+import errno
 import ipaddress
 import logging
 import socket
@@ -114,7 +115,7 @@ def listen(host: str, port: int) -> socket.socket:
     """Take a port; 0 takes any that is free.
 
     Raises:
-        UserError: it is in use, or there is no such host here.
+        UserError: it is in use or no port, or there is no such host here.
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     taken = socket.socket(family, socket.SOCK_STREAM)
@@ -124,8 +125,13 @@ def listen(host: str, port: int) -> socket.socket:
         taken.listen()
     except (OSError, OverflowError) as error:
         taken.close()
-        raise UserError(f"--host {host} --port {port}: {getattr(error, 'strerror', error)}; "
-                        f"choose another --port, such as {port + 1}") from None
+        advice = "choose another --host, such as 127.0.0.1"
+        if isinstance(error, OverflowError):
+            advice = "choose a --port from 1 to 65535, or 0 for any that is free"
+        elif error.errno in (errno.EADDRINUSE, errno.EACCES):
+            advice = f"choose another --port, such as {max(8041, port % 65535 + 1)}"
+        reason = str(getattr(error, "strerror", error)).rstrip(".")
+        raise UserError(f"--host {host} --port {port}: {reason}; {advice}") from None
     return taken
 
 

@@ -133,11 +133,12 @@ def cosines(projected: paddle.Tensor, embeddings: paddle.Tensor) -> paddle.Tenso
     Shape: projected [B, d_w, H, W], embeddings [C, d_w, 1, 1] -> [B, C, H, W] in [-1, 1].
     """
     classes, width = embeddings.shape[:2]
+    ones = paddle.ones([classes, width, 1, 1], projected.dtype)
     # Sums over channels and copies to them as products: Paddle's own are slow on CPUs.
-    squared = F.conv2d(paddle.square(projected), paddle.ones([1, width, 1, 1]))
+    squared = F.conv2d(paddle.square(projected), ones[:1])
     real = squared > 1.0e-12
     inverse = paddle.where(real, squared, paddle.ones_like(squared)).rsqrt()
-    inverse = F.conv2d(inverse * real.astype(squared.dtype), paddle.ones([classes, 1, 1, 1]))
+    inverse = F.conv2d(inverse * real.astype(squared.dtype), ones[:, :1])
     return F.conv2d(projected, embeddings) * inverse
 
 

@@ -383,8 +383,9 @@ def test_a_port_in_use(run):
 
 
 @pytest.mark.parametrize("flags, message", [
-    (["--port", "99999"], "--port 99999"),
-    (["--host", "no.such.host.invalid"], "--host no.such.host.invalid"),
+    (["--port", "99999"], "--port 99999: .*; choose a --port from 1 to 65535"),
+    (["--host", "no.such.host.invalid"],
+     "--host no.such.host.invalid .*; choose another --host, such as 127.0.0.1"),
     (["--num_images", "-1"], "--num_images -1"),
     (["--run", "nowhere"], "nowhere"),
 ])

@@ -163,6 +163,13 @@ def test_cosines_of_half_precision_do_not_overflow():
                                atol=1e-5)
 
 
+def test_cosines_of_double_precision_keep_it():
+    rows = np.random.default_rng(0).normal(size=(2, DIMENSIONS, 3, 2))
+    unit = (embeddings() / np.linalg.norm(embeddings(), axis=1, keepdims=True)).astype("float64")
+    found = cosines(paddle.to_tensor(rows), paddle.to_tensor(unit[:, :, None, None]))
+    np.testing.assert_allclose(found.numpy(), cosines_by_loop(rows, unit), rtol=1e-6, atol=1e-7)
+
+
 def test_auxiliary_outputs_hide_unseen_classes_too():
     model, batch = build("dot", auxiliary=(NUM_CLASSES, 1)), images()
     plain = [layer.numpy() for layer in model.segmentor(batch)]
