@@ -127,6 +127,14 @@ class ZeroShotBuilder(UserErrorBuilder):
         return ProjectionSegmentor(segmentor, layer_name, self.embeddings, self.classes.seen_ids,
                                    self.config.projection.similarity)
 
+    def trained_projection(self, path: str) -> ProjectionSegmentor:
+        """Build a segmentor with a projection and its weights, as ``trained_segmentor``."""
+        with paddle.utils.unique_name.guard():
+            model = self.new_projection(pretrained=False)
+        load_weights(model, path)
+        model.eval()
+        return model
+
     def new_trainee(self, pretrained: bool = True) -> paddle.nn.Layer:
         """Build what stage 1 trains: a projection, or a segmentor with or without a second head."""
         if self.config.projection:

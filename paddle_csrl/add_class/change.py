@@ -388,8 +388,8 @@ def _write_record(source: _Source, classes: ClassList, change: ClassChange, asid
 
 def _keep_trained(run: Run, folder: str) -> None:
     """Link, or else copy, what another change needs of the trained run into ``folder``."""
-    stages = ("segmentor",) if run.config.projection else ("features", "generator")
-    results = (path for stage in stages for path in (
+    stages = ("segmentor", "features") if run.config.projection else ("features", "generator")
+    results = (path for stage in stages if stage in run.stages for path in (
         run.output(stage), os.path.join(run.folder(stage), "stage.json")))
     for path in (*(os.path.join(run.save_dir, name) for name in (CONFIG_FILE, CLASSES_FILE)),
                  *results):

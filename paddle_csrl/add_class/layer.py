@@ -13,6 +13,7 @@ from paddle_csrl.add_class.resize import take_over
 from paddle_csrl.bank.feature_bank import FeatureBank, Moments
 from paddle_csrl.errors import UserError
 from paddle_csrl.models.generator_task import GeneratorTask
+from paddle_csrl.models.last_layer import read_layer
 from paddle_csrl.models.pixel_classifier import PixelClassifier
 from paddle_csrl.run import CONFIG_FILE, Run
 from paddle_csrl.stages.base import embeddings_input
@@ -49,10 +50,12 @@ def folded_projection(trained: Run, target: Run, classes: ClassList,
     """Fold the layer of a projection, which takes the new embeddings as they are.
 
     With the projection p = W x + b its rows are e_c·W and its bias e_c·b, less the calibration
-    for seen classes. ``trained`` is the run as it was trained, ``target`` that with the new
-    ``classes``; the layer is as of ``fold``.
+    for seen classes; one of ``auto`` is found on the bank anew. ``trained`` is the run as it was
+    trained, ``target`` that with the new ``classes``; the layer is as of ``fold``.
     """
-    trained.require_finished(["segmentor"])
+    section, unseen_ids = target.config.section("classifier"), target.classes.unseen_ids
+    wanted = Calibration.of(section)
+    trained.require_finished(["segmentor", "features"] if wanted.is_cost else ["segmentor"])
     _require_same_space(trained, target, classes)
     _warn_of_other_vectors(trained)
     tell("folding the projection", 0.3)
@@ -61,9 +64,14 @@ def folded_projection(trained: Run, target: Run, classes: ClassList,
         load_weights(old, trained.output("segmentor"))
         take_over(old, new, axes, classes.trained_ids, trained.output("segmentor"),
                   prefix="segmentor.")
-        name = new.layer_name
-        layer = dict(new.fold(target.calibration).named_sublayers())[name]
-    return {key: value.numpy() for key, value in layer.state_dict().items()}
+    calibration = wanted.value
+    if wanted.is_cost:
+        bank = trained.context.bank.renumbered(classes.trained_ids)
+        wanted = _wanted(trained, section, bank, target.context.embeddings, len(unseen_ids))
+        calibration = wanted.found(read_layer(new.folded_layer()), bank, trained.context.scale,
+                                   unseen_ids)
+    record_calibration(target.calibration_record, calibration, wanted)
+    return read_layer(new.folded_layer(calibration))
 
 
 def new_layer(trained: Run, target: Run, classes: ClassList,

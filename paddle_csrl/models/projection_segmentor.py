@@ -75,8 +75,24 @@ class ProjectionSegmentor(nn.Layer):
         return [output + self.hidden if output.shape[1] == self.num_classes else output
                 for output in (scores, *auxiliary)]
 
+    def require_bias(self, calibration: float | str) -> None:
+        """Raise ``UserError`` if the segmentor's layer has no bias to take a ``calibration``."""
+        if calibration and self.layer.projection.bias is None:
+            raise UserError(f"`classifier.calibration: {calibration}` needs a bias, which the "
+                            f"layer {self.layer_name} of {type(self.segmentor).__name__} has "
+                            f"not; set it to 0")
+
     def fold(self, calibration: float = 0.0) -> nn.Layer:
         """Turn this model into a stock segmentor that decides the same, and return that.
+
+        Raises:
+            UserError: as ``folded_layer``.
+        """
+        exchange(self.segmentor, self.layer_name, self.folded_layer(calibration))
+        return self.segmentor
+
+    def folded_layer(self, calibration: float = 0.0) -> nn.Conv2D:
+        """Compute the stock last layer that decides the same.
 
         e_c·(W x + b) = (E W) x + E b. The calibration δ is taken off the logits of seen classes
         (calibrated stacking), in units of the dot product, so that it ends in the bias.
@@ -84,11 +100,8 @@ class ProjectionSegmentor(nn.Layer):
         Raises:
             UserError: δ is not 0 and the segmentor's layer has no bias to take it.
         """
+        self.require_bias(calibration)
         projection = self.layer.projection
-        if projection.bias is None and calibration:
-            raise UserError(f"`classifier.calibration: {calibration}` needs a bias, which the "
-                            f"layer {self.layer_name} of {type(self.segmentor).__name__} has "
-                            f"not; set it to 0")
         embeddings = self.layer.embeddings.numpy()[:, :, 0, 0].astype(np.float64)
         weight = embeddings @ projection.weight.numpy()[:, :, 0, 0]
         folded = nn.Conv2D(weight.shape[1], weight.shape[0], 1,
@@ -98,8 +111,7 @@ class ProjectionSegmentor(nn.Layer):
             bias = embeddings @ projection.bias.numpy()
             bias[self.seen_ids] -= calibration
             folded.bias.set_value(bias.astype(np.float32))
-        exchange(self.segmentor, self.layer_name, folded)
-        return self.segmentor
+        return folded
 
 
 class _Projection(nn.Layer):

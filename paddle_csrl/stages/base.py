@@ -63,8 +63,14 @@ class StageContext:
 
     @cached_property
     def segmentor(self) -> paddle.nn.Layer:
-        """The trained segmentor of stage 1, in eval mode; its last layer may be exchanged."""
-        return self.builder.trained_segmentor(self.files.output("segmentor"))
+        """The trained segmentor of stage 1, in eval mode; its last layer may be exchanged.
+
+        One with a projection is folded into a stock one, without calibration.
+        """
+        path = self.files.output("segmentor")
+        if self.config.projection:
+            return self.builder.trained_projection(path).fold()
+        return self.builder.trained_segmentor(path)
 
     @cached_property
     def _bank_and_scale(self) -> tuple[FeatureBank, Scale]:
@@ -114,7 +120,7 @@ class Stage(abc.ABC):
     format: ClassVar[int] = 1
     #: Inputs that records of before 0.2.0 do not hold.
     new_inputs: ClassVar[tuple[str, ...]] = ()
-    #: Earlier stages whose outputs the result depends on.
+    #: Earlier stages whose outputs the result depends on, where the run has them.
     needs: ClassVar[tuple[str, ...]] = ()
     #: Of ``FLAGS``, those that mean something to it.
     flags: ClassVar[tuple[str, ...]] = ("iters", "batch_size", "learning_rate", "save_interval",
@@ -189,7 +195,8 @@ def all_inputs(stage: Stage, context: StageContext) -> dict[str, Any]:
     results = {other.name: other.result for other in STAGES}
     return {**({"seed": context.seed(stage.name)} if stage.is_random(context.config) else {}),
             "unseen": {classes.names[c]: int(c) for c in classes.unseen_ids},
-            **{results[name]: checksum(context.files.output(name)) for name in stage.needs},
+            **{results[name]: checksum(context.files.output(name)) for name in stage.needs
+               if name in context.files.outputs},
             **stage.inputs(context)}
 
 

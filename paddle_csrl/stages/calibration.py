@@ -38,13 +38,17 @@ class Calibration(NamedTuple):
             return cls(float(section.seen_cost), True)
         return cls(float(section.calibration))
 
-    def found(self, classifier: PixelClassifier, bank: FeatureBank, scale: Scale,
+    def found(self, layer: dict[str, np.ndarray], bank: FeatureBank, scale: Scale,
               unseen_ids: np.ndarray, unit: np.ndarray | None = None) -> float:
-        """Return δ for a layer, in logit units."""
+        """Return δ, in logit units, for a ``layer`` without any; arguments as ``margins_of``."""
         if not self.is_cost:
             return self.value
-        layer = fold(classifier, scale, np.zeros(0, np.int64), 0.0, unit)
         return cost_calibration(margins_of(layer, bank, scale, unseen_ids, unit), self.value)
+
+    @property
+    def at_cost(self) -> str:
+        """The end of a log line that says δ; empty where the config says it."""
+        return f", which costs {self.value:.3g} of their features" if self.is_cost else ""
 
     @property
     def settings(self) -> dict[str, Any]:

@@ -242,9 +242,8 @@ class LastLayer:
             if parallel.is_first():
                 save_layer(values, files.final_layer)
             return
-        at_cost = f", which costs {self._wanted.value:.3g} of their features" \
-            if self._wanted.is_cost else ""
-        logger.info(f"[classifier] {calibration:.3g} off the logits of seen classes{at_cost}")
+        logger.info(f"[classifier] {calibration:.3g} off the logits of seen classes"
+                    f"{self._wanted.at_cost}")
         put_back(self._layer, values)
         save_state(self.segmentor.state_dict(), files.final_model)
         logger.info(f"final model, a stock {type(self.segmentor).__name__}: {files.final_model}")
@@ -273,7 +272,8 @@ def calibrated_layer(wanted: Calibration, classifier: PixelClassifier, bank: Fea
     ``bank`` is standardized by ``scale``; ``unit``, of ``unit_direction``, is for a layer without
     bias. Returns the layer, as ``fold`` does, and the calibration in logit units.
     """
-    calibration = wanted.found(classifier, bank, scale, unseen_ids, unit)
+    plain = fold(classifier, scale, np.zeros(0, np.int64), 0.0, unit)
+    calibration = wanted.found(plain, bank, scale, unseen_ids, unit)
     seen_ids = np.setdiff1d(np.arange(len(bank.counts)), unseen_ids)
     return fold(classifier, scale, seen_ids, calibration, unit), calibration
 

@@ -9,10 +9,12 @@ from paddleseg.utils import logger
 from paddle_csrl import parallel
 from paddle_csrl.bank.feature_bank import BottomKSampler
 from paddle_csrl.builder import without_pretrained
+from paddle_csrl.config import ZeroShotConfig
 from paddle_csrl.datasets.transforms import labels_at
 from paddle_csrl.evaluation.evaluate import shard
 from paddle_csrl.models.last_layer import FeatureExtractor
 from paddle_csrl.stages.base import Stage, StageContext, dataset_input, register
+from paddle_csrl.stages.calibration import Calibration
 from paddle_csrl.utils import progress
 
 
@@ -26,6 +28,12 @@ class FeaturesStage(Stage):
     new_inputs = ("model", "train_dataset", "class_names", "label_names")
     flags, no_flags = (), "it trains nothing"
     resumable = False
+
+    def takes_part(self, config: ZeroShotConfig) -> bool:
+        """A ``projection`` needs features for the price of its calibration alone."""
+        if config.projection:
+            return Calibration.of(config.section("classifier")).is_cost
+        return super().takes_part(config)
 
     def inputs(self, context: StageContext) -> dict[str, Any]:
         settings, given, builder = context.settings, context.config.given, context.builder

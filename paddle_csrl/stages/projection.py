@@ -8,9 +8,12 @@ from paddleseg.utils import logger
 from paddle_csrl.config import ZeroShotConfig
 from paddle_csrl.config.schema import AUTO, Section, Settings, key, section
 from paddle_csrl.errors import UserError
+from paddle_csrl.models.last_layer import read_layer
 from paddle_csrl.stages.base import Stage, StageContext, embeddings_input, register
 from paddle_csrl.stages.calibration import Calibration
-from paddle_csrl.utils.weights import load_weights, save_state
+from paddle_csrl.stages.classifier import record_calibration
+from paddle_csrl.stages.seen_cost import settled
+from paddle_csrl.utils.weights import save_state
 
 
 @section("projection")
@@ -34,9 +37,6 @@ class ProjectionSection(Section):
             raise UserError("`self_training` trains the layer of stage 3, which a `projection` "
                             "has none of; leave one of the two out")
         classifier = settings.section("classifier")
-        if classifier and classifier.calibration == AUTO:
-            raise UserError("`classifier.calibration: auto` needs features of seen classes, which "
-                            "a `projection` does not keep; give a number")
         if classifier and classifier.mode != "clean":
             raise UserError(f"`classifier.mode: {classifier.mode}` works on generated features, "
                             f"of which a `projection` has none; leave one of the two out")
@@ -48,7 +48,7 @@ class FoldingStage(Stage):
 
     name, result = "classifier", "layer"
     help = "with a `projection`: embeddings and calibration are folded into a stock last layer"
-    needs, makes_model = ("segmentor",), True
+    needs, makes_model = ("segmentor", "features"), True
     flags, no_flags = (), "it trains nothing"
     resumable = False
 
@@ -56,24 +56,41 @@ class FoldingStage(Stage):
         return config.projection is not None
 
     def inputs(self, context: StageContext) -> dict[str, Any]:
-        return {"calibration": self._calibration(context),
-                "embeddings": embeddings_input(context)}
+        wanted, embeddings = _wanted(context), embeddings_input(context)
+        if not wanted.is_cost:
+            return {"calibration": wanted.value, "embeddings": embeddings}
+        return {"calibration": AUTO, "seen_cost": AUTO if wanted.is_open else wanted.value,
+                "normalize": context.settings.zero_shot.features.normalize,
+                "embeddings": embeddings}
 
     def check(self, context: StageContext) -> None:
-        """Fold an untrained segmentor: it has to have a last layer that takes the calibration."""
+        """Build an untrained segmentor: its last layer has to take the calibration."""
+        wanted = _wanted(context)
         with paddle.utils.unique_name.guard():
-            context.builder.new_projection(pretrained=False).fold(self._calibration(context))
-
-    def _calibration(self, context: StageContext) -> float:
-        return Calibration.of(context.config.section(self.name)).value
+            model = context.builder.new_projection(pretrained=False)
+        model.require_bias(AUTO if wanted.is_cost else wanted.value)
 
     def run(self, context: StageContext) -> None:
-        model = context.builder.new_projection()
-        load_weights(model, context.files.output("segmentor"))
-        segmentor = model.fold(self._calibration(context))
+        wanted = _wanted(context)
+        model = context.builder.trained_projection(context.files.output("segmentor"))
+        if wanted.is_cost:
+            wanted = settled(wanted, context.bank, context.embeddings,
+                             len(context.classes.unseen_ids))
+            calibration = wanted.found(read_layer(model.folded_layer()), context.bank,
+                                       context.scale, context.classes.unseen_ids)
+        else:
+            calibration = wanted.value
+        segmentor = model.fold(calibration)
         context.files.begin(self.name)
+        record_calibration(context.files.calibration_record, calibration, wanted)
         layer = dict(segmentor.named_sublayers())[model.layer_name]
         save_state(layer.state_dict(), context.files.output(self.name))
         save_state(segmentor.state_dict(), context.files.final_model)
+        logger.info(f"[classifier] {calibration:.3g} off the logits of seen classes"
+                    f"{wanted.at_cost}")
         logger.info(f"[classifier] final model, a stock {type(segmentor).__name__}: "
                     f"{context.files.final_model}")
+
+
+def _wanted(context: StageContext) -> Calibration:
+    return Calibration.of(context.config.section("classifier"))

@@ -379,6 +379,27 @@ def test_a_projection_takes_the_new_embedding(finished, tmp_path, name, word):
         key: value[:-1] if key in (weight, bias) else value for key, value in new.items()})
 
 
+def test_a_projection_finds_its_price_anew(finished, tmp_path):
+    """As of a run of three unseen classes; another change finds bank and projection beside it."""
+    run = finished("spnet").copy(tmp_path / "old")
+    run.again("classifier.calibration=auto", "classifier.seen_cost=0.3")
+    change = change_classes(run.folder, str(tmp_path / "run"), ["zebra"])
+    bank, state = FeatureBank.load(run.path("features", "bank.npz")), state_of(change.save_dir)
+    weight = last_layer(state, len(change.classes))
+    is_unseen = np.isin(change.classes, change.unseen)
+    logits = [bank.of(c) @ state[weight][:, :, 0, 0].T + state[weight.replace("weight", "bias")]
+              for c in bank.present_ids]
+    lost = [is_unseen[rows.argmax(1)].mean() for rows in logits]
+    assert np.mean(lost) == pytest.approx(0.3, abs=0.02) and set(change.before) == set(
+        run.builder().classes.seen_names)
+    record = read_json(os.path.join(change.save_dir, "calibration.json"))
+    assert record["seen_cost"] == 0.3 and Run.open(change.save_dir).calibration == \
+        record["calibration"]
+    both = change_classes(run.folder, str(tmp_path / "both"), ["zebra", "pony"])
+    again = change_classes(change.save_dir, str(tmp_path / "again"), ["pony"])
+    assert not differing(state_of(again.save_dir), state_of(both.save_dir))
+
+
 def test_a_self_trained_run_goes_on_without_self_training(trained, tmp_path, zebra):
     """Its pseudo-labels need images; what is left is the method without them, named so."""
     change_classes(trained, str(tmp_path / "run"), ["zebra", "pony=horse"],

@@ -73,7 +73,8 @@ def test_the_final_layer_gives_that_share_of_the_seen_pixels_away(cost):
     paddle.seed(1)
     classifier = PixelClassifier(5, 4)
     unseen, seen = np.array([2]), np.array([0, 1, 3])
-    value = Calibration(cost, is_cost=True).found(classifier, bank, scale, unseen)
+    plain = fold(classifier, scale, np.zeros(0, np.int64), 0.0)
+    value = Calibration(cost, is_cost=True).found(plain, bank, scale, unseen)
     layer = fold(classifier, scale, seen, value)
     shares = []
     for class_id in seen:
@@ -92,7 +93,8 @@ def test_a_layer_without_bias_gives_that_share_away_too():
     bank = bank.scaled(scale)
     classifier = PixelClassifier(6, 3, scale.origin)
     unit = calibration.unit_direction(bank, scale)
-    value = Calibration(0.25, is_cost=True).found(classifier, bank, scale, np.array([2]), unit)
+    plain = fold(classifier, scale, np.zeros(0, np.int64), 0.0)
+    value = Calibration(0.25, is_cost=True).found(plain, bank, scale, np.array([2]), unit)
     layer = fold(classifier, scale, np.array([0, 1]), value, unit)
     logits = np.concatenate(raw) @ layer["weight"][:, :, 0, 0].T
     assert (logits.argmax(1) == 2).mean() == pytest.approx(0.25, abs=0.02)
@@ -114,7 +116,6 @@ def test_the_scale_of_the_logits_changes_the_value_but_not_the_decisions():
     ("csrl_shapes", "classifier.seen_cost=0", "seen_cost: 0` must be 'auto' or greater than 0"),
     ("csrl_shapes", "classifier.seen_cost=1.0", "seen_cost: 1.0` must be 'auto' or less than 1"),
     ("csrl_shapes", "classifier.seen_cost=low", "seen_cost: low` must be 'auto' or a valid number"),
-    ("spnet/spnet_shapes", "classifier.calibration=auto", "calibration: auto` needs features of"),
 ])
 def test_what_is_no_calibration(name, opt, message):
     with pytest.raises(UserError, match=f"`classifier.{message}"):

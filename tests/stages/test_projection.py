@@ -11,15 +11,20 @@ import pytest
 import held_out
 from helpers.tiny_config import tiny_content, write_config
 from helpers.tiny_runs import STAGES, Recipe, config_path, differing, run_all, times
+from paddle_csrl.bank.feature_bank import FeatureBank
 from paddle_csrl.config import ZeroShotConfig
 from paddle_csrl.errors import UserError
 from paddle_csrl.evaluation.evaluate import evaluate
 from paddle_csrl.metrics import ZeroShotEvaluator
 from paddle_csrl.models import ProjectionSegmentor
 from paddle_csrl.run import Run
+from paddle_csrl.stages.seen_cost import COSTS
+from paddle_csrl.utils import read_json
 
 SYSTEMS = ("spnet", "segdevise")
 SIMILARITY = {"spnet": "dot", "segdevise": "cosine"}
+#: Of the configs, which tiny runs are without.
+PRICED = ("classifier.calibration=auto", "classifier.seen_cost=auto")
 DATA = [f"{data}_unseen{count}" for data in ("voc", "context") for count in (2, 4, 6, 8, 10)]
 
 
@@ -36,9 +41,9 @@ def test_a_config_is_that_of_csrl_but_for_the_system(system, data):
     assert own.save_dir.endswith(f"{system}_{data}")
     loss = {"spnet": "CrossEntropyLoss", "segdevise": "CosineRegressionLoss"}[system]
     assert [item["type"] for item in own.dic["loss"]["types"]] == [loss]
-    assert own.dic["classifier"]["calibration"] == 0
+    assert own.dic["classifier"]["calibration"] == own.dic["classifier"]["seen_cost"] == "auto"
     changed = {key for key in own.dic if own.dic[key] != csrl.dic.get(key)}
-    assert changed <= {"projection", "loss", "classifier", "save_dir"}
+    assert changed <= {"projection", "loss", "save_dir"}
 
 
 @pytest.fixture(scope="module")
@@ -116,6 +121,10 @@ def test_what_a_stage_depends_on(tmp_path, content):
     assert changed(**{"projection.similarity": "cosine"}) == {"segmentor": ["projection"]}
     assert changed(**{"zero_shot.embeddings.words": {"cat": "tiger"}}) == {
         "segmentor": ["embeddings"], "classifier": ["embeddings"]}
+    Path(tmp_path / "out" / "features").mkdir()
+    Path(tmp_path / "out" / "features" / "bank.npz").write_text("features")
+    assert changed(**{"classifier.calibration": "auto"}) == {
+        "classifier": ["bank", "calibration", "normalize", "seen_cost"]}
 
 
 # Finished runs.
@@ -194,6 +203,44 @@ def test_calibration_is_folded_without_training(finished, run):
     assert not differing(run.weights(), original.weights())
 
 
+@pytest.mark.parametrize("name", SYSTEMS)
+def test_a_price_makes_features_and_is_paid(finished, tmp_path, name):
+    """`auto`: the final layer gives the share of the bank's features away that the record says."""
+    run = finished(name).copy(tmp_path / "run")
+    assert run.redo(*PRICED) & set(STAGES) == {"features", "classifier"}
+    record = read_json(run.path("calibration.json"))
+    assert record["seen_cost"] in COSTS
+    bank, is_unseen = FeatureBank.load(run.path("features", "bank.npz")), \
+        run.builder().classes.is_unseen
+    assert bank.counts.any() and not bank.counts[is_unseen].any()
+    one, other, bias = finished(name).weights(), run.weights(), "head.decoder.conv.bias"
+    assert differing(one, other) == [bias]
+    np.testing.assert_allclose(one[bias] - other[bias], record["calibration"] * ~is_unseen,
+                               atol=1e-5)
+    weight = other["head.decoder.conv.weight"][:, :, 0, 0]
+    lost = [is_unseen[(bank.of(c) @ weight.T + other[bias]).argmax(1)].mean()
+            for c in bank.present_ids]
+    assert np.mean(lost) == pytest.approx(record["seen_cost"], abs=0.02)
+    assert not run.redo(*PRICED) & set(STAGES)
+
+
+def test_features_of_a_projection_are_those_of_its_network(finished, run):
+    """Folding takes its last layer away, and nothing before it."""
+    run.redo(*PRICED)
+    builder = run.builder(*PRICED)
+    model = builder.new_projection()
+    model.set_state_dict(paddle.load(run.path("segmentor", "model.pdparams")))
+    model.eval()
+    seen, layer = [], model.layer
+    layer.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].numpy()))
+    for sample in builder.feature_dataset:
+        model(paddle.to_tensor(sample["img"][None]))
+    rows = np.concatenate([item[0].reshape(item.shape[1], -1).T for item in seen])
+    bank = FeatureBank.load(run.path("features", "bank.npz"))
+    for feature in bank.features[::7]:
+        assert np.abs(rows - feature).max(1).min() < 1e-4
+
+
 def test_other_embeddings_train_anew(run):
     changed = run.redo("zero_shot.embeddings.words={'cow':'horse'}")
     assert changed & set(STAGES) == {"segmentor", "classifier"}
@@ -223,12 +270,14 @@ def test_policies(finished, name, policy):
 
 # Mistakes on the command line.
 
-@pytest.mark.parametrize("stage", ["features", "generator"])
-def test_a_stage_that_the_run_has_not_is_refused(finished, tmp_path, stage):
+@pytest.mark.parametrize("stage, opts, stages", [
+    ("features", (), "segmentor, classifier"),
+    ("generator", PRICED, "segmentor, features, classifier")])
+def test_a_stage_that_the_run_has_not_is_refused(finished, tmp_path, stage, opts, stages):
     run = finished("spnet")._replace(folder=str(tmp_path / "run"))
     with pytest.raises(UserError, match=f"--stage {stage}: .*spnet_custom.yml has a `projection` "
-                                        f"and its stages are segmentor, classifier") as caught:
-        run.again(stage=stage)
+                                        f"and its stages are {stages}") as caught:
+        run.again(*opts, stage=stage)
     assert "\n" not in str(caught.value) and not (tmp_path / "run").exists()
 
 
