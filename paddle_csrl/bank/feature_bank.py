@@ -260,10 +260,9 @@ class FeatureBank:
         return FeatureBank(features, self.counts, self.pixel_counts)
 
     def draw(self, class_ids: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """float32 [len(class_ids), D]: a feature, drawn with replacement, for each class id."""
-        rows = self.starts[class_ids] + (rng.random(len(class_ids))
+        """int64 [len(class_ids)]: a row of ``features``, with replacement, for each class id."""
+        return self.starts[class_ids] + (rng.random(len(class_ids))
                                          * self.counts[class_ids]).astype(np.int64)
-        return self.features[rows]
 
     def save(self, path: str) -> None:
         """Write the bank to an ``.npz`` file, atomically."""

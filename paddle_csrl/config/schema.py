@@ -262,7 +262,8 @@ class Settings(Section):
     loss: Loss = key(..., "`types`, a list of losses, and `coef`, their weights")
     zero_shot: ZeroShot
     test_config: Annotated[TestConfig, MAY_BE_NULL] = TestConfig()
-    to_static_training: bool = key(False, "stage 1 as a static graph, as in PaddleSeg")
+    to_static_training: bool = key(
+        False, "stage 1, and no other, as a static graph, as in PaddleSeg")
     save_dir: Path | None = key(None, "folder of all results", "`output/NAME`")
     seed: Whole = key(0, "0 to 4294967295, of every stage; a stage's own `seed` overrides it")
     do_eval: bool = key(

@@ -16,8 +16,10 @@ from typing import Any, NamedTuple, TypeVar
 import paddle
 from paddleseg.cvlibs import Config
 from paddleseg.cvlibs.config_checker import DefaultLossRule
+from paddleseg.utils import logger
 
 from paddle_csrl import parallel, stopping
+from paddle_csrl.bank.batches import FeatureBatches
 from paddle_csrl.builder import UserErrorBuilder
 from paddle_csrl.config.schema import TrainedSection
 from paddle_csrl.errors import UserError
@@ -30,6 +32,7 @@ from paddle_csrl.stages.checkpoints import (
     saved_in,
 )
 from paddle_csrl.stages.progress import Callback, DivergenceCheck, ProgressLog, Step
+from paddle_csrl.utils import device
 from paddle_csrl.utils.visualdl import StageLogWriter, loss_names
 
 
@@ -145,8 +148,24 @@ def batch_of(batches: Any, index: int) -> dict[str, Any]:
     Arrays become tensors, but for those under the keys ``batches.on_host``, if it has any.
     """
     kept = getattr(batches, "on_host", ())
-    return {key: value[None] if key in kept else paddle.to_tensor(value[None])
-            for key, value in batches[index].items()}
+    return {key: value[None] if key in kept or isinstance(value, paddle.Tensor)
+            else paddle.to_tensor(value[None]) for key, value in batches[index].items()}
+
+
+def to_device_if_it_fits(batches: paddle.io.Dataset, stage: str) -> None:
+    """Have batches of features cut on the GPU, if there is one, and say whether they are.
+
+    Then a batch costs no copy but that of its row numbers.
+    """
+    if not isinstance(batches, FeatureBatches) or not paddle.get_device().startswith("gpu"):
+        return
+    size, room = batches.nbytes, device.room_for_data(device.free_memory())
+    told = f"[{stage}] the bank of {size / 2**30:.2f} GiB"
+    if size <= room:
+        batches.to_device()
+        logger.info(f"{told} is on the device")
+    else:
+        logger.info(f"{told} is on the host: the device has room for {room / 2**30:.2f} GiB")
 
 
 class InFolder(NamedTuple):
@@ -225,6 +244,9 @@ def fit_in_folder(context: StageContext, stage: str, section: TrainedSection,
 
     def train(model: paddle.nn.Layer, batches: paddle.io.Dataset,
               trained: TrainedSection) -> None:
+        if context.settings.to_static_training:
+            logger.info(f"[{stage}] `to_static_training` is for stage 1 alone, not for this one")
+        to_device_if_it_fits(batches, stage)
         names = loss_names(_SectionConfig({"loss": trained.loss}).loss_cfg)
         with in_folder(context, stage, section, trained.iters, names,
                        evaluate if record else None, offset, beside) as training:

@@ -7,13 +7,13 @@ leak is worth; ``classifier.mode: legacy`` asks for it, and whoever does is told
 from typing import Any
 
 import numpy as np
-import paddle
 
+from paddle_csrl.bank.batches import FeatureBatches, as_table
 from paddle_csrl.bank.feature_bank import FeatureBank
 from paddle_csrl.stages.base import StageContext
 
 
-class LegacyBatches(paddle.io.Dataset):
+class LegacyBatches(FeatureBatches):
     """Features laid out by the real labels of all training images, unseen classes included.
 
     In an image with a pixel of an unseen class every pixel gets a generated feature of its
@@ -33,8 +33,8 @@ class LegacyBatches(paddle.io.Dataset):
     def __init__(self, bank: FeatureBank, generated: np.ndarray, generated_ids: np.ndarray,
                  label_counts: np.ndarray, unseen_ids: np.ndarray, batch_size: int, length: int,
                  seed: int):
-        self.bank, self.generated = bank, generated
-        self.batch_size, self.length, self.seed = batch_size, length, seed
+        super().__init__([bank.features, as_table(generated)], length, seed)
+        self.bank, self.batch_size, self.per_class = bank, batch_size, generated.shape[1]
         compositions = label_counts / label_counts.sum(1, keepdims=True).clip(min=1)
         with_unseen = label_counts[:, unseen_ids].any(1)
         self.row_of = np.full(len(bank.counts), -1)
@@ -52,18 +52,14 @@ class LegacyBatches(paddle.io.Dataset):
         return cls(bank, generated, generated_ids, label_counts, unseen_ids,
                    batch_size=section.batch_size, length=section.iters, seed=seed)
 
-    def __len__(self) -> int:
-        return self.length
-
-    def __getitem__(self, index: int) -> dict[str, np.ndarray]:
+    def __getitem__(self, index: int) -> dict[str, Any]:
         rng = np.random.default_rng([self.seed, index])
         drawn = rng.choice(len(self.probabilities), self.batch_size, p=self.probabilities)
         is_generated, labels = np.divmod(drawn, len(self.row_of))
         real, made = labels[is_generated == 0], labels[is_generated == 1]
-        columns = rng.integers(self.generated.shape[1], size=len(made))
-        features = np.concatenate([self.bank.draw(real, rng),
-                                   self.generated[self.row_of[made], columns]])
-        return {"img": np.ascontiguousarray(features.T[:, :, None]),
+        columns = rng.integers(self.per_class, size=len(made))
+        of_made = len(self.bank.features) + self.row_of[made] * self.per_class + columns
+        return {"img": self.image(np.concatenate([self.bank.draw(real, rng), of_made])),
                 "label": np.concatenate([real, made])[:, None].astype(np.int64)}
 
 

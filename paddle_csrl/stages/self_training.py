@@ -44,12 +44,14 @@ class PseudoLabelledBatches(ClassifierBatches):
     def __init__(self, *args: Any, pseudo: FeatureBank, pseudo_share: float, **kwargs: Any):
         super().__init__(*args, **kwargs)
         self.pseudo, self.pseudo_share = pseudo, pseudo_share
+        self.first_pseudo = sum(map(len, self.tables))
+        self.tables = [*self.tables, pseudo.features]
 
     def draw_unseen(self, number: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-        features, labels = super().draw_unseen(number, rng)
+        rows, labels = super().draw_unseen(number, rng)
         real = (rng.random(number) < self.pseudo_share) & (self.pseudo.counts[labels] > 0)
-        features[real] = self.pseudo.draw(labels[real], rng)
-        return features, labels
+        rows[real] = self.first_pseudo + self.pseudo.draw(labels[real], rng)
+        return rows, labels
 
 
 @section("self_training")

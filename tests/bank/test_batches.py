@@ -6,6 +6,9 @@ import pytest
 
 from paddle_csrl.bank.batches import ClassifierBatches, GeneratorBatches
 from paddle_csrl.bank.feature_bank import FeatureBank
+from paddle_csrl.stages.fit import batch_of
+from paddle_csrl.stages.legacy import LegacyBatches
+from paddle_csrl.stages.self_training import PseudoLabelledBatches
 
 # Classes 1 and 4 are unseen; class 5 is seen, but no image shows it.
 COUNTS = np.array([8, 0, 3, 5, 0, 0])
@@ -132,3 +135,47 @@ def test_class_balance_gives_the_expected_frequencies(mode, expected):
 def test_without_unseen_classes_all_features_are_real():
     none = np.zeros(0, np.int64)
     assert shares(make_batches(unseen_share=0.5, unseen=none))[UNSEEN].sum() == 0
+
+
+def spread_bank(counts):
+    """A bank of features that are all different."""
+    features = np.random.default_rng(4).normal(size=(sum(counts), 3)).astype("float32")
+    return FeatureBank(features, np.array(counts), np.array(counts) * 9)
+
+
+def pseudo_labelled(pseudo_counts):
+    generated = np.random.default_rng(5).normal(size=(2, 7, 3)).astype("float32")
+    return PseudoLabelledBatches(
+        spread_bank(COUNTS), generated, UNSEEN, 40, "auto", "balanced", 10, 0,
+        pseudo=spread_bank(pseudo_counts), pseudo_share=0.5)
+
+
+def legacy():
+    labels, ids = np.array([[5, 0, 2, 0, 0, 0], [3, 4, 0, 1, 2, 0]]), np.array([0, 2, 3, 1, 4])
+    generated = np.random.default_rng(6).normal(size=(5, 7, 3)).astype("float32")
+    return LegacyBatches(spread_bank(COUNTS), generated, ids, labels, UNSEEN, 40, 10, 0)
+
+
+@pytest.mark.parametrize("make", [
+    lambda: GeneratorBatches(spread_bank(COUNTS), np.array([0, 2, 3, 5]), 4, 10, 0),
+    make_batches, lambda: make_batches(unseen_share=0.0),
+    lambda: make_batches(unseen=np.zeros(0, np.int64)), legacy,
+    lambda: pseudo_labelled([0, 6, 0, 0, 0, 0]), lambda: pseudo_labelled([0] * 6)])
+def test_batches_cut_on_the_device_are_the_same(make):
+    on_host, on_device = make(), make()
+    on_device.to_device()
+    for table in on_device.tables:  # no longer read
+        table[:] = np.nan
+    for index in range(len(on_host)):
+        expected, found = batch_of(on_host, index), batch_of(on_device, index)
+        assert isinstance(on_device[index]["img"], paddle.Tensor)
+        assert found["img"].dtype == paddle.float32
+        assert np.array_equal(found["img"].numpy(), expected["img"].numpy())
+        assert np.array_equal(found["label"], expected["label"])
+
+
+def test_generated_features_are_not_copied():
+    generated = np.zeros((2, 7, 2), np.float32)
+    batches = ClassifierBatches(make_bank(), generated, UNSEEN, 4, "auto", "balanced", 1, 0)
+    assert np.shares_memory(batches.tables[1], generated)
+    assert batches.nbytes == 4 * 2 * (COUNTS.sum() + 2 * 7)

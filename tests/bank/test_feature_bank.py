@@ -242,7 +242,7 @@ def test_draws_come_from_the_class_asked_for_and_reach_all_of_it():
     features = np.repeat(np.arange(4), counts)[:, None] * 100.0 + np.arange(10)[:, None]
     bank = FeatureBank(features.astype(np.float32), counts, counts)
     class_ids = np.random.default_rng(0).choice([0, 2, 3], 600)
-    drawn = bank.draw(class_ids, np.random.default_rng(1))
+    drawn = bank.features[bank.draw(class_ids, np.random.default_rng(1))]
     assert drawn.shape == (600, 1)
     assert np.array_equal(drawn[:, 0] // 100, class_ids)
     assert set(drawn[:, 0]) == set(features[:, 0])

@@ -7,6 +7,7 @@ what counts is how often a tensor's values are asked for.
 import numpy as np
 import paddle
 import pytest
+from paddleseg.utils import logger, utils
 
 from paddle_csrl.bank.batches import ClassifierBatches, GeneratorBatches
 from paddle_csrl.bank.feature_bank import FeatureBank
@@ -16,7 +17,7 @@ from paddle_csrl.models.generator_task import GeneratorTask
 from paddle_csrl.models.mlp_generator import MLPGenerator
 from paddle_csrl.models.pixel_classifier import PixelClassifier
 from paddle_csrl.models.structural_generator import StructuralGenerator
-from paddle_csrl.stages.fit import fit
+from paddle_csrl.stages.fit import fit, to_device_if_it_fits
 from paddle_csrl.stages.progress import DivergenceCheck, ProgressLog, Step, Terms
 from paddle_csrl.utils import device
 
@@ -69,11 +70,27 @@ def reads_by_iteration(reads, model, batches, section):
     return np.diff(seen).tolist()  # without the first, which looks at what it is given
 
 
+def placed(batches, on_device):
+    if on_device:
+        batches.to_device()
+    return batches
+
+
+def classifier_batches():
+    generated = np.random.default_rng(1).normal(size=(1, 6, 4)).astype("float32")
+    return ClassifierBatches(bank(), generated, UNSEEN, 16, "auto", "balanced", ITERS, 0)
+
+
+ON_DEVICE = pytest.mark.parametrize("on_device", [False, True])
+
+
 @pytest.mark.parametrize("generator, relation", [
     (StructuralGenerator, "edges"), (StructuralGenerator, "prototypes"),
     (MLPGenerator, "prototypes")])
 @pytest.mark.parametrize("bandwidths, method", [("auto", "exact"), ([2, 4], "sampled")])
-def test_no_iteration_of_the_generator_reads(reads, generator, relation, bandwidths, method):
+@ON_DEVICE
+def test_no_iteration_of_the_generator_reads(reads, generator, relation, bandwidths, method,
+                                             on_device):
     features = bank()
     embeddings = np.random.default_rng(1).normal(size=(4, 5)).astype("float32")
     task = GeneratorTask(generator(5, 4, 3), embeddings, features.prototypes(SEEN), SEEN, UNSEEN,
@@ -81,15 +98,67 @@ def test_no_iteration_of_the_generator_reads(reads, generator, relation, bandwid
     losses = section({"type": "MMDLoss", "bandwidths": bandwidths}, {"type": "PrototypeNormLoss"},
                      {"type": "PairwiseRelationLoss"},
                      {"type": "ListwiseRelationLoss", "method": method})
-    found = reads_by_iteration(reads, task, GeneratorBatches(features, SEEN, 4, ITERS, 0), losses)
-    check_quiet(found)
+    batches = placed(GeneratorBatches(features, SEEN, 4, ITERS, 0), on_device)
+    check_quiet(reads_by_iteration(reads, task, batches, losses))
 
 
-def test_no_iteration_of_the_classifier_reads(reads):
-    generated = np.random.default_rng(1).normal(size=(1, 6, 4)).astype("float32")
-    batches = ClassifierBatches(bank(), generated, UNSEEN, 16, "auto", "balanced", ITERS, 0)
+@ON_DEVICE
+def test_no_iteration_of_the_classifier_reads(reads, on_device):
+    batches = placed(classifier_batches(), on_device)
     check_quiet(reads_by_iteration(reads, PixelClassifier(4, 4), batches,
                                    section({"type": "CrossEntropyLoss"})))
+
+
+def generator_and_its_batches():
+    embeddings = np.random.default_rng(1).normal(size=(4, 5)).astype("float32")
+    task = GeneratorTask(StructuralGenerator(5, 4, 3), embeddings, bank().prototypes(SEEN), SEEN,
+                         UNSEEN, num_samples=4)
+    return task, GeneratorBatches(bank(), SEEN, 4, ITERS, 0), "MMDLoss"
+
+
+def layer_and_its_batches():
+    return PixelClassifier(4, 4, np.ones(4, "float32")), classifier_batches(), "CrossEntropyLoss"
+
+
+@pytest.mark.parametrize("make", [generator_and_its_batches, layer_and_its_batches])
+def test_a_bank_on_the_device_trains_the_same_weights(make):
+    trained = []
+    for on_device in (False, True):
+        utils.set_seed(0)
+        model, batches, loss = make()
+        before = model.parameters()[0].numpy()
+        fit(model, placed(batches, on_device), section({"type": loss}))
+        trained.append([value.numpy() for value in model.parameters()])
+        assert not np.array_equal(trained[-1][0], before)
+    for expected, found in zip(*trained, strict=True):
+        assert np.array_equal(expected, found)
+
+
+@pytest.mark.parametrize("room, told", [
+    (639, "is on the host: the device has room for 0.00 GiB"), (640, "is on the device")])
+def test_a_gpu_gets_the_bank_once_if_it_has_room(monkeypatch, room, told):
+    lines, batches = [], classifier_batches()  # 14 + 6 features of 4 channels: 320 bytes
+    monkeypatch.setattr(logger, "info", lines.append)
+    monkeypatch.setattr(device, "free_memory", lambda: room)
+    to_device_if_it_fits(batches, "classifier")
+    assert not lines and isinstance(batches[0]["img"], np.ndarray)  # there is no GPU
+    monkeypatch.setattr(paddle, "get_device", lambda: "gpu:0")
+    to_device_if_it_fits(batches, "classifier")
+    assert lines == [f"[classifier] the bank of 0.00 GiB {told}"]
+    assert isinstance(batches[0]["img"], paddle.Tensor) == (told == "is on the device")
+
+
+@pytest.mark.parametrize("free, room", [
+    (0, 0), (3, 1), (8 * 2**30, 4 * 2**30), (15 * 2**30, 15 * 2**29), (80 * 2**30, 2**33 - 4)])
+def test_half_of_what_is_free_is_for_data(free, room):
+    assert device.room_for_data(free) == room
+
+
+def test_memory_that_paddle_keeps_in_reserve_is_free(monkeypatch):
+    monkeypatch.setattr(paddle.base.core, "gpu_memory_available", lambda: 700, raising=False)
+    monkeypatch.setattr(paddle.device.cuda, "memory_reserved", lambda: 300)
+    monkeypatch.setattr(paddle.device.cuda, "memory_allocated", lambda: 100)
+    assert device.free_memory() == 900
 
 
 def check_quiet(found):

@@ -13,7 +13,7 @@ from paddle_csrl.run import Run
 from paddle_csrl.stages import progress
 from paddle_csrl.stages.checkpoints import Checkpoints
 from paddle_csrl.stages.classifier import train_classifier
-from paddle_csrl.stages.fit import fit
+from paddle_csrl.stages.fit import fit, fit_in_folder
 from paddle_csrl.stages.generator import generate, train_generator
 from paddle_csrl.stages.progress import ProgressLog, Step
 from paddle_csrl.utils import read_json
@@ -57,6 +57,17 @@ def test_no_file_is_written(run, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     trained_generator(run)
     assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("asked", [False, True])
+def test_a_static_graph_is_said_to_be_for_stage_1_alone(finished, tmp_path, capsys, asked):
+    opened = finished("custom").copy(tmp_path / "run").open()
+    context, section = opened.context, opened.config.section("generator")
+    context.settings = context.settings.model_copy(update={"to_static_training": asked})
+    train_generator(section, context.embeddings, context.bank, opened.classes.unseen_ids, 0,
+                    fit_in_folder(context, "generator", section))
+    told = "[generator] `to_static_training` is for stage 1 alone" in capsys.readouterr().out
+    assert told == asked
 
 
 @pytest.mark.parametrize("stage", ["generator", "classifier"])
