@@ -15,6 +15,7 @@ from paddleseg.models import layers
 from paddleseg.utils import utils
 
 from paddle_csrl.errors import UserError
+from paddle_csrl.models.depthwise import DepthwiseConv2D
 from paddle_csrl.models.named_weights import weights_file
 from paddle_csrl.registry import register
 
@@ -56,7 +57,7 @@ class InvertedResidual(nn.Layer):
         if expansion != 1:
             self.expand_conv = _conv(in_channels, width, 1, param_attr)
             self.bn0 = _norm(width, param_attr)
-        self.depthwise_conv = _conv(width, width, kernel, param_attr, stride, dilation, width)
+        self.depthwise_conv = DepthwiseConv2D(width, kernel, stride, dilation, param_attr)
         self.bn1 = _norm(width, param_attr)
         self.project_conv = _conv(width, out_channels, 1, param_attr)
         self.bn2 = _norm(out_channels, param_attr)
@@ -155,9 +156,9 @@ class EfficientNetLite(nn.Layer):
 
 
 def _conv(in_channels: int, out_channels: int, kernel: int, attr: ParamAttr | None,
-          stride: int = 1, dilation: int = 1, groups: int = 1) -> nn.Conv2D:
-    return nn.Conv2D(in_channels, out_channels, kernel, stride, dilation * (kernel // 2), dilation,
-                     groups, weight_attr=attr, bias_attr=False)
+          stride: int = 1) -> nn.Conv2D:
+    return nn.Conv2D(in_channels, out_channels, kernel, stride, kernel // 2, weight_attr=attr,
+                     bias_attr=False)
 
 
 def _norm(channels: int, attr: ParamAttr | None) -> nn.Layer:
