@@ -18,7 +18,6 @@ from paddle_csrl.metrics import score_table
 from paddle_csrl.pretraining import Pretraining, pretraining_of, summary
 from paddle_csrl.utils import read_json, write_json
 from paddle_csrl.utils.provenance import versions
-from paddle_csrl.utils.visualdl import StageLogWriter
 
 NUM_PICTURES = 8
 
@@ -53,6 +52,8 @@ def score(builder: ZeroShotBuilder, model: paddle.nn.Layer, out: str | None = No
         if pictures:
             logger.info(f"pictures: {len(pictures)} in {picture_dir}")
         if log_dir:
+            from paddle_csrl.utils.visualdl import StageLogWriter
+
             with StageLogWriter(log_dir) as writer:
                 writer.add_scores(scores, classes.names, 0)
                 for number, picture in enumerate(book.pictures()):

@@ -19,7 +19,6 @@ from paddle_csrl.stages import stage_names
 from paddle_csrl.utils import read_json, write_text
 from paddle_csrl.utils.html import render
 from paddle_csrl.utils.record import read_record
-from paddle_csrl.utils.visualdl import read_scalars
 from paddle_csrl.visualize.curves import Series, curve_plot
 
 FILE_NAME = "report.html"
@@ -117,6 +116,8 @@ def data_uri(image: np.ndarray) -> str:
 
 def _curves(folder: str, records: Records) -> dict[str, list[str]]:
     """Draw what every stage has recorded, as SVG; stages without any are left out."""
+    from paddle_csrl.utils.visualdl import read_scalars
+
     curves = {stage: [plot for title, series in _series(read_scalars(os.path.join(folder, stage)))
                       if (plot := curve_plot(f"{stage}: {title}", series))] for stage in records}
     return {stage: plots for stage, plots in curves.items() if plots}

@@ -12,7 +12,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import paddle
 from paddleseg.utils import logger
@@ -23,8 +23,10 @@ from paddle_csrl.stages.progress import ProgressLog, Step
 from paddle_csrl.utils import atomic_path, read_json, write_text
 from paddle_csrl.utils.randomness import preserved, random_state, set_random_state
 from paddle_csrl.utils.record import checksum
-from paddle_csrl.utils.visualdl import StageLogWriter
 from paddle_csrl.utils.weights import load_state, load_weights
+
+if TYPE_CHECKING:
+    from paddle_csrl.utils.visualdl import StageLogWriter
 
 _RECORD = "checkpoint.json"
 #: The checksum of the rest of the record, in it.
@@ -33,7 +35,7 @@ _WEIGHTS, _OPTIMIZER = "model.pdparams", "model.pdopt"
 BEST = "best_model"
 
 #: Looks at a model at an iteration; may return a score by which the best checkpoint is kept.
-Evaluate = Callable[[StageLogWriter | None, int], float | None]
+Evaluate = Callable[["StageLogWriter | None", int], float | None]
 
 
 def iterations_done(folder: str) -> int:
@@ -136,7 +138,7 @@ class Checkpoints:
     """
 
     def __init__(self, folder: str, interval: int, last: int, keep: int, log: ProgressLog,
-                 writer: StageLogWriter | None = None, evaluate: Evaluate | None = None,
+                 writer: "StageLogWriter | None" = None, evaluate: Evaluate | None = None,
                  previous: Mapping[str, Any] | None = None,
                  beside: Mapping[str, dict[str, Any]] | None = None,
                  check: Callable[[], None] = lambda: None):

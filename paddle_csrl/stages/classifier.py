@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from functools import cached_property, partial
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
 import paddle
@@ -38,8 +38,10 @@ from paddle_csrl.stages.legacy import LegacyBatches, label_counts
 from paddle_csrl.stages.seen_cost import settled
 from paddle_csrl.stages.trial import try_stage
 from paddle_csrl.utils import write_json
-from paddle_csrl.utils.visualdl import StageLogWriter
 from paddle_csrl.utils.weights import save_state
+
+if TYPE_CHECKING:
+    from paddle_csrl.utils.visualdl import StageLogWriter
 
 #: The mode without training.
 CLOSED_FORM = "closed_form"
@@ -285,13 +287,13 @@ def record_calibration(path: str, calibration: float, wanted: Calibration) -> No
 
 
 def _score_recorder(context: StageContext, last: LastLayer, classifier: PixelClassifier
-                    ) -> Callable[[StageLogWriter, int], None]:
+                    ) -> Callable[["StageLogWriter", int], None]:
     """Record GZS3 scores and pictures in VisualDL while the layer trains.
 
     They are there to be watched: nothing in training depends on them.
     """
 
-    def record(writer: StageLogWriter, iteration: int) -> None:
+    def record(writer: "StageLogWriter", iteration: int) -> None:
         builder = context.builder
         last.exchange(classifier)
         book = PictureBook(builder, limit=4)

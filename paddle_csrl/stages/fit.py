@@ -11,7 +11,7 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import paddle
 from paddleseg.cvlibs import Config
@@ -31,9 +31,11 @@ from paddle_csrl.stages.checkpoints import (
     read_record,
     saved_in,
 )
-from paddle_csrl.stages.progress import Callback, DivergenceCheck, ProgressLog, Step
+from paddle_csrl.stages.progress import Callback, DivergenceCheck, ProgressLog, Step, loss_names
 from paddle_csrl.utils import device
-from paddle_csrl.utils.visualdl import StageLogWriter, loss_names
+
+if TYPE_CHECKING:
+    from paddle_csrl.utils.visualdl import StageLogWriter
 
 
 class _SectionConfig(Config):
@@ -194,6 +196,8 @@ def in_folder(context: StageContext, stage: str, section: Any, iters: int, names
         offset: iterations of earlier trainings of the stage, which this one goes on counting.
         of_images: as for ``ProgressLog``.
     """
+    from paddle_csrl.utils.visualdl import StageLogWriter
+
     settings, folder = context.settings, context.files.folder(stage)
     given = context.resume_model
     checkpoint = given if given and iterations_done(given) > offset else None
@@ -229,7 +233,7 @@ def in_folder(context: StageContext, stage: str, section: Any, iters: int, names
 
 
 def fit_in_folder(context: StageContext, stage: str, section: TrainedSection,
-                  record: Callable[[StageLogWriter, int], None] | None = None,
+                  record: Callable[["StageLogWriter", int], None] | None = None,
                   offset: int = 0, beside: Mapping[str, dict[str, Any]] | None = None) -> Fit:
     """Return ``fit`` with log lines, VisualDL, checkpoints and resuming in a stage's folder.
 
@@ -238,7 +242,7 @@ def fit_in_folder(context: StageContext, stage: str, section: TrainedSection,
     ``in_folder``.
     """
 
-    def evaluate(writer: StageLogWriter | None, iteration: int) -> None:
+    def evaluate(writer: "StageLogWriter | None", iteration: int) -> None:
         if writer and record:
             record(writer, iteration)
 

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Sequence
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
 import paddle
@@ -31,8 +31,10 @@ from paddle_csrl.parallel import Share
 from paddle_csrl.stages.base import Stage, StageContext, embeddings_input, register, section_inputs
 from paddle_csrl.stages.fit import Fit, check_training, fit, fit_in_folder
 from paddle_csrl.stages.trial import try_stage
-from paddle_csrl.utils.visualdl import StageLogWriter
 from paddle_csrl.utils.weights import load_state, save_state, set_weights
+
+if TYPE_CHECKING:
+    from paddle_csrl.utils.visualdl import StageLogWriter
 
 #: Share of the spread of real features below which generated ones are as good as one point.
 COLLAPSED = 0.01
@@ -104,7 +106,7 @@ class GeneratorStage(_StageOfGenerator):
         section, bank = context.config.section(self.name), context.bank
         shown: list[GeneratorTask] = []
 
-        def record(writer: StageLogWriter, iteration: int) -> None:
+        def record(writer: "StageLogWriter", iteration: int) -> None:
             writer.add_picture("Relations/semantic_generated",
                                relation_picture(shown[0], context.classes.names), iteration)
 

@@ -4,14 +4,15 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import paddle
 from paddleseg.utils import logger
 from paddleseg.utils.timer import calculate_eta
 
-from paddle_csrl.utils.visualdl import StageLogWriter
+if TYPE_CHECKING:
+    from paddle_csrl.utils.visualdl import StageLogWriter
 
 
 @dataclass
@@ -62,7 +63,7 @@ class ProgressLog:
     ``batch_size`` and an ``epoch_length``, in iterations, a line also says those of images.
     """
 
-    def __init__(self, iters: int, interval: int, writer: StageLogWriter | None = None,
+    def __init__(self, iters: int, interval: int, writer: "StageLogWriter | None" = None,
                  terms: Sequence[Sequence[float]] = (), batch_size: int = 0,
                  epoch_length: int = 0):
         self.iters, self.interval, self.writer = iters, min(interval, iters), writer
@@ -131,3 +132,15 @@ class DivergenceCheck:
             for name, value in zip(self.names, values):
                 if not np.isfinite(value):
                     self.refuse(f"{name} is {value} at iteration {iteration}")
+
+
+def loss_names(loss_cfg: dict) -> list:
+    """A distinct name for every term that a PaddleSeg ``loss`` section gives rise to.
+
+    The trainer logs each part of a ``MixedLoss`` as a term of its own.
+    """
+    parts = [part for item in loss_cfg["types"]
+             for part in (item["losses"] if item["type"] == "MixedLoss" else [item])]
+    names = [part["type"] for part in parts]
+    return [name if names.count(name) == 1 else f"{name}_{index}"
+            for index, name in enumerate(names)]

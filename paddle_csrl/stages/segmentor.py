@@ -6,7 +6,7 @@ import tempfile
 import time
 from collections.abc import Generator
 from functools import partial
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import paddle
@@ -34,13 +34,15 @@ from paddle_csrl.stages.base import (
 )
 from paddle_csrl.stages.checkpoints import BEST
 from paddle_csrl.stages.fit import InFolder, check_training, in_folder
-from paddle_csrl.stages.progress import Step
+from paddle_csrl.stages.progress import Step, loss_names
 from paddle_csrl.stages.trial import try_losses, try_optimizer
 from paddle_csrl.utils.precision import restore_full_precision
 from paddle_csrl.utils.randomness import preserved
 from paddle_csrl.utils.record import checksum
-from paddle_csrl.utils.visualdl import StageLogWriter, loss_names
 from paddle_csrl.utils.weights import keep_checkpoint, load_weights, save_state
+
+if TYPE_CHECKING:
+    from paddle_csrl.utils.visualdl import StageLogWriter
 
 _KEYS = ("model", "loss", "optimizer", "lr_scheduler", "iters", "batch_size", "train_dataset",
          "val_dataset", "test_config", "to_static_training", "precision", "amp_level", "do_eval",
@@ -136,7 +138,7 @@ def _train(context: StageContext, stage: str, builder: ZeroShotBuilder) -> str:
     order = TrainingOrder(context.builder.train_dataset, settings.batch_size, settings.iters)
     builder.optimizer, builder.loss  # noqa: B018  raise before the folder is cleared
 
-    def evaluate(writer: StageLogWriter | None, iteration: int) -> float | None:
+    def evaluate(writer: "StageLogWriter | None", iteration: int) -> float | None:
         score = _selection_score(context, model, selection, writer, iteration) if selection \
             else None
         model.train()
@@ -249,7 +251,7 @@ def _selection_dataset(context: StageContext) -> ZeroShotDataset | None:
 
 
 def _selection_score(context: StageContext, model: paddle.nn.Layer, dataset: ZeroShotDataset,
-                     writer: StageLogWriter | None, iteration: int) -> float:
+                     writer: "StageLogWriter | None", iteration: int) -> float:
     """Return the mean IoU over seen classes, unseen ones hidden, and record it."""
     evaluator = ZeroShotEvaluator(len(context.classes), context.classes.unseen_ids,
                                   ignore_index=dataset.ignore_index)

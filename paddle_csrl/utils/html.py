@@ -1,10 +1,10 @@
 """HTML pages from the templates in ``assets/templates``, each one file that needs no other."""
 
-import jinja2
+from functools import cache
+from typing import TYPE_CHECKING
 
-_TEMPLATES = jinja2.Environment(
-    loader=jinja2.PackageLoader("paddle_csrl", "assets/templates"), autoescape=True,
-    undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+if TYPE_CHECKING:
+    import jinja2
 
 
 def render(template: str, **values: object) -> str:
@@ -13,4 +13,13 @@ def render(template: str, **values: object) -> str:
     Raises:
         jinja2.UndefinedError: the template asks for something that is not among them.
     """
-    return _TEMPLATES.get_template(template).render(values)
+    return _templates().get_template(template).render(values)
+
+
+@cache
+def _templates() -> "jinja2.Environment":
+    import jinja2  # takes as long as a run's own work where everything is up to date
+
+    return jinja2.Environment(
+        loader=jinja2.PackageLoader("paddle_csrl", "assets/templates"), autoescape=True,
+        undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)

@@ -1,4 +1,7 @@
-"""VisualDL records: named loss terms, scores over time, pictures and relation matrices."""
+"""VisualDL records: named loss terms, scores over time, pictures and relation matrices.
+
+VisualDL brings a client of a cloud along, which forks: who records or reads imports this then.
+"""
 
 import contextlib
 import glob
@@ -96,18 +99,6 @@ class StageLogWriter(LogWriter):
     def add_picture(self, tag: str, picture: np.ndarray, step: int) -> None:
         """Record an RGB picture, uint8 [H, W, 3]."""
         self.add_image(tag=tag, img=picture, step=step)
-
-
-def loss_names(loss_cfg: dict) -> list:
-    """A distinct name for every term that a PaddleSeg ``loss`` section gives rise to.
-
-    The trainer logs each part of a ``MixedLoss`` as a term of its own.
-    """
-    parts = [part for item in loss_cfg["types"]
-             for part in (item["losses"] if item["type"] == "MixedLoss" else [item])]
-    names = [part["type"] for part in parts]
-    return [name if names.count(name) == 1 else f"{name}_{index}"
-            for index, name in enumerate(names)]
 
 
 def read_scalars(folder: str) -> dict[str, list[tuple[int, float]]]:

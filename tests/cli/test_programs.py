@@ -66,6 +66,14 @@ def test_help_imports_no_paddle():
     assert ended.stdout == help_pages.page("train") and ended.stderr == "set()"
 
 
+def test_what_only_some_runs_need_is_imported_by_those():
+    """VisualDL forks as it is imported; a run that is finished writes neither records nor pages."""
+    code = ("import sys, paddle_csrl.cli.train; "
+            "print({'paddle', 'visualdl', 'jinja2'} & set(sys.modules))")
+    ended = subprocess.run([sys.executable, "-c", code], text=True, capture_output=True, check=True)
+    assert ended.stdout.splitlines()[-1] == "{'paddle'}"
+
+
 def test_the_package_needs_no_command_line():
     """As in a Python that another program holds."""
     ended = subprocess.run([sys.executable, "-c", "import sys; sys.argv = []; import paddle_csrl"],

@@ -15,7 +15,7 @@ from paddle_csrl.stages.checkpoints import Checkpoints
 from paddle_csrl.stages.classifier import train_classifier
 from paddle_csrl.stages.fit import fit, fit_in_folder
 from paddle_csrl.stages.generator import generate, train_generator
-from paddle_csrl.stages.progress import ProgressLog, Step
+from paddle_csrl.stages.progress import ProgressLog, Step, loss_names
 from paddle_csrl.utils import read_json
 
 
@@ -141,6 +141,19 @@ def test_the_last_checkpoints_are_kept_and_go_on(tmp_path, keep, kept):
             lambda builder, folder=folder: checkpoints(tmp_path).take_up(str(folder), builder))
         assert told == list(range(number + 1, 6))
         assert float(model.w) == pytest.approx(WEIGHTS[5])
+
+
+MIXED = {"type": "MixedLoss", "coef": [0.8, 0.2],
+         "losses": [{"type": "CrossEntropyLoss"}, {"type": "LovaszSoftmaxLoss"}]}
+
+
+@pytest.mark.parametrize("types, names", [
+    ([{"type": "A"}, {"type": "B"}, {"type": "A"}], ["A_0", "B", "A_2"]),
+    ([MIXED], ["CrossEntropyLoss", "LovaszSoftmaxLoss"]),
+    ([MIXED, {"type": "CrossEntropyLoss"}],
+     ["CrossEntropyLoss_0", "LovaszSoftmaxLoss", "CrossEntropyLoss_2"])])
+def test_every_term_has_a_name_of_its_own(types, names):
+    assert loss_names({"types": types, "coef": [1] * len(types)}) == names
 
 
 @pytest.mark.parametrize("terms, named", [

@@ -13,7 +13,7 @@ from helpers.fabricated import make_context, make_dataset, make_voc
 from paddle_csrl.datasets.sources import require_data
 from paddle_csrl.errors import UserError, user_message
 from paddle_csrl.utils import atomic_path, progress, read_json, write_json
-from paddle_csrl.utils.visualdl import StageLogWriter, loss_names
+from paddle_csrl.utils.visualdl import StageLogWriter
 
 # --- VisualDL
 
@@ -78,19 +78,6 @@ def test_pictures_are_recorded(tmp_path):
     (step, record), = read(tmp_path, "image")["Predictions/0"]
     shown = cv2.imdecode(np.frombuffer(record.image.encoded_image_string, np.uint8), 1)
     assert step == 7 and np.array_equal(shown[:, :, ::-1], picture)
-
-
-MIXED = {"type": "MixedLoss", "coef": [0.8, 0.2],
-         "losses": [{"type": "CrossEntropyLoss"}, {"type": "LovaszSoftmaxLoss"}]}
-
-
-@pytest.mark.parametrize("types, names", [
-    ([{"type": "A"}, {"type": "B"}, {"type": "A"}], ["A_0", "B", "A_2"]),
-    ([MIXED], ["CrossEntropyLoss", "LovaszSoftmaxLoss"]),
-    ([MIXED, {"type": "CrossEntropyLoss"}],
-     ["CrossEntropyLoss_0", "LovaszSoftmaxLoss", "CrossEntropyLoss_2"])])
-def test_every_term_has_a_name_of_its_own(types, names):
-    assert loss_names({"types": types, "coef": [1] * len(types)}) == names
 
 
 # --- messages
