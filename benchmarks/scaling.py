@@ -28,8 +28,8 @@ CONFIG = "configs/_base_/voc.yml"
 FLOAT, INT, LONG = 4, 4, 8  # bytes of float32, int32, and of int64 or float64
 HOST, DEVICE = "host", "device"
 
-#: Rounds of the search for the keys below which a class's sample lies: keys have 53 bits.
-KEY_ROUNDS = 54
+#: Rounds of 8 bits of the search for the keys below which a sample lies: keys have 53 bits.
+KEY_ROUNDS = 7
 
 
 class Case(NamedTuple):
@@ -114,16 +114,14 @@ def generator_bytes(case: Case, depth: int, samples: int, width: int) -> float:
     return (3 * depth + 4) * share(case.classes, case.processes) * samples * width * FLOAT
 
 
-def update_elements(case: Case, widths: Sequence[int], parameters: int,
-                    pairs_are_shared: bool) -> int:
+def update_elements(case: Case, widths: Sequence[int], parameters: int) -> int:
     """Numbers in the all-reduces of one generator update, but for a few words of bookkeeping.
 
     Forward and backward: the prototypes of each layer, ``widths`` wide, the means of the
-    features and, where they are shared, the relations. Then the gradients.
+    features and the relations. Then the gradients.
     """
     prototypes = case.classes * (sum(widths) + case.feature_dim)
-    pairs = len(widths) * case.pairs if pairs_are_shared else 0
-    return 2 * (prototypes + pairs) + parameters
+    return 2 * (prototypes + len(widths) * case.pairs) + parameters
 
 
 def start_rows(case: Case) -> Iterator[Row]:
@@ -149,7 +147,7 @@ def features_rows(case: Case, samples: int) -> Iterator[Row]:
     yield Row("features", "sample of a process, at its peak", HOST,
               sampler_peak_bytes(case, samples))
     yield Row("features", f"counts of pixels and of keys, {KEY_ROUNDS} rounds", "", 0,
-              all_reduce((1 + KEY_ROUNDS) * case.classes * LONG, case.processes))
+              all_reduce((1 + KEY_ROUNDS * 256) * case.classes * LONG, case.processes))
     yield Row("features", "what of it is in the bank, to the first process", "", 0,
               (bank + case.seen * samples * 2 * LONG) / case.processes, bank)
 
@@ -171,7 +169,7 @@ def generator_rows(case: Case, section: dict[str, Any], samples: int,
               4 * PAIR_BLOCK_SIZE * FLOAT / case.processes
               + 4 * depth * case.classes**2 * FLOAT)
     widths = [hidden] * (depth - 1) + [case.feature_dim]
-    elements = update_elements(case, widths, parameters, case.pairs * width > PAIR_BLOCK_SIZE)
+    elements = update_elements(case, widths, parameters)
     yield Row("generator", "prototypes, relations and gradients per iteration", "", 0,
               all_reduce(elements * FLOAT, case.processes))
 

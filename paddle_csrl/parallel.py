@@ -10,7 +10,7 @@ import os
 import socket
 import stat
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -91,7 +91,7 @@ def _meet() -> None:
             store.add(key, 1)
             while store.add(key, 0) < world_size():
                 time.sleep(pause)
-                pause = min(2 * pause, 0.2)
+                pause = min(2 * pause, 0.02)
     except Exception as error:  # whatever the store raises without its server
         raise RuntimeError("gloo: the first process has ended") from error
 
@@ -104,15 +104,9 @@ def barrier() -> None:
 
 def total(array: np.ndarray) -> np.ndarray:
     """Return the sum of the processes' arrays, of one shape and dtype, on each of them."""
-    if world_size() > 1:
-        _meet()
-    return _total_at_once(array)
-
-
-def _total_at_once(array: np.ndarray) -> np.ndarray:
-    """Do as ``total`` where all processes come at about the same time, as within an iteration."""
     if world_size() == 1:
         return array
+    _meet()
     tensor = paddle.to_tensor(array)
     paddle.distributed.all_reduce(tensor)
     return tensor.numpy()
@@ -170,20 +164,23 @@ def from_first(array: np.ndarray) -> np.ndarray:
     return tensor.numpy()
 
 
-def add_gradients(parameters: Iterable[Tensor]) -> None:
-    """Replace the gradients by their sums over the processes, in one message.
+def add_up(parameters: Iterable[Tensor], terms: Sequence[Tensor]) -> list[Tensor]:
+    """Replace the gradients by their sums over the processes and return those of scalar ``terms``.
 
-    A parameter that no process has a gradient of stays without one.
+    All in one message, for which processes come at about the same time. A parameter that no
+    process has a gradient of stays without one.
     """
     trained = [parameter for parameter in parameters if not parameter.stop_gradient]
     used = paddle.to_tensor([float(p.grad is not None) for p in trained])
-    flat = paddle.concat([used, *((paddle.zeros_like(p) if p.grad is None else p.grad).flatten()
-                                  for p in trained)])
+    flat = paddle.concat([used, *(term.detach().astype(used.dtype).flatten() for term in terms),
+                          *((paddle.zeros_like(p) if p.grad is None else p.grad).flatten()
+                            for p in trained)])
     paddle.distributed.all_reduce(flat)
-    used, *parts = flat.split([len(trained), *(p.size for p in trained)])
+    used, values, *parts = flat.split([len(trained), len(terms), *(p.size for p in trained)])
     for parameter, part, count in zip(trained, parts, used.numpy()):
         if count:
             parameter.grad = part.reshape(parameter.shape)
+    return [value.reshape(term.shape) for value, term in zip(values.unbind(), terms)]
 
 
 class _Sum(PyLayer):
@@ -252,10 +249,3 @@ class Share:
         """Return the rows of the share below ``stop``, which come first, int64; [-1] for none."""
         rows = self.rows[self.rows < stop]
         return np.array([-1]) if self.is_empty or not len(rows) else rows
-
-    def reported(self, terms: list[Tensor]) -> list[Tensor]:
-        """Give the scalar terms the sum over processes as value; their gradients stay."""
-        if self.ranks == 1:
-            return terms
-        sums = _total_at_once(np.array([float(term) for term in terms], np.float32))
-        return [term + (float(value) - term.detach()) for term, value in zip(terms, sums)]

@@ -16,7 +16,7 @@ from paddle_csrl.errors import UserError
 from paddle_csrl.utils.arrays import read_npz, save_arrays
 from paddle_csrl.utils.record import require_unchanged
 
-#: Features whose products are taken at once.
+#: Features that are copied, or whose products are taken, at once.
 _BLOCK = 4096
 #: Means float64 [S, D] and a covariance float64 [D, D].
 Moments = tuple[np.ndarray, np.ndarray]
@@ -83,14 +83,18 @@ class BottomKSampler:
         """
         if parallel.world_size() == 1:
             return
-        self._compact()
         self.pixel_counts = parallel.total(self.pixel_counts)
         width = self._parts[0][0].shape[1] if self._parts else 0
         width = int(parallel.collect_everywhere(width).max())
-        features, labels, keys = self._parts[0] if self._parts else (
-            np.zeros((0, width), self.dtype), np.zeros(0, np.int64), np.zeros(0))
-        kept = keys < _common_threshold(labels, keys, self.num_classes, self.bound)[labels]
-        columns = [parallel.collect(column[kept]) for column in (features, labels, keys)]
+        empty = np.zeros((0, width), self.dtype), np.zeros(0, np.int64), np.zeros(0)
+        features, *others = zip(*(self._parts or [empty]))
+        labels, keys = map(np.concatenate, others)
+        kept = np.flatnonzero(
+            keys < _common_threshold(labels, keys, self.num_classes, self.bound)[labels])
+        self._parts = []
+        own = [_take(features, kept), labels[kept], keys[kept]]
+        del features
+        columns = [parallel.collect(column) for column in own]
         if everywhere:
             columns = [[parallel.from_first(np.concatenate(column))] for column in columns]
         self._parts = [part for part in zip(*columns) if len(part[1])]
@@ -126,7 +130,9 @@ def _take(parts: Sequence[np.ndarray], rows: np.ndarray) -> np.ndarray:
     order, ends = np.argsort(rows), np.cumsum([len(part) for part in parts])
     places = np.split(order, np.searchsorted(rows[order], ends[:-1]))
     for part, end, place in zip(parts, ends, places):
-        taken[place] = part[rows[place] - (end - len(part))]
+        for start in range(0, len(place), _BLOCK):
+            own = place[start:start + _BLOCK]
+            taken[own] = part[rows[own] - (end - len(part))]
     return taken
 
 
@@ -134,16 +140,21 @@ def _common_threshold(labels: np.ndarray, keys: np.ndarray, num_classes: int,
                       bound: int) -> np.ndarray:
     """float64 [C]: what just ``bound`` keys of a class are below, over all processes.
 
-    Found by bisection on counts, which are all that is exchanged. A key is a multiple of 2^-53.
+    That is the key of rank ``bound``, or above 1 where there is none. Its 7 digits of 8 bits are
+    found from the highest on, by counts of keys, which are all that is exchanged. A key is a
+    multiple of 2^-53.
     """
     keys = (keys * 2.0**53).astype(np.int64)
-    low, high = np.zeros(num_classes, np.int64), np.full(num_classes, 2**53)
-    while (low < high).any():  # at most 54 times, the same on every process
-        middle = (low + high + 1) // 2
-        below = np.bincount(labels[keys < middle[labels]], minlength=num_classes)
-        few = parallel.total(below) <= bound
-        low, high = np.where(few, middle, low), np.where(few, high, middle - 1)
-    return low * 2.0**-53
+    found, rank = np.zeros(num_classes, np.int64), np.full(num_classes, bound)
+    for shift in range(48, -1, -8):
+        alike = keys >> shift + 8 == found[labels]
+        labels, keys = labels[alike], keys[alike]
+        counts = parallel.total(np.bincount(
+            labels << 8 | keys >> shift & 255, minlength=num_classes << 8)).reshape(-1, 256)
+        is_below = counts.cumsum(1) <= rank[:, None]
+        found = (found << 8) + is_below.sum(1)  # 256 more, like no key, where there are too few
+        rank -= np.where(is_below, counts, 0).sum(1)
+    return found * 2.0**-53
 
 
 @dataclass

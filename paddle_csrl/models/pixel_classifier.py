@@ -50,9 +50,8 @@ class PixelClassifier(nn.Layer):
         terms = loss_computation(logits_list=logits_list, labels=own, edges=None, losses=losses)
         if share is None:
             return terms
-        return share.reported([
-            term * (0.0 if share.is_empty else _weight(loss, own) / _weight(loss, labels))
-            for term, loss in zip(terms, losses["types"])])
+        return [term * (0.0 if share.is_empty else _weight(loss, own) / _weight(loss, labels))
+                for term, loss in zip(terms, losses["types"])]
 
     @property
     def _share_in_training(self) -> Share | None:

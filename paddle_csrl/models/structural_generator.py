@@ -207,7 +207,7 @@ def _activation_factor(hidden: Tensor, dropout: nn.Layer, share: Share) -> Tenso
 def _pair_scores(mlp: nn.Layer, prototypes: Tensor, share: Share) -> Tensor:
     """f_e(|p_i - p_j|) of Eq. 3 for all pairs, [C, V] -> [C, C]; each i <= j is computed once.
 
-    Where there are many pairs, they too are shared out among the processes.
+    The pairs, too, are shared out among the processes.
     """
     classes, width = prototypes.shape
     rows, columns, position = _pairs(classes)
@@ -216,18 +216,14 @@ def _pair_scores(mlp: nn.Layer, prototypes: Tensor, share: Share) -> Tensor:
         one, other = (paddle.gather(prototypes, pairs.take(ids)) for ids in (first, second))
         return base.apply_mlp(mlp, (one - other).abs(), pairs).squeeze(1)
 
-    first, second = paddle.to_tensor(rows), paddle.to_tensor(columns)
     first_layer, *_ = mlp.children()
     size = max(1, PAIR_BLOCK_SIZE // max(width, first_layer.weight.shape[1]))
-    if len(first) <= size:
-        values = scores(prototypes, first, second, Share(len(first)))
-    else:
-        lengths = [min(size, len(first) - start) for start in range(0, len(first), size)]
-        blocks = list(zip(first.split(lengths), second.split(lengths)))
-        values = paddle.concat([
-            share.like(len(one)).complete(
-                recompute(scores, prototypes, one, other, share.like(len(one))))
-            for one, other in blocks])
+    lengths = [min(size, len(rows) - start) for start in range(0, len(rows), size)]
+    compute = functools.partial(recompute, scores) if len(lengths) > 1 else scores
+    values = paddle.concat([
+        own.complete(compute(prototypes, first, second, own)) for first, second, own in zip(
+            *(paddle.to_tensor(ids).split(lengths) for ids in (rows, columns)),
+            map(share.like, lengths))])
     return paddle.gather(values, paddle.to_tensor(position)).reshape([classes, classes])
 
 

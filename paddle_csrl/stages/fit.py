@@ -106,7 +106,7 @@ def fit(model: paddle.nn.Layer, batches: paddle.io.Dataset, section: TrainedSect
     """Train a model on whole batches, one per iteration.
 
     Of several processes each makes all iterations in the same order; where the model has a
-    ``share`` of the work, gradients are summed.
+    ``share`` of the work, gradients and terms are summed.
 
     Args:
         model: computes its loss terms by ``loss_computation``, as a model of PaddleSeg may.
@@ -129,14 +129,13 @@ def fit(model: paddle.nn.Layer, batches: paddle.io.Dataset, section: TrainedSect
         data = batch_of(batches, index)
         seconds = time.monotonic() - start
         terms = model.loss_computation(model(data["img"]), losses, data)
-        loss = sum(terms)
-        loss.backward()
+        sum(terms).backward()
         if share is not None and share.ranks > 1:
-            parallel.add_gradients(model.parameters())
+            terms = parallel.add_up(model.parameters(), terms)
         optimizer.step()
         learning_rate = optimizer.get_lr()
         if isinstance(schedule, paddle.optimizer.lr.ReduceOnPlateau):
-            schedule.step(loss)
+            schedule.step(sum(terms))
         else:
             schedule.step()
         optimizer.clear_grad(set_to_zero=False)

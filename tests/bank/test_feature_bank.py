@@ -134,6 +134,26 @@ def test_shards_merge_to_the_sample_of_the_whole(shards):
     assert same(whole, parts[0].bank())
 
 
+def test_rows_are_taken_out_of_parts_in_blocks(monkeypatch):
+    monkeypatch.setattr(feature_bank, "_BLOCK", 3)
+    whole = np.arange(40.0).reshape(20, 2)
+    rows = np.random.default_rng(0).permutation(20)[:17]
+    parts = np.split(whole, [0, 2, 11])
+    assert np.array_equal(feature_bank._take(parts, rows), whole[rows])
+
+
+def test_the_threshold_is_the_key_of_rank_bound():
+    rng, bound = np.random.default_rng(0), 7
+    steps = [np.arange(8), np.arange(2**53 - 9, 2**53), rng.integers(0, 2**53, 500),
+             2**52 + 256 * rng.integers(0, 3, 40), np.arange(7), np.zeros(0, np.int64)]
+    labels = np.repeat(np.arange(6), list(map(len, steps)))
+    keys = np.concatenate(steps) * 2.0**-53
+    order = rng.permutation(len(keys))
+    found = feature_bank._common_threshold(labels[order], keys[order], 6, bound)
+    assert found[:4].tolist() == [np.sort(keys[labels == c])[bound] for c in range(4)]
+    assert (found[4:] >= 1).all()
+
+
 def test_early_compaction_does_not_change_the_sample():
     labels = images()
     eager = BottomKSampler(4, 30)

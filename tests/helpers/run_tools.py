@@ -3,8 +3,8 @@
     python -m paddle.distributed.launch --nproc_per_node 2 tests/helpers/run_tools.py LINES.json
 
 The file holds a list of [tool, argument, ...]. One launch serves several tests, for it takes
-seconds to start. "train in blocks" has the generator share its pairs of classes out, which are
-too few for that otherwise.
+seconds to start. "train in blocks" has the generator take its pairs of classes in several
+blocks, for which they are too few otherwise.
 """
 
 import json
