@@ -62,9 +62,13 @@ def rotation(dim, seed=0):
 
 # The point-to-point loss.
 
+def kernel(p, q, bandwidths):
+    distance = math.dist(p, q)**2
+    return sum(math.exp(-distance / (2 * v)) for v in bandwidths)
+
+
 def kernel_mean(a, b, bandwidths):
-    return np.mean([[sum(math.exp(-sum((p - q)**2) / (2 * v)) for v in bandwidths) for q in b]
-                    for p in a])
+    return np.mean([[kernel(p, q, bandwidths) for q in b.tolist()] for p in a.tolist()])
 
 
 def mmd2(x, y, bandwidths):
@@ -177,13 +181,17 @@ def pairwise(x, a, gamma):
 def listwise(x, a, gamma):
     """Order by order: the probability of each under a, and what its stages add up to."""
     total = 0.0
-    for row_x, row_a in zip(x / gamma, a / gamma):
+    for row_x, row_a in zip((x / gamma).tolist(), (a / gamma).tolist()):
         for order in itertools.permutations(range(len(row_a))):
-            suffixes = [list(order[stage:]) for stage in range(len(order))]
-            p = sum(math.log(softmax(row_a[rest])[0]) for rest in suffixes)
-            q = sum(math.log(softmax(row_x[rest])[0]) for rest in suffixes)
+            p, q = (log_probability([row[place] for place in order]) for row in (row_a, row_x))
             total += math.exp(p) * (p - q)
     return total / len(x)
+
+
+def log_probability(scores):
+    """Of drawing all in their order, each from those that are left."""
+    return -sum(math.log(sum(math.exp(score - first) for score in scores[stage:]))
+                for stage, first in enumerate(scores))
 
 
 @given(relations(), st.sampled_from([0.25, 1.0, 4.0]))

@@ -16,9 +16,12 @@ ZS3NET = [2, 5, 10, 20, 40, 80]
 
 
 def mmd2_by_loops(x, y, bandwidths):
+    def kernel(p, q):
+        distance = math.dist(p, q)**2
+        return sum(math.exp(-distance / (2 * v)) for v in bandwidths)
+
     def mean_kernel(a, b):
-        return np.mean([[sum(math.exp(-((p - q)**2).sum() / (2 * v)) for v in bandwidths)
-                         for q in b] for p in a])
+        return np.mean([[kernel(p, q) for q in b.tolist()] for p in a.tolist()])
 
     return mean_kernel(x, x) + mean_kernel(y, y) - 2 * mean_kernel(x, y)
 

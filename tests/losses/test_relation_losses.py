@@ -37,12 +37,14 @@ def pairwise_by_loops(generated, semantic, gamma):
 
 
 def plackett_luce(scores, order):
-    return np.prod([softmax(scores[list(order[stage:])])[0] for stage in range(len(order))])
+    drawn = [scores[place] for place in order]
+    return math.prod(1 / sum(math.exp(score - first) for score in drawn[stage:])
+                     for stage, first in enumerate(drawn))
 
 
 def listwise_by_orders(generated, semantic, gamma):
     total = 0
-    for x, a in zip(generated / gamma, semantic / gamma):
+    for x, a in zip((generated / gamma).tolist(), (semantic / gamma).tolist()):
         for order in itertools.permutations(range(len(a))):
             p, q = plackett_luce(a, order), plackett_luce(x, order)
             total += p * math.log(p / q)
