@@ -4,7 +4,6 @@ import json
 import os
 import shutil
 import signal
-import subprocess
 import sys
 import threading
 
@@ -17,7 +16,7 @@ from paddleseg.transforms import Compose, Padding, Resize
 from PIL import Image, ImageOps
 
 from helpers import hostile_images, tiny_runs
-from paddle_csrl import stopping, visualize
+from paddle_csrl import cli, stopping, visualize
 from paddle_csrl.classes import ClassTable
 from paddle_csrl.cli import predict
 from paddle_csrl.config import ZeroShotConfig
@@ -195,17 +194,17 @@ def test_results_keep_apart_what_differs_in_folder_or_ending(tmp_path):
     assert [name for _, name in find_images(str(tmp_path / "x" / "list.txt"))] == ["x/a", "y/a"]
 
 
-def test_broken_images_are_passed_over_and_named(deployed, photos, tmp_path):
+def test_broken_images_are_passed_over_and_named(deployed, photos, tmp_path, capfd):
     root = shutil.copytree(photos, tmp_path / "photos")
     (root / "cut.jpg").write_bytes((root / "a.jpg").read_bytes()[:300])
     (root / "empty.png").write_bytes(b"")
     (root / "text.jpg").write_text("no picture")
-    command = [sys.executable, os.path.join(tiny_runs.ROOT, "tools", "predict.py"), "--run",
-               deployed, "--image_path", str(root), "--save_dir", str(tmp_path / "out"),
-               "--device", "cpu", "--num_workers", "2"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
-    told = done.stdout + done.stderr
-    assert done.returncode == 1 and "Traceback" not in told
+    argv = ["--run", deployed, "--image_path", str(root), "--save_dir", str(tmp_path / "out"),
+            "--device", "cpu", "--num_workers", "2"]
+    with pytest.raises(SystemExit) as ended:
+        cli.run(lambda: predict.main(argv), many=True)
+    told = "".join(capfd.readouterr())
+    assert ended.value.code == 1 and "Traceback" not in told
     assert "predicted 3 of 6 images" in told
     for name in ("cut.jpg", "empty.png", "text.jpg"):
         assert f"not predicted: {root / name}" in told
