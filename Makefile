@@ -34,7 +34,8 @@ demo-photos: $(if $(DIR),install)
 		'$(PHOTOS)/photos/pseudo_color_prediction'
 
 test: install
-	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n $(PROCESSES) --dist loadfile $(TESTS)
+	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n $(PROCESSES) --dist loadfile \
+		--no-loadscope-reorder $(TESTS)
 
 lint: $(VENV)/linters
 	$(VENV)/bin/ruff check .

@@ -37,6 +37,16 @@ RECIPES = {
 }
 
 
+#: Files that take longest. They come first, so that the processes of `make test`, each of which
+#: takes a file at a time, end together.
+LONGEST = (
+    "core/test_resume.py", "core/test_leaks.py", "core/test_train.py", "compare/test_compare.py",
+    "tuning/test_tuning.py", "core/test_parallel.py", "scripts/test_soak.py",
+    "core/test_inputs.py", "visualize/test_figures.py", "deploy/test_predict.py",
+    "deploy/test_export.py", "demo/test_demo_page.py", "test_compat.py", "test_docs_code.py",
+    "test_run.py", "test_run_folder.py")
+
+
 @pytest.fixture(scope="session", autouse=True)
 def impatient_trainer():
     """PaddleSeg's trainer waits a second at its end for loader processes; there are none here."""
@@ -89,9 +99,20 @@ def made_once(path: Path, make: Callable[[], Finished]) -> Finished:
         return pickle.loads(kept.read_bytes())
 
 
+def pytest_collection():
+    """Imports of tests make no garbage that would be worth a look."""
+    gc.disable()
+
+
+def pytest_collection_modifyitems(items):
+    ranks = {Path(__file__).parent / name: rank for rank, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: ranks.get(item.path, len(ranks)))
+
+
 def pytest_collection_finish(session):
     """Spare the garbage collector what stays to the end: Paddle, matplotlib, all the tests."""
     gc.freeze()
+    gc.enable()
 
 
 def pytest_ignore_collect(collection_path, config):
