@@ -22,6 +22,9 @@ sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."
 import tempfile
 from typing import NamedTuple
 
+import jinja2  # noqa: F401  (once, not in every forked run, and so the next two)
+import matplotlib.backends.backend_agg  # noqa: F401
+import matplotlib.figure  # noqa: F401
 import numpy as np
 import paddle
 from prettytable import PrettyTable
