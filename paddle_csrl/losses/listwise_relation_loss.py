@@ -4,8 +4,8 @@ Shape letters: U unseen classes, S seen classes, K sampled orders. A set of seen
 integer whose bit k says whether class k belongs to it.
 """
 
-import functools
-from typing import NamedTuple
+from types import ModuleType
+from typing import Any, NamedTuple
 
 import numpy as np
 import paddle
@@ -103,7 +103,7 @@ class ListwiseRelationLoss(nn.Layer):
             return self._table
         values = target.numpy()
         if self._table is None or not np.array_equal(self._table.scores, values):
-            self._table = _tabulate(values)
+            self._table = _tabulate(values, device.is_on_host(semantic))
         self._tabulated_of = semantic
         return self._table
 
@@ -111,26 +111,33 @@ class ListwiseRelationLoss(nn.Layer):
 class _SetTable(NamedTuple):
     """P_a over the sets, split into the classes of the low and of the high bits.
 
-    Rows count the non-empty sets of the high classes, columns those of the low ones.
+    Rows count the non-empty sets of the high classes, columns those of the low ones. For scores on
+    the CPU these are arrays, as NumPy takes a quarter of Paddle's time for exp and log of float64
+    there; tensors otherwise.
     """
 
     scores: np.ndarray  # a, [U, S]
-    high: Tensor  # P_a of a high part with an empty low part, [U, rows]
-    low: Tensor  # P_a of a low part, whatever the high part, [U, columns]
-    both: Tensor  # P_a of both parts together, [U, rows, columns]
-    constant: Tensor  # sum_R P_a(R) logsumexp_R(a) - sum_k a_k, [U]
+    high: Any  # P_a of a high part with an empty low part, [U, rows]
+    low: Any  # P_a of a low part, whatever the high part, [U, columns]
+    both: Any  # P_a of both parts together, [U, rows, columns]
+    constant: Any  # sum_R P_a(R) logsumexp_R(a) - sum_k a_k, [U]
+    outside_high: Any  # 0 for the classes of each high part, -inf for the others, [rows, n]
+    outside_low: Any  # the same of the low parts
 
 
-def _tabulate(scores: np.ndarray) -> _SetTable:
+def _tabulate(scores: np.ndarray, on_host: bool) -> _SetTable:
     if not np.isfinite(scores).all():
         raise UserError(f"ListwiseRelationLoss: semantic relations must be finite, got {scores}")
     unseen, seen = scores.shape
+    middle = seen // 2
     logsumexp = _subset_logsumexp(scores)
     probability = _remaining_probability(scores, logsumexp)
     constant = (probability[1:] * logsumexp[1:]).sum(axis=0) - scores.sum(axis=1)
-    parts = probability.T.reshape(unseen, 2**(seen - seen // 2), 2**(seen // 2))
-    tensors = (parts[:, 1:, 0], parts[:, :, 1:].sum(axis=1), parts[:, 1:, 1:], constant)
-    return _SetTable(scores, *(paddle.to_tensor(np.ascontiguousarray(t)) for t in tensors))
+    parts = probability.T.reshape(unseen, 2**(seen - middle), 2**middle)
+    arrays = map(np.ascontiguousarray, (
+        parts[:, 1:, 0], parts[:, :, 1:].sum(axis=1), parts[:, 1:, 1:], constant,
+        _outside(seen - middle), _outside(middle)))
+    return _SetTable(scores, *(arrays if on_host else map(paddle.to_tensor, arrays)))
 
 
 def _subset_logsumexp(scores: np.ndarray) -> np.ndarray:
@@ -162,44 +169,53 @@ def _sets_by_size(seen: int) -> list[np.ndarray]:
 
 
 def _exact_divergence(scores: Tensor, table: _SetTable) -> Tensor:
-    """KL of each row, [U]; the gradient is written out, for it shares nearly 2^S values a row.
+    """KL of each row, [U]; the gradient is written out, for it shares nearly 2^S values a row."""
+    with paddle.no_grad():
+        if isinstance(table.both, np.ndarray):
+            with np.errstate(invalid="ignore"):  # of scores that are not finite
+                results = _divergence_and_gradients(scores.numpy(), table, np)
+            divergence, *gradients = (paddle.to_tensor(result, place=scores.place)
+                                      for result in results)
+        else:
+            divergence, *gradients = _divergence_and_gradients(scores, table, paddle)
+        gradient = paddle.concat(gradients, axis=1)
+    # Rounding alone can take a divergence of zero below zero.
+    return functional.attach_gradient(divergence, scores, gradient).clip(min=0)
+
+
+def _divergence_and_gradients(scores: Any, table: _SetTable, library: ModuleType) -> tuple:
+    """KL of each row, [U], and its gradients to the low and the high classes, [U, n] each.
+
+    All are arrays of ``library``, NumPy or Paddle.
 
     The logsumexp of a union of h and l is logaddexp(h, l) = l + log(1 + exp(g)) - g of g = l - h,
     also where g is cut off far above 0. Its slope along h is 1 / (1 + exp(g)).
     """
     middle = scores.shape[1] // 2
-    with paddle.no_grad():
-        low, of_low = _nonempty_logsumexp(scores[:, :middle])
-        high, of_high = _nonempty_logsumexp(scores[:, middle:])
-        gaps = low.unsqueeze(1).expand_as(table.both) - high.unsqueeze(2).expand_as(table.both)
-        sums = gaps.clip_(max=_MOST_GAP).exp().scale_(1.0, 1.0)
-        slopes = table.both / sums
-        both = table.both * sums.log().subtract_(gaps)
-        # Sums by products, which are faster with Paddle on CPU.
-        rows, columns = (paddle.ones([1, size], both.dtype) for size in both.shape[1:])
-        expected = (paddle.matmul(paddle.matmul(rows, both), columns, transpose_y=True).flatten()
-                    + (table.high * high).sum(axis=1) + (table.low * low).sum(axis=1))
-        to_low = table.low.unsqueeze(1) - paddle.matmul(rows, slopes)
-        to_high = table.high.unsqueeze(1) + paddle.matmul(columns, slopes, transpose_y=True)
-        gradient = paddle.concat([paddle.matmul(to_low, of_low), paddle.matmul(to_high, of_high)],
-                                 axis=2).squeeze(1) - 1
-        divergence = expected - scores.sum(axis=1) - table.constant
-    # Rounding alone can take a divergence of zero below zero.
-    return functional.attach_gradient(divergence, scores, gradient).clip(min=0)
+    low, of_low = _logsumexp(scores[:, :middle], table.outside_low, library)
+    high, of_high = _logsumexp(scores[:, middle:], table.outside_high, library)
+    gaps = (low[:, None] - high[:, :, None]).clip(max=_MOST_GAP)
+    sums = 1 + library.exp(gaps)
+    slopes = table.both / sums
+    expected = ((table.both * (library.log(sums) - gaps)).sum(axis=(1, 2))
+                + (table.high * high).sum(axis=1) + (table.low * low).sum(axis=1))
+    to_low, to_high = table.low - slopes.sum(axis=1), table.high + slopes.sum(axis=2)
+    return (expected - scores.sum(axis=1) - table.constant,
+            (to_low[:, None] @ of_low)[:, 0] - 1, (to_high[:, None] @ of_high)[:, 0] - 1)
 
 
-def _nonempty_logsumexp(scores: Tensor) -> tuple[Tensor, Tensor]:
+def _logsumexp(scores: Any, outside: Any, library: ModuleType) -> tuple:
     """logsumexp of every non-empty set of the n columns, [U, 2^n - 1], and its gradient.
 
     The gradient, [U, 2^n - 1, n], is the softmax over each set.
     """
-    outside = paddle.to_tensor(_outside(scores.shape[1]), place=scores.place)
-    members = scores.unsqueeze(1) + outside
-    values = paddle.logsumexp(members, axis=2)
-    return values, (members - values.unsqueeze(2)).exp()
+    members = scores[:, None] + outside
+    most = members.max(axis=2)
+    shares = library.exp(members - most[:, :, None])
+    sums = shares.sum(axis=2)
+    return most + library.log(sums), shares / sums[:, :, None]
 
 
-@functools.cache
 def _outside(columns: int) -> np.ndarray:
     """0 for the members of each non-empty set of columns, -inf for the others, [2^n - 1, n]."""
     member = np.arange(1, 2**columns)[:, None] >> np.arange(columns) & 1 == 1

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import warnings
 
 import numpy as np
 import paddle
@@ -17,6 +18,7 @@ from paddle_csrl.losses.functional import log_softmax, prototype_relations, stan
 from paddle_csrl.losses.listwise_relation_loss import ListwiseRelationLoss
 from paddle_csrl.losses.pairwise_relation_loss import PairwiseRelationLoss
 from paddle_csrl.losses.prototype_norm_loss import PrototypeNormLoss
+from paddle_csrl.utils import device
 
 BOTH = [PairwiseRelationLoss, ListwiseRelationLoss]
 
@@ -59,6 +61,26 @@ def test_losses_agree_with_the_definition(seen, gamma):
         pairwise_by_loops(x, a, gamma), rel=1e-10)
     assert evaluate(ListwiseRelationLoss(gamma, "exact"), x, a) == pytest.approx(
         listwise_by_orders(x, a, gamma), rel=1e-9)
+
+
+@pytest.mark.parametrize("gamma", [0.1, 0.001])  # exp overflows for the scores of the latter
+def test_exact_form_is_the_same_on_a_device(monkeypatch, gamma):
+    x, a = relations(seen=7)
+    on_host = ListwiseRelationLoss(gamma, "exact")
+    value, slopes = evaluate(on_host, x, a), gradient(on_host, x, a)
+    monkeypatch.setattr(device, "is_on_host", lambda tensor: False)
+    on_device = ListwiseRelationLoss(gamma, "exact")
+    assert evaluate(on_device, x, a) == pytest.approx(value, rel=1e-12)
+    np.testing.assert_allclose(gradient(on_device, x, a), slopes, rtol=1e-10, atol=1e-10)
+    assert isinstance(on_device._table.both, paddle.Tensor)
+
+
+def test_exact_form_of_diverged_scores_is_nan_without_a_warning():
+    x, a = relations()
+    x[0, 1] = math.inf
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert math.isnan(evaluate(ListwiseRelationLoss(1.0, "exact"), x, a))
 
 
 def test_hand_values():
