@@ -177,9 +177,8 @@ def _mmd2_block(x: Tensor, y: Tensor, weights: Tensor, centre: Tensor,
     Paddle on CPU.
     """
     count, number = x.shape[1], y.shape[1]
+    x, y = (side - centre.expand_as(side) for side in (x, y))
     z = paddle.concat([x, y], axis=1)
-    z.subtract_(centre.expand_as(z))
-    x, y = z.split([count, number], axis=1)
     norms = _squared_norms(z)
     norms_x, norms_y = norms.split([count, number], axis=1)
     kernel, slope = _kernel_and_slope(_exponents(x, z, norms_x, norms, inverse), bandwidths)
@@ -189,13 +188,14 @@ def _mmd2_block(x: Tensor, y: Tensor, weights: Tensor, centre: Tensor,
     both_sides = paddle.concat([mean, -2 * weights], axis=2)  # x with y is also y with x
     value = (paddle.matmul(paddle.matmul(mean, kernel), both_sides, transpose_y=True)
              + paddle.matmul(paddle.matmul(weights, kernel_yy), weights, transpose_y=True))
-    slope.multiply_(paddle.concat([mean, -weights], axis=2).expand_as(slope))
+    signed = paddle.concat([mean, -weights], axis=2).scale_(2 / count)
     if inverse is not None:
-        slope.multiply_(inverse.expand_as(slope))
-    pull = paddle.matmul(slope, paddle.ones([count + number, 1], x.dtype))
-    gradient = paddle.matmul(slope, z)
-    gradient.subtract_(x.multiply_(pull.expand_as(x)))
-    return value.flatten(), gradient.scale_(2 / count)
+        signed.multiply_(inverse.expand_as(signed))
+    slope.multiply_(signed.expand_as(slope))
+    # x_i is the i-th of z, so that what it is multiplied by goes to the diagonal.
+    pull = paddle.matmul(slope, paddle.ones([count + number, 1], x.dtype)).squeeze(2)
+    slope.fill_diagonal_tensor_(slope.diagonal(axis1=1, axis2=2) - pull, dim1=1, dim2=2)
+    return value.flatten(), paddle.matmul(slope, z)
 
 
 def _kernel_and_slope(exponents: Tensor, bandwidths: Sequence[float],
@@ -231,9 +231,9 @@ def _terms(exponents: Tensor, bandwidths: Sequence[float]) -> Iterator[tuple[flo
         if bandwidth * 2 == last:
             term.multiply_(term)
             if depth == 40.0:
-                term.clip_(min=float(np.exp(-depth)))
+                term = term.clip(min=float(np.exp(-depth)))
         elif bandwidth != last:
-            term = exponents.scale(1 / bandwidth).clip_(min=-depth, max=0.0).exp_()
+            term = exponents.scale(1 / bandwidth).clip(min=-depth, max=0.0).exp_()
         last = bandwidth
         yield bandwidth, term
 
