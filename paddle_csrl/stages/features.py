@@ -92,5 +92,5 @@ def offer(sampler: BottomKSampler, features: paddle.Tensor, labels: np.ndarray,
     if not len(positions):
         return
     pixels = features.reshape([features.shape[1], -1])
-    chosen = pixels.index_select(paddle.to_tensor(positions), axis=1)
+    chosen = pixels.gather(paddle.to_tensor(positions), axis=1)
     sampler.add(chosen.numpy().T, classes, keys)
