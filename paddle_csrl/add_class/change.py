@@ -355,7 +355,7 @@ def _compare(source: _Source, target: Run, classes: ClassList, changes: Changes,
 
 def _predict(layer: nn.Conv2D, features: np.ndarray) -> np.ndarray:
     """int64 [K]: the class to which a 1×1 convolution gives each of float32 [K, D] features."""
-    logits = features.astype(np.float32) @ layer.weight.numpy()[:, :, 0, 0].T
+    logits = features.astype(np.float32, copy=False) @ layer.weight.numpy()[:, :, 0, 0].T
     return (logits if layer.bias is None else logits + layer.bias.numpy()).argmax(1)
 
 

@@ -2,7 +2,7 @@
 // The page: the server tells the state (classes, images, what is being done) and, for an image,
 // the class of every pixel; colouring, hiding and pointing need no server.
 
-const POLL_MS = 100;
+const POLL_MS = 50;
 const byId = (id) => document.getElementById(id);
 const hidden = new Set(); // names of the classes switched off, kept while classes come and go
 let state = null;
