@@ -3,14 +3,12 @@
 Shape letters: C classes, N samples a class, W embedding, Z noise and D feature dimensions.
 """
 
-import math
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import paddle
 import paddle.nn.functional as F
 from paddle import Tensor, nn
-from paddle.utils.dlpack import from_dlpack
 
 from paddle_csrl.errors import UserError
 from paddle_csrl.parallel import Share
@@ -108,7 +106,7 @@ class FeatureGenerator(nn.Layer):
         if not device.is_on_host(like):
             return on_device(shape, dtype=like.dtype)
         draws = getattr(_host_generator(), on_host)(shape, dtype=np.float32)
-        return _tensor(draws, like.dtype)
+        return paddle.to_tensor(draws, dtype=like.dtype, place=like.place)
 
     def _check_inputs(self, embeddings: Tensor, num_samples: int,
                       noise: Tensor | None) -> Tensor:
@@ -168,14 +166,7 @@ def _host_generator() -> np.random.Generator:
 
     Paddle's own draws on the CPU take longer than the matrix products they go into.
     """
-    seed: Any = paddle.randint(0, 2**31 - 1, [1]).item()  # int() of a tensor takes longer
-    return np.random.Generator(np.random.SFC64(seed))
-
-
-def _tensor(array: np.ndarray, dtype: paddle.dtype) -> Tensor:
-    """An array as a tensor of a dtype on the CPU; where that is its own, in the same memory."""
-    shared = from_dlpack(array.__dlpack__())
-    return shared if shared.dtype == dtype else shared.astype(dtype)
+    return np.random.Generator(np.random.SFC64(int(paddle.randint(0, 2**31 - 1, [1]))))
 
 
 class HostDropout(nn.Dropout):
@@ -201,9 +192,9 @@ class HostDropout(nn.Dropout):
         shape = [share.count, *like.shape[1:]]
         if not device.is_on_host(like):
             return share.take(F.dropout(paddle.ones(shape, like.dtype), self.p))
-        size = math.prod(shape)
+        size = int(np.prod(shape))
         draws = _host_generator().bit_generator.random_raw(-(-size // 4)).view(np.uint16)[:size]
         keep = (draws.reshape(shape)[share.slice] >= round(self.p * 2**16))
         # Made of floats by NumPy, because Paddle's cast takes longer than all the rest.
         factors = np.multiply(keep, 1 / (1 - self.p), dtype=np.float32)
-        return _tensor(factors, like.dtype)
+        return paddle.to_tensor(factors, place=like.place).astype(like.dtype)
