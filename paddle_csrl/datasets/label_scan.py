@@ -35,6 +35,9 @@ from paddle_csrl.errors import UserError
 from paddle_csrl.utils.arrays import read_npz, save_arrays
 from paddle_csrl.utils.counts import count_bytes
 
+# A scan computes, for most files were just read for their fingerprint: more threads than cores wait
+# for each other's turn in Python.
+_THREADS = min(8, os.cpu_count() or 1)
 _TAIL_BYTES = 4096
 _JPEG, _JPEG_END = b"\xff\xd8", b"\xff\xd9"
 _PNG, _PNG_END = b"\x89PNG", b"IEND"
@@ -98,7 +101,7 @@ def scan_labels(file_list: FileList, num_classes: int, ignore_index: int = 255,
         title (str): what the progress bar says.
         zero_is_unlabelled (bool): the files hold 0 for unlabelled and class + 1 elsewhere
             (ADE20K); PaddleSeg takes one off, and so does the scan.
-        num_workers (int): number of threads; 0 for 8.
+        num_workers (int): number of threads; 0 for one a core, 8 at most.
 
     Returns:
         LabelScan.
@@ -205,7 +208,7 @@ def _scan(file_list: FileList, num_classes: int, ignore_index: int, title: str,
                 int(counts[~is_class].sum()), turn, is_deep(image_path))
 
     columns = [array(code) for code in _CODES]
-    for classes, *rest in in_threads(scan_one, file_list, title, num_workers):
+    for classes, *rest in in_threads(scan_one, file_list, title, num_workers or _THREADS):
         for column, items in zip(columns, (len(classes), classes, *rest)):
             column.extend(np.atleast_1d(items).tolist())
     return _Columns(*map(np.asarray, columns))

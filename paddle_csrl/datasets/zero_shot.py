@@ -63,7 +63,7 @@ class ZeroShotDataset(paddle.io.Dataset):
             whose name no class has becomes ``ignore_index``. A class need not have a label.
         cache_dir (str, optional): where the label scan is kept, see ``scan_labels``.
         mode (str, optional): stands in for the data set's own ``mode``.
-        num_workers (int, optional): threads of the label scan; 0 for 8.
+        num_workers (int, optional): threads of the label scan; 0 for one a core, 8 at most.
         hide_unseen (bool, optional): apply the policy in validation too. Default: False.
         seed (int, optional): of random transforms, 0 to 4294967295. Default: 0.
 
