@@ -4,10 +4,11 @@
 
 Serves the page in this process and sends what its script sends: the class, then questions after
 the state until the class is there, then the picture and its classes. Prints median times for the
-layer in closed form and for the trained one. Before each class there is a pause for the bank and
-the rest to be made ready, which the page does while its first picture is looked at.
+layer in closed form, behind prototypes that are not trained, as in configs/csrl_custom.yml, and
+behind CSRL's generator, and for the trained layer. Before each class there is a pause for the bank
+and the rest to be made ready, which the page does while its first picture is looked at.
 
-Without --run it makes a run of the embedded data set in which nothing is trained for more than 2
+Without --run it makes runs of the embedded data set in which nothing is trained for more than 2
 iterations; images, network, feature bank and generator have their full size, of which the time
 depends, not on the scores. A run of word vectors needs other classes: --classes zebra whale owl.
 """
@@ -31,8 +32,23 @@ from paddle_csrl.demo.session import DemoSession
 from paddle_csrl.utils.io import asset
 
 CONFIG = "configs/csrl_shapes.yml"
-#: By the `classifier.mode`: what to call it, and the target in seconds.
-MODES = {"closed_form": ("layer in closed form", 1), "clean": ("trained layer", 3)}
+RIDGE = ("generator.model={'type': 'RidgePrototypes'}",
+         "generator.unseen_prototypes=free", "generator.relation=prototypes")
+
+
+class Mode(NamedTuple):
+    """What to call it, `classifier.mode`, the target in seconds, and more of the run's config."""
+
+    title: str
+    layer: str
+    target: float
+    opts: Sequence[str] = ()
+
+
+MODES = {
+    "prototypes": Mode("layer in closed form, untrained prototypes", "closed_form", 1, RIDGE),
+    "closed_form": Mode("layer in closed form, CSRL's generator", "closed_form", 1),
+    "clean": Mode("trained layer, CSRL's generator", "clean", 3)}
 
 
 class Turn(NamedTuple):
@@ -95,18 +111,18 @@ def served(run: str, opts: Sequence[str]) -> Iterator[Page]:
         session.close()
 
 
-def measure(run: str, mode: str, classes: Sequence[str], pause: float) -> None:
+def measure(run: str, mode: Mode, classes: Sequence[str], pause: float) -> None:
     turns = []
-    with silent(), served(run, [f"classifier.mode={mode}"]) as page:
+    with silent(), served(run, [f"classifier.mode={mode.layer}"]) as page:
         page.show()
         for text in classes:
             time.sleep(pause)
             turns.append(page.add(text))
-    name, target = MODES[mode]
     whole, change, picture = map(statistics.median, zip(*turns))
-    print(f"{name}: {whole:.2f} s to the new picture (target <= {target}), of it {change:.2f} s "
-          f"the change, {picture:.2f} s the picture, {whole - change - picture:.2f} s on the way "
-          f"and until the page asks again; the first {turns[0].whole:.2f} s", flush=True)
+    print(f"{mode.title}: {whole:.2f} s to the new picture (target <= {mode.target}), of it "
+          f"{change:.2f} s the change, {picture:.2f} s the picture, "
+          f"{whole - change - picture:.2f} s on the way and until the page asks again; "
+          f"the first {turns[0].whole:.2f} s", flush=True)
 
 
 @contextlib.contextmanager
@@ -116,12 +132,12 @@ def silent() -> Iterator[None]:
         yield
 
 
-def finished_run(folder: str) -> str:
-    """Make a run of full size that has learned next to nothing."""
-    run = os.path.join(folder, "run")
+def finished_run(folder: str, opts: Sequence[str]) -> str:
+    """Make a run of full size that has learned next to nothing, or find that of ``folder``."""
+    run = os.path.join(folder, "run" + "_ridge" * bool(opts))
     with silent():
         paddle_csrl.train(CONFIG, save_dir=run, opts=[
-            "iters=2", "do_eval=False", "generator.iters=2", "classifier.mode=closed_form",
+            "iters=2", "do_eval=False", "generator.iters=2", "classifier.mode=closed_form", *opts,
             "train_dataset.num_val=20", "val_dataset.num_val=20",
             *(f"{name}_dataset.dataset_root={folder}/data" for name in ("train", "val"))])
     return run
@@ -129,7 +145,7 @@ def finished_run(folder: str) -> str:
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--run", help="a finished run instead")
+    parser.add_argument("--run", help="a finished run instead, for all modes")
     parser.add_argument("--modes", nargs="+", choices=MODES, default=list(MODES))
     parser.add_argument("--classes", nargs="+", metavar="NAME=WORD",
                         default=["flag=red blue striped", "net=green yellow checkered",
@@ -137,9 +153,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--pause", type=float, default=3, help="seconds before each")
     args = parser.parse_args(argv)
     with tempfile.TemporaryDirectory() as folder:
-        run = args.run or finished_run(folder)
-        for mode in args.modes:
-            measure(run, mode, args.classes, args.pause)
+        for mode in (MODES[name] for name in args.modes):
+            measure(args.run or finished_run(folder, mode.opts), mode, args.classes, args.pause)
 
 
 if __name__ == "__main__":
