@@ -29,7 +29,8 @@ class DepthwiseConv2D(nn.Conv2D):
 
     def forward(self, x: Tensor) -> Tensor:
         if self._is_filter and _may_leave_paddle(x, self.weight):
-            return paddle.to_tensor(_filtered(x.numpy(), self.weight.numpy()[:, 0]))
+            filtered = _filtered(x.numpy(), self.weight.numpy()[:, 0])
+            return paddle.to_tensor(filtered, place=x.place)
         return nn.Conv2D.forward(self, x)  # Paddle 2.6 exports no super()
 
 
