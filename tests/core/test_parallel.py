@@ -9,7 +9,6 @@ import socket
 import stat
 import subprocess
 import sys
-import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import NamedTuple
@@ -303,19 +302,23 @@ def test_a_store_without_its_server_means_that_the_first_process_has_ended(store
 
 
 def test_a_meeting_does_not_wait_for_acknowledgements(monkeypatch):
-    """A request to the store takes 0.1 ms instead of 44, and as long as before afterwards."""
+    """No socket puts a request to the store off; afterwards all are as before."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     store = core.TCPStore("127.0.0.1", port, True, 1)
     monkeypatch.setenv("PADDLE_DISTRI_BACKEND", "gloo")
-    monkeypatch.setattr(parallel.core, "create_or_get_global_tcp_store", lambda: store)
+    within = []
+
+    class Watched:
+        @staticmethod
+        def add(key, value):
+            within.append(sockets_that_put_off())
+            return store.add(key, value)
+
+    monkeypatch.setattr(parallel.core, "create_or_get_global_tcp_store", Watched)
     before, slow = os.listdir("/dev/fd"), sockets_that_put_off()
-    seconds = []
-    for _ in range(15):
-        start = time.perf_counter()
-        parallel._meet()
-        seconds.append(time.perf_counter() - start)
-    assert np.median(seconds) < 0.03
+    parallel._meet()
+    assert len(within) >= 2 and not any(within)
     assert slow and sockets_that_put_off() == slow
     assert os.listdir("/dev/fd") == before
 
