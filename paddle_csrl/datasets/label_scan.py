@@ -39,6 +39,7 @@ from paddle_csrl.utils.counts import count_bytes
 # for each other's turn in Python.
 _THREADS = min(8, os.cpu_count() or 1)
 _TAIL_BYTES = 4096
+_BYTE_MODES = ("L", "P")  # of Pillow, with a byte a pixel
 _JPEG, _JPEG_END = b"\xff\xd8", b"\xff\xd9"
 _PNG, _PNG_END = b"\x89PNG", b"IEND"
 
@@ -184,12 +185,8 @@ def read_label(path: str, zero_is_unlabelled: bool = False) -> np.ndarray:
     Raises:
         UserError: the file is missing, broken, or not a 2-D index image.
     """
-    file_status(path, "label")
-    label = _decode_label(path)
-    if label.ndim != 2 or label.dtype.kind not in "uib":
-        raise UserError(f"label {path} is {label.dtype} {list(label.shape)}; it must be a "
-                        f"single-channel image of class ids")
-    return label - label.dtype.type(1) if zero_is_unlabelled else label
+    with _opened_label(path) as image:
+        return _ids(image, path, zero_is_unlabelled)
 
 
 def _scan(file_list: FileList, num_classes: int, ignore_index: int, title: str,
@@ -198,13 +195,14 @@ def _scan(file_list: FileList, num_classes: int, ignore_index: int, title: str,
     def scan_one(pair: Sequence[str]) -> tuple:
         image_path, label_path = pair
         require_whole_image(image_path)
-        label = read_label(label_path, zero_is_unlabelled)
-        turn = _unshared_turn(image_path, label_path, label.shape)
-        values, counts = class_pixels(label)
+        with _opened_label(label_path) as label:
+            shape = label.height, label.width
+            values, counts = _pixels(label, label_path, zero_is_unlabelled)
+            colors = _colors(label, values)
+        turn = _unshared_turn(image_path, label_path, shape)
         require_classes(values, num_classes, ignore_index, label_path)
         is_class = values != ignore_index
-        classes = values[is_class]
-        return (classes, counts[is_class], _colors(label_path, classes),
+        return (values[is_class], counts[is_class], colors[is_class],
                 int(counts[~is_class].sum()), turn, is_deep(image_path))
 
     columns = [array(code) for code in _CODES]
@@ -214,14 +212,24 @@ def _scan(file_list: FileList, num_classes: int, ignore_index: int, title: str,
     return _Columns(*map(np.asarray, columns))
 
 
-def _colors(path: str, ids: np.ndarray) -> np.ndarray:
+def _pixels(image: Image.Image, path: str,
+            zero_is_unlabelled: bool) -> tuple[np.ndarray, np.ndarray]:
+    """``class_pixels`` of an opened label."""
+    if image.mode not in _BYTE_MODES:
+        return class_pixels(_ids(image, path, zero_is_unlabelled))
+    counts = np.array(image.histogram())  # of Pillow's memory, which NumPy would copy first
+    if zero_is_unlabelled:
+        counts = np.roll(counts, -1)
+    values = np.flatnonzero(counts)
+    return values, counts[values]
+
+
+def _colors(image: Image.Image, ids: np.ndarray) -> np.ndarray:
     """int32 [K]: the colours 0xRRGGBB that the palette of a label gives to ``ids``, -1 for none."""
-    with open_image(path) as image:
-        palette = np.array((image.mode == "P" and image.getpalette()) or [], np.int32)
-    palette = palette.reshape(-1, 3) @ np.array([1 << 16, 1 << 8, 1], np.int32)
     colors = np.full(len(ids), -1, np.int32)
-    has_color = ids < len(palette)
-    colors[has_color] = palette[ids[has_color]]
+    palette = np.array((image.mode == "P" and image.getpalette()) or [], np.int32).reshape(-1, 3)
+    has_color = (ids >= 0) & (ids < len(palette))
+    colors[has_color] = palette[ids[has_color]] @ np.array([1 << 16, 1 << 8, 1], np.int32)
     return colors
 
 
@@ -289,7 +297,9 @@ def _unshared_turn(image_path: str, label_path: str, shape: tuple[int, ...]) -> 
     return 1
 
 
-def _decode_label(path: str) -> np.ndarray:
+@contextlib.contextmanager
+def _opened_label(path: str) -> Iterator[Image.Image]:
+    file_status(path, "label")
     with _opened(path, "label") as image:
         if image.format in LOSSY:
             raise UserError(f"label {path} is a {image.format}, whose ids are not those that were "
@@ -297,7 +307,16 @@ def _decode_label(path: str) -> np.ndarray:
         if orientation(image) != 1:
             raise UserError(f"label {path} has an EXIF orientation, which is not looked at where "
                             f"ids are read; write it upright, like its image, without the tag")
-        return np.asarray(image)
+        yield image
+
+
+def _ids(image: Image.Image, path: str, zero_is_unlabelled: bool) -> np.ndarray:
+    """The pixels [H, W] of an opened label."""
+    label = np.asarray(image)
+    if label.ndim != 2 or label.dtype.kind not in "uib":
+        raise UserError(f"label {path} is {label.dtype} {list(label.shape)}; it must be a "
+                        f"single-channel image of class ids")
+    return label - label.dtype.type(1) if zero_is_unlabelled else label
 
 
 def _decode(path: str, kind: str) -> np.ndarray:

@@ -28,13 +28,13 @@ def files(tmp_path, monkeypatch):
 @pytest.fixture
 def decodes(monkeypatch):
     """The paths of the labels decoded, as they are."""
-    paths, read = [], label_scan.read_label
+    paths, opened = [], label_scan._opened_label
 
-    def counting(path, *args):
+    def counting(path):
         paths.append(path)
-        return read(path, *args)
+        return opened(path)
 
-    monkeypatch.setattr(label_scan, "read_label", counting)
+    monkeypatch.setattr(label_scan, "_opened_label", counting)
     return paths
 
 
