@@ -29,7 +29,8 @@ import paddle  # noqa: E402
 from paddle import Tensor  # noqa: E402
 
 from paddle_csrl.losses import MMDLoss  # noqa: E402
-from paddle_csrl.losses.mmd_loss import CPU_BLOCK_SIZE, ZS3NET_BANDWIDTHS  # noqa: E402
+from paddle_csrl.losses.mmd_loss import ZS3NET_BANDWIDTHS  # noqa: E402
+from paddle_csrl.losses.mmd_on_host import BLOCK_SIZE  # noqa: E402
 
 SAMPLES, FEATURE = 128, 256
 
@@ -111,7 +112,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         size = 4 * classes * SAMPLES * FEATURE / 2**20
         print(f"memory of an update, {classes} classes: {float(found.split()[-1]):.0f} MiB beside "
               f"{2 * size:.0f} MiB of features; their gradient is {size:.0f} MiB, kernels are held "
-              f"for {CPU_BLOCK_SIZE * 4 / 2**20:.1f} MiB of classes at a time")
+              f"for {BLOCK_SIZE * 4 / 2**20:.1f} MiB of classes at a time")
 
 
 if __name__ == "__main__":

@@ -11,17 +11,15 @@ from paddle import Tensor, nn
 from paddleseg.cvlibs import manager
 
 from paddle_csrl.errors import UserError
+from paddle_csrl.losses import mmd_on_host
 from paddle_csrl.losses.functional import attach_gradient, check_positive, in_full_precision
 from paddle_csrl.registry import register
 from paddle_csrl.utils import device
 
 #: ZS3Net's bandwidths.
 ZS3NET_BANDWIDTHS = (2, 5, 10, 20, 40, 80)
-#: What ``bandwidths: auto`` multiplies the median squared distance by.
-AUTO_FACTORS = (2, 1, 1 / 2, 1 / 4, 1 / 8)
-#: Most kernel values, and most feature values, of one block of classes: on CPU, blocks that
-#: stay in its cache; on GPU, blocks that fill it.
-CPU_BLOCK_SIZE, GPU_BLOCK_SIZE = 2**17, 2**24
+#: Most kernel values, and most feature values, of one block of classes on a GPU, which fill it.
+GPU_BLOCK_SIZE = 2**24
 
 
 @register(manager.LOSSES)
@@ -73,20 +71,13 @@ class MMDLoss(nn.Layer):
                 rows: np.ndarray | None = None) -> Tensor:
         _check_shapes(generated, real, rows)
         counts = _check_counts(counts, *real.shape[:2])
-        real = _without_padding(real.detach(), counts)
-        weights = _weights(counts, real)
-        share = (counts > 0) / max(np.count_nonzero(counts), 1)
-        # Distances do not change with the origin, and are rounded least near the samples.
-        centre = paddle.matmul(_like(share, real), real[:, 0])
-        bandwidths = self.bandwidths or AUTO_FACTORS
-        scale = None if self.bandwidths else _scale(real - centre, counts)
-        if rows is not None:
-            share = np.where(rows < 0, 0, share[rows])
-            index = paddle.to_tensor(rows.clip(0))
-            weights, real = weights.gather(index), real.gather(index)
-        mmd2 = attach_gradient(*_mmd2(generated, real, weights, centre, bandwidths, scale))
+        compute = _on_host if device.is_on_host(generated) else _on_device
+        mmd2 = attach_gradient(*compute(generated, real.detach(), counts, rows, self.bandwidths))
         if not self.squared:
             mmd2 = _root(mmd2)
+        share = mmd_on_host.class_shares(counts)
+        if rows is not None:
+            share = np.where(rows < 0, 0, share[rows])
         return (mmd2 * _like(share, mmd2)).sum()
 
 
@@ -120,49 +111,52 @@ def _check_counts(counts: Tensor | np.ndarray | Sequence[int] | None, classes: i
     return valid.astype(np.int64)
 
 
-def _valid(counts: np.ndarray, most: int) -> np.ndarray:
-    """The valid ones of the real samples, bool [C, M]."""
-    return np.arange(most) < counts[:, None]
-
-
 def _like(values: np.ndarray, tensor: Tensor) -> Tensor:
     return paddle.to_tensor(values, dtype=tensor.dtype, place=tensor.place)
 
 
-def _weights(counts: np.ndarray, real: Tensor) -> Tensor:
-    """Weights [C, 1, M] of the real samples, which sum up to 1 for a class that has any."""
-    weights = _valid(counts, real.shape[1]) / counts.clip(min=1)[:, None]
-    return _like(weights[:, None], real)
-
-
-def _without_padding(real: Tensor, counts: np.ndarray) -> Tensor:
-    """The real samples, the invalid ones set to 0."""
-    valid = _valid(counts, real.shape[1])
-    if valid.all():
-        return real
-    # A product would keep NaN and infinity in the padding.
-    is_valid = paddle.to_tensor(valid, place=real.place).unsqueeze(2).expand_as(real)
-    return paddle.where(is_valid, real, paddle.zeros_like(real))
+def _on_host(generated: Tensor, real: Tensor, counts: np.ndarray, rows: np.ndarray | None,
+             bandwidths: Sequence[float]) -> tuple[Tensor, Tensor, Tensor]:
+    """As ``_on_device``."""
+    values, gradients = mmd_on_host.mmd2(generated.numpy(), real.numpy(), counts, rows, bandwidths)
+    return _like(values, generated), generated, _like(gradients, generated)
 
 
 @paddle.no_grad()
-def _mmd2(generated: Tensor, real: Tensor, weights: Tensor, centre: Tensor,
-          bandwidths: Sequence[float], scale: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-    """Each class's MMD^2 [C], the generated samples, and the gradient to them, in blocks.
+def _on_device(generated: Tensor, real: Tensor, counts: np.ndarray, rows: np.ndarray | None,
+               bandwidths: Sequence[float]) -> tuple[Tensor, Tensor, Tensor]:
+    """Each class's MMD^2 [K], the generated samples, and the gradient to them, in blocks.
 
     The gradient is written out because it needs the kernel matrices only here: nothing of size
-    C * N * M outlives this function. A ``scale`` multiplies the bandwidths.
+    C * N * M outlives this function but where ``bandwidths`` are left to be found.
     """
+    valid = mmd_on_host.valid_samples(counts, real.shape[1])
+    real = _without_padding(real, valid)
+    weights = _like(mmd_on_host.sample_weights(counts, valid)[:, None], real)
+    # Distances do not change with the origin, and are rounded least near the samples.
+    centre = paddle.matmul(_like(mmd_on_host.class_shares(counts), real), real[:, 0])
+    inverse = None if bandwidths else _scale(real - centre, valid).reciprocal()
+    bandwidths = bandwidths or mmd_on_host.AUTO_FACTORS
+    if rows is not None:
+        index = paddle.to_tensor(rows.clip(0))
+        weights, real = weights.gather(index), real.gather(index)
     samples = max(generated.shape[1], real.shape[1])
-    most = CPU_BLOCK_SIZE if device.is_on_host(generated) else GPU_BLOCK_SIZE
-    size = max(1, most // (samples * max(samples, generated.shape[2])))
-    inverse = None if scale is None else scale.reciprocal()
+    size = max(1, GPU_BLOCK_SIZE // (samples * max(samples, generated.shape[2])))
     blocks = [_mmd2_block(generated[start:start + size], real[start:start + size],
                           weights[start:start + size], centre, bandwidths, inverse)
               for start in range(0, generated.shape[0], size)]
     values, gradients = (paddle.concat(parts) if len(parts) > 1 else parts[0]
                          for parts in zip(*blocks))
     return values, generated, gradients
+
+
+def _without_padding(real: Tensor, valid: np.ndarray) -> Tensor:
+    """The real samples, those not ``valid`` set to 0."""
+    if valid.all():
+        return real
+    # A product would keep NaN and infinity in the padding.
+    is_valid = paddle.to_tensor(valid, place=real.place).unsqueeze(2).expand_as(real)
+    return paddle.where(is_valid, real, paddle.zeros_like(real))
 
 
 def _mmd2_block(x: Tensor, y: Tensor, weights: Tensor, centre: Tensor,
@@ -253,27 +247,25 @@ def _exponents(a: Tensor, b: Tensor, norms_a: Tensor, norms_b: Tensor,
     return exponents if inverse is None else exponents.multiply_(inverse.expand_as(exponents))
 
 
-@paddle.no_grad()
-def _scale(real: Tensor, counts: np.ndarray) -> Tensor:
+def _scale(real: Tensor, valid: np.ndarray) -> Tensor:
     """The median squared distance within classes, scalar; 1 where there is none above rounding."""
-    norms = _squared_norms(real)
-    distances = _exponents(real, real, norms, norms).scale_(-2.0).clip_(min=0.0)
-    valid, most = _valid(counts, real.shape[1]), real.shape[1]
-    pairs = valid[:, :, None] & valid[:, None, :] & np.triu(np.ones((most, most), bool), 1)
+    pairs = mmd_on_host.distinct_pairs(valid)
     if not pairs.any():
         return paddle.ones([], real.dtype)
+    norms = _squared_norms(real)
+    distances = _exponents(real, real, norms, norms).scale_(-2.0).clip_(min=0.0)
     median = _median(distances, pairs)
-    rounding = 100 * float(paddle.finfo(real.dtype).eps) * norms.mean()
+    rounding = mmd_on_host.ROUNDINGS * float(paddle.finfo(real.dtype).eps) * norms.mean()
     return paddle.where(median > rounding, median, paddle.ones_like(median))
 
 
 def _median(values: Tensor, chosen: np.ndarray) -> Tensor:
-    """The median of the ``chosen`` values, bool of their shape and not all False."""
-    if device.is_on_host(values):  # where Paddle's sort takes ten times as long
-        return paddle.to_tensor(np.median(values.numpy()[chosen]), values.dtype)
+    """The median of the ``chosen`` values, bool of their shape and not all False.
+
+    All are sorted: to choose first would wait for the device.
+    """
     mask = paddle.to_tensor(chosen, place=values.place)
-    rest = paddle.full_like(values, np.inf)
-    ordered = paddle.where(mask, values, rest).flatten().sort()
+    ordered = paddle.where(mask, values, paddle.full_like(values, np.inf)).flatten().sort()
     middle, odd = divmod(np.count_nonzero(chosen), 2)
     return ordered[middle] if odd else ordered[middle - 1:middle + 1].mean()
 

@@ -21,7 +21,7 @@ from paddle_csrl.losses import (
     MMDLoss,
     PairwiseRelationLoss,
     PrototypeNormLoss,
-    mmd_loss,
+    mmd_on_host,
     prototype_relations,
     standardize_rows,
 )
@@ -111,7 +111,7 @@ def test_blocks_of_mmd_change_nothing(sets, bandwidths, block, squared):
     loss = MMDLoss(bandwidths, squared)
     whole = evaluate(loss, *sets), gradient(loss, *sets)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(mmd_loss, "CPU_BLOCK_SIZE", block)
+        patch.setattr(mmd_on_host, "BLOCK_SIZE", block)
         parts = evaluate(loss, *sets), gradient(loss, *sets)
     # The root makes 1e-8 of a rounding of 1e-16.
     assert parts[0] == pytest.approx(whole[0], abs=1e-12 if squared else 1e-7)

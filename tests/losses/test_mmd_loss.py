@@ -9,10 +9,22 @@ from paddleseg.cvlibs import manager
 
 from helpers.losses import central_differences, evaluate, gradient
 from paddle_csrl.errors import UserError
-from paddle_csrl.losses import mmd_loss
+from paddle_csrl.losses import mmd_loss, mmd_on_host
 from paddle_csrl.losses.mmd_loss import MMDLoss
+from paddle_csrl.utils import device
 
 ZS3NET = [2, 5, 10, 20, 40, 80]
+
+
+@pytest.fixture(params=["on a CPU", "as on a GPU"], autouse=True)
+def _way(request, monkeypatch):
+    if request.param == "as on a GPU":
+        monkeypatch.setattr(device, "is_on_host", lambda tensor: False)
+
+
+def in_blocks(monkeypatch, size):
+    monkeypatch.setattr(mmd_on_host, "BLOCK_SIZE", size)
+    monkeypatch.setattr(mmd_loss, "GPU_BLOCK_SIZE", size)
 
 
 def mmd2_by_loops(x, y, bandwidths):
@@ -34,9 +46,9 @@ def samples(classes=3, generated=4, real=5, dim=6, seed=0):
 @pytest.mark.parametrize("bandwidths", [ZS3NET, [3.0], [1, 2, 4, 8], [0.7, 9, 1.4], [2, 2],
                                         [4, 2, 4, 1, 2, 2]])
 @pytest.mark.parametrize("squared", [True, False])
-@pytest.mark.parametrize("block", [mmd_loss.CPU_BLOCK_SIZE, 1])
+@pytest.mark.parametrize("block", [mmd_on_host.BLOCK_SIZE, 1])
 def test_agrees_with_loops(monkeypatch, bandwidths, squared, block):
-    monkeypatch.setattr(mmd_loss, "CPU_BLOCK_SIZE", block)
+    in_blocks(monkeypatch, block)
     x, y = samples(generated=3, dim=2)
 
     def by_loops(x):
@@ -144,7 +156,7 @@ def test_far_from_the_origin_in_float32():
 def test_blocks_of_classes_change_nothing(monkeypatch):
     x, y = samples(classes=5)
     whole = evaluate(MMDLoss(ZS3NET), x, y), gradient(MMDLoss(ZS3NET), x, y)
-    monkeypatch.setattr(mmd_loss, "CPU_BLOCK_SIZE", 2 * 5 * 6)
+    in_blocks(monkeypatch, 2 * 5 * 6)
     assert evaluate(MMDLoss(ZS3NET), x, y) == pytest.approx(whole[0], rel=1e-12)
     np.testing.assert_allclose(gradient(MMDLoss(ZS3NET), x, y), whole[1], rtol=1e-10)
 
@@ -206,3 +218,5 @@ def test_rounding_makes_no_distance_negative():
     kernel, _ = mmd_loss._kernel_and_slope(
         mmd_loss._exponents(points, points, norms, norms), [1.0])
     assert float(kernel) == 1
+    far = np.float32([[[1000.0, 0.1]]]).repeat(9, axis=1)
+    assert mmd_on_host._exponents(far, far + np.float32(1e-4)).max() <= 0
