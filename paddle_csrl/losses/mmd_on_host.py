@@ -1,4 +1,4 @@
-"""What ``MMDLoss`` computes, by NumPy: on a CPU, Paddle takes longer for each pass over a block.
+"""The MMD of ``MMDLoss`` by NumPy: on a CPU, Paddle takes longer for each pass over a block.
 
 Shape letters: C classes, N generated and M real samples a class, D feature dimensions.
 """
@@ -83,7 +83,7 @@ def distinct_pairs(valid: np.ndarray) -> np.ndarray:
 
 
 def _rounding(samples: np.ndarray) -> float:
-    """How far a squared norm of samples [C, N, D] may be rounded."""
+    """The rounding of a squared norm of samples [C, N, D]."""
     return float(np.finfo(samples.dtype).eps * np.mean(2 * _half_squares(samples)))
 
 
