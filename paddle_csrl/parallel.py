@@ -61,7 +61,9 @@ def _asking_at_once() -> Iterator[None]:
         for name in os.listdir("/dev/fd") if os.path.isdir("/dev/fd") else ():
             with contextlib.suppress(OSError):  # the listing itself, sockets of other kinds
                 if stat.S_ISSOCK(os.fstat(int(name)).st_mode):
+                    blocks = os.get_blocking(int(name))
                     same = opened.enter_context(socket.socket(fileno=os.dup(int(name))))
+                    os.set_blocking(int(name), blocks)  # for socket.setdefaulttimeout changes it
                     if not same.getsockopt(*_AT_ONCE):
                         slow.append(same)
         for same in slow:

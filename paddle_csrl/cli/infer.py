@@ -10,7 +10,6 @@ examples:
 """
 
 import argparse
-import os
 from typing import Any
 
 import paddle
@@ -21,6 +20,7 @@ from paddle_csrl.deploy.exported import DeployInfo, ExportedPredictor, load_back
 from paddle_csrl.deploy.images import ImageReader
 from paddle_csrl.deploy.predict import ResultFiles, predict_images
 from paddle_csrl.errors import UserError
+from paddle_csrl.utils.cores import usable_cores
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -31,8 +31,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     options.add_device(parser, ["cpu", "gpu"])
     parser.add_argument("--num_workers", type=int, default=1, metavar="N",
                         help="threads that read and transform images (default: 1)")
-    parser.add_argument("--cpu_threads", type=int, default=os.cpu_count() or 1, metavar="N",
-                        help="threads of the model on a CPU (default: one for each core)")
+    parser.add_argument("--cpu_threads", type=int, default=usable_cores(), metavar="N",
+                        help="threads of the model on a CPU (default: one for each core it may use)")
     parser.add_argument("--enable_mkldnn", action="store_true",
                         help="use oneDNN on a CPU; off by default, for Paddle 3.3 has no "
                              "bilinear upsampling with it")

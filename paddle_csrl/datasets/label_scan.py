@@ -33,11 +33,12 @@ from paddle_csrl.datasets.fingerprint import (
 )
 from paddle_csrl.errors import UserError
 from paddle_csrl.utils.arrays import read_npz, save_arrays
+from paddle_csrl.utils.cores import usable_cores
 from paddle_csrl.utils.counts import count_bytes
 
 # A scan computes, for most files were just read for their fingerprint: more threads than cores wait
 # for each other's turn in Python.
-_THREADS = min(8, os.cpu_count() or 1)
+_THREADS = min(8, usable_cores())
 _TAIL_BYTES = 4096
 _BYTE_MODES = ("L", "P")  # of Pillow, with a byte a pixel
 _JPEG, _JPEG_END = b"\xff\xd8", b"\xff\xd9"

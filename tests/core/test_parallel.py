@@ -323,6 +323,17 @@ def test_a_meeting_does_not_wait_for_acknowledgements(monkeypatch):
     assert os.listdir("/dev/fd") == before
 
 
+def test_a_meeting_leaves_sockets_blocking_with_a_default_timeout():
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        with socket.create_connection(server.getsockname()) as connected:
+            socket.setdefaulttimeout(5)
+            try:
+                with parallel._asking_at_once():
+                    assert os.get_blocking(connected.fileno())
+            finally:
+                socket.setdefaulttimeout(None)
+
+
 def sockets_that_put_off():
     """Numbers of this process's TCP sockets that hold small parts back."""
     found = []
