@@ -32,7 +32,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--num_workers", type=int, default=1, metavar="N",
                         help="threads that read and transform images (default: 1)")
     parser.add_argument("--cpu_threads", type=int, default=usable_cores(), metavar="N",
-                        help="threads of the model on a CPU (default: one for each core it may use)")
+                        help="threads of the model on a CPU (default: one a core it may use)")
     parser.add_argument("--enable_mkldnn", action="store_true",
                         help="use oneDNN on a CPU; off by default, for Paddle 3.3 has no "
                              "bilinear upsampling with it")
