@@ -89,6 +89,10 @@ class FeatureGenerator(nn.Layer):
         """Features [C - start, N, D] of the classes from ``start`` on, as ``forward`` has them."""
         return self(embeddings, num_samples).features[start:]
 
+    def last_prototypes(self, embeddings: Tensor, num_samples: int, start: int) -> Tensor:
+        """Prototypes [C - start, D] of the classes from ``start`` on: means of their features."""
+        return self(embeddings, num_samples).features.mean(1)[start:]
+
     def semantic_relations(self, embeddings: Tensor) -> Tensor:
         """As the function, which waits for a GPU to check its values.
 

@@ -93,10 +93,10 @@ class GeneratorTask(nn.Layer):
         return self._placed(
             self.generator.last_features(self.embeddings, num_samples, self.num_seen))
 
-    def fitted_prototypes(self) -> paddle.Tensor:
-        """The prototypes of the unseen classes, [U, D], of a generator that has some by itself."""
-        own = self.generator.prototypes(self.embeddings[self.num_seen:])
-        return self._placed(own.unsqueeze(1)).squeeze(1)
+    def prototypes_of_unseen(self, num_samples: int) -> paddle.Tensor:
+        """Means [U, D] of what ``generate_unseen`` generates, or what is there without noise."""
+        means = self.generator.last_prototypes(self.embeddings, num_samples, self.num_seen)
+        return self._placed(means.unsqueeze(1)).squeeze(1)
 
     def _placed(self, features: paddle.Tensor) -> paddle.Tensor:
         """Features of the unseen classes with their means where ``unseen_prototypes`` says."""

@@ -71,6 +71,10 @@ class PrototypeGenerator(base.FeatureGenerator):
         """Prototypes [C, D] of classes with ``embeddings`` [C, W], none of norm zero."""
         raise NotImplementedError
 
+    def last_prototypes(self, embeddings: Tensor, num_samples: int, start: int) -> Tensor:
+        """Those without noise; ``num_samples`` has no influence."""
+        return self.prototypes(embeddings[start:])
+
     def generate(self, embeddings: Tensor, noise: Tensor, share: Share) -> base.GeneratorOutput:
         """Generate features; the relations are e^0 alone."""
         relations = base.semantic_relations(embeddings)

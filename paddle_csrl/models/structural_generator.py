@@ -83,14 +83,22 @@ class StructuralGenerator(base.FeatureGenerator):
         """As of every generator; the last layer, most of the work, leaves the others out."""
         if start == len(embeddings):  # Paddle 2.6 multiplies no empty matrices
             return super().last_features(embeddings, num_samples, start)
+        with paddle.amp.auto_cast(enable=False):
+            return self._last_nodes(embeddings, num_samples, start).values()
+
+    def last_prototypes(self, embeddings: Tensor, num_samples: int, start: int) -> Tensor:
+        """As of every generator, without the features themselves."""
+        if start == len(embeddings):
+            return super().last_prototypes(embeddings, num_samples, start)
+        with paddle.amp.auto_cast(enable=False):
+            return self._last_nodes(embeddings, num_samples, start).prototypes()
+
+    def _last_nodes(self, embeddings: Tensor, num_samples: int, start: int) -> "_Nodes":
         noise = self._check_inputs(embeddings, num_samples, None)
         wanted = Share.last(len(embeddings), start)
-        with paddle.amp.auto_cast(enable=False):
-            nodes, prototypes, edges, _ = self._before_last(embeddings, noise,
-                                                            Share(len(embeddings)))
-            messages = paddle.matmul(wanted.take(edges), prototypes)
-            return _aggregate_features(self.feature_mlps[-1], nodes.of(wanted), messages,
-                                       wanted).values()
+        nodes, prototypes, edges, _ = self._before_last(embeddings, noise, Share(len(embeddings)))
+        messages = paddle.matmul(wanted.take(edges), prototypes)
+        return _aggregate_features(self.feature_mlps[-1], nodes.of(wanted), messages, wanted)
 
     def _before_last(self, embeddings: Tensor, noise: Tensor,
                      share: Share) -> tuple["_Nodes", Tensor, Tensor, list[Tensor]]:
@@ -152,7 +160,10 @@ def _aggregate_features(mlp: nn.Layer, nodes: _Nodes, messages: Tensor,
     of_node, of_messages = first.weight.chunk(2, axis=0)
     per_class = nodes.offset @ of_node + messages @ of_messages + first.bias
     hidden = _PerClassLinear.apply(nodes.base, nodes.weight @ of_node, per_class)
-    activated = _Product.apply(hidden, _activation_factor(hidden, dropout, share))
+    factor = _activation_factor(hidden, dropout, share)
+    # Without gradients in place: new memory of that size costs more than the product.
+    activated = _Product.apply(hidden, factor) if paddle.is_grad_enabled() \
+        else hidden.multiply_(factor)
     return _Nodes(activated, second.weight, second.bias)
 
 

@@ -256,10 +256,10 @@ def unseen_prototypes(task: GeneratorTask, number: int, seed: int) -> np.ndarray
     They are the means of ``number`` generated features each or, of a generator that is not
     trained, those that it has by itself, on which number and seed have no influence.
     """
-    if getattr(task.generator, "is_trained", True):
-        return generate(task, number, seed).mean(1, dtype=np.float64)
+    utils.set_seed(seed)
+    task.train()
     with paddle.no_grad():
-        return task.fitted_prototypes().numpy().astype(np.float64)
+        return task.prototypes_of_unseen(number).numpy().astype(np.float64)
 
 
 def spread_of_classes(task: GeneratorTask, bank: FeatureBank, names: Sequence[str],

@@ -29,7 +29,13 @@ from paddle_csrl.run import Run
 from paddle_csrl.stages.calibration import Calibration
 from paddle_csrl.stages.classifier import calibrated_layer
 from paddle_csrl.stages.closed_form import closed_form_layer
-from paddle_csrl.stages.generator import train_generator, unseen_prototypes
+from paddle_csrl.stages.generator import (
+    generate,
+    load_generator,
+    train_generator,
+    trained_generator,
+    unseen_prototypes,
+)
 from paddle_csrl.utils import read_json, write_json
 
 
@@ -211,6 +217,27 @@ def test_in_closed_form_the_layer_is_that_of_the_stages_with_all_classes(closed,
     assert_same_up_to_rounding(state[weight], values["weight"])
     assert_same_up_to_rounding(state[weight.replace("weight", "bias")], values["bias"])
     assert new.calibration == pytest.approx(calibration, rel=1e-5)
+
+
+@pytest.mark.parametrize("closed", ["csrl"], indirect=True)
+def test_in_closed_form_the_prototype_of_a_class_is_the_mean_of_its_features(closed, tmp_path):
+    """Generated for all classes in full, the new one the last of the graph."""
+    change_classes(closed.folder, str(tmp_path / "run"), ["zebra"])
+    run = closed.open()
+    context, section = run.context, run.config.section("classifier")
+    bank, unseen = context.bank.renumbered([0, 1, 2, 3, 4, None]), np.array([3, 4, 5])
+    embeddings = np.concatenate([context.embeddings, load_class_embeddings(["zebra"])])
+    task = load_generator(run.config.section("generator"), embeddings, bank, unseen,
+                          run.output("generator"))
+    features = [generate(each, section.num_generated, run.seed("classifier"), seen_too=True)
+                for each in (trained_generator(context), task)]
+    prototypes = [*features[0][3:].mean(1, dtype=np.float64), features[1][-1].mean(0)]
+    layer = closed_form_layer(section, bank, np.array(prototypes), unseen)
+    values, _ = calibrated_layer(Calibration.of(section), layer, bank, context.scale, unseen, None)
+    state = state_of(tmp_path / "run")
+    weight = last_layer(state, 6)
+    assert_same_up_to_rounding(state[weight], values["weight"])
+    assert_same_up_to_rounding(state[weight.replace("weight", "bias")], values["bias"])
 
 
 def test_in_closed_form_too_a_class_taken_away_and_added_again_changes_nothing(

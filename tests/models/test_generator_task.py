@@ -206,6 +206,16 @@ def test_generated_unseen_features_are_those_of_the_unseen_classes(data):
     np.testing.assert_allclose(found.numpy(), expected.numpy(), atol=1e-6)
 
 
+@pytest.mark.parametrize("place", ["free", "hull"])
+def test_prototypes_of_unseen_classes_are_the_means_of_their_features(data, place):
+    task = make_task(data, unseen_prototypes=place)
+    paddle.seed(0)
+    whole = task.generate(9).numpy()
+    paddle.seed(0)
+    found = task.prototypes_of_unseen(9).numpy()
+    np.testing.assert_allclose(found, whole[len(SEEN):].mean(1), atol=1e-5)
+
+
 def test_one_unseen_class_will_do(data):
     task = make_task(data, seen=np.arange(5), unseen=np.array([5]),
                      prototypes=np.ones((5, D), np.float32) * np.arange(5)[:, None])

@@ -49,6 +49,19 @@ def test_a_class_is_generated_alike_whatever_the_others_are(embeddings):
     assert np.array_equal(first[0], second[0]) and not np.allclose(first[1:], second[1:])
 
 
+@pytest.mark.parametrize("start", [0, 1, C])
+def test_the_last_classes_alone_are_those_of_all(embeddings, start):
+    def made(make, *args):
+        paddle.seed(0)
+        return make(paddle.to_tensor(embeddings), N, *args)
+
+    model = build(dropout=0.5)
+    features = made(model).features.numpy()[start:]
+    assert np.array_equal(made(model.last_features, start).numpy(), features)
+    np.testing.assert_allclose(made(model.last_prototypes, start).numpy(), features.mean(1),
+                               atol=1e-6)
+
+
 def test_weights_start_as_zs3nets():
     model = build(hidden_dim=200, noise_dim=195)
     assert (model.mlp[0].bias.numpy() == np.float32(0.01)).all()

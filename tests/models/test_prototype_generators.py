@@ -91,6 +91,8 @@ def test_features_have_the_prototype_as_mean_and_the_covariance_of_real_ones(kin
     paddle.seed(0)
     features, relations = model(paddle.to_tensor(new.astype(np.float32)), 20000)
     np.testing.assert_allclose(features.numpy().mean(1), prototypes(model, new), atol=0.1)
+    last = model.last_prototypes(paddle.to_tensor(new.astype(np.float32)), 1, start=1)
+    np.testing.assert_allclose(last.numpy(), prototypes(model, new)[1:], rtol=1e-6)
     for rows in features.numpy():
         np.testing.assert_allclose(np.cov(rows.T), covariance, atol=0.05 * np.trace(covariance))
     np.testing.assert_allclose(relations[0].numpy(), unit(new) @ unit(new).T, atol=1e-5)

@@ -139,6 +139,9 @@ def test_the_last_classes_alone_are_those_of_all(num_layers, start):
     paddle.seed(1)
     last = model.last_features(embeddings, N, start).numpy()
     np.testing.assert_allclose(last, whole[start:], **CLOSE)
+    paddle.seed(1)
+    prototypes = model.last_prototypes(embeddings, N, start).numpy()
+    np.testing.assert_allclose(prototypes, whole[start:].mean(1), **CLOSE)
 
 
 def test_reordering_the_classes_reorders_the_output(generator):
