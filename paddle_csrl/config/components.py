@@ -4,8 +4,9 @@ import difflib
 import inspect
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import wraps
 from typing import Any
 
 import paddle
@@ -25,8 +26,6 @@ _REGISTRIES = {"model": manager.MODELS, "backbone": manager.BACKBONES,
 _NOUNS = {"model": "model", "backbone": "backbone", "dataset": "data set",
           r"transforms\[\d+\]": "transform", r"loss\.types\[\d+\]": "loss",
           "optimizer": "optimizer", "lr_scheduler": "schedule"}
-# Transforms that have stood the trial, by what stands in the config, with the channels.
-_passed: set[tuple[str, int]] = set()
 #: Any larger step ends in weights that say nothing, though their loss may stay finite.
 _MOST_LEARNING_RATE = 1000
 
@@ -63,6 +62,22 @@ class UserErrorBuilder(SegBuilder):
                             f"{' '.join(str(error).split())}") from error
 
 
+def once(trial: Callable[..., None]) -> Callable[..., None]:
+    """Make a trial that was passed under the same arguments, by their text, no second time.
+
+    Many configs have the same components, and to make one takes longer than to read a config.
+    """
+    passed: set[str] = set()
+
+    @wraps(trial)
+    def made_once(*args: Any) -> None:
+        if repr(args) not in passed:
+            trial(*args)
+            passed.add(repr(args))
+
+    return made_once
+
+
 def try_out(content: dict[str, Any], dotted: str, **more: Any) -> Any:
     """Make the component at a dotted key on the CPU; Paddle's state stays as it was.
 
@@ -84,11 +99,13 @@ def try_out(content: dict[str, Any], dotted: str, **more: Any) -> Any:
 def try_transforms(transforms: list[dict[str, Any]], dotted: str, channels: int) -> None:
     """As ``try_out``, for transforms, which also have to get a small image through."""
     for number, content in enumerate(transforms):
-        place = f"{dotted}[{number}]"
-        trial.require_bounded(content, place)
-        if (repr(content), channels) not in _passed:  # many configs have the same ones
-            trial.try_transform(try_out(content, place), place, channels)
-            _passed.add((repr(content), channels))
+        _try_transform(content, f"{dotted}[{number}]", channels)
+
+
+@once
+def _try_transform(content: dict[str, Any], place: str, channels: int) -> None:
+    trial.require_bounded(content, place)
+    trial.try_transform(try_out(content, place), place, channels)
 
 
 def try_losses(loss: dict[str, Any], dotted: str, of_generator: bool = False) -> None:
@@ -98,11 +115,14 @@ def try_losses(loss: dict[str, Any], dotted: str, of_generator: bool = False) ->
         UserError: one cannot be made, or is for logits where ``of_generator``, or the reverse.
     """
     for number, content in enumerate(loss["types"]):
-        place = f"{dotted}.types[{number}]"
-        if hasattr(try_out(content, place), "consumes") != of_generator:
-            wrong, right = ("logits", "what the generator makes")[::1 if of_generator else -1]
-            raise UserError(f"`{place}`: {content['type']} is a loss on {wrong}; name one on "
-                            f"{right}")
+        _try_loss(content, f"{dotted}.types[{number}]", of_generator)
+
+
+@once
+def _try_loss(content: dict[str, Any], place: str, of_generator: bool) -> None:
+    if hasattr(try_out(content, place), "consumes") != of_generator:
+        wrong, right = ("logits", "what the generator makes")[::1 if of_generator else -1]
+        raise UserError(f"`{place}`: {content['type']} is a loss on {wrong}; name one on {right}")
 
 
 @contextmanager

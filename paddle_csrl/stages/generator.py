@@ -15,7 +15,7 @@ from paddle_csrl.bank.batches import GeneratorBatches
 from paddle_csrl.bank.feature_bank import FeatureBank
 from paddle_csrl.builder import UserErrorBuilder
 from paddle_csrl.config import ZeroShotConfig
-from paddle_csrl.config.components import try_losses, try_out
+from paddle_csrl.config.components import once, try_losses, try_out
 from paddle_csrl.config.schema import (
     Component,
     Count,
@@ -70,11 +70,16 @@ class GeneratorSection(TrainedSection):
 
     def check(self, settings: Settings) -> None:
         """Make generator and losses once."""
-        generator = try_out(self.model, "generator.model", embed_dim=1, feature_dim=1)
-        if self.relation == "edges" and not getattr(generator, "learns_relations", True):
-            raise UserError(f"`generator.relation: edges` compares relations that "
-                            f"{type(generator).__name__} does not learn; take prototypes")
+        _try_model(self.model, self.relation)
         try_losses(self.loss, "generator.loss", of_generator=True)
+
+
+@once
+def _try_model(model: Component, relation: str) -> None:
+    generator = try_out(model, "generator.model", embed_dim=1, feature_dim=1)
+    if relation == "edges" and not getattr(generator, "learns_relations", True):
+        raise UserError(f"`generator.relation: edges` compares relations that "
+                        f"{type(generator).__name__} does not learn; take prototypes")
 
 
 class _StageOfGenerator(Stage):

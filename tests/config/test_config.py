@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from helpers.tiny_config import tiny_content, write_config
 from helpers.tiny_runs import ROOT
-from paddle_csrl.config import ZeroShotConfig, load_yaml, read_settings, schema, set_key
+from paddle_csrl.config import ZeroShotConfig, components, load_yaml, read_settings, schema, set_key
 from paddle_csrl.config.load import merge
 from paddle_csrl.errors import UserError
 
@@ -259,6 +259,30 @@ def test_what_no_stage_could_use_is_refused_when_it_is_read(load, key, value, me
 def test_transforms_are_tried_on_an_image(load, key, transform, message):
     refuses(load, rf"tiny.yml: .*`{key}\[1\].*{message}",
             changes={key: [{"type": "RandomBlur"}, transform]})
+
+
+def test_what_was_made_once_is_not_made_for_the_next_config(load, monkeypatch):
+    """But with other arguments, and again as long as it fails."""
+    made = []
+    make = components.UserErrorBuilder.build_component
+    monkeypatch.setattr(components.UserErrorBuilder, "build_component",
+                        lambda self, content: made.append(content["type"]) or make(self, content))
+
+    def changes(**loss):
+        made.clear()
+        return {"generator.model.hidden_dim": 9,  # as in no other test
+                "generator.loss": {"types": [loss], "coef": [1.0]}}
+
+    load(changes(type="PairwiseRelationLoss", gamma=0.75))
+    assert {"StructuralGenerator", "PairwiseRelationLoss"} <= set(made)
+    load(changes(type="PairwiseRelationLoss", gamma=0.75))
+    assert made == []
+    load(changes(type="PairwiseRelationLoss", gamma=0.625))
+    assert made == ["PairwiseRelationLoss"]
+    for _ in range(2):
+        refuses(load, "MMDLoss: bandwidths must be",
+                changes=changes(type="MMDLoss", bandwidths="wide"))
+        assert made == ["MMDLoss"]
 
 
 def test_transforms_of_grey_images(load):
