@@ -10,41 +10,29 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
 
 import hypothesis
 import pytest
 
-import paddle_csrl  # noqa: F401  before any test imports paddle: see compat.check_zlib
-from helpers import tiny_runs
-from helpers.tiny_runs import Finished
-
-pytest_plugins = ["helpers.browser"]
+# What imports Paddle is imported further down: see `pytest_collection`.
+if TYPE_CHECKING:
+    from helpers.tiny_runs import Finished
 
 # The same examples in every run, however slow the machine, and nothing kept between runs.
 hypothesis.settings.register_profile("tests", derandomize=True, deadline=None, database=None,
                                      max_examples=60)
 hypothesis.settings.load_profile("tests")
 
-#: By name: how the recipe of a run is made from a folder for its data and one for its cache.
-RECIPES = {
-    "shapes": tiny_runs.shapes,
-    "voc": tiny_runs.voc,
-    "context": tiny_runs.context,
-    "custom": tiny_runs.custom,
-    "spnet": functools.partial(tiny_runs.custom, name="spnet/spnet_custom"),
-    "segdevise": functools.partial(tiny_runs.shapes, name="segdevise/segdevise_shapes"),
-    "zs3net": tiny_runs.zs3net,
-}
-
-
 #: Files that take longest. They come first, so that the processes of `make test`, each of which
 #: takes a file at a time, end together.
 LONGEST = (
-    "core/test_resume.py", "core/test_leaks.py", "core/test_train.py", "compare/test_compare.py",
-    "tuning/test_tuning.py", "core/test_parallel.py", "scripts/test_soak.py",
-    "core/test_inputs.py", "visualize/test_figures.py", "deploy/test_predict.py",
-    "deploy/test_export.py", "demo/test_demo_page.py", "test_compat.py", "test_docs_code.py",
-    "test_run.py", "test_run_folder.py")
+    "core/test_train.py", "compare/test_compare.py", "core/test_resume.py", "core/test_leaks.py",
+    "add_class/test_add_class.py", "scripts/test_soak.py", "core/test_parallel.py",
+    "test_compat.py", "core/test_bad_input.py", "test_run_folder.py", "core/test_inputs.py",
+    "deploy/test_export.py", "tuning/test_tuning.py", "stages/test_self_training.py",
+    "doctor/test_doctor.py", "demo/test_demo_page.py", "models/test_segmentors.py",
+    "core/test_pretraining_runs.py", "visualize/test_figures.py", "test_docs_code.py")
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -65,6 +53,26 @@ def impatient_files():
 
 
 @pytest.fixture(scope="session", autouse=True)
+def unpacked_vectors():
+    """The vectors of the package are unpacked once, not for every builder of the tests."""
+    from paddle_csrl.embeddings import readers
+    from paddle_csrl.embeddings.resolve import GLOVE100
+
+    read = readers.read_npz
+
+    @functools.cache
+    def glove() -> dict[str, Any]:
+        arrays = read(GLOVE100)
+        for array in arrays.values():
+            array.setflags(write=False)
+        return arrays
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(readers, "read_npz", lambda path: glove() if path == GLOVE100 else read(path))
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
 def own_cache(tmp_path_factory):
     """What configs name no cache for is kept in a folder of these tests, of which more may run."""
     with pytest.MonkeyPatch.context() as patch:
@@ -73,23 +81,25 @@ def own_cache(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def finished(tmp_path_factory) -> Callable[[str], Finished]:
-    """``finished(name)``: a run of ``RECIPES[name]``, made at the first call. Not to be changed.
+def finished(tmp_path_factory) -> Callable[[str], "Finished"]:
+    """``finished(name)``: a run of ``tiny_runs.RECIPES[name]``, made at the first call.
 
-    Processes of pytest-xdist share it.
+    Not to be changed. Processes of pytest-xdist share it.
     """
+    from helpers import tiny_runs
+
     folder = tmp_path_factory.getbasetemp()
     folder = folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder
 
-    def make(name: str) -> Finished:
+    def make(name: str) -> "Finished":
         base = tmp_path_factory.mktemp(name)
-        recipe = RECIPES[name](str(base / "data"), str(base / "cache"))
+        recipe = tiny_runs.RECIPES[name](str(base / "data"), str(base / "cache"))
         return tiny_runs.run_all(recipe, base / "run", drawn=True)
 
     return functools.cache(lambda name: made_once(folder / name, lambda: make(name)))
 
 
-def made_once(path: Path, make: Callable[[], Finished]) -> Finished:
+def made_once(path: Path, make: Callable[[], "Finished"]) -> "Finished":
     """Return what the first of the processes that ask for it makes, and keeps beside ``path``."""
     kept = path.with_suffix(".pickle")
     with open(path.with_suffix(".lock"), "w") as lock:
@@ -99,9 +109,15 @@ def made_once(path: Path, make: Callable[[], Finished]) -> Finished:
         return pickle.loads(kept.read_bytes())
 
 
-def pytest_collection():
-    """Imports of tests make no garbage that would be worth a look."""
+def pytest_collection(session):
+    """Import what all tests need. The process that hands tests out to others does not come here.
+
+    Imports make no garbage that would be worth a look.
+    """
     gc.disable()
+    import paddle_csrl  # noqa: F401  before any test imports paddle: see compat.check_zlib
+
+    session.config.pluginmanager.import_plugin("helpers.browser")
 
 
 def pytest_collection_modifyitems(items):
@@ -110,8 +126,12 @@ def pytest_collection_modifyitems(items):
 
 
 def pytest_collection_finish(session):
-    """Spare the garbage collector what stays to the end: Paddle, matplotlib, all the tests."""
+    """Spare the garbage collector what stays to the end: Paddle, matplotlib, all the tests.
+
+    And let it look after ten thousand new objects, not after 700: every network brings thousands.
+    """
     gc.freeze()
+    gc.set_threshold(10_000)
     gc.enable()
 
 

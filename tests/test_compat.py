@@ -152,8 +152,15 @@ def test_nothing_fails_after_mending_and_a_second_call_finds_nothing(fresh):
 
 def test_paddle_imported_first_is_refused_only_where_it_breaks_zlib():
     use = "import zlib; zlib.decompress(zlib.compress(b'a' * 99))"
-    broken = run_python(f"import paddle; {use}").returncode != 0
-    result = run_python(f"import paddle{LOAD}\nload_compat(); {use}")
+    result = run_python(f"""
+import os, paddle
+if os.fork() == 0:
+    {use}
+    os._exit(0)
+print(os.wait()[1], flush=True)
+{LOAD}
+load_compat(); {use}""")
+    broken = result.stdout != "0\n"
     assert (result.returncode == 1) == broken
     assert ("ImportError: paddle was imported before zlib" in result.stderr) == broken
 
@@ -447,7 +454,7 @@ def test_hooks_are_taken_out_when_the_block_fails():
     assert "loss_computation" not in vars(model)
 
 
-# In a process of its own, for Paddle's unmended loader waits for ever.
+# In processes of their own, for Paddle's unmended loader waits for ever.
 LOADERS = f"""
 import sys; sys.path.insert(0, {tiny_runs.ROOT!r})
 import gc
@@ -493,11 +500,34 @@ print(len(list(paddle.io.DataLoader(Torn(collects=True), num_workers=1))))
 
 
 ORPHANS = """
-import os
 reader = iter(paddle.io.DataLoader(Torn(), num_workers=2))
 print(*(worker.pid for worker in reader._workers), flush=True)
 os.kill(os.getpid(), 9)
 """
+
+# Each in a fork of one that has imported Paddle and done nothing else.
+IN_FORKS = f"""
+import os, traceback
+for part in {[ERRORS, GARBAGE, ORPHANS]!r}:
+    if os.fork() == 0:
+        try:
+            exec(part, globals())
+        except BaseException:
+            traceback.print_exc()
+        sys.stdout.flush()
+        os._exit(0)
+    print("ended", os.waitstatus_to_exitcode(os.wait()[1]), flush=True)
+"""
+
+
+@pytest.fixture(scope="module")
+def loaders():
+    """Lines that each of the parts said, and its status last; and what went wrong."""
+    done = run_python(LOADERS + IN_FORKS)
+    *parts, rest = re.split(r"(?<=^ended )(-?\d+)\n", done.stdout, flags=re.MULTILINE)
+    assert rest == "" and len(parts) == 6, done.stderr[-2000:]
+    said = [part.removesuffix("ended ").splitlines() for part in parts[::2]]
+    return said, [int(status) for status in parts[1::2]], done.stderr[-2000:]
 
 
 def test_no_worker_is_forked_while_the_thread_of_a_reader_ends(monkeypatch):
@@ -525,11 +555,10 @@ def test_a_thread_that_does_not_end_is_not_waited_for_forever(monkeypatch):
     assert told == [1]
 
 
-def test_workers_end_with_a_parent_that_is_killed():
-    done = subprocess.run([sys.executable, "-c", LOADERS + ORPHANS], stdout=subprocess.PIPE,
-                          text=True, timeout=120)
-    workers, end = done.stdout.split(), time.monotonic() + 10
-    assert done.returncode == -signal.SIGKILL and len(workers) == 2
+def test_workers_end_with_a_parent_that_is_killed(loaders):
+    said, statuses, _ = loaders
+    workers, end = said[2][0].split(), time.monotonic() + 10
+    assert statuses[2] == -signal.SIGKILL and len(workers) == 2
     while any(map(is_alive, workers)) and time.monotonic() < end:
         time.sleep(0.1)
     assert not any(map(is_alive, workers))
@@ -544,17 +573,17 @@ def is_alive(process):
         return False
 
 
-def test_an_error_in_a_loader_is_told_as_it_was_raised():
-    done = run_python(LOADERS + ERRORS)
-    assert done.stdout.splitlines() == [line for workers in (0, 1) for line in (
+def test_an_error_in_a_loader_is_told_as_it_was_raised(loaders):
+    said, _, wrong = loaders
+    assert said[0] == [line for workers in (0, 1) for line in (
         *(f"{workers} {torn} {told}" for torn in (0, 2)
           for told in ("UserError a.png is torn; get it anew", "KeyError None")),
-        f"{workers} 4")], done.stderr[-2000:]
+        f"{workers} 4")], wrong
 
 
-def test_a_loaders_workers_do_not_wait_for_what_an_earlier_loader_left():
-    done = run_python(LOADERS + GARBAGE)
-    assert done.stdout == "4\n", done.stderr[-2000:]
+def test_a_loaders_workers_do_not_wait_for_what_an_earlier_loader_left(loaders):
+    said, _, wrong = loaders
+    assert said[1] == ["4"], wrong
 
 
 @pytest.fixture

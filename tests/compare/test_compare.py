@@ -308,10 +308,13 @@ def test_the_backbone_sees_every_image_once_for_all_cells(done, tmp_path, monkey
     {}, {"is_slide": True, "crop_size": [32, 32], "stride": [24, 24]},
     {"aug_eval": True, "scales": [0.75, 1.25], "flip_horizontal": True}], ids=str)
 @pytest.mark.parametrize("resized", [False, True])
-def test_layers_scored_together_count_as_one_by_one(done, monkeypatch, test_config, resized):
+def test_layers_scored_together_count_as_one_by_one(done, tmp_path, monkeypatch, test_config,
+                                                    resized):
     """Whatever follows the layer: sliding windows, augmentation, images of another size."""
     resize = [{"type": "Resize", "target_size": [48, 40]}, {"type": "Normalize"}]
-    plan = done.plan(f"test_config={test_config}",
+    with open(os.path.join(done.root, "custom", "val.txt"), encoding="utf-8") as file:
+        (tmp_path / "val.txt").write_text("".join(file.readlines()[:2]))  # each is seen 20 times
+    plan = done.plan(f"test_config={test_config}", f"val_dataset.val_path={tmp_path}/val.txt",
                      *([f"val_dataset.transforms={resize}"] if resized else []))
     run = Run(plan.cell_config(Cell("one", 0, "point", 0)),
               shared_dir=plan.stage1_dir("one", 0))

@@ -6,6 +6,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
+from functools import partial
 from typing import Any, NamedTuple
 from unittest.mock import patch
 
@@ -41,6 +42,11 @@ SHRUNK = (
 #: In place of the large network of ``_base_/custom``, whose weights come with a package.
 TINY_NETWORK = ("model={'type': 'DeepLabV3P', 'backbone': {'type': 'CSRLTinyNet', 'width': 4}, "
                 "'backbone_indices': [0, 1], 'aspp_ratios': [1, 2]}")
+
+#: Validation images of VOC and Context are padded to one size: this one in place of 512 x 512.
+PADDED_SIDE = 80
+PADDED = (f"val_dataset.transforms=[{{'type': 'Padding', 'target_size': [{PADDED_SIDE}, "
+          f"{PADDED_SIDE}]}}, {{'type': 'Normalize'}}]")
 
 
 class Recipe(NamedTuple):
@@ -163,12 +169,12 @@ def shapes(root: str, cache: str, name: str = "csrl_shapes") -> Recipe:
 
 def voc(root: str, cache: str, name: str = "csrl_voc_unseen4") -> Recipe:
     data = make_voc(root, num_train=10, num_val=3, num_aug=2, size=(48, 56))
-    return _recipe(name, cache, *_roots(data), _crop(32))
+    return _recipe(name, cache, *_roots(data), _crop(32), PADDED)
 
 
 def context(root: str, cache: str, name: str = "csrl_context_unseen2") -> Recipe:
     data = make_context(root, num_train=8, num_val=2, size=(48, 56))
-    return _recipe(name, cache, *_roots(data), _crop(32))
+    return _recipe(name, cache, *_roots(data), _crop(32), PADDED)
 
 
 def custom(root: str, cache: str, name: str = os.path.join("_base_", "custom"),
@@ -188,6 +194,18 @@ def zs3net(root: str, cache: str) -> Recipe:
     recipe = custom(root, cache, os.path.join("zs3net", "zs3net_custom"))
     return recipe._replace(opts=(*recipe.opts, "generator.relation=prototypes",
                                  "classifier.calibration=3.0"))
+
+
+#: By name: how the recipe of a run is made from a folder for its data and one for its cache.
+RECIPES: dict[str, Callable[[str, str], Recipe]] = {
+    "shapes": shapes,
+    "voc": voc,
+    "context": context,
+    "custom": custom,
+    "spnet": partial(custom, name="spnet/spnet_custom"),
+    "segdevise": partial(shapes, name="segdevise/segdevise_shapes"),
+    "zs3net": zs3net,
+}
 
 
 def _recipe(name: str, cache: str, *opts: str) -> Recipe:
