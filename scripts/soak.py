@@ -43,14 +43,14 @@ _OPTS = (
       for item in ("num_train=40", "num_val=4", "image_size=48", "num_colors=3",
                    "num_patterns=3")),
     "model.num_classes=10", "zero_shot.unseen=green striped,blue dotted",
-    "iters=15", "batch_size=2", "save_interval=5", "log_iters=1", "num_workers=0",
+    "iters=9", "batch_size=2", "save_interval=3", "log_iters=1", "num_workers=0",
     "model.backbone={'type': 'CSRLTinyNet', 'width': 4}", "model.backbone_indices=[0, 1]",
     "zero_shot.features.samples_per_class=64",
-    "generator.iters=30", "generator.num_samples=16", "generator.model.hidden_dim=16",
-    "generator.model.noise_dim=4", "generator.save_interval=10", "generator.log_iters=1",
-    "classifier.iters=20", "classifier.batch_size=64", "classifier.num_generated=32",
-    "classifier.save_interval=10", "classifier.log_iters=1",
-    "self_training.save_interval=10",
+    "generator.iters=15", "generator.num_samples=16", "generator.model.hidden_dim=16",
+    "generator.model.noise_dim=4", "generator.save_interval=5", "generator.log_iters=1",
+    "classifier.iters=10", "classifier.batch_size=64", "classifier.num_generated=32",
+    "classifier.save_interval=5", "classifier.log_iters=1",
+    "self_training.save_interval=5",
 )
 #: Where a run is while no stage is: it is scored, and its page is written.
 _SCORING = "scoring"
