@@ -160,11 +160,17 @@ def _aggregate_features(mlp: nn.Layer, nodes: _Nodes, messages: Tensor,
     of_node, of_messages = first.weight.chunk(2, axis=0)
     per_class = nodes.offset @ of_node + messages @ of_messages + first.bias
     hidden = _PerClassLinear.apply(nodes.base, nodes.weight @ of_node, per_class)
-    factor = _activation_factor(hidden, dropout, share)
-    # Without gradients in place: new memory of that size costs more than the product.
-    activated = _Product.apply(hidden, factor) if paddle.is_grad_enabled() \
-        else hidden.multiply_(factor)
-    return _Nodes(activated, second.weight, second.bias)
+    return _Nodes(_activate(hidden, dropout, share), second.weight, second.bias)
+
+
+def _activate(hidden: Tensor, dropout: nn.Layer, share: Share) -> Tensor:
+    """LeakyReLU and dropout; ``hidden`` is lost."""
+    if paddle.is_grad_enabled():
+        return _Product.apply(hidden, _activation_factor(hidden, dropout, share))
+    # In place, for new memory of that size costs more than the computing.
+    activated = F.leaky_relu_(hidden, base.LEAK)
+    mask = dropout.mask(activated, share)
+    return activated if mask is None else activated.multiply_(mask)
 
 
 class _PerClassLinear(PyLayer):

@@ -144,6 +144,18 @@ def test_the_last_classes_alone_are_those_of_all(num_layers, start):
     np.testing.assert_allclose(prototypes, whole[start:].mean(1), **CLOSE)
 
 
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+def test_without_gradients_features_are_the_same(dropout):
+    model = build(dropout=dropout)
+    embeddings, noise = map(paddle.to_tensor, inputs())
+    paddle.seed(1)
+    expected = model(embeddings, N, noise).features.numpy()
+    paddle.seed(1)
+    with paddle.no_grad():
+        found = model(embeddings, N, noise).features.numpy()
+    np.testing.assert_allclose(found, expected, **CLOSE)
+
+
 def test_reordering_the_classes_reorders_the_output(generator):
     embeddings, noise = inputs()
     features, relations = run(generator, embeddings, noise)
