@@ -10,14 +10,20 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
 
 import hypothesis
+import numpy as np
 import pytest
 
-# What imports Paddle is imported further down: see `pytest_collection`.
-if TYPE_CHECKING:
-    from helpers.tiny_runs import Finished
+# Before any test imports paddle: see compat.check_zlib. And before pytest is set up, whose handler
+# of signals, which tells where a process dies, Paddle would replace.
+import paddle_csrl  # noqa: F401
+from helpers import tiny_runs
+from helpers.tiny_runs import Finished
+from paddle_csrl.embeddings import readers
+from paddle_csrl.embeddings.resolve import GLOVE100
+
+pytest_plugins = ["helpers.browser"]
 
 # The same examples in every run, however slow the machine, and nothing kept between runs.
 hypothesis.settings.register_profile("tests", derandomize=True, deadline=None, database=None,
@@ -55,13 +61,10 @@ def impatient_files():
 @pytest.fixture(scope="session", autouse=True)
 def unpacked_vectors():
     """The vectors of the package are unpacked once, not for every builder of the tests."""
-    from paddle_csrl.embeddings import readers
-    from paddle_csrl.embeddings.resolve import GLOVE100
-
     read = readers.read_npz
 
     @functools.cache
-    def glove() -> dict[str, Any]:
+    def glove() -> dict[str, np.ndarray]:
         arrays = read(GLOVE100)
         for array in arrays.values():
             array.setflags(write=False)
@@ -81,17 +84,15 @@ def own_cache(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def finished(tmp_path_factory) -> Callable[[str], "Finished"]:
+def finished(tmp_path_factory) -> Callable[[str], Finished]:
     """``finished(name)``: a run of ``tiny_runs.RECIPES[name]``, made at the first call.
 
     Not to be changed. Processes of pytest-xdist share it.
     """
-    from helpers import tiny_runs
-
     folder = tmp_path_factory.getbasetemp()
     folder = folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder
 
-    def make(name: str) -> "Finished":
+    def make(name: str) -> Finished:
         base = tmp_path_factory.mktemp(name)
         recipe = tiny_runs.RECIPES[name](str(base / "data"), str(base / "cache"))
         return tiny_runs.run_all(recipe, base / "run", drawn=True)
@@ -99,7 +100,7 @@ def finished(tmp_path_factory) -> Callable[[str], "Finished"]:
     return functools.cache(lambda name: made_once(folder / name, lambda: make(name)))
 
 
-def made_once(path: Path, make: Callable[[], "Finished"]) -> "Finished":
+def made_once(path: Path, make: Callable[[], Finished]) -> Finished:
     """Return what the first of the processes that ask for it makes, and keeps beside ``path``."""
     kept = path.with_suffix(".pickle")
     with open(path.with_suffix(".lock"), "w") as lock:
@@ -109,15 +110,9 @@ def made_once(path: Path, make: Callable[[], "Finished"]) -> "Finished":
         return pickle.loads(kept.read_bytes())
 
 
-def pytest_collection(session):
-    """Import what all tests need. The process that hands tests out to others does not come here.
-
-    Imports make no garbage that would be worth a look.
-    """
+def pytest_collection():
+    """Imports of tests make no garbage that would be worth a look."""
     gc.disable()
-    import paddle_csrl  # noqa: F401  before any test imports paddle: see compat.check_zlib
-
-    session.config.pluginmanager.import_plugin("helpers.browser")
 
 
 def pytest_collection_modifyitems(items):

@@ -2,6 +2,7 @@
 
 import shutil
 
+import cv2
 import numpy as np
 import pytest
 import yaml
@@ -25,8 +26,6 @@ def deployed(finished, tmp_path_factory):
 @pytest.fixture(scope="session")
 def photos(tmp_path_factory):
     """Three images of different sizes, one in a subfolder, and a file that is none."""
-    import cv2  # not before paddle_csrl, which sets its limits
-
     folder = tmp_path_factory.mktemp("photos")
     rng = np.random.default_rng(0)
     (folder / "sub").mkdir()
