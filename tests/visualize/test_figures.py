@@ -177,9 +177,8 @@ def test_names_that_no_font_can_write_give_way_to_ids_in_relations(finished, tmp
     figure = open(reports.save_relations(found, str(tmp_path))[1], encoding="utf-8").read()
     assert all(name in figure for name in ("class 2", "car", "cat", "class 1"))
     assert not {"\u725b", "\u72d7"} & set(figure)
-    drawn = []
+    drawn, task = [], trained_generator(finished("custom").open().context)
     monkeypatch.setattr(visualize, "relation_panel", lambda *args, **_: drawn.extend(args[2:4]))
-    task = trained_generator(finished("custom").open().context)
     relation_picture(task, ["background", "cat", "\u72d7", "\u725b", "car"])
     assert drawn == [["class 3", "car"], ["background", "cat", "class 2"]]
 
