@@ -175,7 +175,7 @@ def checks(args: argparse.Namespace) -> Iterator[bool]:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--networks", nargs="*", choices=NETWORKS, default=list(NETWORKS))
-    parser.add_argument("--images", type=int, default=8, help="images of a turn")
+    parser.add_argument("--images", type=int, default=12, help="images of a turn")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--many", type=int, default=6000, help="images of the check of memory")
     args = parser.parse_args()
