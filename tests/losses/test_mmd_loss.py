@@ -60,6 +60,22 @@ def test_agrees_with_loops(monkeypatch, bandwidths, squared, block):
     np.testing.assert_allclose(gradient(loss, x, y), central_differences(by_loops, x), atol=1e-8)
 
 
+@pytest.mark.parametrize("bandwidths", [ZS3NET, [1, 2, 4, 8], [0.7, 9, 1.4]])
+def test_samples_that_are_far_apart_agree_with_loops(bandwidths):
+    """Kernels down to what no float holds, of which the small ones are raised on the way."""
+    x, y = samples(generated=3, dim=2)
+    x, y = 12 * x, 12 * y
+
+    def by_loops(x):
+        return np.mean([mmd2_by_loops(a, b, bandwidths) for a, b in zip(x, y)])
+
+    loss = MMDLoss(bandwidths)
+    assert evaluate(loss, x, y) == pytest.approx(by_loops(x), rel=1e-12)
+    np.testing.assert_allclose(gradient(loss, x, y), central_differences(by_loops, x), atol=1e-8)
+    in_single = gradient(loss, x.astype("float32"), y.astype("float32"))
+    np.testing.assert_allclose(in_single, gradient(loss, x, y), atol=1e-5)
+
+
 def test_hand_value():
     # One sample each, two apart, v = 2: 1 + 1 - 2 exp(-4 / 4).
     value = evaluate(MMDLoss([2]), np.array([[[0.0]]]), np.array([[[2.0]]]))
