@@ -1,14 +1,14 @@
 """Two processes that talk by Gloo give what one process gives."""
 
-import contextlib
 import json
 import os
 import re
 import shutil
+import signal
 import socket
-import stat
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from types import SimpleNamespace
 from typing import NamedTuple
@@ -16,7 +16,6 @@ from typing import NamedTuple
 import numpy as np
 import paddle
 import pytest
-from paddle.base import core
 from paddleseg.models.losses import CrossEntropyLoss, OhemCrossEntropyLoss
 
 from helpers import run_tools, tiny_runs
@@ -262,87 +261,118 @@ def test_labels_scanned_by_shares_are_those_of_one_process(pair):
 
 
 @pytest.fixture
-def store(monkeypatch):
-    """Stands in for the store of three processes; the two others come one poll after another."""
-    monkeypatch.setenv("PADDLE_DISTRI_BACKEND", "gloo")
-    monkeypatch.setattr(parallel, "world_size", lambda: 3)
-    monkeypatch.setattr(parallel.time, "sleep", lambda seconds: None)
-    monkeypatch.setattr(paddle.distributed, "all_reduce",
-                        lambda tensor: calls.append("all_reduce"))
-    calls, come = [], {}
+def processes(monkeypatch):
+    """Makes this process one of three that are connected; returns the others' ends by rank."""
+    ends = []
 
-    def add(key, amount):
-        calls.append((key, amount))
-        come[key] = come.get(key, 0) + 1
-        return come[key] - (come[key] > 1)  # the first poll finds this process alone
+    def connect(rank):
+        monkeypatch.setattr(parallel, "world_size", lambda: 3)
+        monkeypatch.setattr(parallel, "rank", lambda: rank)
+        pairs = [socket.socketpair() for _ in range(1 if rank else 2)]
+        ends.extend(end for pair in pairs for end in pair)
+        monkeypatch.setattr(parallel, "_connections", [own for own, _ in pairs])
+        return [other for _, other in pairs]
 
-    monkeypatch.setattr(parallel.core, "create_or_get_global_tcp_store",
-                        lambda: SimpleNamespace(add=add))
-    return calls
+    yield connect
+    for end in ends:
+        end.close()
 
 
-def test_processes_meet_before_gloo_waits_for_them(store):
-    for _ in range(2):
-        store.clear()
-        parallel.total(np.ones(2))
-        keys = {call[0] for call in store[:-1]}
-        assert [call[1] for call in store[:-1]] == [1, 0, 0, 0] and len(keys) == 1
-        assert store[-1] == "all_reduce"
-    store.clear()
-    parallel.total(np.ones(2))
-    assert keys.isdisjoint(call[0] for call in store[:-1])
+def played(end, *arrays):
+    """What another process gets that sends arrays and receives as many, in a thread."""
+    got = []
+
+    def play():
+        for array in arrays:
+            parallel._send(end, array)
+            got.append(parallel._receive(end, np.empty_like(array)))
+
+    thread = threading.Thread(target=play)
+    thread.start()
+    return thread, got
 
 
-def test_a_store_without_its_server_means_that_the_first_process_has_ended(store, monkeypatch):
-    monkeypatch.setattr(parallel.core, "create_or_get_global_tcp_store",
-                        lambda: SimpleNamespace(add=lambda key, amount: 1 / 0))
-    with pytest.raises(RuntimeError, match="gloo: the first process has ended"):
+@pytest.mark.parametrize("shape", [(), (0, 3), (3, 700_000)])
+def test_the_first_process_adds_up_for_all(processes, shape):
+    rng = np.random.default_rng(0)
+    arrays = rng.normal(size=(3, *shape)).astype(np.float32)
+    others = [played(end, array) for end, array in zip(processes(0), arrays[1:])]
+    total = parallel.total(arrays[0])
+    assert total.dtype == np.float32 and total.shape == shape
+    np.testing.assert_allclose(total, arrays.sum(0), rtol=1e-5, atol=1e-6)
+    for thread, got in others:
+        thread.join()
+        assert np.array_equal(got[0], total)  # bit for bit, or weights would drift apart
+
+
+def test_another_process_takes_what_the_first_one_says(processes):
+    end, = processes(2)
+    parallel._send(end, np.array([40, 2]))
+    assert parallel.total(np.array([1, 1])).tolist() == [40, 2]
+    assert parallel._receive(end, np.zeros(2, np.int64)).tolist() == [1, 1]
+
+
+def test_the_largest_number_of_all(processes):
+    others = [played(end, np.array([number])) for end, number in zip(processes(0), (7, 0))]
+    assert parallel.largest_at_once(3) == 7
+    for thread, got in others:
+        thread.join()
+        assert got == [7]
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_the_end_of_another_process_is_told(processes, rank):
+    for end in processes(rank):
+        end.close()
+    with pytest.raises(RuntimeError, match="gloo: another process has ended"):
         parallel.barrier()
-    assert store == []
 
 
-def test_a_meeting_does_not_wait_for_acknowledgements(monkeypatch):
-    """No socket puts a request to the store off; afterwards all are as before."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    store = core.TCPStore("127.0.0.1", port, True, 1)
-    monkeypatch.setenv("PADDLE_DISTRI_BACKEND", "gloo")
-    within = []
+def test_processes_find_each_other_and_turn_strangers_away(monkeypatch):
+    monkeypatch.setattr(parallel, "world_size", lambda: 3)
+    monkeypatch.setattr(parallel, "rank", lambda: 0)
+    monkeypatch.setattr(paddle.distributed, "ParallelEnv",
+                        lambda: SimpleNamespace(trainer_endpoints=["127.0.0.1:1", "there:1"]))
+    calls = []
 
-    class Watched:
-        @staticmethod
-        def add(key, value):
-            within.append(sockets_that_put_off())
-            return store.add(key, value)
+    def broadcast(tensor, sender):
+        """All others connect before the first process looks, the second one last."""
+        port, secret = tensor.tolist()
+        for greeting in ([1, secret + 1], [1], [], [2, secret], [1, secret]):
+            calls.append(socket.create_connection(("127.0.0.1", port)))
+            parallel._send(calls[-1], np.array(greeting, np.int64))
+            if len(greeting) < 2:
+                calls[-1].close()
 
-    monkeypatch.setattr(parallel.core, "create_or_get_global_tcp_store", Watched)
-    before, slow = os.listdir("/dev/fd"), sockets_that_put_off()
-    parallel._meet()
-    assert len(within) >= 2 and not any(within)
-    assert slow and sockets_that_put_off() == slow
-    assert os.listdir("/dev/fd") == before
-
-
-def test_a_meeting_leaves_sockets_blocking_with_a_default_timeout():
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        with socket.create_connection(server.getsockname()) as connected:
-            socket.setdefaulttimeout(5)
-            try:
-                with parallel._asking_at_once():
-                    assert os.get_blocking(connected.fileno())
-            finally:
-                socket.setdefaulttimeout(None)
+    monkeypatch.setattr(paddle.distributed, "broadcast", broadcast)
+    found = parallel._connect()
+    assert len(found) == 2
+    for connection, end in zip(found, (calls[4], calls[3])):
+        assert connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+        parallel._send(connection, np.arange(3))
+        assert parallel._receive(end, np.zeros(3, np.int64)).tolist() == [0, 1, 2]
+    monkeypatch.setattr(parallel, "_connections", found)
+    assert_a_signal_is_handled_while_waiting()
+    for end in (*found, *calls):
+        end.close()
 
 
-def sockets_that_put_off():
-    """Numbers of this process's TCP sockets that hold small parts back."""
-    found = []
-    for name in filter(lambda name: os.path.exists(f"/dev/fd/{name}"), os.listdir("/dev/fd")):
-        if stat.S_ISSOCK(os.fstat(int(name)).st_mode):
-            with socket.socket(fileno=os.dup(int(name))) as same, contextlib.suppress(OSError):
-                if not same.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY):
-                    found.append(name)
-    return found
+def assert_a_signal_is_handled_while_waiting():
+    """As `stopping` has its handlers, which leave interrupted calls to go on."""
+    def handle(number, frame):
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGALRM, handle)
+    signal.siginterrupt(signal.SIGALRM, False)
+    late = threading.Timer(5, parallel._connections[0].shutdown, [socket.SHUT_RDWR])
+    late.start()  # the end of an endless wait, if it is one
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.1)
+        with pytest.raises(KeyboardInterrupt):
+            parallel.barrier()
+    finally:
+        late.cancel()
+        signal.signal(signal.SIGALRM, before)
 
 
 def test_shares_are_a_partition():
