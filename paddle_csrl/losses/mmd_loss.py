@@ -51,7 +51,8 @@ class MMDLoss(nn.Layer):
         differentiable 0.
         rows [K], integer, where ``generated`` [K, N, D] holds some of the C classes only: which
         (-1 for none). The value is then their share of the mean over the C classes, so that the
-        values for the parts of a partition add up.
+        values for the parts of a partition add up. The parts are those of the processes: on the
+        CPU they find bandwidths that are "auto" together.
 
     Raises:
         UserError: a bandwidth is not a finite number > 0, or shapes or counts do not fit.

@@ -3,10 +3,13 @@
 Shape letters: C classes, N generated and M real samples a class, D feature dimensions.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import cv2
 import numpy as np
+
+from paddle_csrl import parallel
+from paddle_csrl.errors import UserError
 
 #: What ``bandwidths: auto`` multiplies the median squared distance by.
 AUTO_FACTORS = (2, 1, 1 / 2, 1 / 4, 1 / 8)
@@ -14,6 +17,8 @@ AUTO_FACTORS = (2, 1, 1 / 2, 1 / 4, 1 / 8)
 BLOCK_SIZE = 2**17
 #: A squared distance of fewer roundings of the squared norms is none.
 ROUNDINGS = 100
+#: From an array to the sum of those of all processes.
+AddUp = Callable[[np.ndarray], np.ndarray]
 
 
 def mmd2(generated: np.ndarray, real: np.ndarray, counts: np.ndarray, rows: np.ndarray | None,
@@ -27,6 +32,7 @@ def mmd2(generated: np.ndarray, real: np.ndarray, counts: np.ndarray, rows: np.n
         real (np.ndarray): [C, M, D] of the same dtype.
         counts (np.ndarray): int64 [C], the valid real samples.
         rows (np.ndarray, optional): integer [K], which of the C classes are compared; -1 for none.
+            The others are those of other processes, which find the bandwidths together.
         bandwidths (list[float]): from large to small; empty for those of ``auto``.
 
     Returns:
@@ -36,18 +42,19 @@ def mmd2(generated: np.ndarray, real: np.ndarray, counts: np.ndarray, rows: np.n
     weights = sample_weights(counts, valid).astype(real.dtype)
     # Distances do not change with the origin, and are rounded least near the samples.
     centre = class_shares(counts).astype(real.dtype) @ np.where(valid[:, :1], real[:, 0], 0)
+    pairs = int((counts * (counts - 1) // 2).sum())
+    if rows is not None:
+        index = rows.clip(0)
+        real, weights, valid = real[index], weights[index], valid[index] & (rows >= 0)[:, None]
     real -= centre
     if not valid.all():
         real[~valid] = 0  # before anything is multiplied, for it may be NaN
     between_real = None
     if not bandwidths:
         between_real = _exponents(real, real)
-        scale = _median_distance(between_real, valid, ROUNDINGS * _rounding(real))
+        scale = _scale(real, np.abs(between_real[distinct_pairs(valid)]), len(counts), pairs,
+                       _alone if rows is None else parallel.total)
         bandwidths = [factor * scale for factor in AUTO_FACTORS]
-    if rows is not None:
-        index = rows.clip(0)
-        real, weights = real[index], weights[index]
-        between_real = None if between_real is None else between_real[index]
 
     values = np.empty(len(generated), generated.dtype)
     samples = max(generated.shape[1], real.shape[1])
@@ -82,18 +89,45 @@ def distinct_pairs(valid: np.ndarray) -> np.ndarray:
     return valid[:, :, None] & valid[:, None, :] & np.triu(np.ones((most, most), bool), 1)
 
 
-def _rounding(samples: np.ndarray) -> float:
-    """The rounding of a squared norm of samples [C, N, D]."""
-    return float(np.finfo(samples.dtype).eps * np.mean(2 * _half_squares(samples)))
+def _alone(array: np.ndarray) -> np.ndarray:
+    """The sum over the processes, where each has all classes."""
+    return array
 
 
-def _median_distance(between: np.ndarray, valid: np.ndarray, least: float) -> float:
-    """The median squared distance within classes; 1 where there is none above ``least``."""
-    pairs = distinct_pairs(valid)
-    if not pairs.any():
-        return 1.0
-    median = -2 * float(np.median(between[pairs]))
-    return median if median > least else 1.0
+def _scale(samples: np.ndarray, exponents: np.ndarray, classes: int, pairs: int,
+           add_up: AddUp) -> float:
+    """The median squared distance within classes; 1 where there is none above rounding.
+
+    ``samples`` [K, M, D] and halves of distances are those of this process, of so many ``classes``
+    and ``pairs`` of all of them.
+    """
+    squares, found = add_up(np.array([2.0 * _half_squares(samples).sum(dtype=np.float64),
+                                      len(exponents)]))
+    if found != pairs:
+        raise UserError(f"MMDLoss: the classes of all processes have {int(found)} pairs of real "
+                        f"samples, not {pairs}; every class must be in the rows of one of them")
+    median = 2 * _median(exponents, pairs, add_up) if pairs else 0.0
+    rounding = float(np.finfo(samples.dtype).eps * squares) / (classes * samples.shape[1])
+    return median if median > ROUNDINGS * rounding else 1.0
+
+
+def _median(values: np.ndarray, count: int, add_up: AddUp) -> float:
+    """The median of ``count`` >= 1 values >= 0, of which this process has ``values``.
+
+    The bits of the two in the middle are found from the highest on, 16 at a time, by counts of
+    values, which are all that is exchanged. It takes less than half of the time of np.median.
+    """
+    bits = values.view(f"u{values.itemsize}")
+    ranks, found, parts = [(count - 1) // 2, count // 2], [0, 0], [bits, bits]
+    for shift in range(8 * bits.itemsize - 16, -1, -16):
+        digits = [(part >> shift).astype(np.uint16) for part in parts]
+        counts = add_up(np.stack([np.bincount(digit, minlength=2**16) for digit in digits]))
+        for i, ends in enumerate(counts.cumsum(1)):
+            digit = int(np.searchsorted(ends, ranks[i], "right"))
+            ranks[i] -= int(ends[digit] - counts[i, digit])
+            found[i] = found[i] << 16 | digit
+            parts[i] = parts[i][digits[i] == digit]
+    return float(np.array(found, bits.dtype).view(values.dtype).mean())
 
 
 def _exponents(a: np.ndarray, b: np.ndarray) -> np.ndarray:

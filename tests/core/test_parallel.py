@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import threading
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import NamedTuple
@@ -19,11 +20,13 @@ import pytest
 from paddleseg.models.losses import CrossEntropyLoss, OhemCrossEntropyLoss
 
 from helpers import run_tools, tiny_runs
+from helpers.processes import together
 from paddle_csrl import parallel
 from paddle_csrl.bank.feature_bank import FeatureBank
 from paddle_csrl.cli import programs
 from paddle_csrl.deploy.predict import FOLDERS
-from paddle_csrl.losses import MMDLoss
+from paddle_csrl.errors import UserError
+from paddle_csrl.losses import MMDLoss, mmd_on_host
 from paddle_csrl.models.pixel_classifier import PixelClassifier, can_be_shared
 from paddle_csrl.parallel import Share
 from paddle_csrl.utils import read_json
@@ -392,24 +395,45 @@ def test_a_process_without_a_class_holds_one_that_counts_nowhere():
 def test_shares_of_the_point_loss_add_up_with_their_gradients(bandwidths, squared):
     rng = np.random.default_rng(0)
     real = paddle.to_tensor(rng.normal(size=(5, 6, 3)).astype(np.float32))
-    counts = paddle.to_tensor(np.array([6, 4, 0, 1, 6]))
+    counts = np.array([6, 4, 0, 1, 6])
     values = rng.normal(1, 2, (5, 4, 3)).astype(np.float32)
     loss = MMDLoss(bandwidths, squared=squared)
-
-    def value_and_gradient(rows):
-        generated = paddle.to_tensor(values[rows.clip(0)], stop_gradient=False)
-        value = loss(generated, real, counts, rows)
-        value.backward()
-        return float(value), generated.grad.numpy()
-
     whole = paddle.to_tensor(values, stop_gradient=False)
     expected = loss(whole, real, counts)
     expected.backward()
-    parts = [value_and_gradient(np.array(rows)) for rows in ([0, 3], [1, 4], [2], [-1])]
-    assert sum(value for value, _ in parts) == pytest.approx(float(expected), rel=1e-5)
-    gradients = np.concatenate([gradient for _, gradient in parts])
+
+    rows = list(map(np.array, ([0, 3], [1, 4], [2], [-1])))
+    generated = [paddle.to_tensor(values[own.clip(0)], stop_gradient=False) for own in rows]
+    parts = together([partial(loss, *inputs) for inputs in zip(
+        generated, [real] * 4, [counts] * 4, rows)])
+    for part in parts:
+        part.backward()
+    assert sum(map(float, parts)) == pytest.approx(float(expected), rel=1e-5)
+    gradients = np.concatenate([tensor.grad.numpy() for tensor in generated])
     np.testing.assert_allclose(gradients[[0, 2, 4, 1, 3]], whole.grad.numpy(), atol=1e-6)
-    assert parts[3][0] == 0 and not gradients[5].any()
+    assert float(parts[3]) == 0 and not gradients[5].any()
+
+
+def test_a_class_that_no_process_has_is_told():
+    real = paddle.randn([3, 4, 2])
+    with pytest.raises(UserError, match="have 12 pairs of real samples, not 18; every class must"):
+        together([partial(MMDLoss("auto"), real[:1], real, None, np.array([own]))
+                  for own in (0, 2)])
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("count", [1, 2, 3, 8, 1001, 3000])
+def test_the_median_of_what_several_processes_have(count, dtype):
+    rng = np.random.default_rng(count)
+    tiny = np.finfo(dtype).smallest_subnormal
+    for values in (rng.exponential(size=count), rng.integers(3, size=count), np.zeros(count),
+                   tiny * rng.integers(5, size=count), 2.0 ** rng.integers(-60, 60, count)):
+        values = values.astype(dtype)
+        parts = np.split(values, np.sort(rng.integers(count + 1, size=2)))
+        expected = np.median(values)
+        assert mmd_on_host._median(values, count, lambda array: array) == expected
+        assert together([lambda part=part: mmd_on_host._median(part, count, parallel.total)
+                         for part in parts]) == [expected] * 3
 
 
 @pytest.mark.parametrize("weight", [None, [1.0, 2.0, 5.0]])
