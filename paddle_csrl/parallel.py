@@ -52,9 +52,9 @@ def is_first() -> bool:
 def _connect() -> list[socket.socket]:
     """Connect every process to the first one.
 
-    Sums do not go by Gloo, for it waits for half a minute at most, which shares of unequal images
-    may well take, and its thread keeps a core busy, often that of the process itself, for as long
-    as a message has come that is not asked for yet: 3 ms for what takes a tenth of it.
+    Sums do not go by Gloo. It waits for half a minute at most, which shares of unequal images or
+    what the first process writes may well take, and its thread takes 2 ms of a core for a message,
+    often of the one that its process computes on.
     """
     host = paddle.distributed.ParallelEnv().trainer_endpoints[0].rsplit(":", 1)[0]
     with contextlib.ExitStack() as opened:
@@ -79,6 +79,7 @@ def _connect() -> list[socket.socket]:
 def _accepted(server: socket.socket, secret: int) -> list[socket.socket]:
     """The connections of those who know the ``secret``, by rank."""
     found: dict[int, socket.socket] = {}
+    server.settimeout(_PATIENCE)
     while len(found) < world_size() - 1:
         connection, _ = server.accept()
         connection.settimeout(10)
