@@ -62,14 +62,14 @@ def _connect() -> list[socket.socket]:
         if is_first():
             server = opened.enter_context(socket.create_server((host, 0)))
             port = server.getsockname()[1]
-        told = paddle.to_tensor(np.array([port, secrets.randbits(62)]))
+        told = paddle.to_tensor(np.array([port, secrets.randbits(62)], np.int64))
         paddle.distributed.broadcast(told, 0)
         port, secret = map(int, told.numpy())
         if is_first():
             found = _accepted(server, secret)
         else:
             found = [socket.create_connection((host, port))]
-            _send(found[0], np.array([rank(), secret]))
+            _send(found[0], np.array([rank(), secret], np.int64))
     for connection in found:
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         connection.settimeout(_PATIENCE)
@@ -83,7 +83,7 @@ def _accepted(server: socket.socket, secret: int) -> list[socket.socket]:
     while len(found) < world_size() - 1:
         connection, _ = server.accept()
         connection.settimeout(10)
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, ValueError):
             sender, told = _receive(connection, np.zeros(2, np.int64))
             if told == secret:
                 found[sender] = connection
@@ -95,17 +95,29 @@ def _bytes_of(array: np.ndarray) -> memoryview:
 
 
 def _send(connection: socket.socket, array: np.ndarray) -> None:
+    """Send an array behind the number of its bytes."""
+    connection.sendall(_bytes_of(np.array(array.nbytes, np.int64)))
     connection.sendall(_bytes_of(array))
 
 
 def _receive(connection: socket.socket, array: np.ndarray) -> np.ndarray:
-    """Fill an array; ``ConnectionError`` where the other side has ended."""
-    missing = _bytes_of(array)
-    while missing:
-        count = connection.recv_into(missing)
-        if not count:
-            raise ConnectionError("closed")
-        missing = missing[count:]
+    """Fill an array.
+
+    Raises:
+        OSError: the other side has ended.
+        ValueError: it has sent what is no such array.
+    """
+    size = np.zeros([], np.int64)
+    for part in (size, array):
+        missing = _bytes_of(part)
+        while missing:
+            count = connection.recv_into(missing)
+            if not count:
+                raise ConnectionError("closed")
+            missing = missing[count:]
+        if size != array.nbytes:
+            raise ValueError(f"{size} bytes from another process for {array.nbytes}: the processes "
+                             f"do not do the same")
     return array
 
 

@@ -331,6 +331,13 @@ def test_the_end_of_another_process_is_told(processes, rank):
         parallel.barrier()
 
 
+def test_arrays_of_other_sizes_are_not_added_up(processes):
+    ends = processes(0)
+    parallel._send(ends[0], np.ones(3))
+    with pytest.raises(ValueError, match="24 bytes from another process for 16: the processes"):
+        parallel.total(np.ones(2))
+
+
 def test_processes_find_each_other_and_turn_strangers_away(monkeypatch):
     monkeypatch.setattr(parallel, "world_size", lambda: 3)
     monkeypatch.setattr(parallel, "rank", lambda: 0)
