@@ -5,25 +5,26 @@ import functools
 import gc
 import os
 import pickle
+import shutil
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
+from typing import TYPE_CHECKING
 
 import hypothesis
 import numpy as np
 import pytest
 
-# Before any test imports paddle: see compat.check_zlib. And before pytest is set up, whose handler
-# of signals, which tells where a process dies, Paddle would replace.
-import paddle_csrl  # noqa: F401
-from helpers import tiny_runs
-from helpers.tiny_runs import Finished
-from paddle_csrl.embeddings import readers
-from paddle_csrl.embeddings.resolve import GLOVE100
+if TYPE_CHECKING:
+    from helpers.tiny_runs import Finished
 
 pytest_plugins = ["helpers.browser"]
+
+#: A folder that is memory, and the bytes that have to be free there for the tests to use it.
+MEMORY, ROOM = "/dev/shm", 8 << 30
 
 # The same examples in every run, however slow the machine, and nothing kept between runs.
 hypothesis.settings.register_profile("tests", derandomize=True, deadline=None, database=None,
@@ -39,6 +40,20 @@ LONGEST = (
     "deploy/test_export.py", "tuning/test_tuning.py", "stages/test_self_training.py",
     "doctor/test_doctor.py", "demo/test_demo_page.py", "models/test_segmentors.py",
     "core/test_pretraining_runs.py", "visualize/test_figures.py", "test_docs_code.py")
+
+
+def pytest_configure(config):
+    """Choose where files go, and import Paddle unless this process only hands the tests out."""
+    if "TMPDIR" not in os.environ and os.path.isdir(MEMORY) \
+            and shutil.disk_usage(MEMORY).free >= ROOM:
+        # Also of processes that tests start. Gigabytes that are on their way to a disk make
+        # whoever synchronises a file wait for all of them, as Chromium does with its profile.
+        os.environ["TMPDIR"] = tempfile.tempdir = MEMORY
+    if config.getoption("dist", "no") == "no":
+        # Before any test imports paddle: see compat.check_zlib. And before pytest's handler of
+        # signals, which tells where a process dies, is set up, for Paddle would replace it.
+        import paddle_csrl  # noqa: F401
+        from helpers import tiny_runs  # noqa: F401
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -61,6 +76,9 @@ def impatient_files():
 @pytest.fixture(scope="session", autouse=True)
 def unpacked_vectors():
     """The vectors of the package are unpacked once, not for every builder of the tests."""
+    from paddle_csrl.embeddings import readers
+    from paddle_csrl.embeddings.resolve import GLOVE100
+
     read = readers.read_npz
 
     @functools.cache
@@ -84,11 +102,13 @@ def own_cache(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def finished(tmp_path_factory) -> Callable[[str], Finished]:
+def finished(tmp_path_factory) -> "Callable[[str], Finished]":
     """``finished(name)``: a run of ``tiny_runs.RECIPES[name]``, made at the first call.
 
     Not to be changed. Processes of pytest-xdist share it.
     """
+    from helpers import tiny_runs
+
     folder = tmp_path_factory.getbasetemp()
     folder = folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder
 
@@ -100,7 +120,7 @@ def finished(tmp_path_factory) -> Callable[[str], Finished]:
     return functools.cache(lambda name: made_once(folder / name, lambda: make(name)))
 
 
-def made_once(path: Path, make: Callable[[], Finished]) -> Finished:
+def made_once(path: Path, make: "Callable[[], Finished]") -> "Finished":
     """Return what the first of the processes that ask for it makes, and keeps beside ``path``."""
     kept = path.with_suffix(".pickle")
     with open(path.with_suffix(".lock"), "w") as lock:

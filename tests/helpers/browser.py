@@ -1,4 +1,7 @@
-"""A small trained run, and the page over it in a real browser."""
+"""A small trained run, and the page over it in a real browser.
+
+A plugin of pytest, which also the process of ``make test`` reads that has no use for Paddle.
+"""
 
 import os
 import re
@@ -9,9 +12,6 @@ import sys
 
 import pytest
 
-from helpers.tiny_runs import ROOT
-from paddle_csrl.cli import train
-
 DATA = ("num_train=200", "num_val=8", "image_size=48", "num_colors=3", "num_patterns=3")
 #: Where a Chromium is installed; without one Playwright takes its own.
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome",
@@ -21,6 +21,9 @@ CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", 
 @pytest.fixture(scope="session")
 def run(tmp_path_factory):
     """Nine shapes, two of them unseen; trained for about half a minute."""
+    from helpers.tiny_runs import ROOT
+    from paddle_csrl.cli import train
+
     base = tmp_path_factory.mktemp("browser")
     data = [f"{split}_dataset.{item}" for split in ("train", "val")
             for item in (*DATA, f"dataset_root={base}/data")]
@@ -34,6 +37,8 @@ def run(tmp_path_factory):
 @pytest.fixture(scope="session")
 def address(run):
     """Where the command line serves the run."""
+    from helpers.tiny_runs import ROOT
+
     process = subprocess.Popen(
         [sys.executable, os.path.join(ROOT, "tools", "demo.py"), "--run", run, "--port", "0",
          "--device", "cpu", "--no-open_browser"], stdout=subprocess.PIPE,

