@@ -6,6 +6,7 @@ import gc
 import os
 import pickle
 import shutil
+import subprocess
 import sys
 import tempfile
 import time
@@ -62,6 +63,22 @@ def impatient_trainer():
     trainer = sys.modules["paddleseg.core.train"]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(trainer, "time", SimpleNamespace(time=time.time, sleep=lambda seconds: None))
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def known_machine():
+    """PaddleSeg starts a compiler for its version whenever it says what it runs on: here once."""
+    from paddleseg.utils.env import sys_env
+
+    answer = functools.cache(subprocess.check_output)
+
+    def ask(command, **kwargs):
+        return answer(command if isinstance(command, str) else tuple(command), **kwargs)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys_env, "subprocess", SimpleNamespace(
+            check_output=ask, SubprocessError=subprocess.SubprocessError))
         yield
 
 
