@@ -15,6 +15,7 @@ import itertools
 import multiprocessing
 import os
 import random
+import re
 import resource
 import shutil
 import signal
@@ -37,6 +38,8 @@ _FORBIDDEN = ("os.system", "os.exec", "os.posix_spawn", "subprocess.Popen", "soc
               "pty.spawn")
 _CHANGING = ("os.mkdir", "os.remove", "os.rename", "os.rmdir", "os.symlink", "os.link",
              "os.truncate", "shutil.rmtree")
+# Devices, and the memory that multiprocessing shares; what else is in /dev/shm is a file.
+_DEVICE = re.compile("/dev/(?!shm/(?!pym-))")
 _DYING = 10.0  # seconds that a child may take to write its last words
 
 
@@ -184,7 +187,7 @@ def _watch(folder: str) -> list[str]:
         if not isinstance(path, (str, bytes)):  # an open file's number
             return False
         path = os.path.realpath(os.fsdecode(path))
-        return not path.startswith((inside, "/dev/"))
+        return not (path.startswith(inside) or _DEVICE.match(path))
 
     def hook(event: str, args: tuple) -> None:
         writes = event == "open" and bool((args[2] or 0) & (os.O_WRONLY | os.O_RDWR))

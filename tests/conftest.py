@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 pytest_plugins = ["helpers.browser"]
 
 #: A folder that is memory, and the bytes that have to be free there for the tests to use it.
-MEMORY, ROOM = "/dev/shm", 8 << 30
+MEMORY, ROOM = "/dev/shm", 4 << 30
 
 # The same examples in every run, however slow the machine, and nothing kept between runs.
 hypothesis.settings.register_profile("tests", derandomize=True, deadline=None, database=None,
@@ -129,7 +129,7 @@ def finished(tmp_path_factory) -> "Callable[[str], Finished]":
     folder = tmp_path_factory.getbasetemp()
     folder = folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder
 
-    def make(name: str) -> Finished:
+    def make(name: str) -> "Finished":
         base = tmp_path_factory.mktemp(name)
         recipe = tiny_runs.RECIPES[name](str(base / "data"), str(base / "cache"))
         return tiny_runs.run_all(recipe, base / "run", drawn=True)
