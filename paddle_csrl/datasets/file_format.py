@@ -5,7 +5,7 @@ import os
 import struct
 import warnings
 from collections.abc import Iterator
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 import cv2
 import numpy as np
@@ -35,24 +35,47 @@ _WEBP_PARTS = (b"RIFF", b"VP8 ", b"VP8L", b"VP8X", b"ALPH")
 
 _ORIENTATION, _TILE_WIDTH, _TILE_HEIGHT = 0x0112, 322, 323  # tags of EXIF and TIFF
 _PNG, _TIFF = b"\x89PNG", (b"II*\0", b"MM\0*")
+_ENDS = {_PNG: b"IEND", b"\xff\xd8": b"\xff\xd9"}  # of a PNG and a JPEG, by how they begin
+_TAIL_BYTES = 4096
 _PNG_SIGNATURE_BYTES, _PNG_TEXTS = 8, (b"zTXt", b"iTXt")
 _PNG_DEPTH = 24  # where a PNG names its bits
+_HEAD_BYTES = _PNG_DEPTH + 1
 
 # Pillow's own limit, which is twice this, and its warning give way to ``open_image``'s.
 Image.MAX_IMAGE_PIXELS = limits.MOST_PIXELS
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 
+class ImageFacts(NamedTuple):
+    """Facts that an image file tells before its pixels are decoded.
+
+    Attributes:
+        size (tuple[int, int], optional): height and width as stored; None where Pillow cannot say.
+        turn (int): its ``orientation``.
+        has_end (bool): it is not empty, and no JPEG or PNG without the mark at its end.
+        head (bytes): how it begins.
+    """
+
+    size: tuple[int, int] | None
+    turn: int
+    has_end: bool
+    head: bytes
+
+
 @contextlib.contextmanager
-def open_image(path: str) -> Iterator[Image.Image]:
+def open_image(path: str, file: BinaryIO | None = None) -> Iterator[Image.Image]:
     """Open an image or label with Pillow, which reads the pixels when they are asked for.
+
+    Args:
+        path (str): where it is.
+        file (BinaryIO, optional): the same where it is open already; it stays open.
 
     Raises:
         UserError: it has more pixels than ``limits.MOST_PIXELS``.
         Exception: of many types, where the file is broken or of a format that Pillow lacks.
     """
     try:
-        with Image.open(path, formats=_FORMATS) as image:
+        with Image.open(file or path, formats=_FORMATS) as image:
             tags = getattr(image, "tag_v2", {})
             tile = tags.get(_TILE_WIDTH, 0), tags.get(_TILE_HEIGHT, 0)  # decoded as a whole
             for width, height in (image.size, tile):
@@ -68,19 +91,20 @@ def _too_large(path: str, pixels: str) -> UserError:
                      f"into tiles")
 
 
-def require_decodable(path: str) -> None:
-    """Check an image before OpenCV gets its bytes.
+def require_decodable(path: str) -> ImageFacts:
+    """Check an image before OpenCV gets its bytes, and tell what was seen; all in one opening.
 
     Raises:
         UserError: it has too many pixels or bytes, or is of a kind that can take over or hold up
             this OpenCV.
         OSError: it cannot be read.
     """
-    if os.path.getsize(path) > limits.MOST_IMAGE_BYTES:
-        raise UserError(f"{path} has {os.path.getsize(path)} bytes, above the limit of "
-                        f"{limits.MOST_IMAGE_BYTES} for an image; cut it into tiles")
     with open(path, "rb") as file:
-        head = file.read(16)
+        size = os.fstat(file.fileno()).st_size
+        if size > limits.MOST_IMAGE_BYTES:
+            raise UserError(f"{path} has {size} bytes, above the limit of "
+                            f"{limits.MOST_IMAGE_BYTES} for an image; cut it into tiles")
+        head = file.read(_HEAD_BYTES)
         if _WEBP_IS_UNSAFE and is_webp(head):
             raise UserError(f"{path} is a WebP, by which a file can take over OpenCV "
                             f"{cv2.__version__} (CVE-2023-4863); save it as PNG or JPEG, or pip "
@@ -88,13 +112,20 @@ def require_decodable(path: str) -> None:
         if head.startswith(_PNG) and _count_texts(file) > limits.MOST_TEXTS:
             raise UserError(f"{path} holds more than {limits.MOST_TEXTS} compressed texts, which "
                             f"take long to unpack; save it without them")
-    try:
-        with open_image(path):
-            pass
-    except UserError:
-        raise
-    except Exception:  # a format that Pillow lacks; OpenCV looks at its size by itself
-        pass
+        has_end = bool(head) and _has_end(file, head, size)
+        try:
+            with open_image(path, file) as image:
+                return ImageFacts((image.height, image.width), orientation(image), has_end, head)
+        except UserError:
+            raise
+        except Exception:  # a format that Pillow lacks; OpenCV looks at its size by itself
+            return ImageFacts(None, 1, has_end, head)
+
+
+def _has_end(file: BinaryIO, head: bytes, size: int) -> bool:
+    ends = [end for start, end in _ENDS.items() if head.startswith(start)]
+    file.seek(max(0, size - _TAIL_BYTES))
+    return not ends or ends[0] in file.read()
 
 
 def is_webp(head: bytes) -> bool:
@@ -147,10 +178,16 @@ def turned(pixels: np.ndarray, orientation: int) -> np.ndarray:
     return np.ascontiguousarray(pixels)
 
 
-def is_deep(path: str) -> bool:
-    """Tell if the numbers of a PNG or TIFF have more than the 8 bits that training reads."""
-    with open(path, "rb") as file:
-        head = file.read(_PNG_DEPTH + 1)
+def is_deep(path: str, head: bytes | None = None) -> bool:
+    """Tell if the numbers of a PNG or TIFF have more than the 8 bits that training reads.
+
+    Args:
+        path (str): where it is.
+        head (bytes, optional): how it begins, as ``ImageFacts`` say; read where not given.
+    """
+    if head is None:
+        with open(path, "rb") as file:
+            head = file.read(_HEAD_BYTES)
     if head.startswith(_TIFF):
         # By its bytes: cv2.imread crashes at a name that is not UTF-8.
         pixels = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_UNCHANGED)

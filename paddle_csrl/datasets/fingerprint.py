@@ -3,12 +3,12 @@
 import contextlib
 import functools
 import hashlib
-import itertools
 import os
 import stat
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import chain
 
 import numpy as np
 from paddleseg.utils import logger
@@ -22,7 +22,8 @@ from paddle_csrl.utils.arrays import read_npz
 FileList = Sequence[Sequence[str]]
 
 _THREADS = 8
-_IN_FLIGHT = 8192  # files; a waiting task takes a thousand times the memory of its result
+_BATCH = 8  # files of a task, whose own cost is that of a small file
+_IN_FLIGHT = 1024  # tasks; a waiting one takes a hundred times the memory of its results
 _BLOCK = 1 << 20
 # A file written again within a tick of the file system's clock looks unchanged, so that a digest
 # is kept only of one that has rested for longer.
@@ -74,10 +75,16 @@ def in_threads(function: Callable, items: Sequence, title: str, threads: int = 0
 
     For what releases the interpreter, as reading, hashing and decoding do.
     """
-    with ThreadPoolExecutor(threads or _THREADS) as pool:
-        parts = (pool.map(function, items[start:start + _IN_FLIGHT])
-                 for start in range(0, len(items), _IN_FLIGHT))
-        yield from progress(itertools.chain.from_iterable(parts), title, len(items))
+    threads = threads or _THREADS
+    # Every thread has at least as many tasks, so that all are done at about the same time.
+    size = max(1, min(_BATCH, len(items) // (_BATCH * threads)))
+    batches = [items[start:start + size] for start in range(0, len(items), size)]
+    with ThreadPoolExecutor(threads) as pool:
+        parts = (pool.map(lambda batch: [function(item) for item in batch],
+                          batches[start:start + _IN_FLIGHT])
+                 for start in range(0, len(batches), _IN_FLIGHT))
+        results = chain.from_iterable(chain.from_iterable(parts))
+        yield from progress(results, title, len(items))
 
 
 def _files(file_list: FileList) -> tuple[str, list[tuple[str, str]]]:
@@ -133,7 +140,7 @@ def _is_unchanged(path: str, mark: str) -> bool:
 def _hash(path: str) -> str:
     digest = hashlib.sha256()
     try:
-        with open(path, "rb") as file:
+        with open(path, "rb", buffering=0) as file:  # a large block needs no other
             while block := file.read(_BLOCK):
                 digest.update(block)
     except OSError as error:

@@ -5,7 +5,7 @@ import functools
 import hashlib
 import os
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import cv2
@@ -19,6 +19,7 @@ from paddle_csrl.datasets.file_format import (
     LOSSY,
     OF_DEEP,
     TURNS,
+    ImageFacts,
     is_deep,
     open_image,
     orientation,
@@ -39,10 +40,7 @@ from paddle_csrl.utils.counts import count_bytes
 # A scan computes, for most files were just read for their fingerprint: more threads than cores wait
 # for each other's turn in Python.
 _THREADS = min(8, usable_cores())
-_TAIL_BYTES = 4096
 _BYTE_MODES = ("L", "P")  # of Pillow, with a byte a pixel
-_JPEG, _JPEG_END = b"\xff\xd8", b"\xff\xd9"
-_PNG, _PNG_END = b"\x89PNG", b"IEND"
 
 
 class LabelScan(NamedTuple):
@@ -142,31 +140,30 @@ def class_pixels(label: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return values, counts[values]
 
 
-def require_classes(values: np.ndarray, num_classes: int, ignore_index: int, path: str) -> None:
+def require_classes(values: Iterable[int], num_classes: int, ignore_index: int,
+                    path: str) -> None:
     """Raise ``UserError`` naming ``path`` if ``values`` holds anything but classes."""
-    wrong = values[(values != ignore_index) & ((values < 0) | (values >= num_classes))]
-    if len(wrong):
-        raise UserError(f"label {path} holds {wrong[0]}, but with {num_classes} classes the ids "
-                        f"are 0 to {num_classes - 1} ({ignore_index} where there is none); mend "
-                        f"the label or set `num_classes`")
+    for value in values:
+        if value != ignore_index and not 0 <= value < num_classes:
+            raise UserError(f"label {path} holds {value}, but with {num_classes} classes the ids "
+                            f"are 0 to {num_classes - 1} ({ignore_index} where there is none); "
+                            f"mend the label or set `num_classes`")
 
 
-def require_whole_image(path: str) -> None:
+def require_whole_image(path: str) -> ImageFacts:
     """Raise ``UserError`` if an image is missing, must not be decoded, or is a cut JPEG or PNG.
 
     A cut image would not fail to load: OpenCV fills what is missing with grey. Only the end of
     the file is read; if the end marker is not there, the image is decoded before the verdict.
+
+    Returns:
+        ImageFacts: what was seen.
     """
-    size = file_status(path, "image").st_size
-    require_decodable(path)
-    with open(path, "rb") as file:
-        head = file.read(len(_PNG))
-        file.seek(max(0, size - _TAIL_BYTES))
-        tail = file.read()
-    cut = (size == 0 or head.startswith(_JPEG) and _JPEG_END not in tail
-           or head.startswith(_PNG) and _PNG_END not in tail)
-    if cut:
+    file_status(path, "image")
+    facts = require_decodable(path)
+    if not facts.has_end:
         _decode(path, "image")
+    return facts
 
 
 def require_readable(image_path: str, label_path: str | None) -> None:
@@ -195,43 +192,40 @@ def _scan(file_list: FileList, num_classes: int, ignore_index: int, title: str,
 
     def scan_one(pair: Sequence[str]) -> tuple:
         image_path, label_path = pair
-        require_whole_image(image_path)
+        image = require_whole_image(image_path)
         with _opened_label(label_path) as label:
             shape = label.height, label.width
-            values, counts = _pixels(label, label_path, zero_is_unlabelled)
-            colors = _colors(label, values)
-        turn = _unshared_turn(image_path, label_path, shape)
-        require_classes(values, num_classes, ignore_index, label_path)
-        is_class = values != ignore_index
-        return (values[is_class], counts[is_class], colors[is_class],
-                int(counts[~is_class].sum()), turn, is_deep(image_path))
+            pixels = _pixels(label, label_path, zero_is_unlabelled)
+            palette = (label.mode == "P" and label.getpalette()) or []
+        turn = _unshared_turn(image, image_path, label_path, shape)
+        require_classes(pixels, num_classes, ignore_index, label_path)
+        unlabelled = pixels.pop(ignore_index, 0)
+        return ([len(pixels)], pixels.keys(), pixels.values(), _colors(palette, pixels),
+                [unlabelled], [turn], [is_deep(image_path, image.head)])
 
     columns = [array(code) for code in _CODES]
-    for classes, *rest in in_threads(scan_one, file_list, title, num_workers or _THREADS):
-        for column, items in zip(columns, (len(classes), classes, *rest)):
-            column.extend(np.atleast_1d(items).tolist())
+    for parts in in_threads(scan_one, file_list, title, num_workers or _THREADS):
+        for column, part in zip(columns, parts):
+            column.extend(part)
     return _Columns(*map(np.asarray, columns))
 
 
-def _pixels(image: Image.Image, path: str,
-            zero_is_unlabelled: bool) -> tuple[np.ndarray, np.ndarray]:
-    """``class_pixels`` of an opened label."""
+def _pixels(image: Image.Image, path: str, zero_is_unlabelled: bool) -> dict[int, int]:
+    """The values that occur in an opened label, ascending, and their counts."""
     if image.mode not in _BYTE_MODES:
-        return class_pixels(_ids(image, path, zero_is_unlabelled))
-    counts = np.array(image.histogram())  # of Pillow's memory, which NumPy would copy first
+        values, counts = class_pixels(_ids(image, path, zero_is_unlabelled))
+        return dict(zip(values.tolist(), counts.tolist()))
+    # Of Pillow's memory, which NumPy would copy first; and no NumPy for a few numbers.
+    histogram = image.histogram()
     if zero_is_unlabelled:
-        counts = np.roll(counts, -1)
-    values = np.flatnonzero(counts)
-    return values, counts[values]
+        histogram = histogram[1:] + histogram[:1]
+    return {value: count for value, count in enumerate(histogram) if count}
 
 
-def _colors(image: Image.Image, ids: np.ndarray) -> np.ndarray:
-    """int32 [K]: the colours 0xRRGGBB that the palette of a label gives to ``ids``, -1 for none."""
-    colors = np.full(len(ids), -1, np.int32)
-    palette = np.array((image.mode == "P" and image.getpalette()) or [], np.int32).reshape(-1, 3)
-    has_color = (ids >= 0) & (ids < len(palette))
-    colors[has_color] = palette[ids[has_color]] @ np.array([1 << 16, 1 << 8, 1], np.int32)
-    return colors
+def _colors(palette: Sequence[int], classes: Iterable[int]) -> list[int]:
+    """The colours 0xRRGGBB that the palette of a label gives to ``classes``, -1 for none."""
+    return [int.from_bytes(palette[3 * class_id:3 * class_id + 3], "big")
+            if 3 * class_id < len(palette) else -1 for class_id in classes]
 
 
 def _require_upright(turns: np.ndarray, file_list: FileList) -> None:
@@ -276,25 +270,20 @@ def _doubts(columns: _Columns, file_list: FileList) -> Iterator[str]:
                f"program chose the palettes, write ids that mean the same in all")
 
 
-def _unshared_turn(image_path: str, label_path: str, shape: tuple[int, ...]) -> int:
+def _unshared_turn(image: ImageFacts, image_path: str, label_path: str,
+                   shape: tuple[int, int]) -> int:
     """The EXIF orientation of an image where, by its size, its label may not be turned; else 1.
 
     Raises:
         UserError: they differ in size without being turned.
     """
-    try:
-        with open_image(image_path) as opened:
-            if (opened.height, opened.width) == shape:
-                return orientation(opened)
-    except UserError:
-        raise
-    except Exception:  # PIL raises many types on formats it lacks; OpenCV decides
-        pass
-    image = read_image(image_path)  # turned, unlike PIL's size
-    if image.shape[:2] != shape:
+    if image.size == shape:
+        return image.turn
+    pixels = read_image(image_path)  # turned, unlike the size that is stored
+    if pixels.shape[:2] != shape:
         raise UserError(f"label {label_path} is {shape[0]} x {shape[1]} pixels (height x width), "
-                        f"but its image {image_path} is {image.shape[0]} x {image.shape[1]}; the "
-                        f"two must agree")
+                        f"but its image {image_path} is {pixels.shape[0]} x {pixels.shape[1]}; "
+                        f"the two must agree")
     return 1
 
 

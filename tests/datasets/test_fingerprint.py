@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from paddle_csrl.datasets import fingerprint as module
-from paddle_csrl.datasets.fingerprint import fingerprint, fingerprint_by_times
+from paddle_csrl.datasets.fingerprint import fingerprint, fingerprint_by_times, in_threads
 from paddle_csrl.errors import UserError
 
 
@@ -172,7 +172,7 @@ def test_what_is_no_file_is_named(files, tmp_path):
 
 
 def test_a_file_that_cannot_be_read_is_named(files, monkeypatch):
-    def refuse(path, *_):
+    def refuse(path, *_, **options):
         raise PermissionError(13, "Permission denied", path)
 
     monkeypatch.setattr("builtins.open", refuse)
@@ -185,3 +185,23 @@ def test_the_fingerprint_by_times_is_that_of_0_1_0(files, tmp_path):
                f"{os.stat(path).st_mtime_ns}\n" for pair in files for path in pair]
     expected = hashlib.sha256("".join(entries).encode()).hexdigest()
     assert fingerprint_by_times(files) == expected
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize("number", [0, 1, 23, 24, 1000])
+def test_threads_give_all_results_in_order(monkeypatch, number, threads):
+    monkeypatch.setattr(module, "_IN_FLIGHT", 5)
+    assert list(in_threads(lambda item: item**2, range(number), "squares", threads)) == [
+        item**2 for item in range(number)]
+
+
+def test_of_two_faults_in_threads_the_first_one_is_told():
+    def refuse(item):
+        if item in (700, 703, 950):
+            raise UserError(f"item {item}")
+        return item
+
+    results = in_threads(refuse, range(1000), "items", 2)
+    with pytest.raises(UserError, match="item 700"):
+        for expected, item in enumerate(results):
+            assert item == expected

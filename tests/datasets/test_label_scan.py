@@ -1,5 +1,6 @@
 """The label scan: pixels by class, what is broken, and what is kept of it."""
 
+import collections
 import os
 import shutil
 
@@ -50,6 +51,18 @@ def test_counts_against_numpy(files):
         assert counts[index].tolist() == [(label == value).sum() for value in range(5)]
         assert scan.unlabelled[index] == (label == 255).sum()
     assert scan.counts.dtype == np.int64 and scan.counts.shape == (6, 5)
+
+
+def test_every_file_is_opened_for_its_digest_and_once_more(files, monkeypatch):
+    opened, real = collections.Counter(), open
+
+    def counting(path, *args, **options):
+        opened[path] += 1
+        return real(path, *args, **options)
+
+    monkeypatch.setattr("builtins.open", counting)
+    scan_labels(files, 5)
+    assert [opened[path] for pair in files for path in pair] == [2] * 12
 
 
 # What is kept.
