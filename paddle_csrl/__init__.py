@@ -37,11 +37,13 @@ if importlib.util.find_spec("paddle") and not _needs_no_paddle():
     from paddle_csrl import compat, stopping
 
     compat.mend_paddleseg()
-    compat.mend_convolution()
     compat.mend_data_loader(stopping.put_off())
 
+    from paddle_csrl.utils import bilinear, depthwise
     from paddle_csrl.utils.weights import read_weights
 
+    compat.mend_convolution(depthwise.is_fast_filter, depthwise.convolve_depthwise)
+    compat.mend_interpolation(bilinear.is_fast_enlargement, bilinear.enlarge)
     compat.mend_trust(read_weights)
 
     from paddle_csrl import datasets, losses, metrics, models, stages  # noqa: F401  to register

@@ -25,7 +25,7 @@ import threading
 import time
 import zipfile
 import zlib  # noqa: F401
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial, wraps
 from types import ModuleType
 from typing import Any, BinaryIO, NamedTuple, cast
@@ -364,32 +364,89 @@ FAULTS = (
 )
 
 
-def mend_convolution() -> None:
-    """Make convolutions add their bias fast on a CPU; the numbers stay the same.
+def mend_convolution(is_fast_filter: Callable[..., bool],
+                     convolve_depthwise: Callable[[Tensor, Tensor], Tensor]) -> None:
+    """Make convolutions fast on a CPU; numbers stay the same but for rounding.
 
-    Upstream cause: Paddle adds a bias as (1, C, 1, 1) to (N, C, H, W), which its CPU kernels do
+    Upstream causes: Paddle adds a bias as (1, C, 1, 1) to (N, C, H, W), which its CPU kernels do
     slowly where N > 1, and its gradient, too: together as long as the 1×1 convolution itself
-    takes. As a column to the rows of (N C, H W) the same sum costs next to nothing.
+    takes. As a column to the rows of (N C, H W) the same sum costs next to nothing. And it takes
+    twice as long as need be for depthwise convolutions with their gradients.
+
+    Args:
+        is_fast_filter: tells of the arguments of Paddle's function whether the next one does that
+            convolution, and faster.
+        convolve_depthwise: correlates float32 (N, C, H, W) with weights (C, 1, k, k).
     """
-    _CONV._conv_nd = _adding_bias_to_rows(_CONV._conv_nd)
+    _CONV._conv_nd = _with_fast_parts(_CONV._conv_nd, is_fast_filter, convolve_depthwise)
 
 
-def _adding_bias_to_rows(convolve: Callable[..., Tensor]) -> Callable[..., Tensor]:
+def _with_fast_parts(convolve: Callable[..., Tensor], is_fast_filter: Callable[..., bool],
+                     convolve_depthwise: Callable[[Tensor, Tensor], Tensor]
+                     ) -> Callable[..., Tensor]:
     signature = inspect.signature(convolve)
 
     @wraps(convolve)
-    def convolve_and_add(*args: Any, **kwargs: Any) -> Tensor:
+    def convolve_fast(*args: Any, **kwargs: Any) -> Tensor:
         call = signature.bind(*args, **kwargs).arguments
         x, bias = call["x"], call.pop("bias", None)
-        if bias is None or not (paddle.in_dynamic_mode() and x.place.is_cpu_place()
-                                and x.ndim == 4 and x.shape[0] > 1
-                                and call.get("data_format", "NCHW") == "NCHW"):
+        if not _may_leave_paddle(x) or call.get("data_format", "NCHW") != "NCHW":
             return convolve(*args, **kwargs)
-        y = convolve(**call)  # in one precision, for Paddle mixes none on a CPU
+        if is_fast_filter(**call):
+            y = convolve_depthwise(x, call["weight"])
+        elif bias is None or x.shape[0] == 1:
+            return convolve(*args, **kwargs)
+        else:
+            y = convolve(**call)  # in one precision, for Paddle mixes none on a CPU
+        if bias is None:
+            return y
         rows = y.flatten(0, 1).flatten(1) + bias.tile([y.shape[0]]).unsqueeze(1)
         return rows.reshape(y.shape)
 
-    return convolve_and_add
+    return convolve_fast
+
+
+def _may_leave_paddle(x: Tensor) -> bool:
+    """Tell whether others than Paddle's kernels may compute with ``x``, (N, C, H, W) on a CPU."""
+    return paddle.in_dynamic_mode() and x.ndim == 4 and x.place.is_cpu_place()
+
+
+def mend_interpolation(is_fast_enlargement: Callable[[Sequence[int], Sequence[int]], bool],
+                       enlarge: Callable[[Tensor, int, int, bool], Tensor]) -> None:
+    """Make bilinear enlargement of small maps fast on a CPU; numbers differ by rounding alone.
+
+    Upstream cause: Paddle's CPU kernel goes from pixel to pixel, which takes a tenth of an
+    iteration of a small DeepLabV3+.
+
+    Args:
+        is_fast_enlargement: tells of (h, w) and (H, W) whether the next one is faster.
+        enlarge: makes (N, C, H, W) of float32 (N, C, h, w), H, W and ``align_corners``.
+    """
+    for module in (F, sys.modules["paddle.nn.functional.common"]):
+        module.interpolate = _with_fast_bilinear(  # type: ignore[attr-defined]
+            module.interpolate, is_fast_enlargement, enlarge)
+
+
+def _with_fast_bilinear(interpolate: Callable[..., Tensor],
+                        is_fast_enlargement: Callable[[Sequence[int], Sequence[int]], bool],
+                        enlarge: Callable[[Tensor, int, int, bool], Tensor]
+                        ) -> Callable[..., Tensor]:
+    signature = inspect.signature(interpolate)
+
+    @wraps(interpolate)
+    def interpolate_fast(*args: Any, **kwargs: Any) -> Tensor:
+        call = signature.bind(*args, **kwargs).arguments
+        x, size = call["x"], call.get("size")
+        if (not _may_leave_paddle(x) or size is None or x.dtype != paddle.float32
+                or call.get("mode") != "bilinear"
+                or set(call) - {"x", "size", "mode", "align_corners", "name"}):
+            return interpolate(*args, **kwargs)
+        height, width = map(int, size)
+        if not is_fast_enlargement(x.shape[2:], (height, width)):
+            return interpolate(*args, **kwargs)
+        return enlarge(x, height, width, call.get("align_corners", False))
+
+    return interpolate_fast
 
 
 def mend_data_loader(put_off: Callable[[Callable], Callable]) -> None:

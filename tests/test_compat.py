@@ -733,7 +733,7 @@ def test_one_image_and_channels_last_take_paddles_own_way(monkeypatch, x, argume
         seen.append(bias)
         return x
 
-    mended = compat._adding_bias_to_rows(convolve)
+    mended = compat._with_fast_parts(convolve, lambda **_: False, max)
     bias = paddle.ones([4])
     mended(paddle.zeros(x), None, bias, **arguments)
     assert seen == [bias]

@@ -15,7 +15,6 @@ from paddleseg.models import layers
 from paddleseg.utils import utils
 
 from paddle_csrl.errors import UserError
-from paddle_csrl.models.depthwise import DepthwiseConv2D
 from paddle_csrl.models.named_weights import weights_file
 from paddle_csrl.registry import register
 
@@ -57,7 +56,9 @@ class InvertedResidual(nn.Layer):
         if expansion != 1:
             self.expand_conv = _conv(in_channels, width, 1, param_attr)
             self.bn0 = _norm(width, param_attr)
-        self.depthwise_conv = DepthwiseConv2D(width, kernel, stride, dilation, param_attr)
+        self.depthwise_conv = nn.Conv2D(width, width, kernel, stride, dilation * (kernel // 2),
+                                        dilation, groups=width, weight_attr=param_attr,
+                                        bias_attr=False)
         self.bn1 = _norm(width, param_attr)
         self.project_conv = _conv(width, out_channels, 1, param_attr)
         self.bn2 = _norm(out_channels, param_attr)
