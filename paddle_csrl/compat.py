@@ -438,8 +438,8 @@ def _with_fast_bilinear(interpolate: Callable[..., Tensor],
         call = signature.bind(*args, **kwargs).arguments
         x, size = call["x"], call.get("size")
         if (not _may_leave_paddle(x) or size is None or x.dtype != paddle.float32
-                or call.get("mode") != "bilinear"
-                or set(call) - {"x", "size", "mode", "align_corners", "name"}):
+                or call.get("mode") != "bilinear" or call.get("align_mode") or call.get("antialias")
+                or call.get("data_format") not in (None, "NCHW")):
             return interpolate(*args, **kwargs)
         height, width = map(int, size)
         if not is_fast_enlargement(x.shape[2:], (height, width)):

@@ -70,6 +70,11 @@ def test_every_kind_of_size(left, size):
     assert left == [(12, 9)]
 
 
+def test_what_paddleseg_says_of_the_layout(left):
+    F.interpolate(maps(1, 2, 4, 3), [8, 6], mode="bilinear", data_format="NCHW", align_mode=0)
+    assert left == [(8, 6)]
+
+
 @pytest.mark.parametrize("shape, size, kwargs", [
     ((1, 2, 8, 8), [4, 4], {}), ((1, 2, 8, 8), [4, 16], {}), ((1, 1, 65, 8), [130, 16], {}),
     ((1, 2, 8, 8), [16, 16], {"mode": "nearest"}), ((1, 2, 8, 8), [16, 16], {"mode": "bicubic"}),
