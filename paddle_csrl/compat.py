@@ -365,7 +365,7 @@ FAULTS = (
 
 
 def mend_convolution(is_fast_filter: Callable[..., bool],
-                     convolve_depthwise: Callable[[Tensor, Tensor], Tensor]) -> None:
+                     convolve_depthwise: Callable[..., Tensor]) -> None:
     """Make convolutions fast on a CPU; numbers stay the same but for rounding.
 
     Upstream causes: Paddle adds a bias as (1, C, 1, 1) to (N, C, H, W), which its CPU kernels do
@@ -376,13 +376,14 @@ def mend_convolution(is_fast_filter: Callable[..., bool],
     Args:
         is_fast_filter: tells of the arguments of Paddle's function whether the next one does that
             convolution, and faster.
-        convolve_depthwise: correlates float32 (N, C, H, W) with weights (C, 1, k, k).
+        convolve_depthwise: correlates float32 (N, C, H, W) with weights (C, 1, k, k) and adds a
+            bias (C,) or none.
     """
     _CONV._conv_nd = _with_fast_parts(_CONV._conv_nd, is_fast_filter, convolve_depthwise)
 
 
 def _with_fast_parts(convolve: Callable[..., Tensor], is_fast_filter: Callable[..., bool],
-                     convolve_depthwise: Callable[[Tensor, Tensor], Tensor]
+                     convolve_depthwise: Callable[..., Tensor]
                      ) -> Callable[..., Tensor]:
     signature = inspect.signature(convolve)
 
@@ -393,13 +394,10 @@ def _with_fast_parts(convolve: Callable[..., Tensor], is_fast_filter: Callable[.
         if not _may_leave_paddle(x) or call.get("data_format", "NCHW") != "NCHW":
             return convolve(*args, **kwargs)
         if is_fast_filter(**call):
-            y = convolve_depthwise(x, call["weight"])
-        elif bias is None or x.shape[0] == 1:
+            return convolve_depthwise(x, call["weight"], bias)
+        if bias is None or x.shape[0] == 1:
             return convolve(*args, **kwargs)
-        else:
-            y = convolve(**call)  # in one precision, for Paddle mixes none on a CPU
-        if bias is None:
-            return y
+        y = convolve(**call)  # in one precision, for Paddle mixes none on a CPU
         rows = y.flatten(0, 1).flatten(1) + bias.tile([y.shape[0]]).unsqueeze(1)
         return rows.reshape(y.shape)
 

@@ -29,22 +29,26 @@ def is_fast_filter(x: Tensor, weight: Tensor, stride: Any = 1, padding: Any = 0,
             and {*np.ravel(padding)} == {kernel // 2})
 
 
-def convolve_depthwise(x: Tensor, weight: Tensor) -> Tensor:
+def convolve_depthwise(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """Correlate every channel with its filter, with stride 1 and zeros beyond the borders.
 
     Args:
         x: float32 [N, C, H, W] on the CPU.
         weight: float32 [C, 1, k, k].
+        bias: float32 [C].
 
     Returns:
         float32 [N, C, H, W], differentiable.
     """
-    if _wants_gradient(x, weight):
-        return _Depthwise.apply(x, weight)
+    if bias is None:
+        bias = paddle.zeros([x.shape[1]])
+    if _wants_gradient(x, weight, bias):
+        return _Depthwise.apply(x, weight, bias)
     images, filters = x.numpy(), weight.numpy()[:, 0]
     result = np.empty_like(images)
     for image, out in zip(images, result):
         _filter(image, filters, out)
+    result += bias.numpy()[:, None, None]
     return paddle.to_tensor(result, place=x.place)
 
 
@@ -57,21 +61,22 @@ class _Depthwise(PyLayer):
     """The convolution with its gradients."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
-        ctx.wanted = not x.stop_gradient, not weight.stop_gradient
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        ctx.wanted = [not tensor.stop_gradient for tensor in (x, weight, bias)]
         ctx.filters = weight.numpy()[:, 0]
         ctx.columns = _Columns(x.shape, ctx.filters.shape[-1])
         ctx.x = ctx.columns.of(x.numpy())
-        return ctx.columns.filtered(ctx.x, ctx.filters)
+        return ctx.columns.filtered(ctx.x, ctx.filters, bias.numpy())
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor,  # type: ignore[override]  # None is right, too
-                 ) -> tuple[Tensor | None, Tensor | None]:
+                 ) -> tuple[Tensor | None, ...]:
         columns, padded = ctx.columns, ctx.columns.of(gradient.numpy())
-        of_x, of_weight = ctx.wanted
+        of_x, of_weight, of_bias = ctx.wanted
         turned = np.ascontiguousarray(ctx.filters[:, ::-1, ::-1])
         return (columns.filtered(padded, turned) if of_x else None,
-                columns.correlated(ctx.x, padded) if of_weight else None)
+                columns.correlated(ctx.x, padded) if of_weight else None,
+                paddle.to_tensor(padded.sum((1, 2))) if of_bias else None)
 
 
 class _Columns:
@@ -98,10 +103,11 @@ class _Columns:
         self._inside(columns)[:] = images
         return columns
 
-    def filtered(self, columns: np.ndarray, filters: np.ndarray) -> Tensor:
+    def filtered(self, columns: np.ndarray, filters: np.ndarray,
+                 bias: np.ndarray | float = 0.0) -> Tensor:
         result = np.empty_like(columns)
         _filter(columns, filters, result)
-        return paddle.to_tensor(np.ascontiguousarray(self._inside(result)))
+        return paddle.to_tensor(self._inside(result) + np.reshape(bias, (-1, 1, 1)))
 
     def correlated(self, columns: np.ndarray, gradient: np.ndarray) -> Tensor:
         """Σ over all pixels of the gradient times the pixel that a weight sees, [C, 1, k, k]."""

@@ -20,9 +20,9 @@ def left(monkeypatch):
     """The shapes of what was filtered outside of Paddle."""
     shapes = []
 
-    def recorded(x, weight):
+    def recorded(x, *others):
         shapes.append(tuple(x.shape))
-        return convolve_depthwise(x, weight)
+        return convolve_depthwise(x, *others)
 
     mended = sys.modules["paddle.nn.functional.conv"]
     monkeypatch.setattr(mended, "_conv_nd", compat._with_fast_parts(
@@ -108,9 +108,21 @@ def test_frozen_weights_have_no_gradient(left):
 def test_a_bias_is_added(left):
     convolution, x = layer(3, bias=True), images(2, 3, 6, 5)
     convolution.bias.set_value(paddle.to_tensor([1.0, -2.0, 3.0]))
-    y = convolution(x).numpy()
     expected = correlated(x.numpy(), convolution.weight.numpy())
-    np.testing.assert_allclose(y, expected + np.array([1, -2, 3])[:, None, None], atol=1e-5)
+    expected += np.array([1.0, -2.0, 3.0])[:, None, None]
+    y = convolution(x)
+    np.testing.assert_allclose(y.numpy(), expected, atol=1e-5)
+    y.square().sum().backward()
+    np.testing.assert_allclose(convolution.bias.grad.numpy(), 2 * expected.sum((0, 2, 3)),
+                               rtol=1e-4)
+    assert len(left) == 1
+
+
+def test_a_bias_alone_wants_its_gradient(left):
+    convolution = layer(5, bias=True)
+    convolution.weight.stop_gradient = True
+    convolution(images(2, 3, 6, 5)).sum().backward()
+    assert convolution.bias.grad.tolist() == [60, 60, 60] and convolution.weight.grad is None
     assert left
 
 
