@@ -3,15 +3,15 @@
     python benchmarks/two_processes.py
 
 Runs the command lines of tools/train.py and tools/val.py on fabricated photographs, in turns by
-one process and by the two that ``paddle.distributed.launch`` starts, which talk by Gloo; each
-computes on one thread, and of the two each on a core of its own, for a scheduler may leave
-processes that wake each other on one. Times are those of a whole command but for the start of the
+one process and by the two that ``paddle.distributed.launch`` starts; each computes on one thread,
+and of the two each on a core of its own, for a scheduler may leave processes that wake each other
+on one. Times are those of a whole command but for the start of the
 processes. Prints them and how many times faster two are; the exit status is 1 if a target is
 missed. Of 60 classes, as on Pascal-Context, 6 are unseen; 128 features a class and iteration, of
 256 channels. The bank keeps 1,024 features a class: of so few images the usual 8,192 would be most
 that there are, and two processes wait while one writes them. Idle cores alone tell: two processes
-meet a dozen times in an update of the generator, and other work, whatever its priority, may have
-them wait for a few milliseconds each time.
+meet 14 times in an update of the generator, and other work, whatever its priority, may have them
+wait for a few milliseconds each time.
 """
 
 import argparse
