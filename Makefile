@@ -5,7 +5,7 @@ VENV ?= .venv
 PROCESSES ?= 2
 # What `make test` runs, and of that what another release of Paddle can change.
 TESTS ?= tests
-PADDLE26_TESTS ?= tests/test_compat.py tests/models tests/losses tests/metrics tests/bank \
+PADDLE26_TESTS ?= tests/test_compat.py tests/utils tests/models tests/losses tests/metrics tests/bank \
 	tests/stages tests/core/test_train.py tests/core/test_extending.py tests/core/test_api.py
 # An edit of requirements.txt (for sed), and what is installed beside it (for pip).
 EDIT ?=

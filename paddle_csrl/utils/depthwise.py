@@ -104,10 +104,12 @@ class _Columns:
         return columns
 
     def filtered(self, columns: np.ndarray, filters: np.ndarray,
-                 bias: np.ndarray | float = 0.0) -> Tensor:
+                 bias: np.ndarray | None = None) -> Tensor:
         result = np.empty_like(columns)
         _filter(columns, filters, result)
-        return paddle.to_tensor(self._inside(result) + np.reshape(bias, (-1, 1, 1)))
+        inside = self._inside(result)
+        return paddle.to_tensor(np.ascontiguousarray(inside) if bias is None
+                                else inside + bias[:, None, None])
 
     def correlated(self, columns: np.ndarray, gradient: np.ndarray) -> Tensor:
         """Σ over all pixels of the gradient times the pixel that a weight sees, [C, 1, k, k]."""

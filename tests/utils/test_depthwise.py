@@ -55,7 +55,8 @@ def test_every_pixel_and_every_gradient_is_a_sum(left, size, kernel):
     x.stop_gradient = False
     y = convolution(x)
     (y * g).sum().backward()
-    assert left == [(2, CHANNELS, *size)] and y.dtype == paddle.float32
+    assert left == [(2, CHANNELS, *size)]
+    assert {y.dtype, x.grad.dtype, convolution.weight.grad.dtype} == {paddle.float32}
     weight, given, wanted = (t.numpy().astype(np.float64) for t in (convolution.weight, x, g))
     np.testing.assert_allclose(y.numpy(), correlated(given, weight), atol=1e-5)
     np.testing.assert_allclose(x.grad.numpy(), correlated(wanted, weight[..., ::-1, ::-1]),
