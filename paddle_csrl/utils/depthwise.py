@@ -40,15 +40,14 @@ def convolve_depthwise(x: Tensor, weight: Tensor, bias: Tensor | None = None) ->
     Returns:
         float32 [N, C, H, W], differentiable.
     """
-    if bias is None:
-        bias = paddle.zeros([x.shape[1]])
-    if _wants_gradient(x, weight, bias):
-        return _Depthwise.apply(x, weight, bias)
+    if _wants_gradient(x, weight, *(() if bias is None else [bias])):
+        return _Depthwise.apply(x, weight, paddle.zeros([x.shape[1]]) if bias is None else bias)
     images, filters = x.numpy(), weight.numpy()[:, 0]
     result = np.empty_like(images)
     for image, out in zip(images, result):
         _filter(image, filters, out)
-    result += bias.numpy()[:, None, None]
+    if bias is not None:
+        result += bias.numpy()[:, None, None]
     return paddle.to_tensor(result, place=x.place)
 
 
