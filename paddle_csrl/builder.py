@@ -16,7 +16,12 @@ from paddle_csrl.classes import CLASSES_FILE, ClassTable, read_classes_beside
 from paddle_csrl.config import ZeroShotConfig
 from paddle_csrl.config.components import UserErrorBuilder
 from paddle_csrl.datasets.class_names import class_names_for, read_class_names, resolve_classes
-from paddle_csrl.datasets.fingerprint import FileList, fingerprint, fingerprint_by_times
+from paddle_csrl.datasets.fingerprint import (
+    FileList,
+    fingerprint,
+    fingerprint_by_times,
+    shared_images,
+)
 from paddle_csrl.datasets.sources import require_data, require_training_mode
 from paddle_csrl.datasets.unlabelled import UnlabelledImages
 from paddle_csrl.datasets.whole_view import require_whole_view
@@ -264,6 +269,11 @@ class ZeroShotBuilder(UserErrorBuilder):
                 "selection": "selection_dataset"}[use]
         files = getattr(getattr(self, name), "file_list", None) or []
         return files if all(isinstance(pair, (list, tuple)) for pair in files) else []
+
+    def shared_images(self) -> list[str]:
+        """Paths of the validation images that are training images, too, by their contents."""
+        return shared_images(self.files("seen"), self.files("val"),
+                             self.config.settings.zero_shot.cache_dir)
 
     def fingerprint(self, use: str = "seen") -> str:
         """Hash the names and contents of ``files(use)``."""

@@ -61,7 +61,7 @@ def _from_the_first_that_runs(run: Run) -> tuple[str, ...]:
 
 
 def data_warnings(builder: ZeroShotBuilder) -> list[tuple[str, str]]:
-    """Find what the labels make of no use: what is amiss, and what to do."""
+    """Find what the data make of no use: what is amiss, and what to do."""
     train, found = builder.train_dataset, []
     audit = train.audit()
     absent, void = audit.get("seen_classes_absent", []), audit.get("pixels_unlabelled", 0)
@@ -71,6 +71,11 @@ def data_warnings(builder: ZeroShotBuilder) -> list[tuple[str, str]]:
             f", and {share:.0%} of all pixels are {train.ignore_index}, which means no class"
             if share > _MUCH_VOID else ""), "they are never predicted; mend the labels, name them "
                                             "unseen, or leave them out of the data set"))
+    shared = builder.shared_images()
+    if shared:
+        found.append((f"{len(shared)} of {len(builder.val_dataset)} validation images are training "
+                      f"images, too, such as {shared[0]}", "scores on them are no measurement; "
+                                                           "take them out of one of the lists"))
     return [*found, *validation_warnings(builder)]
 
 

@@ -51,6 +51,18 @@ def fingerprint_by_times(file_list: FileList) -> str:
     return parallel.from_first(np.frombuffer(digest, np.uint8)).tobytes().hex()
 
 
+def shared_images(train: FileList, val: FileList, cache_dir: str | None = None) -> list[str]:
+    """Paths of the images of ``val`` whose contents an image of ``train`` has, whatever its name.
+
+    Of several processes the first one looks, and the others are told of none. Errors and
+    ``cache_dir`` as for ``fingerprint``.
+    """
+    if not parallel.is_first():
+        return []
+    trained = set(_of_images(train, cache_dir).values())
+    return [path for path, digest in _of_images(val, cache_dir).items() if digest in trained]
+
+
 def cache_folder(cache_dir: str | None = None) -> str:
     """The folder of what is known of files: as given, as the environment says, or the default."""
     return cache_dir or os.environ.get("PADDLE_CSRL_CACHE") or os.path.join(
@@ -104,13 +116,20 @@ def _of_times(file_list: FileList) -> bytes:
 
 def _of_contents(file_list: FileList, cache_dir: str | None) -> bytes:
     root, files = _files(file_list)
-    digests = _digests(root, files, os.path.join(
-        cache_folder(cache_dir), f"contents_{_sha256(root).hex()[:20]}.npz"))
+    digests = _digests(root, files, cache_dir)
     return _sha256("".join(f"{name}\0{digests[name]}\n" for name, _ in files))
 
 
-def _digests(root: str, files: Sequence[tuple[str, str]], cache: str) -> dict[str, str]:
-    """Find the digest of every file by its name, in ``cache`` where it is known there."""
+def _of_images(file_list: FileList, cache_dir: str | None) -> dict[str, str]:
+    root, files = _files(file_list)
+    digests = _digests(root, files, cache_dir)  # of labels, too, for their cache is one
+    return {root + name: digests[name] for name, kind in files if kind == "image"}
+
+
+def _digests(root: str, files: Sequence[tuple[str, str]], cache_dir: str | None
+             ) -> dict[str, str]:
+    """Find the digest of every file by its name, in the cache where it is known there."""
+    cache = os.path.join(cache_folder(cache_dir), f"contents_{_sha256(root).hex()[:20]}.npz")
     now, known = time.time_ns(), _known(cache)
     statuses = {name: file_status(root + name, kind) for name, kind in files}
     marks = {name: _mark(status) for name, status in statuses.items()}

@@ -139,7 +139,7 @@ def check_data(run: Run) -> list[Finding]:
         Finding(OK, "data", f"train: {train['images_used']} images, {train['images_dropped']} left "
                             f"out by policy {train['policy']}; val: {val['images_used']} images"),
         Finding(OK, "classes", f"{len(names)}, unseen: {', '.join(names[c] for c in unseen)}")]
-    findings += [Finding(WARNING, "classes", *warning)
+    findings += [Finding(WARNING, "data", *warning)
                  for warning in preflight.data_warnings(builder)]
     return findings
 

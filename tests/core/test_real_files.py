@@ -1,6 +1,7 @@
 """Files as people have them: what training does with them, through the command line."""
 
 import os
+import shutil
 
 import numpy as np
 import pytest
@@ -128,6 +129,20 @@ def test_what_labels_and_schedules_make_of_no_use_is_said_before_training(run, c
     val.main(["-c", f"{folder}.yml", "--model_path", f"{folder}/segmentor/model.pdparams",
               "--device", "cpu"])
     assert "no validation pixel of dog, cow; " in capsys.readouterr().out
+
+
+def test_validation_images_that_are_trained_on_are_told(run, content, capsys):
+    content["zero_shot"]["policy"] = "ignore"
+    root = content["train_dataset"]["dataset_root"]
+    with open(content["val_dataset"]["val_path"]) as lines:
+        image, label = next(lines).split()
+    for path in (image, label):
+        shutil.copy(os.path.join(root, path), os.path.join(root, path.replace("val_", "copy_")))
+    with open(content["train_dataset"]["train_path"], "a") as lines:
+        lines.write(f"{image} {label}\n".replace("val_", "copy_"))
+    run("output", "--stage", "segmentor")
+    assert f"1 of 4 validation images are training images, too, such as {root}/{image}; " \
+        in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("between", ["\t", "  "])

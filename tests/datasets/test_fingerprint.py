@@ -9,7 +9,12 @@ import numpy as np
 import pytest
 
 from paddle_csrl.datasets import fingerprint as module
-from paddle_csrl.datasets.fingerprint import fingerprint, fingerprint_by_times, in_threads
+from paddle_csrl.datasets.fingerprint import (
+    fingerprint,
+    fingerprint_by_times,
+    in_threads,
+    shared_images,
+)
 from paddle_csrl.errors import UserError
 
 
@@ -85,6 +90,15 @@ def test_a_copy_elsewhere_is_the_same(files, tmp_path):
     for path in (tmp_path / "copy").rglob("*.*"):
         os.utime(path, ns=(1, 1))
     assert fingerprint(moved(files, tmp_path / "data", tmp_path / "copy")) == first
+
+
+def test_images_are_shared_by_their_bytes_whatever_their_names(files, reads):
+    fingerprint(files)
+    shutil.copyfile(files[1][0], files[2][0])
+    shutil.copyfile(files[0][1], files[3][1])  # labels do not count
+    assert shared_images(files[:2], files[1:]) == [files[1][0], files[2][0]]
+    assert shared_images(files[:2], files[3:]) == shared_images([], files) == []
+    assert sorted(reads[8:]) == ["2.jpg", "3.png"]  # the digests are those of the fingerprint
 
 
 def test_a_file_is_read_once(files, reads, tmp_path):
