@@ -16,9 +16,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import paddle
-import yaml
 from paddle import nn
-from paddleseg.utils import logger, utils
+from paddleseg.utils import logger
 from prettytable import PrettyTable
 
 from paddle_csrl import visualize
@@ -40,10 +39,11 @@ from paddle_csrl.evaluation.score import score
 from paddle_csrl.models.last_layer import put_back
 from paddle_csrl.pretraining import pretraining_of
 from paddle_csrl.run import CONFIG_FILE, Run
-from paddle_csrl.utils import read_json, write_json
+from paddle_csrl.utils import read_json, write_json, write_text
 from paddle_csrl.utils.io import folder_aside
 from paddle_csrl.utils.provenance import versions
 from paddle_csrl.utils.weights import save_state
+from paddle_csrl.utils.yaml_files import dump_yaml
 
 #: Folder, in that of a run whose classes were changed, of the run as it was trained.
 TRAINED = "trained"
@@ -260,8 +260,7 @@ def _write_description(source: _Source, classes: ClassList, changes: Changes, as
                       {} if source.run.config.projection else {"classifier.seed": seed}).config
     content = _config_of(copy.deepcopy(config.given), source.run, new, changes)
     content["save_dir"] = os.path.normpath(save_dir)
-    with open(os.path.join(aside, CONFIG_FILE), "w", encoding="utf-8") as file:
-        yaml.dump(content, file, Dumper=utils.NoAliasDumper, allow_unicode=True, sort_keys=False)
+    write_text(os.path.join(aside, CONFIG_FILE), dump_yaml(content))
     return Run.open(aside)
 
 

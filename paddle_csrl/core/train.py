@@ -8,8 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import paddle
-import yaml
-from paddleseg.utils import logger, utils
+from paddleseg.utils import logger
 
 from paddle_csrl import parallel, stopping
 from paddle_csrl.classes import CLASSES_FILE
@@ -28,10 +27,11 @@ from paddle_csrl.reports.run_report import FILE_NAME as REPORT
 from paddle_csrl.reports.run_report import write_page
 from paddle_csrl.run import CONFIG_FILE, Run
 from paddle_csrl.stages.checkpoints import read_record
-from paddle_csrl.utils import atomic_path, write_json
+from paddle_csrl.utils import write_json, write_text
 from paddle_csrl.utils.provenance import how_made
 from paddle_csrl.utils.record import checksum
 from paddle_csrl.utils.weights import load_state, require_finite
+from paddle_csrl.utils.yaml_files import dump_yaml
 
 
 def train(config: str, *, save_dir: str | None = None, stage: str | None = None,
@@ -218,8 +218,5 @@ def write_config(run: Run) -> None:
     The one makes them again; with both, the model predicts without the data.
     """
     if parallel.is_first():
-        with atomic_path(os.path.join(run.save_dir, CONFIG_FILE)) as temporary:
-            with open(temporary, "w", encoding="utf-8") as file:
-                yaml.dump(run.config.given, file, Dumper=utils.NoAliasDumper,
-                          allow_unicode=True, sort_keys=False)
+        write_text(os.path.join(run.save_dir, CONFIG_FILE), dump_yaml(run.config.given))
         write_json(os.path.join(run.save_dir, CLASSES_FILE), run.classes.describe())

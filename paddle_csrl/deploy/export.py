@@ -11,9 +11,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import paddle
-import yaml
 from paddle import nn
-from paddleseg.utils import logger, utils
+from paddleseg.utils import logger
 
 from paddle_csrl.builder import ZeroShotBuilder
 from paddle_csrl.classes import CLASSES_FILE
@@ -23,10 +22,11 @@ from paddle_csrl.deploy.images import ImageReader
 from paddle_csrl.deploy.model import DeployBuilder
 from paddle_csrl.errors import UserError
 from paddle_csrl.limits import MOST_PIXELS
-from paddle_csrl.utils import make_folder, write_json
+from paddle_csrl.utils import make_folder, write_json, write_text
 from paddle_csrl.utils.provenance import versions
 from paddle_csrl.utils.record import checksum
 from paddle_csrl.utils.weights import load_state, save_safetensors
+from paddle_csrl.utils.yaml_files import dump_yaml
 
 #: Opsets that paddle2onnx writes, for both Paddles; beyond them it ends the whole process.
 OPSETS = range(11, 20)
@@ -169,8 +169,7 @@ def export(config: str, model_path: str, save_dir: str, *, opts: Sequence[str] =
                                 f"{TOLERANCE * max(1.0, parity.largest):.2g}); nothing was "
                                 f"written to {save_dir}")
         files.append(os.path.join(aside, "deploy.yaml"))
-        with open(files[-1], "w", encoding="utf-8") as file:
-            yaml.safe_dump(info.describe(), file, allow_unicode=True, sort_keys=False)
+        write_text(files[-1], dump_yaml(info.describe()))
         return {"config": _move(files, save_dir), "parity": parities}
 
 
@@ -201,9 +200,7 @@ def _export_weights(config: ZeroShotConfig, model_path: str, save_dir: str) -> s
                                                         "config.yml")]
         save_safetensors(state, files[0], metadata)
         write_json(files[1], builder.classes.describe())
-        with open(files[2], "w", encoding="utf-8") as file:
-            yaml.dump(config.given, file, Dumper=utils.NoAliasDumper, allow_unicode=True,
-                      sort_keys=False)
+        write_text(files[2], dump_yaml(config.given))
         written = load_state(files[0])
         if any(written[name].numpy().tobytes() != value.numpy().tobytes()
                for name, value in state.items()):

@@ -9,8 +9,7 @@ from operator import itemgetter
 from typing import Any, NamedTuple
 
 import numpy as np
-import yaml
-from paddleseg.utils import logger, utils
+from paddleseg.utils import logger
 from prettytable import PrettyTable
 
 from paddle_csrl.config import read_settings
@@ -25,8 +24,9 @@ from paddle_csrl.tuning.bank_trial import SCORES, bank_trial, make_fold
 from paddle_csrl.tuning.folds import draw_folds
 from paddle_csrl.tuning.seen_classes import SeenClasses
 from paddle_csrl.tuning.space import Space
-from paddle_csrl.utils import atomic_path, progress, read_json, write_json
+from paddle_csrl.utils import progress, read_json, write_json, write_text
 from paddle_csrl.utils.provenance import versions
+from paddle_csrl.utils.yaml_files import dump_yaml
 
 HIOU = SCORES.index("hiou")
 # Of a config; nothing in it leads to the data or says which classes are unseen.
@@ -267,8 +267,4 @@ def write_settings(path: str, summary: dict[str, Any], config: str) -> None:
         f"{summary['seed']}{final}.",
         "Held out: " + " | ".join(", ".join(names) for names in summary["folds"]) + ".",
         ", ".join(f"{name} {version}" for name, version in summary["versions"].items()) + "."]
-    with atomic_path(path) as temporary:
-        with open(temporary, "w", encoding="utf-8") as file:
-            file.writelines(f"# {line}\n" for line in lines)
-            yaml.dump(summary["chosen"], file, Dumper=utils.NoAliasDumper, allow_unicode=True,
-                      sort_keys=False)
+    write_text(path, "".join(f"# {line}\n" for line in lines) + dump_yaml(summary["chosen"]))

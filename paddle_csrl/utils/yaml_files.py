@@ -1,4 +1,4 @@
-"""Reading YAML files, of which a few lines may announce a memory full."""
+"""YAML files: read with care, for a few lines may announce a memory full, and written."""
 
 import copy
 import functools
@@ -7,6 +7,7 @@ import os
 from typing import Any, cast
 
 import yaml
+from paddleseg.utils import utils
 
 from paddle_csrl import limits
 from paddle_csrl.errors import UserError
@@ -94,3 +95,8 @@ def _parsed(text: str, path: str) -> Any:
     stream = io.StringIO(text)
     stream.name = path  # in messages
     return yaml.load(stream, _Loader)
+
+
+def dump_yaml(content: Any) -> str:
+    """Return ``content`` as YAML: keys in their order, and what is shared written out."""
+    return yaml.dump(content, Dumper=utils.NoAliasDumper, allow_unicode=True, sort_keys=False)
