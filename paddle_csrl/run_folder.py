@@ -12,7 +12,7 @@ from paddle_csrl import parallel
 from paddle_csrl.errors import UserError
 from paddle_csrl.utils import lock, write_json
 from paddle_csrl.utils.io import is_left_over, temporary_path
-from paddle_csrl.utils.record import FILE_NAME, describe_files, difference, name_aside, read_record
+from paddle_csrl.utils.record import STAGE_FILE, describe_files, difference, name_aside, read_record
 
 #: A result that took longer, in seconds, is moved aside rather than deleted.
 KEPT_SECONDS = 60.0
@@ -151,7 +151,7 @@ class RunFolder:
             self._write_record(stage, {**self.record(stage), "finished": False})
 
     def _record_path(self, stage: str) -> str:
-        return os.path.join(self.folder(stage), FILE_NAME)
+        return os.path.join(self.folder(stage), STAGE_FILE)
 
     def _write_record(self, stage: str, content: dict[str, Any]) -> None:
         write_json(self._record_path(stage), content)
@@ -167,7 +167,7 @@ class RunFolder:
         with contextlib.ExitStack() as stack:
             for half in (new, old):
                 stack.callback(shutil.rmtree, half, ignore_errors=True)
-            write_json(os.path.join(new, FILE_NAME), record)
+            write_json(os.path.join(new, STAGE_FILE), record)
             if os.path.isdir(folder):
                 self._set_aside(stage, old)
             os.rename(new, folder)

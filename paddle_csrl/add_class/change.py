@@ -42,6 +42,7 @@ from paddle_csrl.run import CONFIG_FILE, Run
 from paddle_csrl.utils import read_json, write_json, write_text
 from paddle_csrl.utils.io import folder_aside
 from paddle_csrl.utils.provenance import versions
+from paddle_csrl.utils.record import STAGE_FILE
 from paddle_csrl.utils.weights import save_state
 from paddle_csrl.utils.yaml_files import dump_yaml
 
@@ -389,7 +390,7 @@ def _keep_trained(run: Run, folder: str) -> None:
     """Link, or else copy, what another change needs of the trained run into ``folder``."""
     stages = ("segmentor", "features") if run.config.projection else ("features", "generator")
     results = (path for stage in stages if stage in run.stages for path in (
-        run.output(stage), os.path.join(run.folder(stage), "stage.json")))
+        run.output(stage), os.path.join(run.folder(stage), STAGE_FILE)))
     for path in (*(os.path.join(run.save_dir, name) for name in (CONFIG_FILE, CLASSES_FILE)),
                  *results):
         copied = os.path.join(folder, os.path.relpath(path, run.save_dir))

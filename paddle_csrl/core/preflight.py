@@ -17,7 +17,8 @@ from paddle_csrl.pretraining import pretraining_of
 from paddle_csrl.run import Run
 from paddle_csrl.stages.base import MAY_CHANGE
 from paddle_csrl.stages.checkpoints import iterations_done, torn_file
-from paddle_csrl.utils import make_folder, read_json
+from paddle_csrl.utils import make_folder
+from paddle_csrl.utils.record import read_record
 from paddle_csrl.utils.weights import load_state, load_weights
 
 #: Share of pixels without a class that tells why classes are absent.
@@ -182,8 +183,8 @@ def _check_origin(run: Run, stage: str) -> None:
     One of another split has seen labels of classes that are unseen now.
     """
     path = str(run.resume_model)
-    record = read_json(os.path.join(os.path.dirname(path), "stage.json"))
-    if not isinstance(record, dict):
+    record = read_record(os.path.dirname(path))
+    if record is None:
         raise UserError(f"--resume_model {path}: no stage.json in the folder above says what it "
                         f"was trained on; to start from its weights set `model.pretrained`")
     if "inputs" not in record:

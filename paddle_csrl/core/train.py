@@ -23,8 +23,7 @@ from paddle_csrl.evaluation.score import (
     visualdl_line,
     warn_of_leaks,
 )
-from paddle_csrl.reports.run_report import FILE_NAME as REPORT
-from paddle_csrl.reports.run_report import write_page
+from paddle_csrl.reports.run_report import REPORT_FILE, write_page
 from paddle_csrl.run import CONFIG_FILE, Run
 from paddle_csrl.stages.checkpoints import read_record
 from paddle_csrl.utils import write_json, write_text
@@ -91,7 +90,7 @@ def _train_and_score(run: Run, stage: str | None) -> dict[str, Any]:
     if use_vdl:
         logger.info(f"curves: {visualdl_line(run.save_dir)}")
     if recorded:
-        logger.info(f"report: {os.path.join(run.save_dir, REPORT)}")
+        logger.info(f"report: {os.path.join(run.save_dir, REPORT_FILE)}")
     else:
         _report(run)
     warn_of_leaks(run.config)
@@ -106,7 +105,7 @@ def _score(run: Run) -> dict[str, Any]:
     out, pictures, log = _left_by_scoring(run)
     parallel.barrier()  # no process is still looking for them
     if parallel.is_first():
-        for path in (os.path.join(run.save_dir, REPORT),
+        for path in (os.path.join(run.save_dir, REPORT_FILE),
                      *glob.glob(os.path.join(glob.escape(pictures), "[0-9]*.png"))):
             with contextlib.suppress(FileNotFoundError):
                 os.remove(path)
@@ -117,7 +116,7 @@ def _score(run: Run) -> dict[str, Any]:
 def _recorded_score(run: Run) -> dict[str, Any] | None:
     """Return the scores of the final model if all is there that scoring would write again."""
     out, pictures, log = _left_by_scoring(run)
-    left = [out, os.path.join(run.save_dir, REPORT), *[pictures] * can_draw(run.classes),
+    left = [out, os.path.join(run.save_dir, REPORT_FILE), *[pictures] * can_draw(run.classes),
             *[log] * run.config.settings.use_vdl]
     if not all(map(os.path.exists, left)):
         return None
@@ -143,8 +142,8 @@ def _report(run: Run) -> None:
         if is_unwritable(error):
             raise
         with contextlib.suppress(OSError):
-            os.remove(os.path.join(run.save_dir, REPORT))
-        logger.warning(f"no {REPORT} was written ({type(error).__name__}: "
+            os.remove(os.path.join(run.save_dir, REPORT_FILE))
+        logger.warning(f"no {REPORT_FILE} was written ({type(error).__name__}: "
                        f"{' '.join(str(error).split())}); the run is finished, and `python "
                        f"tools/visualize.py report --run {run.save_dir}` tries again")
 

@@ -25,7 +25,7 @@ from paddle_csrl.datasets.file_format import open_image
 from paddle_csrl.deploy.images import ImageReader, Sample
 from paddle_csrl.deploy.model import DeployBuilder
 from paddle_csrl.errors import UserError, user_message
-from paddle_csrl.run import Run
+from paddle_csrl.run import CONFIG_FILE, Run
 from paddle_csrl.utils import make_folder
 
 #: Largest uploaded picture, in pixels.
@@ -60,7 +60,7 @@ class Model:
 
     def __init__(self, folder: str, opts: Sequence[str] = ()):
         weights = os.path.join(folder, "model.pdparams")
-        config = ZeroShotConfig(os.path.join(folder, "config.yml"), opts=opts)
+        config = ZeroShotConfig(os.path.join(folder, CONFIG_FILE), opts=opts)
         builder = DeployBuilder(config, weights)
         self.folder = folder
         self.classes: ClassTable = builder.classes

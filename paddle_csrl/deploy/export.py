@@ -22,6 +22,7 @@ from paddle_csrl.deploy.images import ImageReader
 from paddle_csrl.deploy.model import DeployBuilder
 from paddle_csrl.errors import UserError
 from paddle_csrl.limits import MOST_PIXELS
+from paddle_csrl.run import CONFIG_FILE
 from paddle_csrl.utils import make_folder, write_json, write_text
 from paddle_csrl.utils.provenance import versions
 from paddle_csrl.utils.record import checksum
@@ -197,7 +198,7 @@ def _export_weights(config: ZeroShotConfig, model_path: str, save_dir: str) -> s
         "provenance": {"sha256": checksum(model_path), "versions": versions()}}.items()}
     with tempfile.TemporaryDirectory(prefix=".export.", dir=save_dir) as aside:
         files = [os.path.join(aside, name) for name in ("model.safetensors", CLASSES_FILE,
-                                                        "config.yml")]
+                                                        CONFIG_FILE)]
         save_safetensors(state, files[0], metadata)
         write_json(files[1], builder.classes.describe())
         write_text(files[2], dump_yaml(config.given))

@@ -15,13 +15,14 @@ import numpy as np
 from paddle_csrl.datasets.label_scan import read_image
 from paddle_csrl.errors import UserError
 from paddle_csrl.pretraining import recorded, summary
+from paddle_csrl.run import CONFIG_FILE
 from paddle_csrl.stages import stage_names
 from paddle_csrl.utils import read_json, write_text
 from paddle_csrl.utils.html import render
 from paddle_csrl.utils.record import read_record
 from paddle_csrl.visualize.curves import Series, curve_plot
 
-FILE_NAME = "report.html"
+REPORT_FILE = "report.html"
 
 _SCORES = {"seen_miou": "seen mIoU", "unseen_miou": "unseen mIoU", "miou": "mIoU",
            "hiou": "hIoU", "pixel_accuracy": "pixel accuracy"}
@@ -46,7 +47,7 @@ def write_page(folder: str, save_dir: str | None = None) -> str:
     Raises:
         UserError: no run has come to its scores there, or a picture of it is torn.
     """
-    path = os.path.join(save_dir or folder, FILE_NAME)
+    path = os.path.join(save_dir or folder, REPORT_FILE)
     write_text(path, _page(folder))
     return path
 
@@ -70,7 +71,7 @@ def _page(folder: str) -> str:
         curves=_curves(folder, records), stages=[_stage_row(*item) for item in records.items()],
         commands=_commands(records), versions=list((metrics.get("versions") or {}).items()),
         notes=[f"CPU: {setting}" for setting in sorted(cpus)],
-        config=_read(os.path.join(folder, "config.yml")))
+        config=_read(os.path.join(folder, CONFIG_FILE)))
 
 
 def _is_whole(metrics: Any) -> bool:

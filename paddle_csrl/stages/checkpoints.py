@@ -21,6 +21,7 @@ from paddle_csrl import parallel, stopping
 from paddle_csrl.errors import UserError
 from paddle_csrl.stages.progress import ProgressLog, Step
 from paddle_csrl.utils import atomic_path, read_json, write_text
+from paddle_csrl.utils.io import temporary_path
 from paddle_csrl.utils.randomness import preserved, random_state, set_random_state
 from paddle_csrl.utils.record import checksum
 from paddle_csrl.utils.weights import load_state, load_weights
@@ -213,7 +214,7 @@ class Checkpoints:
 
     def _replace(self, path: str, write: Callable[[str], object]) -> None:
         """Have ``write`` make a folder aside, which then takes the place of ``path``."""
-        aside = os.path.join(self.folder, f".{os.getpid()}.{os.path.basename(path)}")
+        aside = temporary_path(path)
         try:
             write(aside)
             shutil.rmtree(path, ignore_errors=True)  # torn, or of a training given up

@@ -14,13 +14,13 @@ from typing import Any
 from paddle_csrl.errors import UserError
 from paddle_csrl.utils.io import read_json
 
-FILE_NAME = "stage.json"
+STAGE_FILE = "stage.json"
 _KINDS = {"finished": bool, "format": int, "inputs": dict, "made": dict, "outputs": dict}
 
 
 def read_record(folder: str) -> dict[str, Any] | None:
     """Read the ``stage.json`` of a stage's folder; None where it is not as stages write it."""
-    content = read_json(os.path.join(folder, FILE_NAME))
+    content = read_json(os.path.join(folder, STAGE_FILE))
     if not isinstance(content, dict) or any(
             type(content[key]) is not kind for key, kind in _KINDS.items() if key in content):
         return None
@@ -65,8 +65,8 @@ def require_unchanged(path: str) -> None:
     parent, changes = os.path.dirname(path), {}
     if not os.path.isfile(path):
         return
-    for place in (os.path.join(parent, FILE_NAME),
-                  *glob.glob(os.path.join(glob.escape(parent), "*", FILE_NAME))):
+    for place in (os.path.join(parent, STAGE_FILE),
+                  *glob.glob(os.path.join(glob.escape(parent), "*", STAGE_FILE))):
         folder = os.path.dirname(place)
         record = read_record(folder) or {}
         if record.get("finished") and _key(path, folder) in record.get("outputs", {}) \

@@ -18,7 +18,7 @@ from helpers.fabricated import make_context, make_dataset, make_voc
 from paddle_csrl.builder import ZeroShotBuilder
 from paddle_csrl.cli import train, val
 from paddle_csrl.config import ZeroShotConfig
-from paddle_csrl.reports.run_report import FILE_NAME as REPORT
+from paddle_csrl.reports.run_report import REPORT_FILE
 from paddle_csrl.run import Run
 from paddle_csrl.utils import read_json, write_json, write_text
 
@@ -138,7 +138,7 @@ class Finished(NamedTuple):
 def undrawn() -> Iterator[None]:
     """Within, a run writes a blank page and blank pictures where it has to draw them."""
     def page(folder: str) -> str:
-        path = os.path.join(folder, REPORT)
+        path = os.path.join(folder, REPORT_FILE)
         write_text(path, "")
         return path
 
