@@ -320,7 +320,8 @@ def _new_model(source: _Source, target: Run, classes: ClassList, changes: Change
               source.run.final_model)
     layer_name, layer = source.run.builder.classification_layer(source.model)
     if changes.added or changes.removed:
-        require_classless_features(new, layer_name, axes, target.builder.img_channels)
+        require_classless_features(new, len(classes.names), layer_name, axes,
+                                   target.builder.img_channels)
     if not changes.added:
         return new
     if target.config.projection:

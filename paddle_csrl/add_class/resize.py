@@ -1,7 +1,6 @@
 """A trained segmentor with another number of classes."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import paddle
@@ -10,9 +9,8 @@ from paddleseg.utils import utils
 
 from paddle_csrl.builder import ZeroShotBuilder, without_pretrained
 from paddle_csrl.errors import UserError
+from paddle_csrl.models.last_layer import PROBE_SIZE, FeatureExtractor
 from paddle_csrl.utils.weights import set_weights
-
-_PROBE_SIZE = 64  # pixels
 
 
 def class_axes(builder: ZeroShotBuilder, model: nn.Layer) -> dict[str, int]:
@@ -69,8 +67,8 @@ def take_over(old: nn.Layer, new: nn.Layer, axes: dict[str, int],
     set_weights(new, state, path)
 
 
-def require_classless_features(model: nn.Layer, layer_name: str, axes: dict[str, int],
-                               num_channels: int) -> None:
+def require_classless_features(model: nn.Layer, num_classes: int, layer_name: str,
+                               axes: dict[str, int], num_channels: int) -> None:
     """Raise ``UserError`` if a parameter with an entry per class has a part in the features.
 
     Other values of these parameters must leave what feeds the classification layer as it is. Then
@@ -78,13 +76,14 @@ def require_classless_features(model: nn.Layer, layer_name: str, axes: dict[str,
     """
     rng, own = np.random.default_rng(0), dict(model.named_parameters())
     image = paddle.to_tensor(rng.standard_normal(
-        (1, num_channels, _PROBE_SIZE, _PROBE_SIZE)).astype(np.float32))
-    before = _features(model, layer_name, image)
+        (1, num_channels, PROBE_SIZE, PROBE_SIZE)).astype(np.float32))
+    extractor = FeatureExtractor(model, num_classes, layer_name)
+    before = extractor(image).numpy()
     values = {name: own[name].numpy() for name in axes}
     try:
         for name, value in values.items():
             own[name].set_value(rng.standard_normal(value.shape).astype(value.dtype))
-        after = _features(model, layer_name, image)
+        after = extractor(image).numpy()
     finally:
         for name, value in values.items():
             own[name].set_value(value)
@@ -92,19 +91,3 @@ def require_classless_features(model: nn.Layer, layer_name: str, axes: dict[str,
         raise UserError(f"{type(model).__name__} cannot have other classes without training: what "
                         f"feeds its last layer {layer_name} depends on the classes; train it with "
                         f"all of them")
-
-
-def _features(model: nn.Layer, layer_name: str, image: paddle.Tensor) -> np.ndarray:
-    reached: list[np.ndarray] = []
-
-    def keep(_: nn.Layer, inputs: Any) -> Any:
-        reached.append(inputs[0].numpy())
-
-    hook = dict(model.named_sublayers())[layer_name].register_forward_pre_hook(keep)
-    model.eval()
-    try:
-        with paddle.no_grad():
-            model(image)
-    finally:
-        hook.remove()
-    return reached[0]

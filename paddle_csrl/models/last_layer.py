@@ -14,7 +14,8 @@ from paddle_csrl.utils.precision import autocast
 from paddle_csrl.utils.record import require_unchanged
 
 _OPTION = "zero_shot.classifier_layer"
-_PROBE_SIZE = 64  # pixels; the deepest segmentors divide the sides by 32
+#: Height and width in pixels of an image on trial; the deepest segmentors divide them by 32.
+PROBE_SIZE = 64
 
 
 def find_classification_layer(model: nn.Layer, num_classes: int,
@@ -76,13 +77,13 @@ def _makes_the_logits(model: nn.Layer, layer: nn.Conv2D, num_classes: int) -> bo
         return paddle.to_tensor(constants).astype(output.dtype).expand_as(output)
 
     stem = next(part for part in model.sublayers() if isinstance(part, nn.Conv2D))
-    image = paddle.zeros([1, stem._in_channels, _PROBE_SIZE, _PROBE_SIZE])
+    image = paddle.zeros([1, stem._in_channels, PROBE_SIZE, PROBE_SIZE])
     hook = layer.register_forward_post_hook(replaced)
     try:
         with _in_eval_mode(model), paddle.no_grad():
             logits = model(image)
     except Exception as error:
-        raise UserError(f"{type(model).__name__} did not run on an image of {_PROBE_SIZE}² pixels "
+        raise UserError(f"{type(model).__name__} did not run on an image of {PROBE_SIZE}² pixels "
                         f"({' '.join(str(error).split())[-200:]}); name its last layer with "
                         f"`{_OPTION}`") from error
     finally:
