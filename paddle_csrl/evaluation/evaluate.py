@@ -1,6 +1,6 @@
 """Scoring a segmentor on seen and unseen classes."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import paddle
@@ -21,8 +21,16 @@ WINDOW_KEYS = ("crop_size", "stride")
 
 def shard(dataset: paddle.io.Dataset) -> paddle.io.Subset:
     """Return this process's share of a data set: every sample belongs to exactly one process."""
-    ranks, rank = parallel.world_size(), paddle.distributed.get_rank()
-    return paddle.io.Subset(dataset, list(range(rank, len(dataset), ranks)))
+    return paddle.io.Subset(
+        dataset, list(range(parallel.rank(), len(dataset), parallel.world_size())))
+
+
+def read_in_turn(samples: paddle.io.Subset, num_workers: int,
+                 title: str) -> Iterable[tuple[int, dict[str, Any]]]:
+    """Read ``samples`` one by one, with progress: each as a batch, after its index in the whole."""
+    loader = paddle.io.DataLoader(samples, batch_size=1, num_workers=num_workers,
+                                  return_list=True)
+    return zip(samples.indices, progress(loader, title))
 
 
 def new_evaluator(builder: ZeroShotBuilder) -> ZeroShotEvaluator:
@@ -71,14 +79,12 @@ def evaluate(model: nn.Layer, dataset: paddle.io.Dataset, evaluator: ZeroShotEva
     """
     model.eval()
     samples = paddle.io.Subset(dataset, list(range(len(dataset)))) if alone else shard(dataset)
-    loader = paddle.io.DataLoader(samples, batch_size=1, num_workers=num_workers,
-                                  return_list=True)
     if not aug_eval:
         for key in AUGMENTED_KEYS:
             test_config.pop(key, None)
     run = infer.aug_inference if aug_eval else infer.inference
     with paddle.no_grad(), autocast(precision, amp_level):
-        for index, data in zip(samples.indices, progress(loader, title)):
+        for index, data in read_in_turn(samples, num_workers, title):
             prediction, logits = run(model, data["img"], trans_info=data["trans_info"],
                                      **test_config)
             label = data["label"].numpy()

@@ -11,11 +11,10 @@ from paddle_csrl.bank.feature_bank import BottomKSampler
 from paddle_csrl.builder import without_pretrained
 from paddle_csrl.config import ZeroShotConfig
 from paddle_csrl.datasets.transforms import labels_at
-from paddle_csrl.evaluation.evaluate import shard
+from paddle_csrl.evaluation.evaluate import read_in_turn, shard
 from paddle_csrl.models.last_layer import FeatureExtractor
 from paddle_csrl.stages.base import Stage, StageContext, dataset_input, register
 from paddle_csrl.stages.calibration import Calibration
-from paddle_csrl.utils import progress
 
 
 @register
@@ -76,10 +75,7 @@ class FeaturesStage(Stage):
 def fill(sampler: BottomKSampler, extractor: FeatureExtractor, dataset: paddle.io.Dataset,
          seed: int, num_workers: int = 0) -> None:
     """Offer the features of the images of ``dataset`` to ``sampler``: each process its share."""
-    images = shard(dataset)
-    loader = paddle.io.DataLoader(images, batch_size=1, num_workers=num_workers,
-                                  return_list=True)
-    for index, data in zip(images.indices, progress(loader, "features")):
+    for index, data in read_in_turn(shard(dataset), num_workers, "features"):
         features = extractor(data["img"])
         labels = labels_at(data["label"].numpy().squeeze(), features.shape[2:])
         offer(sampler, features, labels.reshape(-1), [seed, index])

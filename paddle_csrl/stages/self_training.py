@@ -20,13 +20,12 @@ from paddle_csrl.bank.feature_bank import BottomKSampler, FeatureBank
 from paddle_csrl.config import ZeroShotConfig
 from paddle_csrl.config.schema import Count, Samples, Settings, StageSection, key, section
 from paddle_csrl.errors import UserError
-from paddle_csrl.evaluation.evaluate import shard
+from paddle_csrl.evaluation.evaluate import read_in_turn, shard
 from paddle_csrl.models.pixel_classifier import PixelClassifier
 from paddle_csrl.stages.base import Stage, StageContext, embeddings_input, register, section_inputs
 from paddle_csrl.stages.checkpoints import iterations_done
 from paddle_csrl.stages.classifier import LastLayer, keep_layer, train_layer
 from paddle_csrl.stages.features import offer
-from paddle_csrl.utils import progress
 from paddle_csrl.utils.weights import load_weights
 
 _NO_LABEL = -1
@@ -140,10 +139,8 @@ def sample_predictions(context: StageContext, segmentor: paddle.nn.Layer,
     builder, stage = context.builder, SelfTrainingStage.name
     extractor = builder.feature_extractor(segmentor)
     sampler = BottomKSampler(len(context.classes), samples_per_class, _NO_LABEL)
-    images = shard(builder.unlabelled_dataset)
-    loader = paddle.io.DataLoader(images, batch_size=1, return_list=True,
-                                  num_workers=context.settings.num_workers)
-    for index, data in zip(images.indices, progress(loader, "pseudo-labels")):
+    for index, data in read_in_turn(shard(builder.unlabelled_dataset),
+                                    context.settings.num_workers, "pseudo-labels"):
         features = extractor(data["img"])
         with paddle.no_grad():
             probabilities = F.softmax(extractor.layer(features), axis=1)
