@@ -10,7 +10,7 @@ from paddle_csrl.builder import ZeroShotBuilder, classes_beside
 from paddle_csrl.classes import ClassTable
 from paddle_csrl.config import ZeroShotConfig
 from paddle_csrl.errors import UserError
-from paddle_csrl.run_folder import RunFolder
+from paddle_csrl.run_folder import SHARED_STAGES, RunFolder
 from paddle_csrl.stages import Stage, StageContext, stages_of
 from paddle_csrl.stages.base import MAY_CHANGE, STAGES, all_inputs, brought_up, changed_inputs
 from paddle_csrl.stages.calibration import Calibration
@@ -52,7 +52,7 @@ class Run(RunFolder):
 
     def __init__(self, config: ZeroShotConfig, resume_model: str | None = None,
                  shared_dir: str | None = None,
-                 shared_stages: Sequence[str] = ("segmentor", "features"),
+                 shared_stages: Sequence[str] = SHARED_STAGES,
                  restart: bool = False, builder: ZeroShotBuilder | None = None,
                  resume: bool = False):
         if sum(map(bool, (resume_model, restart, resume))) > 1:

@@ -14,6 +14,8 @@ from paddle_csrl.utils import lock, write_json
 from paddle_csrl.utils.io import is_left_over, temporary_path
 from paddle_csrl.utils.record import STAGE_FILE, describe_files, difference, name_aside, read_record
 
+#: The stages that several runs share, unless they say which.
+SHARED_STAGES = ("segmentor", "features")
 #: A result that took longer, in seconds, is moved aside rather than deleted.
 KEPT_SECONDS = 60.0
 #: Ends the temporary name under which a stage's folder is deleted.
@@ -32,7 +34,7 @@ class RunFolder:
     """
 
     def __init__(self, save_dir: str, outputs: Mapping[str, str], shared_dir: str | None = None,
-                 shared_stages: Sequence[str] = ("segmentor", "features"), restart: bool = False):
+                 shared_stages: Sequence[str] = SHARED_STAGES, restart: bool = False):
         self.save_dir, self.outputs, self.restart = save_dir, dict(outputs), restart
         #: What a stage that begins is made from, by its name; goes into its record.
         self.origins: dict[str, dict[str, Any]] = {}

@@ -26,12 +26,10 @@ from paddle_csrl.errors import UserError
 from paddle_csrl.evaluation.evaluate import evaluate_as_configured
 from paddle_csrl.metrics import ZeroShotEvaluator
 from paddle_csrl.run import Run
+from paddle_csrl.run_folder import SHARED_STAGES
 from paddle_csrl.utils import write_json
 
 SCORES = ("seen_miou", "unseen_miou", "hiou")
-
-#: The stages that all variants share.
-_SHARED = ("segmentor", "features")
 
 
 def parse_args(argv=None) -> argparse.Namespace:
@@ -86,13 +84,13 @@ def main(argv=None) -> dict:
     for number, fold in enumerate(args.fold):
         base = os.path.join(args.out, f"fold{number}")
         shared = Run(held_out_config(args, fold, overrides={"save_dir": base}))
-        run_stages(shared, [stage for stage in shared.stages if stage in _SHARED])
+        run_stages(shared, [stage for stage in shared.stages if stage in SHARED_STAGES])
         for name, opts in variants.items():
             for seed in args.seeds:
                 config = held_out_config(args, fold, opts, {
                     "save_dir": base, "generator.seed": seed, "classifier.seed": seed})
                 run = Run(config)
-                run_stages(run, [stage for stage in run.stages if stage not in _SHARED])
+                run_stages(run, [stage for stage in run.stages if stage not in SHARED_STAGES])
                 rows.append({"variant": name, "fold": fold, "seed": seed,
                              **fold_scores(args, run, fold)})
                 write_json(os.path.join(args.out, "held_out.json"), rows)

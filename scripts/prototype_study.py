@@ -26,6 +26,7 @@ from paddle_csrl.config import ZeroShotConfig
 from paddle_csrl.core.train import run_stages
 from paddle_csrl.models.convex_hull import project_to_hull
 from paddle_csrl.run import Run
+from paddle_csrl.run_folder import SHARED_STAGES
 from paddle_csrl.stages.features import fill
 from paddle_csrl.utils import write_json
 
@@ -87,7 +88,7 @@ def main(argv=None) -> list:
     for number, fold in enumerate(args.fold):
         base = os.path.join(args.out, f"fold{number}")
         run = Run(held_out.held_out_config(args, fold, overrides={"save_dir": base}))
-        run_stages(run, ["segmentor", "features"])
+        run_stages(run, SHARED_STAGES)
         rows += study(args, run)
     write_json(os.path.join(args.out, "prototypes.json"), rows)
     for row in rows:

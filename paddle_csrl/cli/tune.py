@@ -31,11 +31,10 @@ from paddle_csrl.config import ZeroShotConfig
 from paddle_csrl.core.train import run_stages
 from paddle_csrl.errors import UserError
 from paddle_csrl.run import Run
+from paddle_csrl.run_folder import SHARED_STAGES
 from paddle_csrl.tuning import Budget, Search, SeenClasses, Space
 from paddle_csrl.tuning.search import table, write_settings
 from paddle_csrl.utils import make_folder_of
-
-_STAGES = ("segmentor", "features")
 
 #: The flags of a ``Budget``, in the order of its fields.
 _BUDGET = {
@@ -108,8 +107,8 @@ def _seen_classes(run: Run) -> SeenClasses:
 
     The validation set is not read, unless stage 1 has yet to run and chooses its checkpoint.
     """
-    if not all(map(run.is_current, _STAGES)):
-        run_stages(run, _STAGES)
+    if not all(map(run.is_current, SHARED_STAGES)):
+        run_stages(run, SHARED_STAGES)
     builder, classes = run.builder, run.classes
     _, layer = builder.classification_layer(builder.new_segmentor(pretrained=False))
     return SeenClasses.from_bank(

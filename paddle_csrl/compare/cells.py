@@ -26,6 +26,7 @@ from paddle_csrl.metrics import ZeroShotEvaluator
 from paddle_csrl.models.last_layer import load_layer, read_layer
 from paddle_csrl.pretraining import pretraining_of
 from paddle_csrl.run import Run
+from paddle_csrl.run_folder import SHARED_STAGES
 from paddle_csrl.stages.base import changed_inputs
 from paddle_csrl.stages.calibration import cost_calibrations, margins_of
 from paddle_csrl.utils import progress, read_json, write_json
@@ -33,7 +34,6 @@ from paddle_csrl.utils.io import temporary_path
 from paddle_csrl.utils.lock import FolderInUse
 from paddle_csrl.utils.record import checksum
 
-_SHARED = ("segmentor", "features")
 #: What of a config a score depends on beside the model.
 _OF_SCORING = ("val_dataset", "test_config")
 
@@ -203,8 +203,8 @@ class _Group:
         if self.stage1_is_made:
             return
         try:
-            if not all(map(self.base.is_current, _SHARED)):
-                run_stages(self.base, _SHARED)
+            if not all(map(self.base.is_current, SHARED_STAGES)):
+                run_stages(self.base, SHARED_STAGES)
                 write_config(self.base)
         except Exception as error:
             self.stage1_error = error
