@@ -17,6 +17,7 @@ from paddle_csrl.evaluation.pictures import PictureBook
 from paddle_csrl.metrics import score_table
 from paddle_csrl.pretraining import Pretraining, pretraining_of, summary
 from paddle_csrl.utils import read_json, write_json
+from paddle_csrl.utils.io import json_number
 from paddle_csrl.utils.provenance import versions
 
 NUM_PICTURES = 8
@@ -97,10 +98,11 @@ def _show(builder: ZeroShotBuilder, scores: Mapping[str, Any], pretraining: Pret
 def describe(builder: ZeroShotBuilder, scores: dict[str, Any],
              pretraining: Pretraining) -> dict[str, Any]:
     """Return the content of ``metrics.json``: scores in [0, 1], classes, config, versions."""
-    means = {key: _number(scores[key])
+    means = {key: json_number(scores[key])
              for key in ("seen_miou", "unseen_miou", "miou", "hiou", "pixel_accuracy")}
-    classes = [{"name": name, "iou": _number(iou), "seen": not unseen} for name, iou, unseen in zip(
-        builder.classes.names, scores["class_iou"], builder.classes.is_unseen.tolist())]
+    table = zip(builder.classes.names, scores["class_iou"], builder.classes.is_unseen.tolist())
+    classes = [{"name": name, "iou": json_number(iou), "seen": not unseen}
+               for name, iou, unseen in table]
     marks = {"leaks": builder.config.leaks, "transductive": builder.config.transductive}
     return {**means, **{key: value for key, value in marks.items() if value},
             "pretraining": pretraining.describe(), "classes": classes,
@@ -141,11 +143,6 @@ def visualdl_line(save_dir: str) -> str:
     return f"visualdl --logdir {os.path.normpath(save_dir)} --port 8040"
 
 
-def _number(value: float) -> float | None:
-    """A float for JSON, which has no NaN."""
-    return None if math.isnan(value) else float(value)
-
-
 def _known(value: Any) -> Any:
-    """Give a value out of JSON the NaN back that ``_number`` took."""
+    """Give a value out of JSON the NaN back that ``json_number`` took."""
     return math.nan if value is None else value

@@ -20,6 +20,7 @@ from paddle_csrl.losses import prototype_relations, standardize_rows
 from paddle_csrl.run import Run
 from paddle_csrl.stages.generator import is_trained, trained_generator, unseen_prototypes
 from paddle_csrl.utils import progress, write_json
+from paddle_csrl.utils.io import json_number
 
 SEMANTIC = "Semantic (class embeddings)"
 REAL = "Visual, real features"
@@ -124,7 +125,7 @@ def real_prototypes(run: Run) -> tuple[np.ndarray, np.ndarray]:
             continue
         features = extractor(data["img"])
         inside = labels_at(labels, features.shape[2:]).reshape(-1) == unseen[:, None]
-        pixels = features.astype("float32").reshape([features.shape[1], -1]).numpy()
+        pixels = features.reshape([features.shape[1], -1]).numpy()
         sums += inside.astype(np.float64) @ pixels.T
         counts += inside.sum(1)
     means = sums / np.where(counts, counts, np.nan)[:, None]
@@ -168,9 +169,9 @@ def describe(relations: Relations, quantity: str) -> dict[str, Any]:
     spaces = {}
     for title, values in relations.correlations().items():
         spaces[title] = {
-            "relations": [[_number(value) for value in row] for row in relations.spaces[title]],
-            "row_correlation_with_real": dict(zip(relations.unseen, map(_number, values))),
-            "mean_row_correlation_with_real": _number(_mean(values))}
+            "relations": [[json_number(value) for value in row] for row in relations.spaces[title]],
+            "row_correlation_with_real": dict(zip(relations.unseen, map(json_number, values))),
+            "mean_row_correlation_with_real": json_number(_mean(values))}
     return {"quantity": quantity, "unseen": relations.unseen, "seen": relations.seen,
             "validation_pixels": relations.pixels, "spaces": spaces}
 
@@ -187,11 +188,6 @@ def _caption(title: str, correlations: np.ndarray) -> str:
 def _mean(values: np.ndarray) -> float:
     """Return the mean of what is a number; NaN if nothing is."""
     return float("nan") if np.isnan(values).all() else float(np.nanmean(values))
-
-
-def _number(value: float) -> float | None:
-    """Return a value for JSON, which has no NaN."""
-    return None if np.isnan(value) else float(value)
 
 
 def _require_same_classes(run: Run, without: Run | None) -> None:

@@ -3,6 +3,7 @@
 import contextlib
 import io
 import json
+import math
 import os
 import re
 import shutil
@@ -137,6 +138,11 @@ def write_text(path: str, text: str, lasting: bool = False) -> None:
     with atomic_path(path, lasting) as temporary:
         with open(temporary, "w", encoding="utf-8") as file:
             file.write(text)
+
+
+def json_number(value: float) -> float | None:
+    """Return a float for JSON, which has no NaN."""
+    return None if math.isnan(value) else float(value)
 
 
 def write_json(path: str, content: Any) -> None:
