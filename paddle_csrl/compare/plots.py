@@ -27,16 +27,16 @@ def all_plots(results: Results) -> dict[str, str]:
     return {name: text for name, text in plots.items() if text}
 
 
-def _scores(results: Results, key: str = "hiou") -> str:
-    """Every cell's score, by split and method, with the mean as a bar."""
+def _scores(results: Results) -> str:
+    """Every cell's hIoU, by split and method, with the mean as a bar."""
     splits, methods = list(results.plan.splits), list(results.plan.methods)
     columns = len(methods) + 1  # of a split, one of them empty
     room = max(110, min(22 * columns, _WIDTH / len(splits)), *(drawing.text_width(split) + 16
                                                                for split in splits))
-    axes = drawing.new_axes(room * len(splits), _HEIGHT, f"{results.scores[key]}, %")
+    axes = drawing.new_axes(room * len(splits), _HEIGHT, "hIoU, %")
     for place, split in enumerate(splits):
         for index, method in enumerate(methods):
-            values = results.finished(split, method)[key].dropna()
+            values = results.finished(split, method)["hiou"].dropna()
             x = place * columns + index
             reach = 0.25 if len(values) > 1 else 0
             axes.plot(x + np.linspace(-reach, reach, len(values)), values, alpha=0.55,
@@ -49,7 +49,7 @@ def _scores(results: Results, key: str = "hiou") -> str:
         axes.axvline(place * columns - 1, color=drawing.GRID)
     axes.set_xlim(-1, len(splits) * columns - 1)
     axes.set_xticks(np.arange(len(splits)) * columns + (columns - 2) / 2, splits)
-    return _named(axes, results, methods, f"{results.scores[key]} by split and method")
+    return _named(axes, results, methods, "hIoU by split and method")
 
 
 def _differences(results: Results, key: str = "hiou") -> str:
@@ -102,18 +102,18 @@ def _interval(axes: "Axes", y: float, interval: Interval, shape: dict, weight: i
               color=drawing.FAINT)
 
 
-def _by_seen_classes(results: Results, key: str = "hiou") -> str:
-    """Mean differences against the number of seen classes, if that differs between splits."""
+def _by_seen_classes(results: Results) -> str:
+    """Mean differences of hIoU against the number of seen classes, if splits differ in that."""
     sizes = {split: sum(not unseen for unseen in classes.values())
              for split in results.plan.splits if (classes := results.classes(split))}
     ticks = sorted(set(sizes.values()))
     methods = results.compared
-    series = [results.difference(method, key).splits for method in methods]
+    series = [results.difference(method).splits for method in methods]
     intervals = [interval for points in series for interval in points.values()]
     if len(ticks) < 2 or not intervals:
         return ""
     reference = results.label(results.plan.reference)
-    axes = drawing.new_axes(540, _HEIGHT, f"{results.scores[key]} against {reference}, points")
+    axes = drawing.new_axes(540, _HEIGHT, f"hIoU against {reference}, points")
     shift = min((ticks[-1] - ticks[0]) / 45, 0.6 * np.diff(ticks).min() / len(methods))
     for place, (method, points) in enumerate(zip(methods, series)):
         for split, interval in points.items():
@@ -124,7 +124,7 @@ def _by_seen_classes(results: Results, key: str = "hiou") -> str:
     axes.set_ylim(_shown_range(intervals))
     axes.set_xticks(ticks)
     axes.set_xlabel("number of seen classes")
-    return _named(axes, results, methods, f"{results.scores[key]} gain by number of seen classes")
+    return _named(axes, results, methods, "hIoU gain by number of seen classes")
 
 
 def _curves(results: Results) -> str:
