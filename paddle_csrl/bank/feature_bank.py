@@ -209,12 +209,12 @@ class FeatureBank:
         return self.features.shape[1]
 
     def of(self, class_id: int) -> np.ndarray:
-        """float32 [K_c, D]: the features of one class."""
+        """[K_c, D]: the features of one class, in their dtype."""
         start = self.starts[class_id]
         return self.features[start:start + self.counts[class_id]]
 
     def prototypes(self, class_ids: np.ndarray) -> np.ndarray:
-        """float32 [len(class_ids), D]: mean feature of each class."""
+        """[len(class_ids), D]: mean feature of each class, in the dtype of features."""
         return np.stack([self.of(class_id).mean(0) for class_id in class_ids])
 
     def moments(self) -> Moments:

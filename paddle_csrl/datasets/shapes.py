@@ -166,7 +166,7 @@ def _noise(rng: np.random.Generator, size: int) -> np.ndarray:
 
 
 def _ground(rng: np.random.Generator, size: int) -> np.ndarray:
-    """float32 [size, size, 3]: a muted, mottled ground with fine grain."""
+    """float64 [size, size, 3]: a muted, mottled ground with fine grain."""
     dark, light = _GROUNDS[rng.integers(len(_GROUNDS))] + rng.uniform(-10, 10, 3)
     grain = rng.normal(0, 4, (size, size)).astype(np.float32)
     return dark + (light - dark) * _noise(rng, size)[..., None] + grain[..., None]

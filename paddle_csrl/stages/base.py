@@ -122,7 +122,7 @@ class Stage(abc.ABC):
     new_inputs: ClassVar[tuple[str, ...]] = ()
     #: Earlier stages whose outputs the result depends on, where the run has them.
     needs: ClassVar[tuple[str, ...]] = ()
-    #: Of ``FLAGS``, those that mean something to it.
+    #: The flags of tools/train.py, of those here, that mean something to it.
     flags: ClassVar[tuple[str, ...]] = ("iters", "batch_size", "learning_rate", "save_interval",
                                         "log_iters")
     #: Why the others do not.
