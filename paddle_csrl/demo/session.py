@@ -264,8 +264,7 @@ class DemoSession:
         Raises:
             UserError: there is no such unseen class, or another change is being made.
         """
-        classes = self._model.classes
-        if name not in [classes.names[class_id] for class_id in classes.unseen_ids]:
+        if name not in self._model.classes.unseen_names:
             raise UserError(f"no unseen class {name} to remove; tools/add_class.py also removes "
                             f"seen ones")
         self._begin(f"removing {name}", [], [name])

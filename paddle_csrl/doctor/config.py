@@ -132,13 +132,12 @@ def _read_config(path: str, opts: Sequence[str], data: str | None, runs: list[Ru
 
 def check_data(run: Run) -> list[Finding]:
     """Folders, lists and labels, read as training reads them."""
-    builder = run.builder
-    names, unseen = builder.classes.names, builder.classes.unseen_ids
+    builder, classes = run.builder, run.classes
     train, val = builder.train_dataset.audit(), builder.val_dataset.audit()
     findings = [
         Finding(OK, "data", f"train: {train['images_used']} images, {train['images_dropped']} left "
                             f"out by policy {train['policy']}; val: {val['images_used']} images"),
-        Finding(OK, "classes", f"{len(names)}, unseen: {', '.join(names[c] for c in unseen)}")]
+        Finding(OK, "classes", f"{len(classes)}, unseen: {', '.join(classes.unseen_names)}")]
     findings += [Finding(WARNING, "data", *warning)
                  for warning in preflight.data_warnings(builder)]
     return findings

@@ -297,11 +297,9 @@ def _score_recorder(context: StageContext, last: LastLayer, classifier: PixelCla
         builder = context.builder
         last.exchange(classifier)
         book = PictureBook(builder, limit=4)
-        state = paddle.get_rng_state()
         scores = evaluate(last.segmentor, builder.val_dataset, new_evaluator(builder),
                           context.settings.num_workers, on_prediction=book.add, alone=True,
                           **context.config.test_config).compute()
-        paddle.set_rng_state(state)
         writer.add_scores(scores, context.classes.names, iteration)
         for number, picture in enumerate(book.pictures()):
             writer.add_picture(f"Predictions/{number}", picture, iteration)

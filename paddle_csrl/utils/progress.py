@@ -6,9 +6,10 @@ import time
 from collections.abc import Iterable, Iterator, Sized
 from typing import Any
 
-import paddle
 from paddleseg.utils import logger
 from tqdm import tqdm
+
+from paddle_csrl import parallel
 
 #: Seconds between two lines of a log.
 INTERVAL = 10.0
@@ -26,7 +27,7 @@ def progress(iterable: Iterable, title: str, total: int | None = None) -> Iterab
         title (str): what is being done.
         total (int, optional): the number of items, where ``len(iterable)`` is unknown.
     """
-    if paddle.distributed.get_rank() > 0:  # one bar for all processes
+    if not parallel.is_first():  # one bar for all processes
         return iterable
     if sys.stderr.isatty():
         has_size = all(os.get_terminal_size(sys.stderr.fileno()))
