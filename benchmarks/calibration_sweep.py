@@ -13,9 +13,6 @@ import argparse
 import statistics
 import sys
 import tempfile
-import time
-from collections.abc import Callable
-from typing import Any
 
 import paddle_csrl  # noqa: F401  (first: it sets up MKL and orders the imports)
 
@@ -23,18 +20,12 @@ import paddle_csrl  # noqa: F401  (first: it sets up MKL and orders the imports)
 
 import numpy as np
 import paddle
+from _measure import timed
 
 from paddle_csrl.builder import ZeroShotBuilder
 from paddle_csrl.config import ZeroShotConfig
 from paddle_csrl.evaluation.layers import score_layers
 from paddle_csrl.models.last_layer import read_layer
-
-
-def timed(call: Callable[[], Any]) -> tuple[Any, float]:
-    """What ``call`` returns, and how many seconds it takes."""
-    start = time.perf_counter()
-    result = call()
-    return result, time.perf_counter() - start
 
 
 def shifted(layer: dict[str, np.ndarray], seen_ids: np.ndarray, shift: float) -> dict:

@@ -11,11 +11,10 @@ and 1 GiB beside the bank.
 
 import os
 import sys
-import time
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
+from _measure import peak_memory, timed
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
@@ -48,20 +47,6 @@ def make_bank(size: Size) -> FeatureBank:
         rows[:] = rng.standard_normal((1, size.channels)) + rng.standard_normal(rows.shape)
     counts = np.where(np.arange(size.classes) < seen, size.samples, 0)
     return FeatureBank(features, counts, counts)
-
-
-def timed(call: Callable[[], Any]) -> tuple[Any, float]:
-    """What ``call`` returns, and how many seconds it takes."""
-    start = time.perf_counter()
-    result = call()
-    return result, time.perf_counter() - start
-
-
-def peak_memory() -> int:
-    """Bytes of the most memory that the process had."""
-    with open("/proc/self/status", encoding="ascii") as file:
-        line = next(line for line in file if line.startswith("VmHWM"))
-    return int(line.split()[1]) * 1024
 
 
 def measure(size: Size) -> tuple[float, float, float]:

@@ -13,23 +13,16 @@ labels below C, pairs ``label * C + pred`` to be made first, or there already.
 
 import argparse
 import statistics
-import time
-from collections.abc import Callable
 from unittest import mock
 
 import cv2
 import numpy as np
 import paddle
+from _measure import seconds
 from paddleseg.utils.metrics import calculate_area  # before paddle_csrl mends it
 from PIL import Image  # noqa: F401  Paddle 2 must be imported after it and cv2
 
 from paddle_csrl.metrics import ZeroShotEvaluator
-
-
-def seconds(function: Callable[[], object]) -> float:
-    start = time.perf_counter()
-    function()
-    return time.perf_counter() - start
 
 
 def random_ids(rng: np.random.Generator, classes: int, size: int) -> tuple[np.ndarray, ...]:

@@ -31,7 +31,8 @@ from typing import Any, NamedTuple
 from unittest import mock
 
 import numpy as np
-from closed_form import GIB, SHRINKAGE, Size, make_bank, peak_memory, timed
+from _measure import peak_memory, resident, timed
+from closed_form import GIB, SHRINKAGE, Size, make_bank
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 sys.path.insert(0, ROOT)
@@ -124,12 +125,6 @@ PARTS = {"update": Part("update of the generator", update, 2),
          "rest": Part("update without relations", update_without_pairs, 1),
          "bank": Part("sampling of the bank", sampling, 1),
          "layer": Part("layer in closed form", layer, 1)}
-
-
-def resident() -> int:
-    """Bytes of resident memory of this process."""
-    with open("/proc/self/statm", encoding="ascii") as file:
-        return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
 def watched(function: Callable[..., Any], *arguments: Any) -> tuple[Any, int, int]:

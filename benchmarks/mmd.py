@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable, Sequence
 
 import numpy as np
+from _measure import peak_memory
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
@@ -84,14 +85,9 @@ def peak(classes: int) -> None:
     step(loss, *features(2))
     with open("/proc/self/clear_refs", "w", encoding="ascii") as file:
         file.write("5")  # the peak is what is held now
-    before = resident_peak()
+    before = peak_memory()
     step(loss, made, real)
-    print(resident_peak() - before)
-
-
-def resident_peak() -> float:
-    with open("/proc/self/status", encoding="ascii") as file:
-        return int(next(line for line in file if line.startswith("VmHWM")).split()[1]) / 1024
+    print((peak_memory() - before) / 2**20)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -27,6 +27,7 @@ import cv2
 import numpy as np
 import paddle
 import paddleseg.core
+from _measure import resident
 from _processes import AS_IT_COMES, Side, turns
 from paddleseg.models import DeepLabV3P
 from paddleseg.transforms import Compose, Normalize
@@ -114,25 +115,19 @@ def compare_speed(name: str, folder: str, batches: Sequence[Sequence[str]]) -> N
           f"{ratios[1]:.2f}", flush=True)
 
 
-def resident() -> float:
-    """Resident memory of this process in MiB."""
-    with open("/proc/self/statm", encoding="ascii") as file:
-        return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
-
-
 def peak_growth(tools: Tools, paths: Sequence[str]) -> float:
     """Peak growth of resident memory in MiB while ``paths`` are predicted."""
-    start, peak = resident(), 0.0
+    start = peak = resident()
     write = tools.results.write
 
     def watched(*args: object) -> None:
         nonlocal peak
         write(*args)
-        peak = max(peak, resident() - start)
+        peak = max(peak, resident())
 
     with mock.patch.object(tools.results, "write", watched):
         tools.ours(paths)
-    return peak
+    return (peak - start) / 2**20
 
 
 def compare_memory(folder: str, count: int) -> bool:

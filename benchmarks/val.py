@@ -26,21 +26,12 @@ import paddle
 import paddleseg.core
 from _processes import AS_IT_COMES, Side, turns
 from paddleseg.datasets import Dataset
-from paddleseg.models import DeepLabV3P
 from paddleseg.transforms import Normalize
 from paddleseg.utils import metrics
+from predict import CLASSES, NETWORKS
 
 from paddle_csrl.evaluation.evaluate import evaluate
 from paddle_csrl.metrics import ZeroShotEvaluator
-from paddle_csrl.models.efficientnet_lite import EfficientNetLite0
-from paddle_csrl.models.segformer import FusedSegFormer
-from paddle_csrl.models.tiny_net import CSRLTinyNet
-
-CLASSES = 21
-#: The networks of configs/csrl_shapes.yml and of configs/csrl_custom.yml, for photographs.
-NETWORKS: dict[str, Callable[[], paddle.nn.Layer]] = {
-    "shapes": lambda: DeepLabV3P(CLASSES, CSRLTinyNet(), (0, 1), aspp_ratios=(1, 2, 4, 6)),
-    "photographs": lambda: FusedSegFormer(CLASSES, EfficientNetLite0(), 256)}
 
 
 def make_dataset(root: str, count: int, height: int, width: int) -> None:

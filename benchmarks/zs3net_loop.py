@@ -42,6 +42,7 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
+from _measure import seconds
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 sys.path[:0] = [ROOT, os.path.join(ROOT, "tests")]
@@ -167,12 +168,6 @@ class ZS3Net:
             low, high = self.network.backbone(self.images)
             features = self.network.decoder(low, self.network.aspp(high))
         assert features.shape == self.real.shape
-
-
-def seconds(function: Callable[[], None]) -> float:
-    start = time.perf_counter()
-    function()
-    return time.perf_counter() - start
 
 
 def main(argv: Sequence[str] | None = None) -> None:
