@@ -56,9 +56,7 @@ def score(builder: ZeroShotBuilder, model: paddle.nn.Layer, out: str | None = No
             from paddle_csrl.utils.visualdl import StageLogWriter
 
             with StageLogWriter(log_dir) as writer:
-                writer.add_scores(scores, classes.names, 0)
-                for number, picture in enumerate(book.pictures()):
-                    writer.add_picture(f"Predictions/{number}", picture, 0)
+                writer.add_scores(scores, classes.names, 0, book.pictures())
     return metrics
 
 

@@ -300,9 +300,7 @@ def _score_recorder(context: StageContext, last: LastLayer, classifier: PixelCla
         scores = evaluate(last.segmentor, builder.val_dataset, new_evaluator(builder),
                           context.settings.num_workers, on_prediction=book.add, alone=True,
                           **context.config.test_config).compute()
-        writer.add_scores(scores, context.classes.names, iteration)
-        for number, picture in enumerate(book.pictures()):
-            writer.add_picture(f"Predictions/{number}", picture, iteration)
+        writer.add_scores(scores, context.classes.names, iteration, book.pictures())
 
     return record
 

@@ -89,12 +89,15 @@ class StageLogWriter(LogWriter):
             super().add_scalar(tag=f"Train/{self.loss_names[0]}", value=value, step=step,
                                walltime=walltime)
 
-    def add_scores(self, scores: dict, class_names: Sequence[str], step: int) -> None:
-        """Record what ``ZeroShotEvaluator.compute`` returned, as fractions."""
+    def add_scores(self, scores: dict, class_names: Sequence[str], step: int,
+                   pictures: Sequence[np.ndarray] = ()) -> None:
+        """Record what ``ZeroShotEvaluator.compute`` returned, as fractions, and ``pictures``."""
         for key in ("seen_miou", "unseen_miou", "miou", "hiou"):
             self.add_scalar(f"Evaluate/{key}", scores[key], step)
         for name, iou in zip(class_names, scores["class_iou"]):
             self.add_scalar(f"IoU/{name.replace(' ', '_')}", iou, step)
+        for number, picture in enumerate(pictures):
+            self.add_picture(f"Predictions/{number}", picture, step)
 
     def add_picture(self, tag: str, picture: np.ndarray, step: int) -> None:
         """Record an RGB picture, uint8 [H, W, 3]."""
