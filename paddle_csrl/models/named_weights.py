@@ -1,6 +1,5 @@
 """Weights that a config asks for by name; they come with a Python package."""
 
-import hashlib
 import os
 import re
 from collections.abc import Mapping
@@ -16,6 +15,7 @@ from paddle_csrl.datasets.fingerprint import cache_folder
 from paddle_csrl.errors import UserError
 from paddle_csrl.models.trained_labels import IMAGENET, LabelSet, write_labels
 from paddle_csrl.utils import atomic_path
+from paddle_csrl.utils.record import checksum
 from paddle_csrl.utils.torch_file import read_legacy
 from paddle_csrl.utils.weights import load_state
 
@@ -111,11 +111,7 @@ def _packed_file(name: str, release: _Release) -> str:
     except metadata.PackageNotFoundError:
         raise UserError(f"`pretrained: {name}` comes with a package that is not installed: "
                         f"{install}") from None
-    try:
-        with open(path, "rb") as file:
-            digest = hashlib.sha256(file.read()).hexdigest()
-    except FileNotFoundError:
-        digest = "missing"
+    digest = checksum(path) if os.path.isfile(path) else "missing"
     if digest != release.sha256:
         raise UserError(f"`pretrained: {name}`: {path} is not the file of {release.package} "
                         f"{release.version} (SHA-256 {digest[:16]}, not {release.sha256[:16]}); "
