@@ -35,7 +35,7 @@ from paddle_csrl.stages.base import (
 from paddle_csrl.stages.checkpoints import BEST
 from paddle_csrl.stages.fit import InFolder, check_training, in_folder
 from paddle_csrl.stages.progress import Step, loss_names
-from paddle_csrl.stages.trial import try_losses, try_optimizer
+from paddle_csrl.stages.trial import try_optimizer, try_terms
 from paddle_csrl.utils.precision import restore_full_precision
 from paddle_csrl.utils.randomness import preserved
 from paddle_csrl.utils.record import checksum
@@ -289,8 +289,8 @@ def _check_outputs(model: paddle.nn.Layer, sample: dict[str, np.ndarray], ignore
             if isinstance(value, np.ndarray)}
     model.train()
     if hasattr(model, "loss_computation"):
-        try_losses(lambda: model.loss_computation(model(data["img"]), losses, data), loss, "",
-                   "a training image")
+        try_terms(lambda: model.loss_computation(model(data["img"]), losses, data), loss, "",
+                  "a training image")
         return
     with paddle.no_grad():
         outputs = model(data["img"])
@@ -304,7 +304,7 @@ def _check_outputs(model: paddle.nn.Layer, sample: dict[str, np.ndarray], ignore
     for given, labels in (("a training image", label),
                           ("an image without a labelled pixel",
                            paddle.full_like(label, ignore_index))):
-        try_losses(partial(loss_computation, outputs, labels, edges, losses), loss, "", given)
+        try_terms(partial(loss_computation, outputs, labels, edges, losses), loss, "", given)
 
 
 def _check_batch(dataset: ZeroShotDataset, batch_size: int) -> dict[str, np.ndarray]:

@@ -25,8 +25,8 @@ def try_stage(model: Any, batches: Any, section: TrainedSection, place: str) -> 
     """
     builder = try_optimizer(model, section, place)
     data = batch_of(batches, 0)
-    try_losses(lambda: model.loss_computation(model(data["img"]), builder.loss, data),
-               section.loss, place, "a batch for trial")
+    try_terms(lambda: model.loss_computation(model(data["img"]), builder.loss, data),
+              section.loss, place, "a batch for trial")
 
 
 def try_optimizer(model: Any, section: Any, place: str = "") -> TrainingBuilder:
@@ -47,8 +47,8 @@ def try_optimizer(model: Any, section: Any, place: str = "") -> TrainingBuilder:
     return builder
 
 
-def try_losses(compute: Callable[[], list[paddle.Tensor]], loss: dict[str, Any], place: str,
-               given: str) -> None:
+def try_terms(compute: Callable[[], list[paddle.Tensor]], loss: dict[str, Any], place: str,
+              given: str) -> None:
     """Insist that ``compute`` returns one finite number, with a gradient, for each of its terms.
 
     Args:
