@@ -73,13 +73,12 @@ class FoldingStage(Stage):
     def run(self, context: StageContext) -> None:
         wanted = _wanted(context)
         model = context.builder.trained_projection(context.files.output("segmentor"))
+        calibration = wanted.value
         if wanted.is_cost:
             wanted = settled(wanted, context.bank, context.embeddings,
                              len(context.classes.unseen_ids))
             calibration = wanted.found(read_layer(model.folded_layer()), context.bank,
                                        context.scale, context.classes.unseen_ids)
-        else:
-            calibration = wanted.value
         segmentor = model.fold(calibration)
         context.files.begin(self.name)
         record_calibration(context.files.calibration_record, calibration, wanted)
