@@ -74,7 +74,7 @@ mutants: install
 # All of them, also after one that misses its target.
 benchmarks: install
 	missed=; for script in benchmarks/[a-z]*.py; do \
-		PYTHONPATH=. OMP_NUM_THREADS=1 $(VENV)/bin/python $$script || missed="$$missed $$script"; \
+		OMP_NUM_THREADS=1 $(VENV)/bin/python $$script || missed="$$missed $$script"; \
 	done; test -z "$$missed" || { echo "ended with an error or a missed target:$$missed"; exit 1; }
 
 # Stages 2 and 3 against ZS3Net's loop, which `make benchmarks` leaves out, for it has no PyTorch.

@@ -26,6 +26,8 @@ import urllib.request
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
+import _path  # noqa: F401
+
 import paddle_csrl
 from paddle_csrl.demo import server
 from paddle_csrl.demo.session import DemoSession

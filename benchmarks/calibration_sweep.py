@@ -14,6 +14,8 @@ import statistics
 import sys
 import tempfile
 
+import _path  # noqa: F401
+
 import paddle_csrl  # noqa: F401  (first: it sets up MKL and orders the imports)
 
 # isort: split

@@ -9,18 +9,16 @@ status is 1 if a target is missed: the layer of the one within 0.1 s, all of the
 and 1 GiB beside the bank.
 """
 
-import os
 import sys
 from typing import NamedTuple
 
+import _path  # noqa: F401
 import numpy as np
 from _measure import peak_memory, timed
 
-sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-
-import paddle_csrl  # noqa: E402, F401  (first: it orders the imports of cv2 and paddle)
-from paddle_csrl.bank.feature_bank import FeatureBank  # noqa: E402
-from paddle_csrl.models.closed_form import Discriminant  # noqa: E402
+import paddle_csrl  # noqa: F401  (first: it orders the imports of cv2 and paddle)
+from paddle_csrl.bank.feature_bank import FeatureBank
+from paddle_csrl.models.closed_form import Discriminant
 
 GIB = 2 ** 30
 SHRINKAGE = 0.1

@@ -15,6 +15,7 @@ import argparse
 import statistics
 from unittest import mock
 
+import _path  # noqa: F401
 import cv2
 import numpy as np
 import paddle

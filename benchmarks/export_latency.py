@@ -12,6 +12,8 @@ import statistics
 import tempfile
 import time
 
+import _path  # noqa: F401
+
 import paddle_csrl  # noqa: F401  (first: it sets up MKL and orders the imports)
 
 # isort: split

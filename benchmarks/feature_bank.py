@@ -21,27 +21,26 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 
+import _path  # noqa: F401
 import numpy as np
 from growth import in_fork
 
-sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-
-import paddle_csrl  # noqa: E402, F401  (first: it sets up MKL and orders the imports)
+import paddle_csrl  # noqa: F401  (first: it sets up MKL and orders the imports)
 
 # isort: split
 
-import cv2  # noqa: E402
-import paddle  # noqa: E402
-from paddleseg.datasets import Dataset  # noqa: E402
-from paddleseg.models import DeepLabV3P, ResNet50_vd  # noqa: E402
-from paddleseg.transforms import Normalize  # noqa: E402
+import cv2
+import paddle
+from paddleseg.datasets import Dataset
+from paddleseg.models import DeepLabV3P, ResNet50_vd
+from paddleseg.transforms import Normalize
 
-from paddle_csrl.bank.feature_bank import BottomKSampler, FeatureBank  # noqa: E402
-from paddle_csrl.config.schema import Features  # noqa: E402
-from paddle_csrl.models.efficientnet_lite import EfficientNetLite0  # noqa: E402
-from paddle_csrl.models.last_layer import FeatureExtractor  # noqa: E402
-from paddle_csrl.models.segformer import FusedSegFormer  # noqa: E402
-from paddle_csrl.stages.features import fill  # noqa: E402
+from paddle_csrl.bank.feature_bank import BottomKSampler, FeatureBank
+from paddle_csrl.config.schema import Features
+from paddle_csrl.models.efficientnet_lite import EfficientNetLite0
+from paddle_csrl.models.last_layer import FeatureExtractor
+from paddle_csrl.models.segformer import FusedSegFormer
+from paddle_csrl.stages.features import fill
 
 SAMPLES_PER_CLASS = Features().samples_per_class
 CLASSES, FEATURE, TARGET_RATIO, MAX_GIB = 21, 256, 0.97, 1.0

@@ -10,25 +10,25 @@ over the turns.
 """
 
 import argparse
-import os
-import sys
 import time
 from collections.abc import Callable, Sequence
 
+import _path  # noqa: F401
 import numpy as np
 
-sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+import paddle_csrl  # noqa: F401  (first: it has MKL take its fast code on AMD CPUs)
 
-import paddle_csrl  # noqa: E402, F401, I001  (first: it has MKL take its fast code on AMD CPUs)
-import paddle  # noqa: E402
+# isort: split
 
-from paddle_csrl.losses import (  # noqa: E402
+import paddle
+
+from paddle_csrl.losses import (
     ListwiseRelationLoss,
     MMDLoss,
     PairwiseRelationLoss,
     PrototypeNormLoss,
 )
-from paddle_csrl.models.structural_generator import StructuralGenerator  # noqa: E402
+from paddle_csrl.models.structural_generator import StructuralGenerator
 
 CLASSES, UNSEEN, SAMPLES = 21, 2, 128
 EMBED, NOISE, HIDDEN, FEATURE = 300, 64, 256, 256

@@ -32,26 +32,24 @@ from unittest import mock
 
 import numpy as np
 from _measure import peak_memory, resident, timed
+from _path import ROOT
 from closed_form import GIB, SHRINKAGE, Size, make_bank
 
-ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-sys.path.insert(0, ROOT)
-
-import paddle_csrl  # noqa: E402, F401  (first: it sets up MKL and orders the imports)
+import paddle_csrl  # noqa: F401  (first: it sets up MKL and orders the imports)
 
 # isort: split
 
-import paddle  # noqa: E402
+import paddle
 
-from paddle_csrl.bank.feature_bank import BottomKSampler, FeatureBank  # noqa: E402
-from paddle_csrl.config import load_yaml  # noqa: E402
-from paddle_csrl.models import structural_generator  # noqa: E402
-from paddle_csrl.models.closed_form import Discriminant  # noqa: E402
-from paddle_csrl.stages.features import offer  # noqa: E402
-from paddle_csrl.stages.fit import fit  # noqa: E402
-from paddle_csrl.stages.generator import GeneratorSection, train_generator  # noqa: E402
-from paddle_csrl.utils import write_text  # noqa: E402
-from paddle_csrl.visualize import drawing  # noqa: E402
+from paddle_csrl.bank.feature_bank import BottomKSampler, FeatureBank
+from paddle_csrl.config import load_yaml
+from paddle_csrl.models import structural_generator
+from paddle_csrl.models.closed_form import Discriminant
+from paddle_csrl.stages.features import offer
+from paddle_csrl.stages.fit import fit
+from paddle_csrl.stages.generator import GeneratorSection, train_generator
+from paddle_csrl.utils import write_text
+from paddle_csrl.visualize import drawing
 
 CONFIG = os.path.join(ROOT, "configs", "_base_", "csrl.yml")
 CHANNELS, EMBED, SAMPLES, SIDE = 256, 300, 256, 64

@@ -10,28 +10,26 @@ classes.
 """
 
 import argparse
-import os
 import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
 
+import _path  # noqa: F401
 import numpy as np
 from _measure import peak_memory
 
-sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-
-import paddle_csrl  # noqa: E402, F401  (first: it sets up MKL and orders the imports)
+import paddle_csrl  # noqa: F401  (first: it sets up MKL and orders the imports)
 
 # isort: split
 
-import paddle  # noqa: E402
-from paddle import Tensor  # noqa: E402
+import paddle
+from paddle import Tensor
 
-from paddle_csrl.losses import MMDLoss  # noqa: E402
-from paddle_csrl.losses.mmd_loss import ZS3NET_BANDWIDTHS  # noqa: E402
-from paddle_csrl.losses.mmd_on_host import BLOCK_SIZE  # noqa: E402
+from paddle_csrl.losses import MMDLoss
+from paddle_csrl.losses.mmd_loss import ZS3NET_BANDWIDTHS
+from paddle_csrl.losses.mmd_on_host import BLOCK_SIZE
 
 SAMPLES, FEATURE = 128, 256
 

@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
+import _path  # noqa: F401
 import cv2
 import numpy as np
 from PIL import Image

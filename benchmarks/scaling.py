@@ -14,15 +14,18 @@ import sys
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
-sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+from _path import ROOT
 
-import paddle  # noqa: E402
+import paddle_csrl  # noqa: F401  (first: it orders the imports of cv2 and paddle)
 
-import paddle_csrl  # noqa: E402, F401  (first: it orders the imports of cv2 and paddle)
-from paddle_csrl.builder import UserErrorBuilder  # noqa: E402
-from paddle_csrl.config import load_yaml  # noqa: E402
-from paddle_csrl.config.schema import SECTIONS, Features  # noqa: E402
-from paddle_csrl.models.structural_generator import PAIR_BLOCK_SIZE  # noqa: E402
+# isort: split
+
+import paddle
+
+from paddle_csrl.builder import UserErrorBuilder
+from paddle_csrl.config import load_yaml
+from paddle_csrl.config.schema import SECTIONS, Features
+from paddle_csrl.models.structural_generator import PAIR_BLOCK_SIZE
 
 CONFIG = "configs/_base_/voc.yml"
 FLOAT, INT, LONG = 4, 4, 8  # bytes of float32, int32, and of int64 or float64
@@ -206,8 +209,7 @@ def make_generator(case: Case, section: dict[str, Any]) -> paddle.nn.Layer:
 
 def rows(case: Case) -> list[Row]:
     """All lines of the table."""
-    root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-    config = load_yaml(os.path.join(root, CONFIG))
+    config = load_yaml(os.path.join(ROOT, CONFIG))
     model = UserErrorBuilder(None).build_component(
         {**config["model"], "num_classes": case.classes})
     generator = make_generator(case, config["generator"])

@@ -21,6 +21,8 @@ import time
 from collections.abc import Callable, Sequence
 from unittest import mock
 
+import _path  # noqa: F401
+
 import paddle_csrl  # noqa: F401  (first: it sets up MKL and orders the imports)
 
 # isort: split

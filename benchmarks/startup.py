@@ -17,7 +17,8 @@ import tempfile
 import time
 from collections.abc import Sequence
 
-ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+from _path import ROOT
+
 #: Without the switch that would have ours compiled in each process, but not Paddle's.
 ENVIRONMENT = {name: value for name, value in os.environ.items()
                if name != "PYTHONDONTWRITEBYTECODE"}

@@ -27,13 +27,11 @@ import time
 from collections.abc import Sequence
 
 import numpy as np
+from _path import ROOT
 from feature_bank import make_dataset
 
-ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-sys.path.insert(0, ROOT)
-
-from paddle_csrl import parallel  # noqa: E402
-from paddle_csrl.cli import train, val  # noqa: E402
+from paddle_csrl import parallel
+from paddle_csrl.cli import train, val
 
 CONFIG = os.path.join(ROOT, "configs", "_base_", "custom.yml")
 TOOLS = {"train": train.main, "val": val.main}

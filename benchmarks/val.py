@@ -16,6 +16,8 @@ import tempfile
 from collections.abc import Callable, Sequence
 from unittest import mock
 
+import _path  # noqa: F401
+
 import paddle_csrl  # noqa: F401  (first: it sets up MKL and orders the imports)
 
 # isort: split

@@ -43,22 +43,20 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from _measure import seconds
+from _path import ROOT
 
-ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-sys.path[:0] = [ROOT, os.path.join(ROOT, "tests")]
-
-import paddle_csrl  # noqa: E402, F401  (first: it sets up the MKL that Paddle loads)
+import paddle_csrl  # noqa: F401  (first: it sets up the MKL that Paddle loads)
 
 # isort: split
-import paddle  # noqa: E402
+import paddle
 
-from paddle_csrl.bank.feature_bank import FeatureBank  # noqa: E402
-from paddle_csrl.config import ZeroShotConfig  # noqa: E402
-from paddle_csrl.stages.calibration import Calibration  # noqa: E402
-from paddle_csrl.stages.classifier import calibrated_layer, train_classifier  # noqa: E402
-from paddle_csrl.stages.fit import fit  # noqa: E402
-from paddle_csrl.stages.generator import generate, train_generator  # noqa: E402
-from paddle_csrl.stages.seen_cost import settled  # noqa: E402
+from paddle_csrl.bank.feature_bank import FeatureBank
+from paddle_csrl.config import ZeroShotConfig
+from paddle_csrl.stages.calibration import Calibration
+from paddle_csrl.stages.classifier import calibrated_layer, train_classifier
+from paddle_csrl.stages.fit import fit
+from paddle_csrl.stages.generator import generate, train_generator
+from paddle_csrl.stages.seen_cost import settled
 
 CLASSES, UNSEEN_IDS, EMBED, FEATURE = 21, np.array([10, 14]), 300, 256
 SEEN_IDS = np.setdiff1d(np.arange(CLASSES), UNSEEN_IDS)
@@ -138,6 +136,7 @@ class ZS3Net:
     def __init__(self, embeddings: np.ndarray):
         import torch
 
+        sys.path.insert(0, os.path.join(ROOT, "tests"))
         from helpers import zs3_loop, zs3_network
 
         self.torch = torch
