@@ -13,13 +13,11 @@ from paddle_csrl.compare import statistics
 from paddle_csrl.compare.cells import read_scores
 from paddle_csrl.compare.curve import points
 from paddle_csrl.compare.plan import Cell, Plan
+from paddle_csrl.metrics import SCORES
 from paddle_csrl.pretraining import UNKNOWN, Pretraining, pretraining_of, recorded, summary
 from paddle_csrl.utils.io import asset
 
-#: The scores of a table's columns, by their key in ``scores.json``.
-SCORES = {"seen_miou": "seen mIoU", "unseen_miou": "unseen mIoU", "miou": "mIoU", "hiou": "hIoU"}
-
-#: Those of the seen–unseen curve, where the comparison asks for it.
+#: Further scores, of the seen–unseen curve, where the comparison asks for it.
 CURVE_SCORES = {"ausuc": "AUSUC", "best_hiou": "best hIoU"}
 
 #: What makes scores no plain zero-shot scores, by its key in ``scores.json``: what stands beside

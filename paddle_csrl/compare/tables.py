@@ -5,8 +5,9 @@ from dataclasses import dataclass, field
 
 import pandas as pd
 
-from paddle_csrl.compare.results import SCORES, Results, paper_table
+from paddle_csrl.compare.results import Results, paper_table
 from paddle_csrl.compare.statistics import Interval, summarize
+from paddle_csrl.metrics import SCORES
 from paddle_csrl.utils import atomic_path
 
 NONE = "–"

@@ -14,7 +14,7 @@ from paddle_csrl.builder import ZeroShotBuilder
 from paddle_csrl.config import ZeroShotConfig
 from paddle_csrl.evaluation.evaluate import evaluate_as_configured, new_evaluator
 from paddle_csrl.evaluation.pictures import PictureBook
-from paddle_csrl.metrics import score_table
+from paddle_csrl.metrics import SCORES, score_table
 from paddle_csrl.pretraining import Pretraining, pretraining_of, summary
 from paddle_csrl.utils import read_json, write_json
 from paddle_csrl.utils.io import json_number
@@ -96,8 +96,7 @@ def _show(builder: ZeroShotBuilder, scores: Mapping[str, Any], pretraining: Pret
 def describe(builder: ZeroShotBuilder, scores: dict[str, Any],
              pretraining: Pretraining) -> dict[str, Any]:
     """Return the content of ``metrics.json``: scores in [0, 1], classes, config, versions."""
-    means = {key: json_number(scores[key])
-             for key in ("seen_miou", "unseen_miou", "miou", "hiou", "pixel_accuracy")}
+    means = {key: json_number(scores[key]) for key in (*SCORES, "pixel_accuracy")}
     table = zip(builder.classes.names, scores["class_iou"], builder.classes.is_unseen.tolist())
     classes = [{"name": name, "iou": json_number(iou), "seen": not unseen}
                for name, iou, unseen in table]

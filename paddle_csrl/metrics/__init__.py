@@ -1,3 +1,3 @@
 """Scores of generalized zero-shot segmentation."""
 
-from paddle_csrl.metrics.zero_shot_evaluator import ZeroShotEvaluator, score_table
+from paddle_csrl.metrics.zero_shot_evaluator import SCORES, ZeroShotEvaluator, score_table

@@ -14,7 +14,8 @@ from paddle_csrl.utils.counts import BYTES, count_bytes
 
 Labels = np.ndarray | paddle.Tensor
 
-_SUMMARY = ("seen_miou", "unseen_miou", "miou", "hiou")
+#: What the scores over all classes are called, by their key.
+SCORES = {"seen_miou": "seen mIoU", "unseen_miou": "unseen mIoU", "miou": "mIoU", "hiou": "hIoU"}
 
 
 @register(EVALUATORS)
@@ -156,10 +157,10 @@ def score_table(class_names: Sequence[str], unseen: Sequence[bool] | np.ndarray,
     for name, is_unseen, iou in zip(class_names, unseen, scores["class_iou"]):
         kind = ("unseen, named" if name in named else "unseen") if is_unseen else "seen"
         table.add_row([name, kind, f"{100 * iou:.2f}"])
-    summary = PrettyTable(["seen mIoU", "unseen mIoU", "mIoU", "hIoU"])
+    summary = PrettyTable(list(SCORES.values()))
     if remark:
         table.title = summary.title = remark
-    summary.add_row([f"{100 * scores[key]:.2f}" for key in _SUMMARY])
+    summary.add_row([f"{100 * scores[key]:.2f}" for key in SCORES])
     return f"{table}\n{summary}"
 
 

@@ -14,6 +14,7 @@ import numpy as np
 
 from paddle_csrl.datasets.label_scan import read_image
 from paddle_csrl.errors import UserError
+from paddle_csrl.metrics import SCORES
 from paddle_csrl.pretraining import recorded, summary
 from paddle_csrl.run import CONFIG_FILE
 from paddle_csrl.stages import stage_names
@@ -24,8 +25,7 @@ from paddle_csrl.visualize.curves import Series, curve_plot
 
 REPORT_FILE = "report.html"
 
-_SCORES = {"seen_miou": "seen mIoU", "unseen_miou": "unseen mIoU", "miou": "mIoU",
-           "hiou": "hIoU", "pixel_accuracy": "pixel accuracy"}
+_SCORES = {**SCORES, "pixel_accuracy": "pixel accuracy"}
 _NO_LOSSES = ("Train/lr", "Train/batch_cost", "Train/reader_cost")
 
 #: By stage, the content of its ``stage.json``.
