@@ -16,7 +16,7 @@ from paddle_csrl.errors import UserError
 from paddle_csrl.models.trained_labels import IMAGENET, LabelSet, write_labels
 from paddle_csrl.utils import atomic_path
 from paddle_csrl.utils.record import checksum
-from paddle_csrl.utils.torch_file import read_legacy
+from paddle_csrl.utils.torch_file import RENAMED, read_legacy
 from paddle_csrl.utils.weights import load_state
 
 
@@ -48,7 +48,6 @@ RELEASES = {
 
 # The last layers are ImageNet's classifier; nothing here counts batches.
 _LEFT_OUT = re.compile(r"(_conv_head|_bn1|_fc)\.|.*\.num_batches_tracked$")
-_RENAMED = {"running_mean": "_mean", "running_var": "_variance"}
 
 
 def weights_file(pretrained: str) -> str:
@@ -131,4 +130,4 @@ def paddle_state(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 def _paddle_name(name: str) -> str:
     *parents, last = (part.removeprefix("_") for part in name.split("."))
-    return ".".join([*parents, _RENAMED.get(last, last)])
+    return ".".join([*parents, RENAMED.get(last, last)])

@@ -15,13 +15,12 @@ from paddle_csrl.datasets.class_names import CLASS_NAMES, find_class
 from paddle_csrl.errors import UserError
 from paddle_csrl.models import CSRLResNet101, DeepLabV3PPlain
 from paddle_csrl.models.trained_labels import IMAGENET, LabelSet
+from paddle_csrl.utils.torch_file import RENAMED
 
 KINDS = ("auto", "backbone", "deeplab")
 
 State = dict[str, np.ndarray]
 
-# PyTorch's names of what Paddle calls otherwise; all other names are the same in both.
-_RENAMED = {"running_mean": "_mean", "running_var": "_variance"}
 # The data set of a network, by its number of classes.
 _DATASETS = {21: "voc", 60: "context"}
 _CLASSIFIER = ("decoder.pred_conv.weight", "decoder.pred_conv.bias")
@@ -204,7 +203,7 @@ def _without_prefix(tensors: State, prefix: str) -> State:
 
 def _paddle_name(name: str) -> str:
     parent, _, last = name.rpartition(".")
-    return f"{parent}.{_RENAMED[last]}" if last in _RENAMED else name
+    return f"{parent}.{RENAMED[last]}" if last in RENAMED else name
 
 
 def _num_classes(tensors: State, wanted: int | None) -> int:

@@ -8,6 +8,9 @@ import numpy as np
 
 from paddle_csrl.errors import UserError
 
+#: PyTorch's names of what Paddle calls otherwise; all other names are the same in both.
+RENAMED = {"running_mean": "_mean", "running_var": "_variance"}
+
 _MAGIC = 0x1950A86A20F9469CFC6C
 _DTYPES = {"FloatStorage": "<f4", "LongStorage": "<i8"}
 
