@@ -153,8 +153,9 @@ def checks(args: argparse.Namespace) -> Iterator[bool]:
         yield compare_memory(folder, 30)
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+def start(description: str) -> argparse.Namespace:
+    """Read the command line, which val.py has, too, and print what is measured."""
+    parser = argparse.ArgumentParser(description=description.split("\n")[0])
     parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=list(NETWORKS))
     parser.add_argument("--images", type=int, default=8, help="images of a turn")
     parser.add_argument("--repeats", type=int, default=5)
@@ -164,7 +165,11 @@ def main() -> int:
     paddle.set_device("cpu")
     print(f"paddle {paddle.__version__}, images of {args.size[0]} x {args.size[1]}, median of "
           f"{args.repeats} turns of {args.images}", flush=True)
-    return 0 if all(list(checks(args))) else 1
+    return args
+
+
+def main() -> int:
+    return 0 if all(list(checks(start(__doc__)))) else 1
 
 
 if __name__ == "__main__":

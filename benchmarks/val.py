@@ -30,7 +30,7 @@ from _processes import AS_IT_COMES, Side, turns
 from paddleseg.datasets import Dataset
 from paddleseg.transforms import Normalize
 from paddleseg.utils import metrics
-from predict import CLASSES, NETWORKS
+from predict import CLASSES, NETWORKS, start
 
 from paddle_csrl.evaluation.evaluate import evaluate
 from paddle_csrl.metrics import ZeroShotEvaluator
@@ -88,16 +88,7 @@ def compare(name: str, root: str, args: argparse.Namespace) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=list(NETWORKS))
-    parser.add_argument("--images", type=int, default=8)
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--size", type=int, nargs=2, default=[375, 500], help="height and width")
-    args = parser.parse_args()
-
-    paddle.set_device("cpu")
-    print(f"paddle {paddle.__version__}, images of {args.size[0]} x {args.size[1]}, median of "
-          f"{args.repeats} turns of {args.images}", flush=True)
+    args = start(__doc__)
     with tempfile.TemporaryDirectory() as root:
         make_dataset(root, args.images, *args.size)
         for name in args.networks:

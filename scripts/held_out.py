@@ -27,9 +27,8 @@ from paddle_csrl.evaluation.evaluate import evaluate_as_configured
 from paddle_csrl.metrics import ZeroShotEvaluator
 from paddle_csrl.run import Run
 from paddle_csrl.run_folder import SHARED_STAGES
+from paddle_csrl.tuning.bank_trial import SCORES
 from paddle_csrl.utils import write_json
-
-SCORES = ("seen_miou", "unseen_miou", "hiou")
 
 
 def parse_args(argv=None) -> argparse.Namespace:
