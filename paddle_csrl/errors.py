@@ -50,6 +50,11 @@ def user_message(error: BaseException | None) -> str | None:
     return None
 
 
+def one_line(error: BaseException) -> str:
+    """Return what another library says of a mistake, for the one line of a ``UserError``."""
+    return " ".join(str(error).split())
+
+
 def _shown(text: str) -> str:
     """Without control characters; of a long one the beginning and the end, which says the fix."""
     text = _CONTROL.sub(lambda match: ascii(match[0])[1:-1], text)

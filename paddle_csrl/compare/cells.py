@@ -19,7 +19,7 @@ from paddle_csrl.compare.curve import COSTS, curve
 from paddle_csrl.compare.plan import Cell, Plan
 from paddle_csrl.config.schema import AUTO
 from paddle_csrl.core.train import run_stages, write_config
-from paddle_csrl.errors import is_unwritable, user_message
+from paddle_csrl.errors import is_unwritable, one_line, user_message
 from paddle_csrl.evaluation.layers import sampled_margins, score_layers
 from paddle_csrl.evaluation.score import describe
 from paddle_csrl.metrics import ZeroShotEvaluator
@@ -126,7 +126,7 @@ class _Group:
             reason = user_message(error)
             if reason is None:
                 logger.error(traceback.format_exc())
-                text = " ".join(str(error).split()) or "no message"
+                text = one_line(error) or "no message"
                 reason = f"{type(error).__name__}: {text[-300:]}"
             for cell in cells:
                 logger.error(f"[compare] {cell} failed: {reason}")

@@ -16,7 +16,7 @@ from paddleseg.utils.utils import CachedProperty
 
 from paddle_csrl.config.wording import join, unknown_key
 from paddle_csrl.datasets import trial
-from paddle_csrl.errors import UserError, user_message
+from paddle_csrl.errors import UserError, one_line, user_message
 
 #: What components are called, and where they are registered, in the order of PaddleSeg's search.
 _REGISTRIES = {"model": manager.MODELS, "backbone": manager.BACKBONES,
@@ -49,7 +49,7 @@ class UserErrorBuilder(SegBuilder):
             return super().build_component(cfg)
         except RuntimeError as error:
             raise UserError(user_message(error) or f"could not make {cfg.get('type')}: "
-                            f"{' '.join(str(error.__context__ or error).split())}") from error
+                            f"{one_line(error.__context__ or error)}") from error
 
     @CachedProperty
     def optimizer(self) -> paddle.optimizer.Optimizer:
@@ -58,8 +58,8 @@ class UserErrorBuilder(SegBuilder):
             return SegBuilder.optimizer.func(self)
         except (ArithmeticError, AssertionError, LookupError, RuntimeError, TypeError,
                 ValueError) as error:
-            raise UserError(f"could not make `optimizer` with `lr_scheduler`: "
-                            f"{' '.join(str(error).split())}") from error
+            raise UserError(
+                f"could not make `optimizer` with `lr_scheduler`: {one_line(error)}") from error
 
 
 def once(trial: Callable[..., None]) -> Callable[..., None]:

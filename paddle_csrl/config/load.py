@@ -21,7 +21,7 @@ from paddle_csrl import limits
 from paddle_csrl.config.components import check_components, try_losses, try_transforms
 from paddle_csrl.config.schema import SECTIONS, Section, Settings, StageSection
 from paddle_csrl.config.wording import missing, user_error
-from paddle_csrl.errors import UserError
+from paddle_csrl.errors import UserError, one_line
 from paddle_csrl.utils.yaml_files import read_yaml
 
 AnySection = TypeVar("AnySection", bound=Section)
@@ -123,7 +123,7 @@ class ZeroShotConfig(Config):
             super().__init__(path)
         except (AssertionError, RuntimeError) as error:
             cause = error.__cause__ or error.__context__ or error
-            raise UserError(f"{path}: {' '.join(str(cause).split())}") from None
+            raise UserError(f"{path}: {one_line(cause)}") from None
         self.settings = _typed_settings(self.dic, path)  # with what PaddleSeg's rules completed
         self.given = copy.deepcopy(self.dic)
 

@@ -14,7 +14,7 @@ from paddle_csrl import parallel, stopping
 from paddle_csrl.classes import CLASSES_FILE
 from paddle_csrl.config import ZeroShotConfig
 from paddle_csrl.core import preflight
-from paddle_csrl.errors import is_unwritable
+from paddle_csrl.errors import is_unwritable, one_line
 from paddle_csrl.evaluation.pictures import can_draw
 from paddle_csrl.evaluation.score import (
     audit_line,
@@ -144,7 +144,7 @@ def _report(run: Run) -> None:
         with contextlib.suppress(OSError):
             os.remove(os.path.join(run.save_dir, REPORT_FILE))
         logger.warning(f"no {REPORT_FILE} was written ({type(error).__name__}: "
-                       f"{' '.join(str(error).split())}); the run is finished, and `python "
+                       f"{one_line(error)}); the run is finished, and `python "
                        f"tools/visualize.py report --run {run.save_dir}` tries again")
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from paddle_csrl.errors import UserError
+from paddle_csrl.errors import UserError, one_line
 from paddle_csrl.limits import MOST_PIXELS
 from paddle_csrl.utils.randomness import seeded
 
@@ -73,8 +73,8 @@ def blame(error: Exception, transforms: Any, path: str) -> None:
 
 
 def _failed(transform: Any, place: str, image: str, error: Exception) -> UserError:
-    return UserError(f"`{place}`: {type(transform).__name__} fails on {image} "
-                     f"({' '.join(str(error).split())}); look at its arguments")
+    return UserError(f"`{place}`: {type(transform).__name__} fails on {image} ({one_line(error)}); "
+                     f"look at its arguments")
 
 
 def is_known(transform: Any) -> bool:

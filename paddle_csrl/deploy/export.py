@@ -20,7 +20,7 @@ from paddle_csrl.config import ZeroShotConfig
 from paddle_csrl.deploy.exported import ONNX_EXTRA, DeployInfo, fit_to_shape, load_backend
 from paddle_csrl.deploy.images import ImageReader
 from paddle_csrl.deploy.model import DeployBuilder
-from paddle_csrl.errors import UserError
+from paddle_csrl.errors import UserError, one_line
 from paddle_csrl.limits import MOST_PIXELS
 from paddle_csrl.run import CONFIG_FILE
 from paddle_csrl.utils import make_folder, write_json, write_text
@@ -241,8 +241,7 @@ def _require_paddle2onnx(opset: int) -> None:
         raise UserError(f"--format onnx needs the package {error.name}: {ONNX_EXTRA}") from None
     except ValueError as error:  # paddle2onnx refuses a Paddle that it does not fit
         raise UserError(f"--format onnx: the installed paddle2onnx does not fit Paddle "
-                        f"{paddle.__version__} ({' '.join(str(error).split())[:120]}): "
-                        f"{ONNX_EXTRA}") from None
+                        f"{paddle.__version__} ({one_line(error)[:120]}): {ONNX_EXTRA}") from None
 
 
 def _images(builder: DeployBuilder, shape: list[int],

@@ -16,7 +16,7 @@ from paddle_csrl import parallel, visualize
 from paddle_csrl.classes import ClassTable
 from paddle_csrl.datasets.file_format import OF_DEEP
 from paddle_csrl.deploy.images import ImageFile, ImageReader, Sample, find_images, read_ahead
-from paddle_csrl.errors import UserError, is_unwritable
+from paddle_csrl.errors import UserError, is_unwritable, one_line
 from paddle_csrl.evaluation.evaluate import AUGMENTED_KEYS
 from paddle_csrl.utils import atomic_path, make_folder, progress
 from paddle_csrl.utils.precision import autocast
@@ -171,7 +171,7 @@ def predict_images(image_path: str, results: ResultFiles, reader: ImageReader,
         if is_unwritable(error):
             raise error
         if error:
-            failed[image.path] = " ".join(str(error).split())[:300] or type(error).__name__
+            failed[image.path] = one_line(error)[:300] or type(error).__name__
     failed = parallel.collect_texts(failed)
     total = len(every) if parallel.is_first() else len(images)
     _report(total, failed, results)

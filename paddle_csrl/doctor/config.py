@@ -23,7 +23,7 @@ from paddle_csrl.datasets.data_folder import data_opts
 from paddle_csrl.doctor import installation
 from paddle_csrl.doctor.installation import OK, PROBLEM, WARNING, Finding, check_capability, size
 from paddle_csrl.embeddings import resolve_class_embeddings, takes_attributes, under_other_names
-from paddle_csrl.errors import user_message
+from paddle_csrl.errors import one_line, user_message
 from paddle_csrl.models.named_weights import RELEASES, weights_file
 from paddle_csrl.pretraining import pretraining_of, summary, weights_in
 from paddle_csrl.run import Run
@@ -76,7 +76,7 @@ def attempt(subject: str, check: Callable[[], list[Finding]]) -> list[Finding]:
         message = user_message(error)
         if message:
             return [Finding(PROBLEM, subject, message)]
-        message = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+        message = f"{type(error).__name__}: {one_line(error)[:300]}"
         return [Finding(PROBLEM, subject, message, "nothing was expected to fail like this; "
                         "tools/train.py shows where it comes from")]
 

@@ -8,7 +8,7 @@ import numpy as np
 import paddle
 from paddle import nn
 
-from paddle_csrl.errors import UserError
+from paddle_csrl.errors import UserError, one_line
 from paddle_csrl.utils.arrays import read_npz, save_arrays
 from paddle_csrl.utils.precision import autocast
 from paddle_csrl.utils.record import require_unchanged
@@ -84,7 +84,7 @@ def _makes_the_logits(model: nn.Layer, layer: nn.Conv2D, num_classes: int) -> bo
             logits = model(image)
     except Exception as error:
         raise UserError(f"{type(model).__name__} did not run on an image of {PROBE_SIZE}² pixels "
-                        f"({' '.join(str(error).split())[-200:]}); name its last layer with "
+                        f"({one_line(error)[-200:]}); name its last layer with "
                         f"`{_OPTION}`") from error
     finally:
         hook.remove()

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 from paddle_csrl import limits
-from paddle_csrl.errors import UserError
+from paddle_csrl.errors import UserError, one_line
 from paddle_csrl.utils import atomic_path, progress
 
 #: Far above any image or label, far below what memory holds.
@@ -61,7 +61,7 @@ def walk(path: str, title: str) -> Iterator[Member]:
 
 
 def _torn(path: str, error: Exception) -> UserError:
-    reason = " ".join(str(error).split())[:120] or type(error).__name__
+    reason = one_line(error)[:120] or type(error).__name__
     return UserError(f"{path} is not a whole archive or folder ({reason}); get it again")
 
 

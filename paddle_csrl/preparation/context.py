@@ -18,7 +18,7 @@ from paddleseg.utils import logger
 
 from paddle_csrl.datasets import sources
 from paddle_csrl.datasets.class_names import CLASS_NAMES
-from paddle_csrl.errors import UserError
+from paddle_csrl.errors import UserError, one_line
 from paddle_csrl.preparation import archives, label_files, matlab
 from paddle_csrl.preparation.rle import decode_mask
 from paddle_csrl.utils import make_folder, progress
@@ -224,7 +224,7 @@ def _read_json(path: str) -> tuple[dict[str, list[str]], Iterator[_Label]]:
         raise
     except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(f"{path} is not a whole trainval_merged.json ({type(error).__name__}: "
-                        f"{' '.join(str(error).split())[:120]}); {LABELS_ADVICE}") from None
+                        f"{one_line(error)[:120]}); {LABELS_ADVICE}") from None
 
     def labels() -> Iterator[_Label]:
         for number, (name, phase, size) in progress(images.items(), "Context labels"):

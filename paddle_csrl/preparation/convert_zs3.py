@@ -12,7 +12,7 @@ from packaging.version import Version
 from paddle import nn
 
 from paddle_csrl.datasets.class_names import CLASS_NAMES, find_class
-from paddle_csrl.errors import UserError
+from paddle_csrl.errors import UserError, one_line
 from paddle_csrl.models import CSRLResNet101, DeepLabV3PPlain
 from paddle_csrl.models.trained_labels import IMAGENET, LabelSet
 from paddle_csrl.utils.torch_file import RENAMED
@@ -93,7 +93,7 @@ def read_torch(path: str) -> State:
         return {name: tensor.detach().float().numpy() for name, tensor in tensors.items()}
     except (RuntimeError, TypeError) as error:  # of sparse tensors and the like
         raise UserError(f"{path} holds tensors that are no plain arrays "
-                        f"({' '.join(str(error).split())[:120]}); give a checkpoint of ZS3Net's "
+                        f"({one_line(error)[:120]}); give a checkpoint of ZS3Net's "
                         f"releases") from None
 
 

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from paddle_csrl.errors import UserError
+from paddle_csrl.errors import UserError, one_line
 
 _HEADER_BYTES = 128
 #: Once unpacked; SBD's and Context's have at most 2 MB.
@@ -44,7 +44,7 @@ def read_mat_labels(content: bytes, place: str, *keys: str) -> np.ndarray:
         labels = _find(content, *keys)
     except (ValueError, LookupError, struct.error, zlib.error) as error:
         raise UserError(f"{place} is no MATLAB file with {'.'.join(keys)} "
-                        f"({' '.join(str(error).split())[:120]}); get it again") from None
+                        f"({one_line(error)[:120]}); get it again") from None
     with np.errstate(invalid="ignore"):  # what is no number is no whole number either
         whole = labels.astype(np.int64)
     if labels.ndim != 2 or not labels.size or (labels != whole).any():

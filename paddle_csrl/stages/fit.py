@@ -22,7 +22,7 @@ from paddle_csrl import parallel, stopping
 from paddle_csrl.bank.batches import FeatureBatches
 from paddle_csrl.builder import UserErrorBuilder
 from paddle_csrl.config.schema import TrainedSection
-from paddle_csrl.errors import UserError
+from paddle_csrl.errors import UserError, one_line
 from paddle_csrl.stages.base import StageContext
 from paddle_csrl.stages.checkpoints import (
     Checkpoints,
@@ -88,7 +88,7 @@ def _try_step(builder: TrainingBuilder) -> None:
         (0 * builder.model(paddle.zeros([1, 1]))).backward()
         optimizer.step()
     except Exception as error:  # Paddle looks at some arguments then
-        raise UserError(f"`optimizer` makes no step ({' '.join(str(error).split())}); look at its "
+        raise UserError(f"`optimizer` makes no step ({one_line(error)}); look at its "
                         f"arguments") from error
     if not all(bool(paddle.isfinite(value).all()) for value in builder.model.parameters()):
         raise UserError("`optimizer` turns weights without a gradient into no finite numbers; look "

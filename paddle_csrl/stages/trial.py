@@ -7,7 +7,7 @@ from typing import Any
 import paddle
 
 from paddle_csrl.config.schema import TrainedSection
-from paddle_csrl.errors import UserError
+from paddle_csrl.errors import UserError, one_line
 from paddle_csrl.stages.fit import TrainingBuilder, batch_of
 
 
@@ -65,8 +65,8 @@ def try_terms(compute: Callable[[], list[paddle.Tensor]], loss: dict[str, Any], 
         terms = compute()
         paddle.add_n([term.sum() for term in terms]).backward()
     except Exception as error:  # each loss has its own way to refuse what it is not made for
-        raise UserError(f"{names} fails on {given} ({' '.join(str(error).split())}); name another "
-                        f"loss or mend its arguments") from error
+        raise UserError(f"{names} fails on {given} ({one_line(error)}); name another loss "
+                        f"or mend its arguments") from error
     for term in terms:
         if term.size != 1:
             raise UserError(f"{names} gives {list(term.shape)} values on {given}, where one number "

@@ -6,7 +6,7 @@ from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
-from paddle_csrl.errors import UserError
+from paddle_csrl.errors import UserError, one_line
 
 #: PyTorch's names of what Paddle calls otherwise; all other names are the same in both.
 RENAMED = {"running_mean": "_mean", "running_var": "_variance"}
@@ -83,7 +83,7 @@ def read_legacy(path: str) -> dict[str, np.ndarray]:
     except (pickle.UnpicklingError, ValueError, TypeError, KeyError, IndexError, AttributeError,
             EOFError, UnicodeDecodeError) as error:
         raise UserError(f"{path} is no whole state dict of PyTorch's, and nothing in it was run "
-                        f"({' '.join(str(error).split())[:200]})") from None
+                        f"({one_line(error)[:200]})") from None
 
 
 def _read(file: BinaryIO) -> dict[str, np.ndarray]:

@@ -16,7 +16,7 @@ from typing import Any, BinaryIO, NoReturn
 
 import numpy as np
 
-from paddle_csrl.errors import UserError
+from paddle_csrl.errors import UserError, one_line
 from paddle_csrl.utils.record import require_unchanged
 
 #: What protocols 2 to 4 write for numbers, texts, bytes, lists, tuples, dicts and references, and
@@ -80,7 +80,7 @@ def not_whole(path: str, error: Exception) -> UserError:
 
 def _shown(error: Exception) -> str:
     """Shorten what an error says, a part of the file perhaps, to a line of plain characters."""
-    text = " ".join(str(error).split())[:120] or type(error).__name__
+    text = one_line(error)[:120] or type(error).__name__
     return text if text.isprintable() else ascii(text)
 
 

@@ -10,7 +10,7 @@ import yaml
 from paddleseg.utils import utils
 
 from paddle_csrl import limits
-from paddle_csrl.errors import UserError
+from paddle_csrl.errors import UserError, one_line
 
 _INT = "tag:yaml.org,2002:int"
 
@@ -86,7 +86,7 @@ def read_yaml(path: str) -> Any:
     except OSError:
         raise
     except Exception as error:  # PyYAML raises many types for values that do not fit their tags
-        raise UserError(f"{path} is not well-formed YAML: {' '.join(str(error).split())}") from None
+        raise UserError(f"{path} is not well-formed YAML: {one_line(error)}") from None
 
 
 @functools.lru_cache(maxsize=64)
