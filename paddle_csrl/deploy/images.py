@@ -58,10 +58,16 @@ def find_images(image_path: str, skipped: Iterable[str] = ()) -> list[ImageFile]
         UserError: there is nothing at the path, or no image.
     """
     if os.path.isdir(image_path):
-        paths = list(_walk(image_path, {os.path.realpath(folder) for folder in skipped}))
+        files = list(_walk(image_path, {os.path.realpath(folder) for folder in skipped}))
+        paths = [path for path in files if path.lower().endswith(SUFFIXES)]
         if not paths:
             raise UserError(f"--image_path {image_path}: no file in this folder ends in "
                             f"{', '.join(SUFFIXES)}")
+        others = sorted({*files}.difference(paths))
+        if others:  # a telephone's .heic among them
+            logger.warning(f"--image_path {image_path}: {len(others)} of {len(files)} files are "
+                           f"passed over, such as {others[0]}; images end in "
+                           f"{', '.join(SUFFIXES)}")
         return _named(paths, image_path)
     if not os.path.isfile(image_path):
         raise UserError(f"--image_path {image_path}: no such file or folder")
@@ -80,7 +86,7 @@ def _walk(folder: str, skipped: set) -> Iterator[str]:
                 logger.warning(f"--image_path {folder}: the linked folder "
                                f"{os.path.join(parent, name)} is not searched; name it itself")
         for name in sorted(names):
-            if name.lower().endswith(SUFFIXES) and not name.startswith("."):
+            if not name.startswith("."):
                 yield os.path.join(parent, name)
 
 

@@ -491,16 +491,18 @@ def test_results_fit_what_viewers_show(tmp_path, kind, orientation):
     assert np.array_equal(read(tmp_path / "out/label_prediction/photo.png"), shown)
 
 
-def test_linked_folders_and_deep_images_are_told(deployed, photos, tmp_path, capsys):
+def test_linked_folders_deep_images_and_other_files_are_told(deployed, photos, tmp_path, capsys):
     folder = tmp_path / "in"
     folder.mkdir()
     (folder / "linked").symlink_to(photos)
     shutil.copy(f"{photos}/a.jpg", folder / "a.jfif")
     cv2.imwrite(str(folder / "deep.png"), np.full((40, 50, 3), 2047, np.uint16))
     cv2.imwrite(str(folder / "deep.tif"), np.full((40, 50, 3), 0.5, np.float32))
+    (folder / "a.heic").write_bytes(b"photo")
     assert run(deployed, folder, tmp_path / "out")["predicted"] == 3
     printed = capsys.readouterr().out
     assert f"the linked folder {folder / 'linked'} is not searched" in printed
+    assert f"1 of 4 files are passed over, such as {folder / 'a.heic'}; images end in" in printed
     assert f"2 images are not of 8 bits, such as {folder / 'deep.png'}" in printed
 
 
