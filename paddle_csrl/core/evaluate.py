@@ -6,9 +6,11 @@ from typing import Any
 
 from paddleseg.utils import logger
 
-from paddle_csrl.builder import ZeroShotBuilder
+from paddle_csrl.builder import ZeroShotBuilder, classes_beside
+from paddle_csrl.classes import CLASSES_FILE
 from paddle_csrl.config import ZeroShotConfig
 from paddle_csrl.core import preflight
+from paddle_csrl.errors import UserError
 from paddle_csrl.evaluation.score import score
 from paddle_csrl.utils import make_folder, make_folder_of
 from paddle_csrl.utils.weights import load_state, set_weights
@@ -38,7 +40,8 @@ def evaluate(config: str, model_path: str, *, opts: Sequence[str] = (),
         The content of ``metrics.json``: IoUs in [0, 1], by class and as means.
 
     Raises:
-        UserError: a mistake in the config, the data or the weights.
+        UserError: a mistake in the config, the data or the weights; or these were trained with
+            other classes, as the file beside them says.
     """
     read = ZeroShotConfig(config, opts=opts, overrides=dict(overrides or {}))
     state = load_state(model_path)  # before the data, which may have to be drawn
@@ -47,9 +50,27 @@ def evaluate(config: str, model_path: str, *, opts: Sequence[str] = (),
         logger.warning("; ".join(warning))
     model = builder.new_segmentor(pretrained=False)
     set_weights(model, state, model_path)
+    _require_trained_classes(builder, model_path)
     if out:
         make_folder_of(out, "--out")
     if picture_dir:
         make_folder(picture_dir, "--picture_dir")
     return score(builder, model, out and os.path.normpath(out), picture_dir,
                  model_path=model_path)
+
+
+def _require_trained_classes(builder: ZeroShotBuilder, model_path: str) -> None:
+    """Refuse to score classes as others than those they were in training."""
+    trained, given = classes_beside(builder.config, model_path), builder.classes
+    if trained is None:
+        return
+    for number, (old, new) in enumerate(zip(trained.names, given.names)):
+        if old != new:
+            raise UserError(f"{CLASSES_FILE} beside {model_path} calls class {number} {old}, but "
+                            f"`zero_shot.class_names` {new}; give the names of training there, "
+                            f"and those of the labels as `zero_shot.label_names`")
+    if trained.unseen_names != given.unseen_names:
+        raise UserError(f"{CLASSES_FILE} beside {model_path} has the unseen classes "
+                        f"{', '.join(trained.unseen_names)}, but `zero_shot.unseen` is "
+                        f"{', '.join(given.unseen_names)}; score it with --opts "
+                        f"\"zero_shot.unseen={trained.unseen_names}\"")

@@ -418,6 +418,16 @@ def test_val_of_other_weights(capsys, own, finished, name, says):
           out=str(own.tmp / "scores.json"))
 
 
+@pytest.mark.parametrize("opt, says", [
+    ("zero_shot.unseen=cat", ["classes cow, car, but `zero_shot.unseen` is cat; score it with "
+                              "--opts \"zero_shot.unseen=['cow', 'car']\""]),
+    ("zero_shot.class_names=['background', 'dog', 'cat', 'cow', 'car']",
+     ["classes.json beside ", "class 1 cat, but `zero_shot.class_names` dog"]),
+])
+def test_val_of_other_classes_than_those_of_training(capsys, own, opt, says):
+    check(capsys, own, says, opt, main=val.main)
+
+
 @pytest.mark.parametrize("stage", ["segmentor", "generator"])
 def test_torn_weights_of_a_stage(capsys, own, stage):
     """A stage that reads a torn file says so; the later stages' results stay."""
