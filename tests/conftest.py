@@ -94,19 +94,20 @@ def impatient_files():
 def unpacked_vectors():
     """The vectors of the package are unpacked once, not for every builder of the tests."""
     from paddle_csrl.embeddings import readers
-    from paddle_csrl.embeddings.resolve import GLOVE100
+    from paddle_csrl.embeddings.resolve import SHIPPED
 
     read = readers.read_npz
 
     @functools.cache
-    def glove() -> dict[str, np.ndarray]:
-        arrays = read(GLOVE100)
+    def shipped(path: str) -> dict[str, np.ndarray]:
+        arrays = read(path)
         for array in arrays.values():
             array.setflags(write=False)
         return arrays
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(readers, "read_npz", lambda path: glove() if path == GLOVE100 else read(path))
+        patch.setattr(readers, "read_npz", lambda path: (
+            shipped if path in SHIPPED.values() else read)(path))
         yield
 
 

@@ -136,7 +136,8 @@ class Embeddings(Section):
         "`.vec`, `.npz` with `names` and `vectors`, or `.npy` with its rows' names in a `.txt` "
         "beside it; `attributes`: the data set's own attribute vectors (AttributeShapes has "
         "some); null or `glove100`: the GloVe-100 vectors of 40,000 words that come with the "
-        "project. Of a list, every class has a vector in each, scaled to length 1, and they are "
+        "project; `minilm`: those of a sentence encoder for the same words, which come with it, "
+        "too. Of a list, every class has a vector in each, scaled to length 1, and they are "
         "joined, as SPNet does with word2vec and fastText")
     normalize: bool = key(True, "scale embeddings to length 1")
     words: Annotated[dict[Any, Any], MAY_BE_NULL] = key(

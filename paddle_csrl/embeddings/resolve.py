@@ -3,7 +3,7 @@
 A class name is looked up by these rules, the first that succeeds; a name that lists synonyms
 (``"screen;silver screen"``) tries each rule on every synonym before the next rule:
 
-0. ``usual``: of the vectors that come with the package, where rare words have poor vectors, an
+0. ``usual``: of the vectors that come with the package, where rare words have poor ones, an
    alias of one word that is at least ``RARER`` times as frequent as the name: ``airplane`` for
    ``aeroplane``. What ``words`` names is taken as it is.
 1. ``exact``: the name as written.
@@ -34,8 +34,9 @@ from paddle_csrl.errors import UserError
 from paddle_csrl.utils import progress
 from paddle_csrl.utils.io import asset
 
-#: The vectors that come with the package; see ``paddle_csrl/assets/glove/README.md``.
-GLOVE100 = asset("glove", "glove100.npz")
+#: The vectors that come with the package, by the names that stand for their paths; the folders say
+#: where they are from.
+SHIPPED = {"glove100": asset("glove", "glove100.npz"), "minilm": asset("minilm", "minilm.npz")}
 
 #: Names that many word-vector files lack, or that the later rules would misread, by what stands
 #: in for them; the keys are without blanks and dashes.
@@ -112,9 +113,8 @@ def load_class_embeddings(class_names: Sequence[str], path: str | Sequence[str] 
 
     Args:
         class_names (list[str]): C names.
-        path (str, optional): a file as in ``read_vectors``; None or ``"glove100"`` for the
-            vectors that come with the package, 40,000 words of GloVe 100-d. Of several, a list,
-            the embeddings are joined as by ``join_spaces``.
+        path (str, optional): a file as in ``read_vectors``, or of ``SHIPPED``; None for
+            ``"glove100"``. Of several, a list, the embeddings are joined as by ``join_spaces``.
         normalize (bool): scale each class vector to unit L2 norm, after averaging its words and
             joining its files.
         words (dict[str, str], optional): class name to the word or words to look up instead.
@@ -193,11 +193,12 @@ def find_words(class_names: Sequence[str], path: str | None = None,
     """
     words = words or {}
     names = names_to_look_up(class_names, words)
-    path = GLOVE100 if path in (None, "glove100") else path
-    wanted, best = spellings(names), {_synonyms(name)[0] for name in names}
+    path = path or "glove100"
+    path = SHIPPED.get(path, path)
+    wanted, best = spellings(names), {synonyms(name)[0] for name in names}
     kept = read_vectors(path, lambda word: word.casefold() in wanted,
                         lambda kept: best <= kept.keys())
-    as_written, vocabulary = Vocabulary(kept), Vocabulary(kept, path == GLOVE100)
+    as_written, vocabulary = Vocabulary(kept), Vocabulary(kept, path in SHIPPED.values())
     resolutions = [_resolve(name, as_written if class_name in words else vocabulary)
                    for class_name, name in zip(class_names, names)]
     found = list(filter(None, resolutions))
@@ -268,7 +269,7 @@ class _Recorder(Vocabulary):
 
 def _resolve(name: str, vocabulary: Vocabulary) -> Resolution | None:
     for rule, look_up in _RULES.items():
-        for synonym in _synonyms(name):
+        for synonym in synonyms(name):
             words = look_up(synonym, vocabulary)
             if words:
                 return Resolution(rule, words)
@@ -297,13 +298,13 @@ def _folded(name: str, vocabulary: Vocabulary) -> list[str]:
 
 
 def _phrase(name: str, vocabulary: Vocabulary) -> list[str]:
-    parts = _parts(name)
+    parts = name_parts(name)
     found = (vocabulary.find(separator.join(parts)) for separator in ("_", "-", ""))
     return list(itertools.islice(filter(None, found), 1))
 
 
 def _alias(name: str, vocabulary: Vocabulary) -> list[str]:
-    target = ALIASES.get("".join(_parts(name)).casefold())
+    target = ALIASES.get("".join(name_parts(name)).casefold())
     return _first(target, vocabulary, _folded, _phrase, _mean, _inflection) if target else []
 
 
@@ -314,7 +315,7 @@ def _spelling(name: str, vocabulary: Vocabulary) -> list[str]:
 
 
 def _mean(name: str, vocabulary: Vocabulary) -> list[str]:
-    parts = _parts(name)
+    parts = name_parts(name)
     found = [_word(part, vocabulary) for part in parts if part.casefold() not in FILLERS]
     return sum(found, []) if len(parts) > 1 and all(found) else []
 
@@ -350,11 +351,11 @@ def _first(name: str, vocabulary: Vocabulary, *rules: Callable) -> list[str]:
     return next(filter(None, (rule(name, vocabulary) for rule in rules)), [])
 
 
-def _parts(name: str) -> list[str]:
+def name_parts(name: str) -> list[str]:
     return [part for part in _SEPARATORS.split(name) if part]
 
 
-def _synonyms(name: str) -> list[str]:
+def synonyms(name: str) -> list[str]:
     return [part for part in re.split(r"\s*[;,]\s*", name.strip()) if part]
 
 
@@ -372,7 +373,7 @@ def names_to_look_up(class_names: Sequence[str], words: Mapping[str, str]) -> li
                             f"{_suggest(nearest, 'use the class names')}")
     names = [words.get(name, name) for name in class_names]
     for class_name, name in zip(class_names, names):
-        if not isinstance(name, str) or not any(map(_parts, _synonyms(name))):
+        if not isinstance(name, str) or not any(map(name_parts, synonyms(name))):
             raise UserError(f"class {class_name!r}: {name!r} is no word to look up; give text")
         require_length(name, f"the words of class {class_name[:20]}")
     if not names:
@@ -383,7 +384,7 @@ def names_to_look_up(class_names: Sequence[str], words: Mapping[str, str]) -> li
 def _raise_missing(missing: Sequence[tuple[str, str]], path: str,
                    vocabulary: Vocabulary) -> None:
     """Report (class name, name looked up) pairs, with their neighbours from a second pass."""
-    unknown = {name: [part for synonym in _synonyms(name) for part in _parts(synonym)
+    unknown = {name: [part for synonym in synonyms(name) for part in name_parts(synonym)
                       if not _word(part, vocabulary)] for _, name in missing[:_MAX_REPORTED]}
     neighbours = _neighbours(path, itertools.chain(*unknown.values()))
     reports = []

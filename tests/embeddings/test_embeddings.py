@@ -328,7 +328,7 @@ def test_relations_of_the_shipped_vectors():
 
 
 def test_shipped_file_is_small():
-    assert os.path.getsize(resolve.GLOVE100) <= 5 * 2**20
+    assert os.path.getsize(resolve.SHIPPED["glove100"]) <= 5 * 2**20
 
 
 #: By eye from the published text: the last of three words is one of those that are not rounded.
@@ -353,7 +353,7 @@ def test_shipped_words_and_cosines_are_those_of_the_full_file():
     with gzip.open(GLOVE, "rt", encoding="utf-8") as file:
         rows = [line.split() for line in itertools.islice(file, 40_000)]
     names, full = [row[0] for row in rows], np.array([row[1:] for row in rows], np.float32)
-    shipped = np.load(resolve.GLOVE100)
+    shipped = np.load(resolve.SHIPPED["glove100"])
     assert shipped["names"][:40_000].tolist() == names
     full, own = (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
                  for vectors in (full, shipped["vectors"][:40_000].astype(np.float32)))
@@ -417,7 +417,7 @@ def test_the_usual_spelling_is_five_times_as_frequent(tmp_path, monkeypatch, ran
     write_glove(path, words, np.eye(20, dtype=np.float32))
     how = resolve.resolve_class_embeddings(["aeroplane"], path)[1]
     assert how == ["exact: aeroplane"]  # a file of one's own may have a good vector of it
-    monkeypatch.setattr(resolve, "GLOVE100", path)
+    monkeypatch.setitem(resolve.SHIPPED, "glove100", path)
     how = resolve.resolve_class_embeddings(["aeroplane"])[1]
     assert how == ["usual: airplane" if taken else "exact: aeroplane"]
 
@@ -587,3 +587,31 @@ def test_words_describe_a_class_by_attributes():
 def test_words_that_describe_nothing_are_refused(words, message):
     with pytest.raises(UserError, match=message):
         of_attributes(words)
+
+
+# The vectors of a sentence encoder that come with the package
+
+
+def test_shipped_sentence_vectors_have_the_words_of_the_others_and_built_in_names():
+    words, sentences = (np.load(resolve.SHIPPED[name]) for name in ("glove100", "minilm"))
+    assert sentences["vectors"].shape == (len(sentences["names"]), 256)
+    np.testing.assert_array_equal(sentences["names"][:len(words["names"])], words["names"])
+    names = sorted(set().union(*CLASS_NAMES.values()))
+    _, how = resolve.resolve_class_embeddings(names, "minilm")
+    assert {text.split(":")[0] for text in how} <= {"exact", "case-folded", "usual", "phrase"}
+
+
+@pytest.mark.parametrize("name, near, far", [
+    ("pavement", "road", "bicyclist"), ("bicyclist", "pedestrian", "sky"), ("cow", "sheep", "car"),
+    ("stop sign", "traffic light", "giraffe"), ("diningtable", "chair", "aeroplane")])
+def test_sentence_vectors_have_alike_things_near(name, near, far):
+    one, alike, other = load_class_embeddings([name, near, far], "minilm")
+    assert one @ alike > one @ other + 0.1
+
+
+def test_sentence_vectors_and_words_weigh_the_same():
+    names = ["cow", "sheep", "car"]
+    joined = load_class_embeddings(names, ["glove100", "minilm"])
+    apart = [load_class_embeddings(names, path) for path in ("glove100", "minilm")]
+    np.testing.assert_allclose(joined @ joined.T, np.mean([one @ one.T for one in apart], axis=0),
+                               atol=1e-5)
