@@ -184,7 +184,7 @@ def custom(root: str, cache: str, name: str = os.path.join("_base_", "custom"),
                                  "size": (48, 56), **kwargs})
     return _recipe(
         name, cache, TINY_NETWORK, *_roots(data), _crop(32), "zero_shot.unseen=cow,car",
-        f"zero_shot.class_names={data}/classes.txt",
+        f"zero_shot.class_names={data}/classes.txt", "zero_shot.embeddings.path=null",
         f"train_dataset.train_path={data}/train.txt", "train_dataset.num_classes=5",
         f"val_dataset.val_path={data}/val.txt", "val_dataset.num_classes=5")
 
