@@ -29,7 +29,7 @@ Stream = io.BufferedReader | gzip.GzipFile
 
 _FORMATS = ("GloVe or fastText text (.txt, .vec), word2vec text or binary (.bin), any of them "
             "gzipped (.gz), .npz with `names` and `vectors`, or .npy beside a .txt of its rows' "
-            "names")
+            "names; or glove100 or minilm, which come with the project")
 _HEADER = re.compile(rb"(\d{1,18})\s+(\d{1,18})\s*")
 _CONTROL = re.compile(rb"[\x00-\x08\x0e-\x1f\x7f]")
 _CHUNK_BYTES = 1 << 20
