@@ -95,7 +95,7 @@ def test_what_no_test_notices_survives(tmp_path):
     code = (f"import sys, mutants; mutants.ROOT = {str(tmp_path)!r}\n"
             "mutants.TESTS = {'toy.py': ['test_toy.py', '-k', 'clip or wait']}\n"
             f"mutants.EQUIVALENT = {{'toy.py': {{{swap!r}: 'of equal ones either will do'}}}}\n"
-            "sys.exit(mutants.main(['--time_limit', '3', '--jobs', '4', '--least', '90']))")
+            "sys.exit(mutants.main(['--time_limit', '6', '--jobs', '4', '--least', '90']))")
     scripts = os.path.join(os.path.dirname(__file__), "..", "..", "scripts")
 
     def run():
