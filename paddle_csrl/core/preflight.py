@@ -2,6 +2,7 @@
 
 import inspect
 import os
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -81,11 +82,18 @@ def data_warnings(builder: ZeroShotBuilder) -> list[tuple[str, str]]:
 
 
 def validation_warnings(builder: ZeroShotBuilder) -> list[tuple[str, str]]:
-    """Find the classes that validation does not measure, as ``data_warnings``."""
-    names, pixels = builder.classes.names, builder.val_dataset.class_pixels()
+    """Find what validation does not measure, or more than once, as ``data_warnings``."""
+    names, pixels, found = builder.classes.names, builder.val_dataset.class_pixels(), []
     missing = [] if pixels is None else [names[c] for c in np.flatnonzero(~pixels.any(0))]
-    return [(f"no validation pixel of {', '.join(missing)}",
-             "an IoU of 0 is no measurement of them; add images that show them")] if missing else []
+    if missing:
+        found.append((f"no validation pixel of {', '.join(missing)}",
+                      "an IoU of 0 is no measurement of them; add images that show them"))
+    times = Counter(pair[0] for pair in builder.files("val"))
+    repeated = [path for path, number in times.items() if number > 1]
+    if repeated:
+        found.append((f"{len(repeated)} of {len(times)} validation images are listed more than "
+                      f"once, such as {repeated[0]}", "they count as often; leave one line of each"))
+    return found
 
 
 def schedule_warnings(run: Run) -> list[tuple[str, str]]:

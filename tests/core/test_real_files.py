@@ -1,6 +1,7 @@
 """Files as people have them: what training does with them, through the command line."""
 
 import os
+import pathlib
 import shutil
 
 import numpy as np
@@ -109,9 +110,12 @@ def test_another_ignore_index_and_a_whole_number_of_scales(run, content, tmp_pat
 
 
 def test_what_labels_and_schedules_make_of_no_use_is_said_before_training(run, content, capsys):
-    """Masks of 0 and 255, no validation pixel of dog and cow (2, 3), a warm-up without an end."""
+    """Masks of 0 and 255, no dog and cow (2, 3) in validation, of which a pair stands twice, a
+    warm-up without an end."""
     rewrite_labels(content, lambda label: np.where(label > 0, 255, 0).astype(np.uint8))
     rewrite_labels(content, lambda label: np.where(np.isin(label, [2, 3]), 0, label), "val")
+    pairs = pathlib.Path(content["val_dataset"]["val_path"])
+    pairs.write_text(pairs.read_text() + pairs.read_text().splitlines()[1] + "\n")
     content["lr_scheduler"].update(warmup_iters=2, warmup_start_lr=1e-5)
     folder = run("output", "--stage", "segmentor")
     lines = capsys.readouterr().out.splitlines()
@@ -123,6 +127,8 @@ def test_what_labels_and_schedules_make_of_no_use_is_said_before_training(run, c
     void = sum((label == 255).sum() for label in labels) / sum(label.size for label in labels)
     assert f"no training pixel of cat, dog, car, and {void:.0%} of all pixels are 255" in warnings
     assert "no validation pixel of dog, cow; an IoU of 0 is no measurement of them" in warnings
+    assert f"1 of 4 validation images are listed more than once, such as {root}/images/val_0001" \
+        in warnings
     assert "stage segmentor ends after `iters: 2`, within the warm-up of `warmup_iters: 2`" \
         in warnings
     assert "stage generator" not in warnings
