@@ -92,7 +92,7 @@ def validation_warnings(builder: ZeroShotBuilder) -> list[tuple[str, str]]:
     repeated = [path for path, number in times.items() if number > 1]
     if repeated:
         found.append((f"{len(repeated)} of {len(times)} validation images are listed more than "
-                      f"once, such as {repeated[0]}", "they count as often; leave one line of each"))
+                      f"once, such as {repeated[0]}", "each counts as often; leave one line"))
     return found
 
 

@@ -110,9 +110,7 @@ def test_another_ignore_index_and_a_whole_number_of_scales(run, content, tmp_pat
 
 
 def test_what_labels_and_schedules_make_of_no_use_is_said_before_training(run, content, capsys):
-    """Masks of 0 and 255, no dog and cow (2, 3) in validation, of which a pair stands twice, a
-    warm-up without an end.
-    """
+    """Masks of 0 and 255; validation with a pair twice and no dog and cow (2, 3); a warm-up."""
     rewrite_labels(content, lambda label: np.where(label > 0, 255, 0).astype(np.uint8))
     rewrite_labels(content, lambda label: np.where(np.isin(label, [2, 3]), 0, label), "val")
     pairs = pathlib.Path(content["val_dataset"]["val_path"])
