@@ -62,8 +62,8 @@ class GeneratorSection(TrainedSection):
         0, "iterations over which the losses on unseen classes grow to full weight")
     unseen_prototypes: Literal["free", "hull"] = key(
         "free", "`hull`: the features generated for an unseen class are moved, all by one vector, "
-        "so that their mean lies at the convex hull of the seen prototypes (`docs/results.md` says "
-        "why); `free`: they stay")
+        "so that their mean lies at the convex hull of the seen prototypes (`docs/research.md` "
+        "says why); `free`: they stay")
     outside_hull: Annotated[float, Field(ge=0, le=1)] = key(
         0.0, "with `hull`: the share, 0 to 1, of its distance to the hull that the mean keeps; "
         "0.0 puts it into the hull")
