@@ -3,12 +3,14 @@
 from collections.abc import Callable, Iterable
 from typing import Any
 
+import numpy as np
 import paddle
 from paddle import nn
 from paddleseg.core import infer
 
 from paddle_csrl import parallel
 from paddle_csrl.builder import ZeroShotBuilder
+from paddle_csrl.errors import UserError
 from paddle_csrl.metrics import ZeroShotEvaluator
 from paddle_csrl.utils import progress
 from paddle_csrl.utils.precision import autocast
@@ -76,6 +78,9 @@ def evaluate(model: nn.Layer, dataset: paddle.io.Dataset, evaluator: ZeroShotEva
         title (str): shown beside the progress.
         alone (bool): this process evaluates everything, and no other one does.
         **test_config: ``is_slide``, ``crop_size``, ``stride`` and the above, as in PaddleSeg.
+
+    Raises:
+        UserError: a prediction has another size than its label.
     """
     model.eval()
     samples = paddle.io.Subset(dataset, list(range(len(dataset)))) if alone else shard(dataset)
@@ -88,6 +93,7 @@ def evaluate(model: nn.Layer, dataset: paddle.io.Dataset, evaluator: ZeroShotEva
             prediction, logits = run(model, data["img"], trans_info=data["trans_info"],
                                      **test_config)
             label = data["label"].numpy()
+            _require_size(prediction, label, type(model).__name__)
             evaluator.update(prediction.numpy(), label)
             if on_logits:
                 on_logits(logits, label)
@@ -96,3 +102,13 @@ def evaluate(model: nn.Layer, dataset: paddle.io.Dataset, evaluator: ZeroShotEva
     if not alone:
         evaluator.confusion = parallel.total(evaluator.confusion)
     return evaluator
+
+
+def _require_size(prediction: paddle.Tensor, label: np.ndarray, model: str) -> None:
+    """Insist on one size, which networks miss that only multiples of their stride come out of."""
+    (made, wide), (height, width) = prediction.shape[-2:], label.shape[-2:]
+    if (made, wide) != (height, width):
+        raise UserError(f"{model} predicts {made} x {wide} pixels (height x width) where the label "
+                        f"has {height} x {width}; have `val_dataset.transforms` bring images to a "
+                        f"multiple of its stride, as {{type: Padding, target_size: [512, 512]}}, "
+                        f"and none that changes their size without a way back")

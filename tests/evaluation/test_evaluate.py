@@ -4,11 +4,13 @@ import numpy as np
 import paddle
 import paddleseg.core
 import pytest
+from paddle import nn
 from paddleseg.datasets import Dataset
 from paddleseg.models import DeepLabV3P
 from paddleseg.transforms import Normalize, Padding, Resize
 
 from helpers.fabricated import make_dataset
+from paddle_csrl.errors import UserError
 from paddle_csrl.evaluation import evaluate as module
 from paddle_csrl.evaluation.evaluate import evaluate, shard
 from paddle_csrl.metrics import ZeroShotEvaluator
@@ -92,6 +94,15 @@ def test_half_precision_on_cpu_changes_nothing_but_rounding(root, model):
     full = run(model, dataset).compute()["pixel_accuracy"]
     half = run(model, dataset, precision="fp16").compute()["pixel_accuracy"]
     assert abs(full - half) < 0.05
+
+
+def test_a_network_of_other_sizes_is_named_with_what_helps(root):
+    class Halves(nn.Layer):
+        def forward(self, x):
+            return [x[:, :, ::2, ::2].tile([1, 2, 1, 1])[:, :5]]
+
+    with pytest.raises(UserError, match=r"Halves predicts .* x .*`val_dataset.transforms`"):
+        run(Halves(), make_val(root))
 
 
 def test_one_process_takes_everything():
