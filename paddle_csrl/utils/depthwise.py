@@ -43,7 +43,7 @@ def convolve_depthwise(x: Tensor, weight: Tensor, bias: Tensor | None = None) ->
     if _wants_gradient(x, weight, *(() if bias is None else [bias])):
         return _Depthwise.apply(x, weight, paddle.zeros([x.shape[1]]) if bias is None else bias)
     images, filters = x.numpy(), weight.numpy()[:, 0]
-    result = np.empty_like(images)
+    result = np.empty(images.shape, np.float32)  # in rows, as OpenCV writes them
     for image, out in zip(images, result):
         _filter(image, filters, out)
     if bias is not None:

@@ -70,6 +70,17 @@ def test_every_pixel_and_every_gradient_is_a_sum(left, size, kernel):
         np.testing.assert_allclose(convolution(x).numpy(), y.numpy(), atol=1e-5)
 
 
+@pytest.mark.parametrize("view", [lambda x: x.transpose([0, 3, 1, 2]),
+                                  lambda x: x.transpose([0, 3, 2, 1])[:, :, ::2]])
+def test_channels_that_lie_apart_in_memory(left, view):
+    convolution, x = layer(bias=True), view(images(2, 9, 8, 3))
+    with paddle.no_grad():
+        y = convolution(x)
+    assert len(left) == 1
+    np.testing.assert_allclose(
+        y.numpy(), correlated(x.numpy(), convolution.weight.numpy()), atol=1e-5)
+
+
 @pytest.mark.parametrize("kwargs", [{"kernel": 3, "stride": 2}, {"dilation": 2}, {"kernel": 9},
                                     {"padding_mode": "reflect"}, {"data_format": "NHWC"}])
 def test_other_filters_are_paddles(left, kwargs):
