@@ -15,6 +15,7 @@ import gc
 import inspect
 import io
 import linecache
+import math
 import os
 import pickle
 import signal
@@ -440,7 +441,8 @@ def _with_fast_bilinear(interpolate: Callable[..., Tensor],
                 or call.get("data_format") not in (None, "NCHW")):
             return interpolate(*args, **kwargs)
         height, width = map(int, size)
-        if not is_fast_enlargement(x.shape[2:], (height, width)):
+        if (not is_fast_enlargement(x.shape[2:], (height, width))
+                or not math.isfinite(float(x.detach().sum()))):  # products would spread inf and nan
             return interpolate(*args, **kwargs)
         return enlarge(x, height, width, call.get("align_corners", False))
 

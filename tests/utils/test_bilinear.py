@@ -94,6 +94,18 @@ def test_other_numbers_stay_with_paddle(left):
     assert not left
 
 
+@pytest.mark.parametrize("value", [np.inf, -np.inf, np.nan])
+def test_what_is_not_finite_stays_where_it_is(left, value):
+    """A pixel reaches as far as the next ones: in products 0 times infinity would reach all."""
+    x = maps(1, 1, 6, 6)
+    x[0, 0, 2, 2] = value
+    got = F.interpolate(x, [24, 24], mode="bilinear").numpy()[0, 0]
+    reached = np.zeros((24, 24), bool)
+    reached[6:14, 6:14] = True  # four to a pixel, and half of that on either side
+    np.testing.assert_array_equal(np.isfinite(got), ~reached)
+    assert not left
+
+
 def test_an_exported_graph_holds_the_interpolation(left, tmp_path):
     class Twice(paddle.nn.Layer):
         def forward(self, x):
