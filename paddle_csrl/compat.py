@@ -72,7 +72,12 @@ from google.protobuf import struct_pb2  # noqa: E402  (of Paddle's requirements)
 from paddle import Tensor, nn  # noqa: E402
 from paddle.io.dataloader import dataloader_iter  # noqa: E402
 from paddleseg.models.backbones import cae, vision_transformer  # noqa: E402
-from paddleseg.models.losses import CrossEntropyLoss, LovaszSoftmaxLoss, OhemCrossEntropyLoss  # noqa: E402
+from paddleseg.models.losses import (  # noqa: E402
+    CrossEntropyLoss,
+    DiceLoss,
+    LovaszSoftmaxLoss,
+    OhemCrossEntropyLoss,
+)
 from paddleseg.utils import download, logger, metrics, utils  # noqa: E402
 
 # `paddleseg.core.train` is the function; the module of that name is only to be had from here.
@@ -194,6 +199,23 @@ def _mend_lovasz() -> None:
         return loss if loss.size else (0 * logits).sum()
 
     LovaszSoftmaxLoss.forward = mended
+
+
+def _dice_overwrites() -> bool:
+    """``forward`` makes ignored pixels class 0 in the labels that the next loss is given, too."""
+    label = paddle.full([1, 1, 1], 255, "int64")
+    DiceLoss()(paddle.zeros([1, 2, 1, 1]), label)
+    return label.item() != 255
+
+
+def _mend_dice() -> None:
+    forward = DiceLoss.forward
+
+    @wraps(forward)
+    def mended(self: Any, logits: Tensor, labels: Tensor) -> Tensor:
+        return forward(self, logits, labels.clone())
+
+    DiceLoss.forward = mended
 
 
 def _loss_terms_are_0d() -> bool:
@@ -355,6 +377,7 @@ FAULTS = (
     Fault("OhemCrossEntropyLoss mixes dtypes", _ohem_fails,
           partial(setattr, OhemCrossEntropyLoss, "forward", _ohem_forward)),
     Fault("LovaszSoftmaxLoss without labels is empty", _lovasz_fails, _mend_lovasz),
+    Fault("DiceLoss overwrites labels", _dice_overwrites, _mend_dice),
     Fault("train saves scores it has not", lambda: bool(_unset_scores()), _mend_unset_scores),
     Fault("train indexes 0-D loss terms", _loss_terms_are_0d, _mend_loss_terms),
     Fault("calculate_area concatenates 0-D sums", _calculate_area_fails,

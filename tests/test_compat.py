@@ -24,7 +24,7 @@ from paddle import nn
 from paddleseg.core import infer
 from paddleseg.cvlibs import Config, SegBuilder, manager
 from paddleseg.models import backbones
-from paddleseg.models.losses import CrossEntropyLoss, MixedLoss, OhemCrossEntropyLoss
+from paddleseg.models.losses import CrossEntropyLoss, DiceLoss, MixedLoss, OhemCrossEntropyLoss
 from paddleseg.utils import download, logger, metrics
 
 from helpers import tiny_runs
@@ -32,7 +32,7 @@ from paddle_csrl import compat  # first: it orders the imports of cv2 and paddle
 
 compat.mend_paddleseg()
 TRAINER = sys.modules["paddleseg.core.train"]
-CROSS_ENTROPY, OHEM, LOVASZ, SCORES, TRAIN, AREA, FLEET, LOG = (
+CROSS_ENTROPY, OHEM, LOVASZ, DICE, SCORES, TRAIN, AREA, FLEET, LOG = (
     fault.name for fault in compat.FAULTS)
 
 # Loads compat.py alone: importing the package would mend before the faults can be seen.
@@ -49,7 +49,8 @@ FRESH = LOAD + """
 import contextlib, io, json, sys, tempfile, time, zlib
 compat = load_compat()
 import cv2, numpy as np, paddle, paddleseg.core
-from paddleseg.models.losses import CrossEntropyLoss, LovaszSoftmaxLoss, OhemCrossEntropyLoss
+from paddleseg.models.losses import (
+    CrossEntropyLoss, DiceLoss, LovaszSoftmaxLoss, OhemCrossEntropyLoss)
 from paddleseg.utils import logger, metrics
 from google.protobuf import struct_pb2
 strategy = sys.modules[paddle.distributed.fleet.DistributedStrategy.__module__]
@@ -73,6 +74,11 @@ def train(kind):
                          save_dir=tempfile.mkdtemp(), iters=1, batch_size=1, log_iters=1,
                          losses={"types": [lambda logit, label: logit.mean()], "coef": [1]})
 
+def dice():
+    ignored = label + 255
+    DiceLoss()(logit, ignored)
+    assert ignored.numpy().tolist() == [[[255, 255]]]
+
 def log():
     with contextlib.redirect_stdout(io.StringIO()) as printed:
         logger.warning("\u00e9")
@@ -84,6 +90,7 @@ USES = {
     "weighted": lambda: CrossEntropyLoss(weight=[1.0, 2.0])(logit, label),
     "ohem": lambda: OhemCrossEntropyLoss(min_kept=1)(logit, label),
     "lovasz": lambda: LovaszSoftmaxLoss()(logit, label + 255).item(),
+    "dice": dice,
     "train": lambda: train(Model),
     "own_losses": lambda: train(OwnLosses),
     "area": lambda: metrics.calculate_area(label, label, 2),
@@ -101,7 +108,7 @@ def failures():
 def targets():
     return {"cross_entropy": CrossEntropyLoss._post_process_loss,
             "ohem": OhemCrossEntropyLoss.forward, "lovasz": LovaszSoftmaxLoss.forward,
-            "train": trainer.train, "own_losses": paddleseg.core.train,
+            "dice": DiceLoss.forward, "train": trainer.train, "own_losses": paddleseg.core.train,
             "area": metrics.calculate_area, "fleet": strategy.get_msg_dict, "log": logger.log}
 before, originals = failures(), targets()
 mended = compat.mend_paddleseg()
@@ -132,7 +139,8 @@ def fresh():
 def test_exactly_the_faulty_is_touched(fresh):
     """A fault is mended where its use fails; where it does not, nothing is replaced."""
     uses = {CROSS_ENTROPY: ("cross_entropy",), OHEM: ("ohem",), LOVASZ: ("lovasz",),
-            TRAIN: ("train", "own_losses"), AREA: ("area",), FLEET: ("fleet",), LOG: ("log",)}
+            DICE: ("dice",), TRAIN: ("train", "own_losses"), AREA: ("area",), FLEET: ("fleet",),
+            LOG: ("log",)}
     faulty = [name for name in uses if uses[name][0] in fresh["before"]]
     assert fresh["mended"] == faulty
     assert fresh["touched"] == [use for name in faulty for use in uses[name]]
@@ -372,6 +380,25 @@ def test_loss_terms_keep_their_values_and_get_one_element():
     mixed = MixedLoss([lambda x, y: x.mean(), lambda x, y: 3 * x.sum().reshape([1])], [1.0, 0.5])
     terms = TRAINER.loss_computation([logit], label, None, {"types": [mixed], "coef": [2]})
     assert [term.numpy().tolist() for term in terms] == [[2.0], [24.0]]
+
+
+def test_no_loss_learns_an_ignored_pixel_after_a_dice_loss():
+    """Unseen classes are ignored: as class 0 they would be learned for the background."""
+    logits = [paddle.to_tensor(np.random.default_rng(seed).normal(size=(2, 3, 4, 5)), "float32",
+                               stop_gradient=False) for seed in range(2)]
+    label = np.random.default_rng(2).integers(0, 3, (2, 4, 5))
+    label[:, 1:3] = 255
+    given = paddle.to_tensor(label)
+    mixed = MixedLoss([DiceLoss(), CrossEntropyLoss()], [0.5, 1.0])
+    terms = TRAINER.loss_computation(logits, given, None, {"types": [mixed] * 2, "coef": [1, 1]})
+    sum(terms).backward()
+    np.testing.assert_array_equal(given.numpy(), label)
+    for logit, term in zip(logits, terms[1::2]):
+        values, gradient = logit.numpy().astype(np.float64), logit.grad.numpy()
+        assert not gradient[:, :, 1:3].any() and gradient[:, :, 0].all()
+        true = np.take_along_axis(values, np.where(label == 255, 0, label)[:, None], 1)[:, 0]
+        losses = np.log(np.exp(values).sum(1)) - true
+        np.testing.assert_allclose(float(term), losses[label != 255].mean(), rtol=1e-5)
 
 
 class OwnLossModel(nn.Conv2D):
