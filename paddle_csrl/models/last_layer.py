@@ -84,8 +84,8 @@ def _makes_the_logits(model: nn.Layer, layer: nn.Conv2D, num_classes: int) -> bo
             logits = model(image)
     except Exception as error:
         raise UserError(f"{type(model).__name__} did not run on an image of {PROBE_SIZE}² pixels "
-                        f"({one_line(error)[-200:]}); name its last layer with "
-                        f"`{_OPTION}`") from error
+                        f"({one_line(error)[-200:]}); mend `model`, or, if it takes "
+                        f"others alone, name its last layer with `{_OPTION}`") from error
     finally:
         hook.remove()
     logits = logits[0] if isinstance(logits, (list, tuple)) else logits

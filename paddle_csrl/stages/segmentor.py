@@ -20,7 +20,7 @@ from paddle_csrl.compat import shut_down, trainer_hooks
 from paddle_csrl.config import ZeroShotConfig
 from paddle_csrl.datasets import ZeroShotDataset
 from paddle_csrl.datasets.order import TrainingOrder
-from paddle_csrl.errors import UserError
+from paddle_csrl.errors import UserError, one_line
 from paddle_csrl.evaluation.evaluate import evaluate_as_configured
 from paddle_csrl.metrics import ZeroShotEvaluator
 from paddle_csrl.models.embedding_head import EmbeddingHead
@@ -292,8 +292,7 @@ def _check_outputs(model: paddle.nn.Layer, sample: dict[str, np.ndarray], ignore
         try_terms(lambda: model.loss_computation(model(data["img"]), losses, data), loss, "",
                   "a training image")
         return
-    with paddle.no_grad():
-        outputs = model(data["img"])
+    outputs = _outputs(model, data["img"])
     if len(outputs) != len(loss["coef"]):
         raise UserError(f"`loss.coef` has {len(loss['coef'])} numbers, and {type(model).__name__} "
                         f"has {len(outputs)} outputs in training; give a loss and a number for "
@@ -305,6 +304,18 @@ def _check_outputs(model: paddle.nn.Layer, sample: dict[str, np.ndarray], ignore
                           ("an image without a labelled pixel",
                            paddle.full_like(label, ignore_index))):
         try_terms(partial(loss_computation, outputs, labels, edges, losses), loss, "", given)
+
+
+def _outputs(model: paddle.nn.Layer, images: paddle.Tensor) -> list[paddle.Tensor]:
+    try:
+        with paddle.no_grad():
+            return model(images)
+    except Exception as error:  # of Paddle, of many types
+        height, width = images.shape[-2:]
+        raise UserError(f"`model`: {type(model).__name__} does not run on training images of "
+                        f"{height} x {width} pixels (height x width: {one_line(error)[-200:]}); "
+                        f"mend its arguments, or the `crop_size`, which for many networks is a "
+                        f"multiple of 32") from error
 
 
 def _check_batch(dataset: ZeroShotDataset, batch_size: int) -> dict[str, np.ndarray]:

@@ -89,6 +89,15 @@ def test_a_loss_for_each_output(run, content, tmp_path):
     assert not (tmp_path / "output").exists()
 
 
+def test_a_crop_that_the_network_does_not_halve_evenly(run, content, tmp_path):
+    content["model"] = {"type": "ESPNetV2"}  # halves five times, and adds up what it doubles again
+    content["loss"]["coef"] = [1.0, 0.4]
+    content["train_dataset"]["transforms"][0]["crop_size"] = [50, 40]
+    with pytest.raises(UserError, match=r"ESPNetV2 does not run on .* 40 x 50 pixels.*`crop_size`"):
+        run()
+    assert not (tmp_path / "output").exists()
+
+
 def void_as_4(label):
     """Three classes, 0 to 2, and 4 for pixels without one."""
     return np.where(label == 255, 4, label % 3).astype(np.uint8)
