@@ -15,6 +15,7 @@ from paddle_csrl.stages.calibration import OPEN, Calibration
 
 #: Keys that are tried on every trained layer.
 _CALIBRATIONS = ("classifier.calibration", "classifier.seen_cost")
+_ABSENT = object()  # stands where a config has no such key, which null is not
 Overrides = dict[str, Any]
 
 
@@ -164,13 +165,18 @@ class Space:
                 *Calibration.of(read_settings(settings, self.path).section("classifier")).settings]
         for key in keys:
             name, value = _outside_lists(settings, key)
-            if value is None:
-                continue
-            value, before = copy.deepcopy(value), _outside_lists(original, name)[1]
-            if isinstance(value, dict) and isinstance(before, dict) and set(before) - set(value):
-                value["_inherited_"] = False
-            set_key(content, name, value)
+            if value is not _ABSENT:
+                set_key(content, name, _in_place_of(_outside_lists(original, name)[1], value))
         return content
+
+
+def _in_place_of(before: Any, value: Any) -> Any:
+    """A copy of ``value`` which, laid over ``before``, leaves nothing else of it."""
+    if not isinstance(value, dict) or not isinstance(before, dict):
+        return copy.deepcopy(value)
+    if set(before) - set(value):
+        return {**copy.deepcopy(value), "_inherited_": False}
+    return {key: _in_place_of(before.get(key), item) for key, item in value.items()}
 
 
 def _outside_lists(dic: dict[str, Any], dotted: str) -> tuple[str, Any]:
@@ -180,7 +186,7 @@ def _outside_lists(dic: dict[str, Any], dotted: str) -> tuple[str, Any]:
     for depth, name in enumerate(names):
         if isinstance(value, list):
             return ".".join(names[:depth]), value
-        value = value.get(name) if isinstance(value, dict) else None
+        value = value.get(name, _ABSENT) if isinstance(value, dict) else _ABSENT
     return dotted, value
 
 

@@ -352,6 +352,23 @@ def test_a_value_that_replaces_a_section_says_so(tmp_path, dic):
         "type": "StructuralGenerator", "noise_dim": 5, "_inherited_": False}
 
 
+@pytest.mark.parametrize("fixed", [
+    "generator.optimizer.grad_clip_cfg: null",
+    "generator.optimizer: {type: Adam, grad_clip_cfg: {name: ClipGradByValue, max: 1.0}}"])
+def test_the_file_gives_what_was_tried(tmp_path, dic, fixed):
+    """Also where a key is empty, or a section within the replaced one has other keys."""
+    dic["generator"]["optimizer"]["grad_clip_cfg"] = {"name": "ClipGradByNorm", "clip_norm": 1.0}
+    (tmp_path / "space.yml").write_text(f"methods: {{m: {{fixed: {{{fixed}}}}}}}")
+    space = Space(str(tmp_path / "space.yml"), "m")
+    start = space.start(dic)
+    (tmp_path / "original.yml").write_text(yaml.safe_dump(dic))
+    (tmp_path / "mine.yml").write_text(yaml.safe_dump(
+        {"_base_": "original.yml", **space.chosen(dic, start)}))
+    given = ZeroShotConfig(str(tmp_path / "mine.yml")).given
+    assert given["generator"]["optimizer"] == start["generator"]["optimizer"]
+    assert given["generator"]["optimizer"] != dic["generator"]["optimizer"]
+
+
 @pytest.mark.parametrize("text, message", [
     ("common: {}", "no method `m` under `methods`; it has none"),
     ("methods: {n: {}}", "no method `m` under `methods`; it has n"),
