@@ -33,6 +33,7 @@ from paddle_csrl.builder import ZeroShotBuilder
 from paddle_csrl.classes import CLASSES_FILE, ClassTable
 from paddle_csrl.config import ZeroShotConfig
 from paddle_csrl.datasets.class_names import fold_name
+from paddle_csrl.embeddings import words_of
 from paddle_csrl.errors import UserError
 from paddle_csrl.evaluation.evaluate import evaluate_as_configured, new_evaluator
 from paddle_csrl.evaluation.score import score
@@ -289,7 +290,8 @@ def _config_of(content: dict[str, Any], run: Run, table: ClassTable,
     words = dict(embeddings.get("words") or {})
     for name in changes.removed:
         words.pop(name, None)
-    words.update({new: words.pop(old, old) for old, new in changes.renamed.items()})
+    words.update({new: words.pop(old, None) or words_of(old, embeddings.get("path"))
+                  for old, new in changes.renamed.items()})
     words.update({name: text for name, text in changes.added.items() if text != name})
     embeddings["words"] = words
     if changes.added and content.pop("self_training", None) is not None:

@@ -1,6 +1,7 @@
 """The last layer of a run whose classes have changed: what of stage 3 is done once more."""
 
 import hashlib
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -36,6 +37,7 @@ from paddle_csrl.stages.generator import (
     unseen_prototypes,
 )
 from paddle_csrl.stages.seen_cost import settled
+from paddle_csrl.utils.record import checksum
 from paddle_csrl.utils.weights import load_weights
 
 #: Least cosine between a class's embedding in training and now.
@@ -56,6 +58,7 @@ def folded_projection(trained: Run, target: Run, classes: ClassList,
     section, unseen_ids = target.config.section("classifier"), target.classes.unseen_ids
     wanted = Calibration.of(section)
     trained.require_finished(["segmentor", "features"] if wanted.is_cost else ["segmentor"])
+    _require_made_together(trained)
     _require_same_space(trained, target, classes)
     _warn_of_other_vectors(trained)
     tell("folding the projection", 0.3)
@@ -81,7 +84,8 @@ def new_layer(trained: Run, target: Run, classes: ClassList,
     What ``trained`` has loaded or computed for it stays in its context, for another change.
 
     Raises:
-        UserError: the run leaks, its bank or generator is gone, or its embeddings changed.
+        UserError: the run leaks, its bank or generator is gone or newer than its model, or its
+            embeddings changed.
     """
     section, unseen_ids = target.config.section("classifier"), target.classes.unseen_ids
     make = _computed if section.mode == CLOSED_FORM else _trained
@@ -90,6 +94,7 @@ def new_layer(trained: Run, target: Run, classes: ClassList,
                         "unseen classes, and a class without pixels has none; add to a run of "
                         "`mode: clean`")
     trained.require_finished(["features", "generator"])
+    _require_made_together(trained)
     _require_same_space(trained, target, classes)
     _warn_of_other_vectors(trained)
     bank, scale = trained.context.bank.renumbered(classes.trained_ids), trained.context.scale
@@ -149,6 +154,25 @@ def _check_class_weights(losses: list[dict[str, Any]], number: int) -> None:
             raise UserError(f"`classifier.loss.types.{place}.weight` has {len(weight)} weights for "
                             f"the {number} classes there would be; give them with --opts "
                             f"\"classifier.loss.types.{place}.weight=[...]\"")
+
+
+def _require_made_together(trained: Run) -> None:
+    """Insist that the final model was made from the stages as they are now.
+
+    Stages that ran again, in a training that has yet to end, would give a layer for another
+    segmentor. Those that a run with changed classes keeps have no model beside them.
+    """
+    if not os.path.isfile(trained.final_model):
+        return
+    last = trained.stage(trained.model_stage)
+    trained.require_finished([last.name])
+    recorded = trained.record(last.name).get("inputs", {})
+    for name in filter(trained.outputs.get, last.needs):
+        result, path = trained.stage(name).result, trained.output(name)
+        if os.path.isfile(path) and recorded.get(result) not in (None, checksum(path)):
+            raise UserError(f"stage {name} of {trained.save_dir} ran again after model.pdparams "
+                            f"was made, so that a new class would not fit it; finish that training "
+                            f"first, with the tools/train.py command that began it")
 
 
 def _require_same_space(trained: Run, target: Run, classes: ClassList) -> None:

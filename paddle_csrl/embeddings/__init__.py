@@ -6,4 +6,5 @@ from paddle_csrl.embeddings.resolve import (
     load_class_embeddings,
     resolve_class_embeddings,
     under_other_names,
+    words_of,
 )

@@ -159,6 +159,21 @@ def listed(path: str | Sequence[str] | None) -> list[str | None]:
     return [path] if path is None or isinstance(path, str) else list(path)
 
 
+def words_of(name: str, path: str | Sequence[str] | None) -> str:
+    """Return what finds under ``words``, which are taken as written, what ``name`` finds by itself.
+
+    That is another word where the rule ``usual`` holds. ``path`` is as for
+    ``load_class_embeddings``; ``attributes`` may be part of it.
+    """
+    for one in listed(path):
+        if (one or "glove100") in SHIPPED:
+            (own,), _ = find_words([name], one)
+            (written,), _ = find_words([name], one, {name: name})
+            if own.words != written.words:
+                return " ".join(own.words)
+    return name
+
+
 def join_spaces(spaces: Sequence[np.ndarray], normalize: bool) -> np.ndarray:
     """Join the embeddings of the same classes in several spaces, so that each weighs the same.
 

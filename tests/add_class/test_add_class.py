@@ -312,6 +312,17 @@ def test_a_rename_changes_names_alone(finished, zebra, tmp_path):
     assert more.classes[-1] == "sheep"
 
 
+def test_a_renamed_class_keeps_the_usual_word_that_its_name_stood_for(trained, tmp_path):
+    """The word aeroplane, taken as written, has another vector than the class of that name."""
+    change_classes(trained, str(tmp_path / "v2"), ["aeroplane"])
+    change_classes(str(tmp_path / "v2"), str(tmp_path / "v3"), rename=["aeroplane=plane"])
+    renamed, same = (change_classes(str(tmp_path / folder), str(tmp_path / f"{folder}_more"),
+                                    ["sheep"]).save_dir for folder in ("v3", "v2"))
+    assert not differing(state_of(renamed), state_of(same))
+    words = load_yaml(str(tmp_path / "v3" / "config.yml"))["zero_shot"]["embeddings"]["words"]
+    assert words == {"plane": "airplane"}
+
+
 @pytest.mark.parametrize("removed, kept", [("car", [0, 1, 2, 3]), ("dog", [0, 1, 3, 4])])
 def test_a_removed_class_leaves_the_logits_of_the_others(trained, tmp_path, removed, kept):
     change_classes(trained, str(tmp_path / "run"), remove=[removed])
@@ -563,6 +574,21 @@ def test_a_run_whose_parts_are_gone_is_refused(finished, tmp_path):
     os.remove(run.path("config.yml"))
     with pytest.raises(UserError, match="no config.yml in"):
         change_classes(run.folder, str(tmp_path / "new"), ["zebra"])
+    assert not os.path.exists(tmp_path / "new")
+
+
+@pytest.mark.parametrize("name, seed, stages", [
+    ("custom", "seed", ["segmentor", "features", "generator"]),
+    ("custom", "generator.seed", ["generator"]), ("spnet", "seed", ["segmentor"])])
+def test_stages_that_ran_again_without_the_last_are_not_mixed_with_the_old_model(
+        finished, tmp_path, name, seed, stages):
+    """Backbone and layer would be of two trainings, and the scores of none."""
+    run = finished(name).copy(tmp_path / "run")
+    for stage in stages:
+        run.again(f"{seed}=5", stage=stage)
+    with pytest.raises(UserError, match=f"stage {stages[0]} of .* ran again after model.pdparams"):
+        change_classes(run.folder, str(tmp_path / "new"), ["zebra"])
+    assert change_classes(run.folder, str(tmp_path / "less"), remove=["dog"]).removed == ["dog"]
     assert not os.path.exists(tmp_path / "new")
 
 
