@@ -79,7 +79,11 @@ def _train_and_score(run: Run, stage: str | None) -> dict[str, Any]:
     warn_of_leaks(run.config)
     stages = [stage] if stage else list(run.stages)
     has_run = run_stages(run, stages)
-    write_config(run)
+    if run.model_stage in stages or not os.path.isfile(run.final_model):
+        write_config(run)
+    elif has_run and parallel.is_first():  # what is beside a model says how to read it
+        logger.warning(f"{run.final_model}, {CONFIG_FILE} and {CLASSES_FILE} stay those of an "
+                       f"earlier training until --stage {run.model_stage} has run")
     logger.info(audit_line(run.builder))
     if run.model_stage not in stages:
         return {}

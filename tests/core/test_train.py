@@ -447,6 +447,18 @@ def test_same_seed_gives_the_same_bits_stage_by_stage(original, tmp_path):
     assert digest(run.path("features", "bank.npz")) == digest(original.path("features", "bank.npz"))
 
 
+def test_what_is_beside_a_model_stays_that_of_its_training(run, capsys):
+    """Else val.py would score seen classes as unseen, on which the model was trained."""
+    beside = [run.path(name) for name in ("config.yml", "classes.json", "model.pdparams")]
+    before = list(map(digest, beside))
+    run.again("zero_shot.unseen=dog", stage="segmentor")
+    assert list(map(digest, beside)) == before
+    assert "of an earlier training until --stage classifier has run" in capsys.readouterr().out
+    run.again("zero_shot.unseen=dog")
+    assert read_json(beside[1])["unseen"] == ["dog"]
+    assert not set(map(digest, beside)) & set(before)
+
+
 @pytest.mark.parametrize("stage", STAGES[1:])
 def test_stage_without_the_ones_before_it(original, tmp_path, stage):
     with pytest.raises(UserError, match="stage segmentor has not finished in .*segmentor; "
