@@ -143,6 +143,7 @@ def export(config: str, model_path: str, save_dir: str, *, opts: Sequence[str] =
     read = ZeroShotConfig(config, opts=opts)
     if target == "safetensors":
         return {"config": _export_weights(read, model_path, save_dir), "parity": []}
+    _tell_of_test_config(read)
     image_path = image_path or _validation_image(read)
     if image_path is None:
         logger.warning("compared on a random image alone, for the validation data are not here; "
@@ -207,6 +208,13 @@ def _export_weights(config: ZeroShotConfig, model_path: str, save_dir: str) -> s
                for name, value in state.items()):
             raise UserError(f"what was written to {save_dir} reads otherwise; look at the disk")
         return _move(files, save_dir)
+
+
+def _tell_of_test_config(config: ZeroShotConfig) -> None:
+    asked = [key for key in ("aug_eval", "is_slide") if config.test_config.get(key)]
+    if asked:
+        logger.warning(f"`test_config.{asked[0]}` is no part of the exported model, which sees an "
+                       f"image once and whole: it predicts other than the run was scored with")
 
 
 def _validation_image(config: ZeroShotConfig) -> str | None:

@@ -79,6 +79,15 @@ def test_weights_that_a_full_disk_has_cut_are_not_written(run, tmp_path, monkeyp
     assert os.listdir(tmp_path) == []
 
 
+def test_what_is_lost_of_a_test_config_is_told(run, saved, tmp_path, capsys):
+    saved("argmax")
+    told = "`test_config.aug_eval` is no part of the exported model"
+    run_export(run, tmp_path / "plain")
+    assert told not in capsys.readouterr().out
+    run_export(run, tmp_path / "augmented", "--opts", "test_config.aug_eval=true")
+    assert told in capsys.readouterr().out
+
+
 def run_infer(folder, photos, save_dir, *flags):
     return infer.main(["--config", os.path.join(str(folder), "deploy.yaml"), "--image_path",
                        str(photos), "--save_dir", str(save_dir), "--device", "cpu",
