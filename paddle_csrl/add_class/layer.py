@@ -84,8 +84,8 @@ def new_layer(trained: Run, target: Run, classes: ClassList,
     What ``trained`` has loaded or computed for it stays in its context, for another change.
 
     Raises:
-        UserError: the run leaks, its bank or generator is gone or newer than its model, or its
-            embeddings changed.
+        UserError: the run leaks, its bank or generator is gone or newer than its model, or
+            ``target`` has other embeddings or another section ``generator``.
     """
     section, unseen_ids = target.config.section("classifier"), target.classes.unseen_ids
     make = _computed if section.mode == CLOSED_FORM else _trained
@@ -95,6 +95,7 @@ def new_layer(trained: Run, target: Run, classes: ClassList,
                         "`mode: clean`")
     trained.require_finished(["features", "generator"])
     _require_made_together(trained)
+    _require_same_settings(trained, target)
     _require_same_space(trained, target, classes)
     _warn_of_other_vectors(trained)
     bank, scale = trained.context.bank.renumbered(classes.trained_ids), trained.context.scale
@@ -173,6 +174,18 @@ def _require_made_together(trained: Run) -> None:
             raise UserError(f"stage {name} of {trained.save_dir} ran again after model.pdparams "
                             f"was made, so that a new class would not fit it; finish that training "
                             f"first, with the tools/train.py command that began it")
+
+
+def _require_same_settings(trained: Run, target: Run) -> None:
+    """Refuse settings of stages that do not run: the new config would say what is not so."""
+    generators = [run.config.section("generator").model_dump(
+        exclude={"seed", "save_interval", "log_iters"}) for run in (trained, target)]
+    normalize = [run.config.settings.zero_shot.features.normalize for run in (trained, target)]
+    for key, (old, new) in (("generator", generators), ("zero_shot.features.normalize", normalize)):
+        if old != new:
+            raise UserError(f"`{key}` is another than in the training of {trained.save_dir}, whose "
+                            f"generator and features new classes are made with; leave it out of "
+                            f"--opts")
 
 
 def _require_same_space(trained: Run, target: Run, classes: ClassList) -> None:

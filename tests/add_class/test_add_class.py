@@ -536,6 +536,10 @@ BAD = {
     "other segmentor": (dict(add=["zebra"], opts=[
         "model.backbone={'type': 'CSRLTinyNet', 'width': 8}"]), "does not fit DeepLabV3P"),
     "legacy": (dict(add=["zebra"], opts=["classifier.mode=legacy"]), "mode: legacy"),
+    "other generator": (dict(add=["zebra"], opts=["generator.outside_hull=0.5"]),
+                        "`generator` is another than in the training"),
+    "other scale": (dict(add=["zebra"], opts=["zero_shot.features.normalize=false"]),
+                    "`zero_shot.features.normalize` is another than"),
 }
 
 
