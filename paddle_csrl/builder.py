@@ -22,7 +22,7 @@ from paddle_csrl.datasets.fingerprint import (
     fingerprint_by_times,
     shared_images,
 )
-from paddle_csrl.datasets.sources import require_data, require_training_mode
+from paddle_csrl.datasets.sources import require_data, require_pairs, require_training_mode
 from paddle_csrl.datasets.unlabelled import UnlabelledImages
 from paddle_csrl.datasets.whole_view import require_whole_view
 from paddle_csrl.datasets.zero_shot import ZeroShotDataset
@@ -243,7 +243,9 @@ class ZeroShotBuilder(UserErrorBuilder):
 
     def _build_dataset(self, cfg: dict[str, Any]) -> Any:  # a data set of PaddleSeg's
         require_data(cfg)
-        return self.build_component(cfg)
+        dataset = self.build_component(cfg)
+        require_pairs(cfg["type"], getattr(dataset, "file_list", None) or [])
+        return dataset
 
     def _wrap(self, dataset: paddle.io.Dataset, **kwargs: Any) -> ZeroShotDataset:
         zero_shot, classes = self.config.settings.zero_shot, self.classes

@@ -3,6 +3,7 @@
 import os
 from typing import Any
 
+from paddle_csrl.datasets.fingerprint import FileList
 from paddle_csrl.errors import UserError
 
 # Official downloads, by what to say of them.
@@ -29,6 +30,9 @@ _SOURCES = {
         "download leftImg8bit_trainvaltest.zip and gtFine_trainvaltest.zip from "
         "https://www.cityscapes-dataset.com and unpack both into {root}"),
 }
+
+# How names of images end that PaddleSeg pairs with labels by their places in two sorted lists.
+_PAIRED_BY_PLACE = {"Cityscapes": "_leftImg8bit.png", "CocoStuff": ".jpg"}
 
 _MODES = ("train", "val", "test")  # of the generic Dataset
 
@@ -65,6 +69,21 @@ def require_training_mode(mode: Any) -> None:
     if str(mode).lower() in ("val", "test"):
         raise UserError(f"`train_dataset.mode: {mode}` is one of validation, which "
                         f"`zero_shot.policy` does not cover; set a mode of training, such as train")
+
+
+def require_pairs(kind: str, file_list: FileList) -> None:
+    """Check that labels belong to their images, where one missing file shifts all that follow.
+
+    Raises:
+        UserError: a label's name does not begin like its image's.
+    """
+    if kind not in _PAIRED_BY_PLACE:
+        return
+    for image, label in file_list:
+        name = os.path.basename(image).removesuffix(_PAIRED_BY_PLACE[kind])
+        if not os.path.basename(label).startswith(name):
+            raise UserError(f"{kind} pairs image {image} with label {label}: by their names a "
+                            f"file before them is missing; add it, or take its other half away")
 
 
 def _require_lists(cfg: dict[str, Any]) -> None:
