@@ -209,16 +209,19 @@ class Run(RunFolder):
     def goes_on_from(self, stage: str, insists: bool = False) -> str | None:
         """Return the checkpoint that a stage goes on from, after the stages before it.
 
-        That is ``resume_model`` or, if the stage was begun with its present inputs, the newest
-        whole one in its folder. With ``insists``, as for the stage that ``resume`` is about,
-        inputs of ``MAY_CHANGE`` may be others, those of a finished stage too.
+        That is ``resume_model``, unless it is another run's that the stage has gone on from and
+        was stopped; or, if the stage was begun with its present inputs, the newest whole one in
+        its folder. With ``insists``, as for the stage that ``resume`` is about, inputs of
+        ``MAY_CHANGE`` may be others, those of a finished stage too.
 
         Raises:
             UserError: it insists and cannot.
         """
         record, made_by = self.record(stage), self.stage(stage)
-        if self.resumes(stage):
-            return self.resumes(stage)
+        given = self.resumes(stage)
+        if given and (self.holds(stage, given) or record.get("finished")
+                      or record.get("resumed_from") != given):
+            return given
         if self.restart or not made_by.resumable or "inputs" not in record:
             return None
         if self.is_finished(stage) and (not insists or self.is_current(stage)):
@@ -237,7 +240,7 @@ class Run(RunFolder):
         if insists and not checkpoint and self.is_finished(stage):
             raise UserError(f"--resume: {self.folder(stage)} has no whole checkpoint; leave the "
                             f"flag out to begin stage {stage} again")
-        return checkpoint
+        return checkpoint or given
 
     def resumes(self, stage: str) -> str | None:
         """Return ``resume_model`` if it is a checkpoint of this stage."""

@@ -45,6 +45,10 @@ class RunFolder:
         parent = self.shared_dir if stage in self.shared_stages else self.save_dir
         return os.path.join(str(parent), stage)
 
+    def holds(self, stage: str, checkpoint: str) -> bool:
+        """Tell whether a checkpoint lies in the stage's folder, not in that of another run."""
+        return os.path.realpath(os.path.dirname(checkpoint)) == os.path.realpath(self.folder(stage))
+
     def output(self, stage: str) -> str:
         """The file that a finished stage leaves for the next ones."""
         return os.path.join(self.folder(stage), self.outputs[stage])

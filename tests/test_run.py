@@ -13,6 +13,7 @@ from paddle_csrl.config import ZeroShotConfig
 from paddle_csrl.errors import UserError
 from paddle_csrl.run import Run
 from paddle_csrl.stages import Stage
+from paddle_csrl.stages.checkpoints import write_record
 from paddle_csrl.utils import read_json, write_json
 from paddle_csrl.utils.record import checksum
 
@@ -453,6 +454,24 @@ def test_beginning_keeps_the_checkpoint_that_is_resumed(run, make_run, tmp_path)
     make_run(resume_model=folder).begin("segmentor", resumed=True)
     assert os.path.isfile(os.path.join(folder, "model.pdopt"))
     assert run.changes("segmentor") is None
+
+
+def test_a_stage_stopped_after_another_runs_checkpoint_goes_on_from_its_own(make_run, tmp_path):
+    given = make_checkpoint(tmp_path / "other" / "generator" / "iter_1")
+    run = make_run(resume_model=given)
+    finish(run, STAGES[:2])
+    inputs = run.inputs("generator")
+    for record, expected in (({"inputs": inputs}, given),
+                             ({"inputs": inputs, "resumed_from": given}, "iter_2"),
+                             ({"inputs": {**inputs, "seed": 9}, "resumed_from": given}, given)):
+        run.origins["generator"] = record
+        run.begin("generator")
+        assert run.goes_on_from("generator") == given
+        newer = make_checkpoint(os.path.join(run.folder("generator"), "iter_2"))
+        write_record(newer, {"files": {}})
+        assert run.goes_on_from("generator") == (given if expected == given else newer)
+    finish(run, STAGES[2:3])
+    assert run.goes_on_from("generator") == given
 
 
 @pytest.mark.parametrize("name, files, match", [

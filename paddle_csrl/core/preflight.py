@@ -48,8 +48,7 @@ def examine(run: Run, stages: Sequence[str]) -> None:
         run.stage(stages[0]).check_start(run.context)
     _check_resumed(run, stages)
     for stage in stages:
-        if not run.resumes(stage):
-            run.check_folder(stage)
+        run.check_folder(stage)
 
 
 def _from_the_first_that_runs(run: Run) -> tuple[str, ...]:

@@ -215,7 +215,8 @@ def in_folder(context: StageContext, stage: str, section: Any, iters: int, names
     def counted(callback: Callback) -> Callback:
         return lambda step: callback(replace(step, iteration=step.iteration + offset))
 
-    context.files.begin(stage, resumed=bool(given) or offset > 0)
+    context.files.begin(stage, resumed=context.files.holds(stage, checkpoint) if checkpoint
+                        else offset > 0)
     with contextlib.ExitStack() as stack:
         stack.enter_context(stopping.put_off())
         writer = stack.enter_context(StageLogWriter(folder, names, previous.get("log"))) \

@@ -20,7 +20,7 @@ from visualdl import LogReader
 
 from helpers import tiny_runs
 from helpers.tiny_runs import Finished
-from paddle_csrl import cli, stopping
+from paddle_csrl import cli, run_folder, stopping
 from paddle_csrl.errors import UserError
 from paddle_csrl.stages import segmentor
 from paddle_csrl.stages.checkpoints import read_record, torn_file, write_record
@@ -278,6 +278,25 @@ def test_a_checkpoint_of_another_run_goes_on_in_this_one(whole, tmp_path):
     if TELLS_RANDOM_STATE:
         assert not tiny_runs.differing(run.weights("segmentor"), whole.weights("segmentor"))
     assert tiny_runs.times(whole.folder) == before
+
+
+def test_a_checkpoint_of_another_run_is_not_mixed_with_an_earlier_training(whole, tmp_path,
+                                                                           monkeypatch):
+    """Its result is kept as after a change, and its curves are not those of the new one."""
+    monkeypatch.setattr(run_folder, "KEPT_SECONDS", 0)
+    opt, other, run = ("generator.lr_scheduler.learning_rate=0.02", whole.copy(tmp_path / "other"),
+                       whole.copy(tmp_path / "run"))
+    other.again(opt, stage="generator")
+    run.again(opt, stage="generator", resume_model=other.path("generator", "iter_4"))
+    [kept] = glob.glob(run.path("generator_*"))
+    assert not tiny_runs.differing(run.weights(kept), whole.weights("generator"))
+    assert {name for name in os.listdir(run.path("generator")) if name.startswith("iter_")} == {
+        "iter_4", "iter_8", "iter_10"}
+    if TELLS_RANDOM_STATE:
+        assert not tiny_runs.differing(run.weights("generator"), other.weights("generator"))
+        expected = scalars(other.path("generator"))
+        assert scalars(run.path("generator")) == {
+            tag: [point for point in points if point[0] > 4] for tag, points in expected.items()}
 
 
 # Signals.
