@@ -16,6 +16,7 @@ from visualdl import LogReader, LogWriter
 from visualdl.writer.record_writer import RecordFileWriter
 
 _LOSS_TAG = "Train/loss_"
+_LOG_FILES = "vdlrecords."
 
 
 class StageLogWriter(LogWriter):
@@ -35,7 +36,8 @@ class StageLogWriter(LogWriter):
                  position: dict[str, Any] | None = None):
         self._failure: OSError | None = None
         self.loss_names, self._goes_on = loss_names, False
-        path = os.path.join(logdir, position["file"]) if position else ""
+        name = os.path.basename(position["file"]) if position else ""  # of a file that may be odd
+        path = os.path.join(logdir, name) if name.startswith(_LOG_FILES) else ""
         if position and os.path.isfile(path):
             self._goes_on = True
             os.truncate(path, min(position["size"], os.path.getsize(path)))
@@ -110,7 +112,7 @@ def read_scalars(folder: str) -> dict[str, list[tuple[int, float]]]:
     Where a resumed training has left several files, the later one counts.
     """
     values: dict[str, dict[int, float]] = {}
-    for path in sorted(glob.glob(os.path.join(glob.escape(folder), "vdlrecords.*.log"))):
+    for path in sorted(glob.glob(os.path.join(glob.escape(folder), f"{_LOG_FILES}*.log"))):
         reader = LogReader(file_path=path)
         for tag in reader.get_tags().get("scalar", []):
             values.setdefault(tag, {}).update(

@@ -47,6 +47,18 @@ def test_a_log_that_is_gone_begins_anew(tmp_path):
     assert read(tmp_path) == {"Train/loss": [(3, 3.0)]}
 
 
+@pytest.mark.parametrize("name", ["precious.txt", "vdlrecords.1.log"])
+def test_a_position_leads_to_no_file_elsewhere(tmp_path, name):
+    """It may be that of a checkpoint from anywhere."""
+    precious = tmp_path / name
+    precious.write_text("precious")
+    (tmp_path / "log").mkdir()
+    for file in (str(precious), f"../{name}"):
+        with StageLogWriter(str(tmp_path / "log"), position={"file": file, "size": 0}) as writer:
+            writer.add_scalar("Train/loss", 3.0, 3)
+    assert precious.read_text() == "precious"
+
+
 @pytest.mark.parametrize("names, scalars", [
     (["MMDLoss", "PairwiseRelationLoss"], {"loss": 3.0, "loss_0": 1.0, "loss_1": np.array([2.0])}),
     (["CrossEntropyLoss"], {"loss": 3.0})])
