@@ -120,9 +120,11 @@ class RunFolder:
                 elif entry.name.split(".", 2)[2] in halves:
                     shutil.rmtree(entry.path)
         for stage in self.outputs:
-            for parent, _, names in os.walk(self.folder(stage)):
+            for parent, folders, names in os.walk(self.folder(stage)):
                 for name in filter(is_left_over, names):
                     os.remove(os.path.join(parent, name))
+                for name in filter(is_left_over, folders):  # halves of checkpoints
+                    shutil.rmtree(os.path.join(parent, name))
 
     def check_folder(self, stage: str) -> None:
         """Raise ``UserError`` if the stage's folder holds what no stage has written."""

@@ -169,8 +169,10 @@ def test_what_killed_processes_left_is_cleared_and_nothing_else(folder, holder):
     dead = dead_process()
     gone = [f".{dead}.model.pdparams", f"segmentor/.{dead}.stage.json",
             f"segmentor/iter_5/.{dead}.model.pdopt", f".{dead}.segmentor/stage.json",
+            f"segmentor/.{dead}.iter_9/model.pdparams",
             f".{dead}.features_old/iter_5/model.pdparams", f".{os.getpid()}.segmentor/stage.json"]
-    kept = [f".{holder}.model.pdparams", f".{dead}.mine/thesis.txt", "mine/.1.txt", ".5.", ".git",
+    kept = [f".{holder}.model.pdparams", f"segmentor/.{holder}.iter_9/model.pdparams",
+            f".{dead}.mine/thesis.txt", "mine/.1.txt", ".5.", ".git",
             f"mine/.{dead}.txt"]
     before = files(folder.save_dir)
     for name in (*gone, *kept):
