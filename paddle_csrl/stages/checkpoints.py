@@ -56,7 +56,7 @@ def read_record(folder: str | None) -> dict[str, Any]:
     ``files``, their checksums; ``seconds`` that the training has taken; ``random``, the state of
     random numbers; ``terms`` and ``log``, for ``ProgressLog`` and ``StageLogWriter``; whether it
     was ``evaluated``; whether a signal alone had it saved, ``interim``; the ``best`` so far, its
-    ``iteration``, ``score`` and ``checksum``.
+    ``iteration``, ``score`` and ``checksum``, and what it was ``chosen_by``.
     """
     record = read_json(os.path.join(folder, _RECORD)) if folder else None
     if not isinstance(record, dict) or record.pop(_OWN, None) != _digest(record):
@@ -133,6 +133,7 @@ class Checkpoints:
         log: has what is stored of a line begun.
         writer: the first process's record for VisualDL, if there is one.
         evaluate: leaves no trace in the training. Called by every process.
+        chosen_by: tells on what, and how, it evaluates; scores are compared with their like alone.
         previous: record of the checkpoint that is taken up.
         beside: further state dicts to be saved, by the name of their file.
         check: called before anything is saved, by every process; raises what stands against it.
@@ -140,14 +141,18 @@ class Checkpoints:
 
     def __init__(self, folder: str, interval: int, last: int, keep: int, log: ProgressLog,
                  writer: "StageLogWriter | None" = None, evaluate: Evaluate | None = None,
-                 previous: Mapping[str, Any] | None = None,
+                 chosen_by: str | None = None, previous: Mapping[str, Any] | None = None,
                  beside: Mapping[str, dict[str, Any]] | None = None,
                  check: Callable[[], None] = lambda: None):
         self.folder, self.interval, self.last, self.keep = folder, interval, last, keep
         self.log, self.writer, self.evaluate, self.beside = log, writer, evaluate, beside or {}
-        self.check = check
+        self.check, self.chosen_by = check, chosen_by
         previous = previous or {}
         self.best: dict[str, Any] | None = previous.get("best") if evaluate else None
+        if self.best and self.best.get("chosen_by", chosen_by) != chosen_by:  # 0.1.0 does not say
+            logger.warning(f"the best checkpoint so far, iter_{self.best['iteration']}, was chosen "
+                           f"by other scores: it is chosen among those to come")
+            self.best = None
         self._began = time.time() - previous.get("seconds", 0.0)
         self._interim: str | None = None
 
@@ -247,7 +252,7 @@ class Checkpoints:
         path = self._path(iteration)
         record = read_record(path)
         if score is not None and score > (self.best["score"] if self.best else -1.0):
-            self.best = {"iteration": iteration, "score": score,
+            self.best = {"iteration": iteration, "score": score, "chosen_by": self.chosen_by,
                          "checksum": record["files"][_WEIGHTS]}
         write_record(path, {
             **record, "evaluated": True, "best": self.best,

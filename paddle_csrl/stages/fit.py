@@ -180,7 +180,7 @@ class InFolder(NamedTuple):
 
 @contextlib.contextmanager
 def in_folder(context: StageContext, stage: str, section: Any, iters: int, names: Sequence[str],
-              evaluate: Evaluate | None = None, offset: int = 0,
+              evaluate: Evaluate | None = None, chosen_by: str | None = None, offset: int = 0,
               beside: Mapping[str, dict[str, Any]] | None = None,
               **of_images: int) -> Iterator[InFolder]:
     """Begin the folder of a stage, or take up the training there.
@@ -191,7 +191,7 @@ def in_folder(context: StageContext, stage: str, section: Any, iters: int, names
         section: says how often to log and to save.
         iters: iterations of the training.
         names: of the loss terms.
-        evaluate, beside: as for ``Checkpoints``.
+        evaluate, chosen_by, beside: as for ``Checkpoints``.
         offset: iterations of earlier trainings of the stage, which this one goes on counting.
         of_images: as for ``ProgressLog``.
     """
@@ -225,8 +225,8 @@ def in_folder(context: StageContext, stage: str, section: Any, iters: int, names
         log = ProgressLog(last, section.log_iters, writer, previous.get("terms", ()), **of_images)
         check = DivergenceCheck(names, section.log_iters, refuse)
         checkpoints = Checkpoints(folder, section.save_interval, last,
-                                  settings.keep_checkpoint_max, log, writer, evaluate, previous,
-                                  beside, check.now)
+                                  settings.keep_checkpoint_max, log, writer, evaluate, chosen_by,
+                                  previous, beside, check.now)
         callbacks: list[Callback] = [check, *([log] if parallel.is_first() else []), checkpoints]
         yield InFolder(take_up if checkpoint else None, list(map(counted, callbacks)), checkpoints)
     parallel.barrier()
@@ -253,7 +253,7 @@ def fit_in_folder(context: StageContext, stage: str, section: TrainedSection,
         to_device_if_it_fits(batches, stage)
         names = loss_names(_SectionConfig({"loss": trained.loss}).loss_cfg)
         with in_folder(context, stage, section, trained.iters, names,
-                       evaluate if record else None, offset, beside) as training:
+                       evaluate if record else None, offset=offset, beside=beside) as training:
             fit(model, batches, trained, training.callbacks, training.take_up)
 
     return train

@@ -1,6 +1,8 @@
 """Stage 1: a PaddleSeg segmentor, stock or with a projection, trained on seen classes only."""
 
 import contextlib
+import hashlib
+import json
 import os
 import tempfile
 import time
@@ -146,8 +148,8 @@ def _train(context: StageContext, stage: str, builder: ZeroShotBuilder) -> str:
 
     names = loss_names(builder.config.loss_cfg) + ["embedding_head"] * bool(builder.embedding_head)
     with in_folder(context, stage, settings, settings.iters, names,
-                   evaluate if selection else None, batch_size=settings.batch_size,
-                   epoch_length=order.epoch_length) as training:
+                   evaluate if selection else None, _chosen_by(context),
+                   batch_size=settings.batch_size, epoch_length=order.epoch_length) as training:
         order.done = training.take_up(builder) if training.take_up else 0
         if len(order):
             _run_trainer(context, builder, order, training)
@@ -238,6 +240,14 @@ def _selection_fingerprint(context: StageContext) -> str | None:
         return context.builder.fingerprint("selection")
     except UserError:  # no image is left, as is told when the training begins
         return None
+
+
+def _chosen_by(context: StageContext) -> str:
+    """Hash what the scores of checkpoints depend on beside these."""
+    given, test_config = context.config.given["val_dataset"], context.settings.test_config
+    content = [dataset_input(given, context.builder.files("val")), _selection_fingerprint(context),
+               test_config.model_dump(mode="json")]
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def _selection_dataset(context: StageContext) -> ZeroShotDataset | None:

@@ -45,11 +45,12 @@ class Ones(paddle.io.Dataset):
         return {"img": np.ones(1, "float32")}
 
 
-def train(folder, scores=None, checkpoint=None, keep=0, stop_at=None, model=None):
+def train(folder, scores=None, checkpoint=None, keep=0, stop_at=None, model=None, chosen_by=None):
     """Seven iterations, saved every two; ``scores`` by iteration choose the best."""
     evaluate = None if scores is None else lambda writer, iteration: scores[iteration]
     checkpoints = Checkpoints(str(folder), interval=2, last=7, keep=keep, log=ProgressLog(7, 2),
-                              evaluate=evaluate, previous=read_record(checkpoint))
+                              evaluate=evaluate, chosen_by=chosen_by,
+                              previous=read_record(checkpoint))
     with pytest.MonkeyPatch.context() as patch, paddle.utils.unique_name.guard():
 
         def signalled(step):
@@ -99,6 +100,25 @@ def test_the_best_is_that_of_all_iterations(tmp_path, scores, best):
         assert found.best["iteration"] == best and names(resumed) == names(whole)
         assert digest(str(resumed / "best_model" / "model.pdparams")) == digest(
             str(resumed / f"iter_{best}" / "model.pdparams"))
+
+
+@pytest.mark.parametrize("chosen_by, best", [("these images", 2), ("others", 6)])
+def test_scores_on_other_images_are_not_compared(tmp_path, capsys, chosen_by, best):
+    scores, checkpoint = {2: 0.9, 4: 0.1, 6: 0.3, 7: 0.2}, tmp_path / "iter_4"
+    train(tmp_path, scores, chosen_by="these images")
+    assert train(tmp_path, scores, checkpoint, chosen_by=chosen_by).best["iteration"] == best
+    assert ("iter_2, was chosen by other scores" in capsys.readouterr().out) == (best == 6)
+    assert digest(str(tmp_path / "best_model" / "model.pdparams")) == digest(
+        str(tmp_path / f"iter_{best}" / "model.pdparams"))
+
+
+def test_a_best_of_0_1_0_does_not_say_what_chose_it(tmp_path):
+    scores, checkpoint = {2: 0.9, 4: 0.1, 6: 0.3, 7: 0.2}, str(tmp_path / "iter_4")
+    train(tmp_path, scores)
+    record = read_record(checkpoint)
+    del record["best"]["chosen_by"]
+    write_record(checkpoint, record)
+    assert train(tmp_path, scores, checkpoint, chosen_by="others").best["iteration"] == 2
 
 
 def test_a_best_that_is_gone_is_said(tmp_path, capsys):
