@@ -16,6 +16,7 @@ from paddle_csrl.stages.base import MAY_CHANGE, STAGES, all_inputs, brought_up, 
 from paddle_csrl.stages.calibration import Calibration
 from paddle_csrl.stages.checkpoints import is_checkpoint, iterations_done, newest_checkpoint
 from paddle_csrl.utils import read_json
+from paddle_csrl.utils.record import name_before
 
 #: The file in a run's folder with all of its config.
 CONFIG_FILE = "config.yml"
@@ -246,7 +247,7 @@ class Run(RunFolder):
         """Return ``resume_model`` if it is a checkpoint of this stage."""
         if not self.resume_model or not self.stage(stage).resumable:
             return None
-        parent = os.path.basename(os.path.dirname(self.resume_model))
+        parent = name_before(os.path.basename(os.path.dirname(self.resume_model)))
         of_stage = parent if parent in self.stages else "segmentor"
         return self.resume_model if stage == of_stage else None
 

@@ -12,7 +12,7 @@ from paddle_csrl import run_folder as folder_module
 from paddle_csrl.config import ZeroShotConfig
 from paddle_csrl.errors import UserError
 from paddle_csrl.run import Run
-from paddle_csrl.stages import Stage
+from paddle_csrl.stages import Stage, segmentor
 from paddle_csrl.stages.checkpoints import write_record
 from paddle_csrl.utils import read_json, write_json
 from paddle_csrl.utils.record import checksum
@@ -169,6 +169,16 @@ def test_other_content_of_a_file_is_a_change(run, make_run, elsewhere, name, exp
     settings, root = elsewhere
     add_a_byte(root / name)
     assert changed(make_run(settings)) == expected
+
+
+def test_what_checkpoints_are_chosen_by(make_run, elsewhere):
+    """It stays what it is when the data move, and for a longer training."""
+    chosen_by = segmentor._chosen_by(make_run().context)
+    windows = {"is_slide": True, "crop_size": [16, 16], "stride": [16, 16]}
+    for changes, is_same in (({"iters": 9, "save_interval": 1}, True), (elsewhere[0], True),
+                             ({"test_config": windows}, False),
+                             ({"val_dataset.transforms": []}, False)):
+        assert (segmentor._chosen_by(make_run(changes).context) == chosen_by) == is_same, changes
 
 
 def test_validation_is_no_input_of_what_does_not_look_at_it(make_run, elsewhere):
@@ -430,9 +440,11 @@ def make_checkpoint(folder, files=("model.pdparams", "model.pdopt")):
     return str(folder)
 
 
+@pytest.mark.parametrize("aside", ["", "_2026-11-27_10-00-00", "_2026-11-27_10-00-00_1"])
 @pytest.mark.parametrize("stage", STAGES[:1] + STAGES[2:])
-def test_a_checkpoint_belongs_to_the_stage_of_its_folder(make_run, tmp_path, stage):
-    folder = make_checkpoint(tmp_path / "out" / stage / "iter_5")
+def test_a_checkpoint_belongs_to_the_stage_of_its_folder(make_run, tmp_path, stage, aside):
+    """Also if an earlier result of the stage was kept there."""
+    folder = make_checkpoint(tmp_path / "out" / f"{stage}{aside}" / "iter_5")
     run = make_run(resume_model=folder + os.sep)
     assert {other: run.resumes(other) for other in STAGES} == {
         other: folder if other == stage else None for other in STAGES}

@@ -19,7 +19,7 @@ from paddle_csrl.run import Run
 from paddle_csrl.stages.base import MAY_CHANGE
 from paddle_csrl.stages.checkpoints import iterations_done, torn_file
 from paddle_csrl.utils import make_folder
-from paddle_csrl.utils.record import read_record
+from paddle_csrl.utils.record import name_before, read_record
 from paddle_csrl.utils.weights import load_state, load_weights
 
 #: Share of pixels without a class that tells why classes are absent.
@@ -156,7 +156,7 @@ def _check_resumed(run: Run, stages: Sequence[str]) -> None:
                         f"to begin")
     if not path:
         return
-    parent = os.path.basename(os.path.dirname(path))
+    parent = name_before(os.path.basename(os.path.dirname(path)))
     if parent in stages and not run.stage(parent).resumable:
         raise UserError(f"--resume_model {path}: stage {parent} cannot go on from a checkpoint; "
                         f"leave the flag out")

@@ -88,7 +88,12 @@ def name_aside(folder: str) -> str:
 
 def is_kept_aside(folder: str) -> bool:
     """Tell whether a folder has a name of ``name_aside``."""
-    return re.search(r"_\d{4}(-\d\d){2}_\d\d(-\d\d){2}(_\d+)?\Z", folder) is not None
+    return name_before(folder) != folder
+
+
+def name_before(folder: str) -> str:
+    """Return the name of a folder before it was kept aside, if it was."""
+    return re.sub(r"_\d{4}(-\d\d){2}_\d\d(-\d\d){2}(_\d+)?\Z", "", folder)
 
 
 def _key(path: str, folder: str) -> str:
