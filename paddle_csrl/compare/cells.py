@@ -34,8 +34,9 @@ from paddle_csrl.utils.io import temporary_path
 from paddle_csrl.utils.lock import FolderInUse
 from paddle_csrl.utils.record import checksum
 
-#: What of a config a score depends on beside the model.
-_OF_SCORING = ("val_dataset", "test_config")
+#: What of a config a score depends on beside the model, at the top level and in `zero_shot`.
+_OF_SCORING = ("val_dataset", "test_config", "precision", "amp_level")
+_OF_CLASSES = ("class_names", "label_names", "classifier_layer")
 
 
 def run_cells(plan: Plan, cells: Sequence[Cell], retry_failed: bool = False,
@@ -163,10 +164,11 @@ class _Group:
     def _is_scored_alike(self, run: Run) -> bool:
         """Tell whether a cell is scored on the images and in the way of the shared stages.
 
-        Without ``do_eval`` stage 1 is the same whatever these are.
+        Without ``do_eval``, or with ``segmentor_weights``, stage 1 is the same whatever these are.
         """
-        return all(run.config.given.get(key) == self.base.config.given.get(key)
-                   for key in _OF_SCORING)
+        own, base = run.config.given, self.base.config.given
+        return all(own.get(key) == base.get(key) for key in _OF_SCORING) and all(
+            own["zero_shot"].get(key) == base["zero_shot"].get(key) for key in _OF_CLASSES)
 
     def _take_generator(self, run: Run) -> None:
         """Copy the generator of another cell if that of ``run`` would be made from the same.

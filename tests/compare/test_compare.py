@@ -552,6 +552,25 @@ def test_methods_that_share_stage_1_are_scored_as_their_own_settings_say(tmp_pat
     assert len(set(found)) == 3
 
 
+def test_methods_on_given_weights_are_scored_as_their_own_settings_say(tmp_path):
+    """The weights are the same whatever a method says that labels mean."""
+    swapped = ["background", "dog", "cat", "cow", "car"]
+    comparison = Comparison(
+        tmp_path, opts={"segmentor_weights": f"{tmp_path}/given.pdparams"}, methods={
+            "point": None, "pair": {"opts": {"generator.loss": PAIR}},
+            "labels": {"opts": {"zero_shot.label_names": swapped}},
+            "layer": {"opts": {"zero_shot.classifier_layer": "another"}},
+            "half": {"opts": {"precision": "fp16"}}})
+    (tmp_path / "given.pdparams").touch()
+    plan, alike = comparison.plan(), []
+    group = cells_module._Group(plan, "one", 0)
+    for cell in plan.cells(splits=["one"], seeds=[0]):
+        run = Run(plan.cell_config(cell), shared_dir=group.base.save_dir)
+        assert run.inputs("segmentor") == group.stage1_inputs
+        alike += [cell.method] * group._is_scored_alike(run)
+    assert alike == ["point", "pair"]
+
+
 def test_methods_that_differ_after_the_generator_train_it_once(tmp_path, monkeypatch):
     methods = {"point": None, "closed": {"opts": {"classifier.mode": "closed_form"}},
                "pair": {"opts": {"generator.loss": PAIR}}}
