@@ -28,8 +28,11 @@ UNKNOWN = "unknown"
 # Words for more labels than these, such as those for mammals or artefacts, tell of a class of that
 # very name alone, not of one that is merely looked up under such a word.
 _GENERAL = 200
-# What ImageNet calls classes for which WordNet lacks the word.
-_ALSO = {"pottedplant": "flowerpot"}
+# What ImageNet calls classes for which WordNet lacks the word, or has another one below or beside.
+_ALSO = {"fridge": "refrigerator", "handbag": "purse", "lorry": "truck", "pottedplant": "flowerpot",
+         "railing": "handrail", "rooster": "cock", "sink": "washbasin", "sportsball": "ball",
+         "stopsign": "street sign", "tennisracket": "racket", "toilet": "toilet seat",
+         "trafficsign": "street sign", "wallstone": "stone wall"}
 _INFLECTIONS = ((r"$", "s"), (r"$", "es"), (r"y$", "ies"), (r"fe?$", "ves"),
                 (r"(?<=..)ies$", "y"), (r"(?<=..)ves$", "f"), (r"(?<=..)ves$", "fe"),
                 (r"([sxz]|ch|sh)es$", r"\1"), (r"(?<=..)(?<!s)s$", ""))
@@ -183,8 +186,8 @@ def _synonyms(name: str) -> list[str]:
 
 
 def _other_words(name: str, words: Any) -> list[str]:
-    folded = fold_name(name)
-    return [text for text in (words, ALIASES.get(folded), _ALSO.get(folded))
+    found = (table.get(spelling) for spelling in _spellings([name]) for table in (ALIASES, _ALSO))
+    return [text for text in (words, *found)
             if isinstance(text, str)]  # wrong `words` are told of where they are looked up
 
 
