@@ -31,6 +31,7 @@ from paddle_csrl.utils.randomness import seeded
 # Marks a sample whose label `_Relabel` has been over.
 _RELABELLED = "_relabelled"
 _LARGEST_ID = 65535  # of a label file
+_PADDING = 255  # by which PaddleSeg's transforms pad labels where nothing else is said
 
 
 @register(manager.DATASETS)
@@ -100,6 +101,7 @@ class ZeroShotDataset(paddle.io.Dataset):
                             f"one of its {self.num_classes} classes; set it to a value that is "
                             f"none, such as 65535")
         self._class_of = class_of_labels(self.class_names, label_names, self.ignore_index)
+        self._require_no_class_ignored()
         self.unseen_ids = np.sort(np.array(resolve_classes(self.class_names, unseen), np.int64))
         self.seen_ids = np.setdiff1d(np.arange(self.num_classes), self.unseen_ids)
         self._is_training = self.mode not in ("val", "test")
@@ -301,13 +303,27 @@ class ZeroShotDataset(paddle.io.Dataset):
         inner.transforms.transforms = [self._relabel, *self.transforms.transforms]
         return inner
 
+    def _require_no_class_ignored(self) -> None:
+        if self._class_of is None or not 0 <= self.ignore_index < len(self._class_of):
+            return
+        class_id = int(self._class_of[self.ignore_index])
+        if class_id != self.ignore_index:
+            raise UserError(f"`ignore_index: {self.ignore_index}` of {type(self.dataset).__name__} "
+                            f"is the label of {self.class_names[class_id]} by `label_names`; set "
+                            f"it to a value that no class has, such as {_LARGEST_ID}")
+
     def _check_padding(self) -> None:
         for transform in self.transforms.transforms if self._is_training else []:
             value = getattr(transform, "label_padding_value", self.ignore_index)
-            if value not in [self.ignore_index, *self.seen_ids.tolist()]:
-                raise UserError(f"`label_padding_value: {value}` of {type(transform).__name__} is "
-                                f"neither `ignore_index: {self.ignore_index}` nor a seen class; "
-                                f"set it to {self.ignore_index} in `train_dataset.transforms`")
+            if value == _PADDING < self.num_classes:  # most likely nobody chose it
+                reason = "is PaddleSeg's own, but one of the classes here"
+            elif value not in [self.ignore_index, *self.seen_ids.tolist()]:
+                reason = f"is neither `ignore_index: {self.ignore_index}` nor a seen class"
+            else:
+                continue
+            raise UserError(f"`label_padding_value: {value}` of {type(transform).__name__} "
+                            f"{reason}; set it to {self.ignore_index} in "
+                            f"`train_dataset.transforms`")
 
     def _transforms_come_first(self) -> UserError:
         return UserError(f"the `transforms` of {type(self.dataset).__name__} see its labels before "

@@ -341,6 +341,30 @@ def test_padding_is_ignored_or_seen(root, value, fits):
             make()
 
 
+def test_the_default_padding_may_be_one_of_many_classes(root):
+    names = [f"class {index}" for index in range(300)]
+
+    def make(**padding):
+        data = inner(root, transforms=[RandomPaddingCrop((90, 90), **padding)], num_classes=300,
+                     ignore_index=65535)
+        return ZeroShotDataset(data, ["class 4"], "ignore", names)
+
+    with pytest.raises(UserError, match="`label_padding_value: 255` of RandomPaddingCrop is "
+                                        "PaddleSeg's own, but one of the classes.*to 65535"):
+        make()
+    assert make(label_padding_value=65535)[0]["label"][-1, -1] == 65535
+
+
+def test_no_class_has_the_label_that_is_ignored(root):
+    labels = [f"label {index}" for index in range(300)]
+    labels[:5] = NAMES
+    wrapped(root, "ignore", label_names=labels)  # label 255 is of no class
+    labels[255], labels[3] = labels[3], labels[255]
+    with pytest.raises(UserError, match="`ignore_index: 255` of Dataset is the label of cow by "
+                                        "`label_names`; set it to .*65535"):
+        wrapped(root, "ignore", label_names=labels)
+
+
 # What is counted on the way out.
 
 @pytest.mark.parametrize("num_workers", [0, 2])
