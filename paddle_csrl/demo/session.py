@@ -27,6 +27,7 @@ from paddle_csrl.deploy.model import DeployBuilder
 from paddle_csrl.errors import UserError, user_message
 from paddle_csrl.run import CONFIG_FILE, Run
 from paddle_csrl.utils import make_folder
+from paddle_csrl.visualize import MAX_CLASSES
 
 #: Largest uploaded picture, in pixels.
 MAX_PIXELS = 25_000_000
@@ -55,7 +56,8 @@ class Model:
         opts (list[str]): overrides of its config.
 
     Raises:
-        UserError: the folder is none of a finished run, or its parts do not fit.
+        UserError: the folder is none of a finished run, its parts do not fit, or it has more
+            classes than a byte tells apart.
     """
 
     def __init__(self, folder: str, opts: Sequence[str] = ()):
@@ -64,6 +66,9 @@ class Model:
         builder = DeployBuilder(config, weights)
         self.folder = folder
         self.classes: ClassTable = builder.classes
+        if len(self.classes) > MAX_CLASSES:
+            raise UserError(f"the page shows at most {MAX_CLASSES} classes, and the model in "
+                            f"{folder} has {len(self.classes)}; score it with tools/val.py instead")
         self.read = ImageReader(builder.transforms, SHOWN_PIXELS)
         self.predict = builder.predictor()
 
@@ -284,8 +289,7 @@ class DemoSession:
             result = add_classes(self._model.folder, add, folder, remove=remove, opts=self.opts,
                                  on_progress=task.note, trained=self._trained)
             model = Model(folder, self.opts)
-        except Exception as error:
-            shutil.rmtree(folder, ignore_errors=True)
+        except Exception as error:  # the folder stays: what is there may be of another page
             with self._lock:
                 self._task, self._message = None, {"text": explain(error), "is_error": True}
             return

@@ -332,6 +332,26 @@ def test_a_class_that_cannot_be_added_is_one_line(session, text, message):
     assert session.label(0)[1] == before["version"]
 
 
+def test_a_run_that_came_into_the_folder_meanwhile_stays(run, tmp_path, monkeypatch):
+    """As of another page with the same --save_dir."""
+    other = tmp_path / "kept" / "1"
+    other.mkdir(parents=True)
+    (other / "model.pdparams").write_text("of the other page")
+    session = DemoSession(run.folder, save_dir=str(tmp_path / "kept"))
+    monkeypatch.setattr(session, "_new_folder", lambda: str(other))
+    session.add_class(NEW)
+    state = wait(session)
+    session.close()
+    assert state["message"]["is_error"] and str(other) in state["message"]["text"]
+    assert (other / "model.pdparams").read_text() == "of the other page"
+
+
+def test_more_classes_than_a_byte_tells_are_refused(run, monkeypatch):
+    monkeypatch.setattr(session_module, "MAX_CLASSES", 4)
+    with pytest.raises(UserError, match=f"at most 4 classes, and the model in {run.folder} has 5"):
+        DemoSession(run.folder)
+
+
 def test_one_change_at_a_time(session, monkeypatch):
     go_on = threading.Event()
 
