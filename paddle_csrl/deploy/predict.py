@@ -157,7 +157,7 @@ def predict_images(image_path: str, results: ResultFiles, reader: ImageReader,
     Raises:
         UserError: no images, or results that would replace them.
     """
-    every = find_images(image_path, map(results.folder, results.kinds))
+    every = find_images(image_path, map(results.folder, FOLDERS))
     results.check(every)
     images = every[parallel.rank()::parallel.world_size()]
     logger.info(f"{len(every)} images")

@@ -304,8 +304,8 @@ def test_names_that_are_not_ascii_and_not_even_text(deployed, photos, tmp_path, 
 
 def test_results_inside_the_folder_and_of_one_name(deployed, photos, tmp_path):
     root = shutil.copytree(photos, tmp_path / "photos")
-    for _ in range(2):  # results are not predicted again
-        assert run(deployed, root, root)["predicted"] == 3
+    for flags in (["--confidence"], []):  # results are not predicted again
+        assert run(deployed, root, root, *flags)["predicted"] == 3
     shutil.copy(root / "a.jpg", root / "a.png")
     shutil.copy(root / "a.jpg", root / "a.jpg.png")
     with pytest.raises(UserError, match="would both be predicted into"):
