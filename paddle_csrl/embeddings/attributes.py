@@ -35,7 +35,7 @@ def embed_classes(class_names: Sequence[str], label_names: Sequence[str] | None,
 
     Raises:
         UserError: as ``load_class_embeddings`` and ``attribute_vectors``, or the data set has no
-            attributes.
+            attributes, or none for a class.
     """
     if not takes_attributes(path):
         return load_class_embeddings(class_names, path, normalize, words)
@@ -51,10 +51,19 @@ def _attributes_of(source: Any, class_names: Sequence[str], label_names: Sequenc
         raise UserError(f"`zero_shot.embeddings.path: attributes`: {type(source).__name__} has no "
                         f"attributes; name a word-vector file, or null for the vectors that come "
                         f"with the project")
+    rows = class_names if label_names is None else getattr(source, "class_names", label_names)
+    if np.ndim(attributes) != 2 or len(attributes) != len(rows):
+        raise UserError(f"`zero_shot.embeddings.path: attributes`: those of "
+                        f"{type(source).__name__} are {list(np.shape(attributes))}; they must be "
+                        f"one row for each of its {len(rows)} classes")
     if label_names is not None or words:
-        rows = class_names if label_names is None else getattr(source, "class_names", label_names)
         attributes = attribute_vectors(class_names, attributes, list(rows),
                                        list(getattr(source, "attribute_names", [])), words)
+    for name, vector in zip(class_names, attributes):
+        if not 0 < np.linalg.norm(vector) < np.inf:
+            raise UserError(f"`zero_shot.embeddings.path: attributes`: the vector of class "
+                            f"{name!r} is zero or not finite; give it an attribute, if only its "
+                            f"own")
     return attributes
 
 

@@ -590,6 +590,19 @@ def test_words_that_describe_nothing_are_refused(words, message):
         of_attributes(words)
 
 
+@pytest.mark.parametrize("rows, message", [
+    ([[1, 0], [0, 0]], "the vector of class 'sign' is zero or not finite"),
+    ([[1, 0], [0, np.nan]], "the vector of class 'sign' is zero or not finite"),
+    ([[1, 0]], r"are \[1, 2\]; they must be one row for each of its 2 classes"),
+    ([[1, 0], [0, 1], [1, 1]], r"are \[3, 2\]; they must be one row for each of its 2"),
+    ([1, 0], r"are \[2\]; they must be one row")])
+def test_attributes_that_leave_a_class_without_a_vector(rows, message):
+    source = SimpleNamespace(attributes=np.array(rows, np.float32))
+    with pytest.raises(UserError, match=message):
+        embed_classes(["cow", "sign"], None, lambda: source, path="attributes", normalize=True,
+                      words=None)
+
+
 # The vectors of a sentence encoder that come with the package
 
 
