@@ -74,7 +74,7 @@ def evaluate(model: nn.Layer, dataset: paddle.io.Dataset, evaluator: ZeroShotEva
         aug_eval (bool): multi-scale and flip, with ``AUGMENTED_KEYS``.
         on_prediction (callable, optional): gets (index in ``dataset``, prediction, label).
         on_logits (callable, optional): gets (logits float [1, C, H, W], label [1, 1, H, W]) of
-            every image, once they are counted; with ``aug_eval`` sums of probabilities.
+            every image, once they are counted; with ``aug_eval`` means of the augmented ones.
         title (str): shown beside the progress.
         alone (bool): this process evaluates everything, and no other one does.
         **test_config: ``is_slide``, ``crop_size``, ``stride`` and the above, as in PaddleSeg.
