@@ -104,12 +104,12 @@ def _train_and_score(run: Run, stage: str | None) -> dict[str, Any]:
 def _score(run: Run) -> dict[str, Any]:
     """Score the final model; write ``metrics.json``, pictures and curves.
 
-    Pictures and report of an earlier model go first: were this stopped, they would pass for new.
+    Those of an earlier model, and its report, go first: were this stopped, they would pass for new.
     """
     out, pictures, log = _left_by_scoring(run)
     parallel.barrier()  # no process is still looking for them
     if parallel.is_first():
-        for path in (os.path.join(run.save_dir, REPORT_FILE),
+        for path in (out, os.path.join(run.save_dir, REPORT_FILE),
                      *glob.glob(os.path.join(glob.escape(pictures), "[0-9]*.png"))):
             with contextlib.suppress(FileNotFoundError):
                 os.remove(path)

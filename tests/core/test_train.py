@@ -368,7 +368,7 @@ def test_nothing_of_an_earlier_model_passes_for_new_after_a_stop(run, monkeypatc
     earlier = {name: digest(run.path(name)) for name in ("report.html", "predictions/00.png")}
     shutil.copy(run.path("predictions", "00.png"), run.path("predictions", "07.png"))
 
-    def stop(self, folder):
+    def stop(*args, **kwargs):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
@@ -377,6 +377,11 @@ def test_nothing_of_an_earlier_model_passes_for_new_after_a_stop(run, monkeypatc
     run.again("classifier.iters=2", drawn=True)
     assert {name: digest(run.path(name)) for name in earlier}.items().isdisjoint(earlier.items())
     assert len(os.listdir(run.path("predictions"))) == run.metrics["images"]
+    os.remove(run.path("report.html"))
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(score_module, "evaluate_as_configured", stop)
+        run.again("classifier.iters=2")
+    assert not os.path.exists(run.path("metrics.json"))
 
 
 def test_scores_are_made_again_from_changed_labels(tmp_path, monkeypatch):
