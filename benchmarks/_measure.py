@@ -1,9 +1,32 @@
-"""Time and memory of this process."""
+"""Time and memory of this process, and which targets it has missed."""
 
 import os
 import time
 from collections.abc import Callable
 from typing import Any
+
+_missed: list[str] = []
+
+
+def at_most(value: float, limit: float) -> str:
+    """Say the target of a value, and remember whether it is missed."""
+    return _target(f"target <= {limit}", value <= limit)
+
+
+def at_least(value: float, limit: float) -> str:
+    """Say the target of a value, and remember whether it is missed."""
+    return _target(f"target >= {limit}", value >= limit)
+
+
+def status() -> int:
+    """Return the exit status of a benchmark: 1 if it has missed a target."""
+    return int(bool(_missed))
+
+
+def _target(text: str, is_met: bool) -> str:
+    if not is_met:
+        _missed.append(text)
+    return text
 
 
 def timed(call: Callable[[], Any]) -> tuple[Any, float]:

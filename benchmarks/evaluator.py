@@ -13,13 +13,14 @@ labels below C, pairs ``label * C + pred`` to be made first, or there already.
 
 import argparse
 import statistics
+import sys
 from unittest import mock
 
 import _path  # noqa: F401
 import cv2
 import numpy as np
 import paddle
-from _measure import seconds
+from _measure import at_least, at_most, seconds, status
 from paddleseg.utils.metrics import calculate_area  # before paddle_csrl mends it
 from PIL import Image  # noqa: F401  Paddle 2 must be imported after it and cv2
 
@@ -68,9 +69,10 @@ def compare(kind: str, classes: int, pred: np.ndarray, label: np.ndarray, repeat
     turns = [[seconds(count) for count in counted] for _ in range(repeats)]
     ours, theirs, naive, ready = map(statistics.median, zip(*turns))
     print(f"{kind}, {classes:3d} classes: calculate_area {1e3 * theirs:6.2f} ms, ZeroShotEvaluator "
-          f"{1e3 * ours:.2f} ms, {theirs / ours:.0f} times faster (target >= 100); "
-          f"{ours / naive:.2f} of np.bincount (target <= 1.2), {ours / ready:.2f} of it with the "
-          f"pairs there", flush=True)
+          f"{1e3 * ours:.2f} ms, {theirs / ours:.0f} times faster "
+          f"({at_least(theirs / ours, 100)}); {ours / naive:.2f} of np.bincount "
+          f"({at_most(ours / naive, 1.2)}), {ours / ready:.2f} of it with the pairs there",
+          flush=True)
 
 
 def main() -> None:
@@ -90,3 +92,4 @@ def main() -> None:
 
 if __name__ == "__main__":
     main()
+    sys.exit(status())

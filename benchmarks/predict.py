@@ -29,7 +29,7 @@ import cv2
 import numpy as np
 import paddle
 import paddleseg.core
-from _measure import resident
+from _measure import at_most, resident, status
 from _processes import AS_IT_COMES, Side, turns
 from paddleseg.models import DeepLabV3P
 from paddleseg.transforms import Compose, Normalize
@@ -113,8 +113,8 @@ def compare_speed(name: str, folder: str, batches: Sequence[Sequence[str]]) -> N
     times = 1e3 * np.median(table, axis=0)
     print(f"network for {name}: PaddleSeg's predict {times[1]:.0f} ms an image, tools/predict.py "
           f"{times[0]:.0f} ms, of them the network {times[3]:.0f} ms; ratio {ratios[0]:.2f} "
-          f"(target <= 0.7); with our settings of the process PaddleSeg's {times[2]:.0f} ms, ratio "
-          f"{ratios[1]:.2f}", flush=True)
+          f"({at_most(ratios[0], 0.7)}); with our settings of the process PaddleSeg's "
+          f"{times[2]:.0f} ms, ratio {ratios[1]:.2f}", flush=True)
 
 
 def peak_growth(tools: Tools, paths: Sequence[str]) -> float:
@@ -169,7 +169,7 @@ def start(description: str) -> argparse.Namespace:
 
 
 def main() -> int:
-    return 0 if all(list(checks(start(__doc__)))) else 1
+    return status() if all(list(checks(start(__doc__)))) else 1
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ import contextlib
 import gzip
 import os
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -20,6 +21,7 @@ from concurrent.futures import ThreadPoolExecutor
 import _path  # noqa: F401
 import cv2
 import numpy as np
+from _measure import at_least, at_most, status
 from PIL import Image
 
 from paddle_csrl.datasets.class_names import class_names_for
@@ -71,8 +73,8 @@ def compare_scan(root: str, images: int, repeats: int, height: int, width: int) 
     ratio = statistics.median(alone / whole for whole, alone in turns)
     whole, alone = (1e3 * statistics.median(part) / images for part in zip(*turns))
     print(f"{images} labels of {height} x {width}: decoding them alone {alone:.2f} ms each on "
-          f"{CORES} cores, the scan {whole:.2f} ms, {ratio:.2f} of its speed (target >= 0.8)",
-          flush=True)
+          f"{CORES} cores, the scan {whole:.2f} ms, {ratio:.2f} of its speed "
+          f"({at_least(ratio, 0.8)})", flush=True)
 
 
 def measure_vectors(root: str, words: int, dimension: int, repeats: int) -> None:
@@ -84,7 +86,7 @@ def measure_vectors(root: str, words: int, dimension: int, repeats: int) -> None
     times = [seconds(lambda: embed_classes(names, None, lambda: None, path=path, normalize=True,
                                            words={})) for _ in range(repeats)]
     print(f"{len(names)} names in {words} words of {dimension} numbers, .gz: "
-          f"{statistics.median(times):.2f} s (target <= 2)")
+          f"{statistics.median(times):.2f} s ({at_most(statistics.median(times), 2)})")
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -102,3 +104,4 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 if __name__ == "__main__":
     main()
+    sys.exit(status())

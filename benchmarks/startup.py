@@ -17,6 +17,7 @@ import tempfile
 import time
 from collections.abc import Sequence
 
+from _measure import at_most, status
 from _path import ROOT
 
 #: Without the switch that would have ours compiled in each process, but not Paddle's.
@@ -51,8 +52,8 @@ def compare(what: str, command: Sequence[str], target: float, repeats: int) -> N
     turns = [(seconds(*command), seconds(*IMPORTS)) for _ in range(repeats + 1)][1:]  # warm
     ratio = statistics.median(whole / bare for whole, bare in turns)
     whole, bare = map(statistics.median, zip(*turns))
-    print(f"{what}: {whole:.2f} s, the imports {bare:.2f} s, ratio {ratio:.2f} (target <= "
-          f"{target})", flush=True)
+    print(f"{what}: {whole:.2f} s, the imports {bare:.2f} s, ratio {ratio:.2f} "
+          f"({at_most(ratio, target)})", flush=True)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -65,7 +66,7 @@ def main(argv: Sequence[str] | None = None) -> None:
                    if name.endswith(".py"))
     slowest = max(statistics.median(seconds(os.path.join("tools", name), "--help")
                                     for _ in range(args.repeats)) for name in tools)
-    print(f"--help of the slowest of {len(tools)} tools: {slowest:.2f} s (target <= 0.3)")
+    print(f"--help of the slowest of {len(tools)} tools: {slowest:.2f} s ({at_most(slowest, 0.3)})")
     compare("the start of train.py", START, 1.1, args.repeats)
     with tempfile.TemporaryDirectory() as folder:
         for images in args.images:
@@ -75,3 +76,4 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 if __name__ == "__main__":
     main()
+    sys.exit(status())
