@@ -86,7 +86,8 @@ def compare(name: str, root: str, args: argparse.Namespace) -> None:
     times = 1e3 * np.median(table, axis=0) / args.images
     print(f"network for {name}: PaddleSeg's evaluate {times[1]:.0f} ms an image, tools/val.py "
           f"{times[0]:.0f} ms, ratio {ratios[0]:.2f} ({at_most(ratios[0], 0.8)}); with our "
-          f"settings of the process PaddleSeg's {times[2]:.0f} ms, ratio {ratios[1]:.2f}", flush=True)
+          f"settings of the process PaddleSeg's {times[2]:.0f} ms, ratio {ratios[1]:.2f}",
+          flush=True)
 
 
 def main() -> None:
