@@ -1,5 +1,6 @@
 """Finding, naming and reading the images to predict."""
 
+import copy
 import os
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -135,7 +136,8 @@ class ImageReader:
     """
 
     def __init__(self, transforms: Compose, most_pixels: int | None = None):
-        self.transforms, self.most_pixels = transforms, most_pixels
+        self.transforms, self.most_pixels = copy.copy(transforms), most_pixels
+        self.transforms.transforms = [_noting(step) for step in transforms.transforms]
         self.deep: list[str] = []
 
     def __call__(self, path: str) -> Sample:
@@ -157,12 +159,8 @@ class ImageReader:
             self.deep.append(path)
         to_rgb = cv2.COLOR_GRAY2RGB if pixels.ndim == 2 else cv2.COLOR_BGR2RGB
         data: dict[str, Any] = self.transforms({"img": pixels.astype("float32")})
-        trans_info = list(data["trans_info"])
-        size = tuple(trans_info[0][1]) if trans_info else data["img"].shape[1:]
-        if size != pixels.shape[:2]:  # a transform that notes nothing, such as ResizeShortSide
-            trans_info.insert(0, ("resize", pixels.shape[:2]))
         return Sample(cv2.cvtColor(pixels, to_rgb), np.asarray(data["img"], np.float32)[None],
-                      trans_info)
+                      list(data["trans_info"]))
 
     def _decoded(self, content: np.ndarray, path: str) -> np.ndarray | None:
         """Decode a file; OpenCV turns what an EXIF orientation turns, but for WebP images."""
@@ -185,6 +183,18 @@ class ImageReader:
             return pixels
         size = max(int(scale * width), 1), max(int(scale * height), 1)
         return cv2.resize(pixels, size, interpolation=cv2.INTER_AREA)
+
+
+def _noting(transform: Callable[[dict], dict]) -> Callable[[dict], dict]:
+    """Have a transform note how it changed the size if it does not, as ResizeShortSide."""
+    def run(data: dict[str, Any]) -> dict[str, Any]:
+        size, notes = data["img"].shape[:2], len(data["trans_info"])
+        data = transform(data)
+        if data["img"].shape[:2] != size and len(data["trans_info"]) == notes:
+            data["trans_info"].append(("resize", size))
+        return data
+
+    return run
 
 
 def read_ahead(read: Callable[[Any], Any], items: Iterable[Any], threads: int) -> Iterator[Any]:

@@ -512,6 +512,7 @@ def test_linked_folders_deep_images_and_other_files_are_told(deployed, photos, t
     ([Resize([24, 36]), Padding([64, 72])], (72, 64)),
     ([ResizeShortSide(20)], (20, 28)),  # notes nothing in trans_info
     ([ResizeShortSide(20), Padding([64, 72])], (72, 64)),
+    ([Padding([112, 80]), ResizeShortSide(40)], (40, 56)),
 ])
 def test_predictions_have_the_size_of_the_image(photos, transforms, size):
     sample = ImageReader(Compose(transforms))(f"{photos}/a.jpg")
