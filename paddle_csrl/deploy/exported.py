@@ -232,7 +232,7 @@ def _brief(error: BaseException) -> str:
 class ExportedPredictor:
     """Predicts with an exported model, as ``SegmentorPredictor`` does with a trained one.
 
-    Where the model has a fixed size, the image is scaled to it and the prediction back. Scores
+    Where the model has a fixed size, the image is scaled to it and the prediction back. Logits
     are scaled bilinearly, before the class is chosen, and class ids by the nearest.
 
     Args:
@@ -260,13 +260,13 @@ class ExportedPredictor:
         if self.info.output_op == "argmax":
             label = reverse_transform(output.astype("int32").unsqueeze(1), trans_info, "nearest")
             return Prediction(label[0, 0].numpy(), None)
+        if self.info.output_op == "softmax":  # up to a constant the logits, which predict.py scales
+            output = paddle.log(output.clip(min=float(np.finfo(np.float32).tiny)))
         scores = reverse_transform(output, trans_info, "bilinear")
         label = paddle.argmax(scores, axis=1, dtype="int32")[0].numpy()
         if not self.confidence:
             return Prediction(label, None)
-        if self.info.output_op == "none":
-            scores = nn.functional.softmax(scores, axis=1)
-        return Prediction(label, scores.max(axis=1)[0].numpy())
+        return Prediction(label, nn.functional.softmax(scores, axis=1).max(axis=1)[0].numpy())
 
 
 def fit_to_shape(pixels: np.ndarray, shape: list[int]) -> tuple:

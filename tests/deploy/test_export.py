@@ -183,6 +183,22 @@ def test_confidence_of_an_exported_model(run, exported, photos, tmp_path, output
         assert np.abs(ours - trained).max() <= 1
 
 
+@pytest.mark.parametrize("output_op", ["softmax", "none"])
+def test_scores_of_a_resized_image_are_brought_back_as_in_training(run, exported, photos, tmp_path,
+                                                                   output_op):
+    transforms = [{"type": "Resize", "target_size": [32, 24]}, {"type": "Normalize"}]
+    folder = altered(exported("paddle", output_op), tmp_path / "resizing",
+                     lambda content: content.update(transforms=transforms))
+    run_infer(folder, photos, tmp_path / "exported", "--confidence")
+    run_predict(run, photos, tmp_path / "trained", "--confidence", "--opts",
+                f"val_dataset.transforms={transforms}")
+    for name in ("a.png", "b.png", "sub/c.png"):
+        for kind, most in (("label_prediction", 0), ("confidence", 1)):
+            ours, trained = (np.int64(Image.open(tmp_path / made / kind / name))
+                             for made in ("exported", "trained"))
+            assert np.abs(ours - trained).max() <= most
+
+
 @pytest.mark.parametrize("target", FILES)
 def test_a_fixed_size_takes_images_of_any_size(run, exports, photos, tmp_path, target):
     folder, result = exports("--format", target, "--input_shape", "1", "3", "48", "64",
