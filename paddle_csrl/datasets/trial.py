@@ -15,6 +15,7 @@ _SIZE, _TRIES = (24, 32), 16
 # Arguments of PaddleSeg's that set the sides of an image in pixels, and that multiply them.
 _SIDES = {"target_size", "crop_size", "size", "long_size", "short_size", "min_long", "min_value",
           "max_value", "short_side"}
+_CHOICES = {"short_size"}  # of which a list holds several, one of them for an image
 _FACTORS, _MOST_FACTOR = {"min_scale_factor", "max_scale_factor", "min_scale"}, 100
 
 
@@ -26,6 +27,8 @@ def require_bounded(content: dict[str, Any], place: str) -> None:
     for key, value in content.items():
         numbers = [side for side in (value if isinstance(value, list) else [value, value])
                    if isinstance(side, (int, float))]
+        if key in _CHOICES and numbers:
+            numbers = [max(numbers)] * 2
         if key in _SIDES and math.prod(numbers) > MOST_PIXELS:
             raise UserError(f"`{place}.{key}: {value}` makes images of more than {MOST_PIXELS} "
                             f"pixels; give a smaller size")

@@ -250,6 +250,7 @@ def test_what_no_stage_could_use_is_refused_when_it_is_read(load, key, value, me
     ({"type": "Resize", "target_size": [-4, 4]}, "Resize fails"),
     ({"type": "Resize", "target_size": [10**6, 10**6]}, "makes images of more than"),
     ({"type": "ResizeByShort", "short_size": 10**6}, "makes images of more than"),
+    ({"type": "ResizeByShort", "short_size": [10**6, 20, 20]}, "makes images of more than"),
     ({"type": "ResizeStepScaling", "max_scale_factor": 1e9}, "must be at most 100"),
     ({"type": "RandomPaddingCrop", "crop_size": [4, "a"]}, "RandomPaddingCrop fails"),
     ({"type": "RandomPaddingCrop", "crop_size": [0, 0]}, "makes an image without a pixel"),
@@ -259,6 +260,11 @@ def test_what_no_stage_could_use_is_refused_when_it_is_read(load, key, value, me
 def test_transforms_are_tried_on_an_image(load, key, transform, message):
     refuses(load, rf"tiny.yml: .*`{key}\[1\].*{message}",
             changes={key: [{"type": "RandomBlur"}, transform]})
+
+
+def test_sizes_to_choose_from_are_not_sides_of_one_image(load):
+    sizes = list(range(320, 1400, 64))
+    load({"train_dataset.transforms": [{"type": "ResizeByShort", "short_size": sizes}]})
 
 
 def test_what_was_made_once_is_not_made_for_the_next_config(load, monkeypatch):
