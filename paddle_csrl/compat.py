@@ -11,6 +11,7 @@ zlib and Paddle are loaded; `mend_paddleseg` and the other functions of that nam
 import ast
 import collections
 import contextlib
+import copy
 import gc
 import inspect
 import io
@@ -18,6 +19,7 @@ import linecache
 import math
 import os
 import pickle
+import random
 import signal
 import sys
 import tarfile
@@ -33,6 +35,7 @@ from typing import Any, BinaryIO, NamedTuple, cast
 from unittest.mock import patch
 
 import cv2  # noqa: F401
+import numpy as np
 import PIL.Image  # noqa: F401
 
 
@@ -78,6 +81,7 @@ from paddleseg.models.losses import (  # noqa: E402
     LovaszSoftmaxLoss,
     OhemCrossEntropyLoss,
 )
+from paddleseg.transforms import RandomPaddingCrop, ResizeByShort, functional  # noqa: E402
 from paddleseg.utils import download, logger, metrics, utils  # noqa: E402
 
 # `paddleseg.core.train` is the function; the module of that name is only to be had from here.
@@ -216,6 +220,59 @@ def _mend_dice() -> None:
         return forward(self, logits, labels.clone())
 
     DiceLoss.forward = mended
+
+
+def _crop_takes_label_for_image() -> bool:
+    """With ``category_max_ratio`` the crop of the label becomes the image."""
+    crop = RandomPaddingCrop([1, 2], category_max_ratio=0.9)
+    crop._get_crop_coordinates = lambda size: (0, 0, 1, 2)  # nothing is drawn
+    return crop({"img": np.full([3, 1], 7), "label": np.eye(3)[:, :1]})["img"].max() != 7
+
+
+def _padding_crop(self: Any, data: dict[str, Any]) -> dict[str, Any]:
+    """Cut image and labels alike; stands in for ``RandomPaddingCrop.__call__``.
+
+    With ``category_max_ratio`` another place is tried, ``loop_times`` at most, while a class has
+    that share of the labelled pixels.
+    """
+    if data["img"].shape[:2] == self.crop_size:
+        return data
+    data = self._padding(data)
+    size = data["img"].shape[:2]
+    crop = self._get_crop_coordinates(size)
+    for _ in range(self.loop_times if self.category_max_ratio < 1 else 0):
+        label = functional.crop(data["label"], crop)
+        _, counts = np.unique(label[label != self.ignore_index], return_counts=True)
+        if len(counts) > 1 and counts.max() < self.category_max_ratio * counts.sum():
+            break
+        crop = self._get_crop_coordinates(size)
+    for key in ("img", *data.get("gt_fields", [])):
+        data[key] = functional.crop(data[key], crop)
+    return data
+
+
+def _short_size_changes() -> bool:
+    """``max_size`` lowers the ``short_size`` of one wide image, and of all that come after it."""
+    resize = ResizeByShort(2, max_size=2)
+    resize({"img": np.zeros([1, 2], np.float32), "trans_info": []})
+    return resize.short_size != 2
+
+
+def _mend_short_size() -> None:
+    """Find the size of every image anew, which also draws from several of them each time."""
+    resize = ResizeByShort.__call__
+
+    def keeping_all(self: Any, short_size: int | list[int], max_size: float = 1e10) -> None:
+        self.short_size, self.max_size = short_size, max_size
+
+    @wraps(resize)
+    def mended(self: Any, data: dict[str, Any]) -> dict[str, Any]:
+        once = copy.copy(self)
+        if isinstance(self.short_size, list):
+            once.short_size = random.choice(self.short_size)
+        return resize(once, data)
+
+    ResizeByShort.__init__, ResizeByShort.__call__ = keeping_all, mended
 
 
 def _loss_terms_are_0d() -> bool:
@@ -378,6 +435,9 @@ FAULTS = (
           partial(setattr, OhemCrossEntropyLoss, "forward", _ohem_forward)),
     Fault("LovaszSoftmaxLoss without labels is empty", _lovasz_fails, _mend_lovasz),
     Fault("DiceLoss overwrites labels", _dice_overwrites, _mend_dice),
+    Fault("RandomPaddingCrop takes labels for images", _crop_takes_label_for_image,
+          partial(setattr, RandomPaddingCrop, "__call__", _padding_crop)),
+    Fault("ResizeByShort keeps what it made of one image", _short_size_changes, _mend_short_size),
     Fault("train saves scores it has not", lambda: bool(_unset_scores()), _mend_unset_scores),
     Fault("train indexes 0-D loss terms", _loss_terms_are_0d, _mend_loss_terms),
     Fault("calculate_area concatenates 0-D sums", _calculate_area_fails,

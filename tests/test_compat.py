@@ -25,6 +25,7 @@ from paddleseg.core import infer
 from paddleseg.cvlibs import Config, SegBuilder, manager
 from paddleseg.models import backbones
 from paddleseg.models.losses import CrossEntropyLoss, DiceLoss, MixedLoss, OhemCrossEntropyLoss
+from paddleseg.transforms import RandomPaddingCrop, ResizeByShort
 from paddleseg.utils import download, logger, metrics
 
 from helpers import tiny_runs
@@ -32,7 +33,7 @@ from paddle_csrl import compat  # first: it orders the imports of cv2 and paddle
 
 compat.mend_paddleseg()
 TRAINER = sys.modules["paddleseg.core.train"]
-CROSS_ENTROPY, OHEM, LOVASZ, DICE, SCORES, TRAIN, AREA, FLEET, LOG = (
+CROSS_ENTROPY, OHEM, LOVASZ, DICE, CROP, SHORT, SCORES, TRAIN, AREA, FLEET, LOG = (
     fault.name for fault in compat.FAULTS)
 
 # Loads compat.py alone: importing the package would mend before the faults can be seen.
@@ -51,6 +52,7 @@ compat = load_compat()
 import cv2, numpy as np, paddle, paddleseg.core
 from paddleseg.models.losses import (
     CrossEntropyLoss, DiceLoss, LovaszSoftmaxLoss, OhemCrossEntropyLoss)
+from paddleseg.transforms import RandomPaddingCrop, ResizeByShort
 from paddleseg.utils import logger, metrics
 from google.protobuf import struct_pb2
 strategy = sys.modules[paddle.distributed.fleet.DistributedStrategy.__module__]
@@ -79,6 +81,17 @@ def dice():
     DiceLoss()(logit, ignored)
     assert ignored.numpy().tolist() == [[[255, 255]]]
 
+def crop():
+    data = {"img": np.full([8, 8, 3], 7.0), "label": np.indices([8, 8]).sum(0) % 2}
+    image = RandomPaddingCrop([4, 4], category_max_ratio=0.9)(data)["img"]
+    assert image.shape == (4, 4, 3) and (image == 7).all()
+
+def short_size():
+    resize = ResizeByShort(8, max_size=10)
+    made = [resize({"img": np.zeros(size, "float32"), "trans_info": []})["img"].shape
+            for size in ([4, 8], [4, 4])]
+    assert made == [(5, 10), (8, 8)]
+
 def log():
     with contextlib.redirect_stdout(io.StringIO()) as printed:
         logger.warning("\u00e9")
@@ -91,6 +104,8 @@ USES = {
     "ohem": lambda: OhemCrossEntropyLoss(min_kept=1)(logit, label),
     "lovasz": lambda: LovaszSoftmaxLoss()(logit, label + 255).item(),
     "dice": dice,
+    "crop": crop,
+    "short_size": short_size,
     "train": lambda: train(Model),
     "own_losses": lambda: train(OwnLosses),
     "area": lambda: metrics.calculate_area(label, label, 2),
@@ -108,7 +123,9 @@ def failures():
 def targets():
     return {"cross_entropy": CrossEntropyLoss._post_process_loss,
             "ohem": OhemCrossEntropyLoss.forward, "lovasz": LovaszSoftmaxLoss.forward,
-            "dice": DiceLoss.forward, "train": trainer.train, "own_losses": paddleseg.core.train,
+            "dice": DiceLoss.forward, "crop": RandomPaddingCrop.__call__,
+            "short_size": ResizeByShort.__call__, "train": trainer.train,
+            "own_losses": paddleseg.core.train,
             "area": metrics.calculate_area, "fleet": strategy.get_msg_dict, "log": logger.log}
 before, originals = failures(), targets()
 mended = compat.mend_paddleseg()
@@ -139,8 +156,8 @@ def fresh():
 def test_exactly_the_faulty_is_touched(fresh):
     """A fault is mended where its use fails; where it does not, nothing is replaced."""
     uses = {CROSS_ENTROPY: ("cross_entropy",), OHEM: ("ohem",), LOVASZ: ("lovasz",),
-            DICE: ("dice",), TRAIN: ("train", "own_losses"), AREA: ("area",), FLEET: ("fleet",),
-            LOG: ("log",)}
+            DICE: ("dice",), CROP: ("crop",), SHORT: ("short_size",),
+            TRAIN: ("train", "own_losses"), AREA: ("area",), FLEET: ("fleet",), LOG: ("log",)}
     faulty = [name for name in uses if uses[name][0] in fresh["before"]]
     assert fresh["mended"] == faulty
     assert fresh["touched"] == [use for name in faulty for use in uses[name]]
@@ -223,6 +240,50 @@ def test_a_healthy_paddleseg_stays_untouched(monkeypatch):
     assert compat.mend_paddleseg() == []
     assert all(getattr(owner, attribute) is healthy for owner, attribute in targets)
     assert TRAINER.train is healthy_train
+
+
+@pytest.mark.parametrize("ratio", [0.3, 0.6, 1.0])
+def test_image_and_label_are_cut_at_one_place_where_no_class_has_too_much(ratio):
+    """Where both show their own coordinates, the place is told; the label holds classes 0 to 2."""
+    rows, columns = np.indices([20, 30])
+    label = (columns // 10).astype(np.uint8)
+    label[:, :4] = 255
+    image = np.stack([rows, columns, label], 2).astype(np.float32)
+    shares = []
+    for seed in range(40):
+        np.random.seed(seed)
+        cut = RandomPaddingCrop([12, 8], category_max_ratio=ratio, loop_times=30)(
+            {"img": image.copy(), "label": label.copy(), "gt_fields": ["label"]})
+        assert cut["img"].shape == (8, 12, 3)
+        np.testing.assert_array_equal(cut["img"][..., 2], cut["label"])
+        assert (np.diff(cut["img"][..., 0], axis=0) == 1).all()
+        assert (np.diff(cut["img"][..., 1], axis=1) == 1).all()
+        counts = np.bincount(cut["label"][cut["label"] != 255])
+        shares.append(counts.max() / counts.sum())
+    assert (max(shares) < 0.6) == (ratio == 0.6)  # under 0.3 there is no place
+
+
+def test_a_class_that_fills_every_crop_is_cut_all_the_same():
+    data = {"img": np.arange(48.0).reshape(4, 4, 3), "label": np.ones([4, 4], np.uint8),
+            "gt_fields": ["label"]}
+    cut = RandomPaddingCrop([2, 2], category_max_ratio=0.5)(data)
+    assert cut["img"].shape == (2, 2, 3) and cut["label"].shape == (2, 2)
+
+
+def test_no_image_changes_the_size_of_the_next():
+    """The short side is 60, or less where the long one would be above 100."""
+    resize = ResizeByShort(60, max_size=100)
+    for height, width in [(30, 40), (30, 90), (30, 40), (200, 50), (30, 40)]:
+        scale = min(60 / min(height, width), 100 / max(height, width))
+        made = resize({"img": np.zeros([height, width, 3], np.float32), "trans_info": []})["img"]
+        assert np.abs(np.subtract(made.shape[:2], [height * scale, width * scale])).max() <= 2
+
+
+def test_one_of_several_short_sizes_is_drawn_for_every_image():
+    resize = ResizeByShort([20, 30, 40])
+    sizes = [resize({"img": np.zeros([10, 10, 3], np.float32), "trans_info": []})["img"].shape[0]
+             for _ in range(60)]
+    assert set(sizes) == {20, 30, 40}
 
 
 SCORING_TRAIN = """
