@@ -140,6 +140,24 @@ def test_a_class_is_removed_and_added_under_another_name(page):
     expect(row(page, UNSEEN)).to_have_count(1)
 
 
+def test_numbers_of_the_classes_before_are_not_those_of_now(page):
+    """Ids move up after a class that goes, and the picture's new ones may not come."""
+    choose_image_with(page, UNSEEN)
+    page.route("**/label", lambda route: route.abort())
+    row(page, OTHER).get_by_role("button").click()
+    wait_for(page, "removed")
+    expect(page.get_by_role("alert")).to_contain_text("does not answer")
+    assert set(page.locator("#legend .share").all_inner_texts()) == {""}
+    box = page.locator("#mask").bounding_box()
+    page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+    expect(page.locator("#pointed")).to_be_empty()
+
+    page.unroute("**/label")
+    add(page, OTHER)
+    wait_for(page, "added")
+    expect(row(page, UNSEEN).locator(".share")).not_to_be_empty()
+
+
 def test_a_bad_name_is_one_line(page):
     before = pixels(page)
     add(page, "qwertz")

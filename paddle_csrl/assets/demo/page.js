@@ -55,6 +55,7 @@ async function refresh() {
   if (!before || newest(before) !== newest(state)) showGallery();
   showStatus();
   if (!before || before.version !== state.version) {
+    labels = null; // ids of the classes before
     showLegend();
     if (before) byId("name").value = ""; // it stays where it was refused, to be corrected
     if (chosen !== null) await showImage(chosen);
