@@ -32,6 +32,9 @@ from paddle_csrl.utils.randomness import seeded
 _RELABELLED = "_relabelled"
 _LARGEST_ID = 65535  # of a label file
 _PADDING = 255  # by which PaddleSeg's transforms pad labels where nothing else is said
+# Transforms of PaddleSeg that make other ids of those of a label.
+_BLENDING = ("ScalePadding",)  # between two classes, by interpolation
+_OF_8_BITS = ("RandomAffine",)
 
 
 @register(manager.DATASETS)
@@ -297,7 +300,7 @@ class ZeroShotDataset(paddle.io.Dataset):
             if self._relabel.changes and self._transforms_labels:
                 raise self._transforms_come_first()
             return self.dataset
-        self._check_padding()
+        self._check_transforms()
         inner: Any = copy.copy(self.dataset)
         inner.transforms = copy.copy(self.transforms)
         inner.transforms.transforms = [self._relabel, *self.transforms.transforms]
@@ -312,8 +315,9 @@ class ZeroShotDataset(paddle.io.Dataset):
                             f"is the label of {self.class_names[class_id]} by `label_names`; set "
                             f"it to a value that no class has, such as {_LARGEST_ID}")
 
-    def _check_padding(self) -> None:
+    def _check_transforms(self) -> None:
         for transform in self.transforms.transforms if self._is_training else []:
+            self._check_ids_stay(type(transform).__name__)
             value = getattr(transform, "label_padding_value", self.ignore_index)
             if value == _PADDING < self.num_classes:  # most likely nobody chose it
                 reason = "is PaddleSeg's own, but one of the classes here"
@@ -324,6 +328,15 @@ class ZeroShotDataset(paddle.io.Dataset):
             raise UserError(f"`label_padding_value: {value}` of {type(transform).__name__} "
                             f"{reason}; set it to {self.ignore_index} in "
                             f"`train_dataset.transforms`")
+
+    def _check_ids_stay(self, transform: str) -> None:
+        if transform in _BLENDING:
+            raise UserError(f"the transform {transform} makes ids of other classes where two meet; "
+                            f"use ResizeByLong and Padding instead")
+        if transform in _OF_8_BITS and max(self.num_classes - 1, self.ignore_index) > _PADDING:
+            raise UserError(f"the transform {transform} cuts labels to 8 bits, and "
+                            f"{self.num_classes} classes with `ignore_index: {self.ignore_index}` "
+                            f"need more; use RandomRotation and ResizeStepScaling instead")
 
     def _transforms_come_first(self) -> UserError:
         return UserError(f"the `transforms` of {type(self.dataset).__name__} see its labels before "

@@ -20,6 +20,7 @@ from paddleseg.transforms import (
     RandomScaleAspect,
     RandomVerticalFlip,
     ResizeStepScaling,
+    ScalePadding,
 )
 from PIL import Image
 
@@ -353,6 +354,33 @@ def test_the_default_padding_may_be_one_of_many_classes(root):
                                         "PaddleSeg's own, but one of the classes.*to 65535"):
         make()
     assert make(label_padding_value=65535)[0]["label"][-1, -1] == 65535
+
+
+def through(transform, label):
+    """The ids that a label has after ``transform``."""
+    image = np.zeros((*label.shape, 3), np.float32)
+    return set(np.unique(transform({"img": image, "label": label, "trans_info": [],
+                                    "gt_fields": ["label"]})["label"]))
+
+
+def test_transforms_that_make_other_ids_are_refused(root):
+    """Square images are not padded, so that ids are blended without a word of the label's check."""
+    blending = ScalePadding((32, 32))
+    assert through(blending, np.kron(np.eye(2, dtype=np.uint8) * 4, np.ones((9, 9)))) > {0, 4}
+    with pytest.raises(UserError, match="ScalePadding makes ids of other classes"):
+        wrapped(root, transforms=[blending])
+    wrapped(root, mode="val", transforms=[blending])  # which leaves labels as they are
+
+
+def test_transforms_of_8_bit_labels_are_refused_where_there_are_more(root):
+    affine = RandomAffine((32, 32), label_padding_value=65535)
+    assert 300 not in through(affine, np.full((32, 32), 300, np.uint16))
+    wrapped(root, transforms=[RandomAffine((32, 32))])
+    names = [f"class {index}" for index in range(300)]
+    with pytest.raises(UserError, match="RandomAffine cuts labels to 8 bits, and 300 classes with "
+                                        "`ignore_index: 65535` need"):
+        ZeroShotDataset(inner(root, transforms=[affine], num_classes=300, ignore_index=65535),
+                        ["class 4"], "ignore", names)
 
 
 def test_no_class_has_the_label_that_is_ignored(root):
