@@ -186,6 +186,13 @@ class ZeroShotDataset(paddle.io.Dataset):
         data["label"] = label.astype(np.int32)
         return data
 
+    def tried(self, number: int = 8) -> list[dict[str, Any]]:
+        """Read up to ``number`` samples from all over, which do not count as drawn."""
+        places = np.unique(np.linspace(0, len(self) - 1, number).round().astype(int))
+        samples = [self[place] for place in places.tolist()]
+        self.drawn.clear()
+        return samples
+
     def audit(self) -> dict[str, Any]:
         """Count what of the data is used, by the label scan.
 
@@ -326,8 +333,7 @@ class ZeroShotDataset(paddle.io.Dataset):
             else:
                 continue
             raise UserError(f"`label_padding_value: {value}` of {type(transform).__name__} "
-                            f"{reason}; set it to {self.ignore_index} in "
-                            f"`train_dataset.transforms`")
+                            f"{reason}; set it to {self.ignore_index}")
 
     def _check_ids_stay(self, transform: str) -> None:
         if transform in _BLENDING:

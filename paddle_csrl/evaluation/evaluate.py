@@ -10,7 +10,7 @@ from paddleseg.core import infer
 
 from paddle_csrl import parallel
 from paddle_csrl.builder import ZeroShotBuilder
-from paddle_csrl.errors import UserError
+from paddle_csrl.errors import UserError, one_line
 from paddle_csrl.metrics import ZeroShotEvaluator
 from paddle_csrl.utils import progress
 from paddle_csrl.utils.precision import autocast
@@ -19,6 +19,8 @@ from paddle_csrl.utils.precision import autocast
 AUGMENTED_KEYS = ("scales", "flip_horizontal", "flip_vertical")
 #: Those with ``is_slide`` alone.
 WINDOW_KEYS = ("crop_size", "stride")
+_OF_STRIDE = ("have `val_dataset.transforms` bring images to a multiple of its stride, as "
+              "{type: Padding, target_size: [512, 512]}")
 
 
 def shard(dataset: paddle.io.Dataset) -> paddle.io.Subset:
@@ -50,9 +52,10 @@ def evaluate_as_configured(builder: ZeroShotBuilder, model: nn.Layer, evaluator:
     ``options`` are further arguments of ``evaluate``, stronger than the config.
     """
     settings = builder.config.settings
+    configured = {"num_workers": settings.num_workers, "precision": settings.precision,
+                  "amp_level": settings.amp_level, **builder.config.test_config}
     return evaluate(model, builder.val_dataset if dataset is None else dataset, evaluator,
-                    settings.num_workers, precision=settings.precision,
-                    amp_level=settings.amp_level, **{**builder.config.test_config, **options})
+                    **{**configured, **options})
 
 
 def evaluate(model: nn.Layer, dataset: paddle.io.Dataset, evaluator: ZeroShotEvaluator,
@@ -80,7 +83,7 @@ def evaluate(model: nn.Layer, dataset: paddle.io.Dataset, evaluator: ZeroShotEva
         **test_config: ``is_slide``, ``crop_size``, ``stride`` and the above, as in PaddleSeg.
 
     Raises:
-        UserError: a prediction has another size than its label.
+        UserError: the model does not run on an image, or predicts another size than its label's.
     """
     model.eval()
     samples = paddle.io.Subset(dataset, list(range(len(dataset)))) if alone else shard(dataset)
@@ -90,8 +93,11 @@ def evaluate(model: nn.Layer, dataset: paddle.io.Dataset, evaluator: ZeroShotEva
     run = infer.aug_inference if aug_eval else infer.inference
     with paddle.no_grad(), autocast(precision, amp_level):
         for index, data in read_in_turn(samples, num_workers, title):
-            prediction, logits = run(model, data["img"], trans_info=data["trans_info"],
-                                     **test_config)
+            try:
+                prediction, logits = run(model, data["img"], trans_info=data["trans_info"],
+                                         **test_config)
+            except Exception as error:  # of Paddle, of many types
+                raise _does_not_run(type(model).__name__, data["img"], error) from error
             label = data["label"].numpy()
             _require_size(prediction, label, type(model).__name__)
             evaluator.update(prediction.numpy(), label)
@@ -104,11 +110,16 @@ def evaluate(model: nn.Layer, dataset: paddle.io.Dataset, evaluator: ZeroShotEva
     return evaluator
 
 
+def _does_not_run(model: str, images: paddle.Tensor, error: Exception) -> UserError:
+    height, width = images.shape[-2:]
+    return UserError(f"{model} does not run on an image of {height} x {width} pixels (height x "
+                     f"width: {one_line(error)[:200]}); {_OF_STRIDE}")
+
+
 def _require_size(prediction: paddle.Tensor, label: np.ndarray, model: str) -> None:
     """Insist on one size, which networks miss that only multiples of their stride come out of."""
     (made, wide), (height, width) = prediction.shape[-2:], label.shape[-2:]
     if (made, wide) != (height, width):
         raise UserError(f"{model} predicts {made} x {wide} pixels (height x width) where the label "
-                        f"has {height} x {width}; have `val_dataset.transforms` bring images to a "
-                        f"multiple of its stride, as {{type: Padding, target_size: [512, 512]}}, "
-                        f"and none that changes their size without a way back")
+                        f"has {height} x {width}; {_OF_STRIDE}, and none that changes their size "
+                        f"without a way back")

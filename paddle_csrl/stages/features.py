@@ -11,6 +11,7 @@ from paddle_csrl.bank.feature_bank import BottomKSampler
 from paddle_csrl.builder import without_pretrained
 from paddle_csrl.config import ZeroShotConfig
 from paddle_csrl.datasets.transforms import labels_at
+from paddle_csrl.errors import UserError
 from paddle_csrl.evaluation.evaluate import read_in_turn, shard
 from paddle_csrl.models.last_layer import FeatureExtractor
 from paddle_csrl.stages.base import Stage, StageContext, dataset_input, register
@@ -50,6 +51,15 @@ class FeaturesStage(Stage):
         if settings.zero_shot.classifier_layer:
             inputs["classifier_layer"] = settings.zero_shot.classifier_layer
         return inputs
+
+    def check(self, context: StageContext) -> None:
+        place = "zero_shot.features" if context.settings.zero_shot.features.transforms \
+            else "val_dataset"
+        try:
+            context.builder.feature_dataset.tried()
+        except UserError as error:
+            raise UserError(f"`{place}.transforms`, by which features are taken of training "
+                            f"images: {error}") from error
 
     def run(self, context: StageContext) -> dict[str, Any]:
         dataset, features = context.builder.feature_dataset, context.settings.zero_shot.features

@@ -23,7 +23,7 @@ from paddle_csrl.config import ZeroShotConfig
 from paddle_csrl.datasets import ZeroShotDataset
 from paddle_csrl.datasets.order import TrainingOrder
 from paddle_csrl.errors import UserError, one_line
-from paddle_csrl.evaluation.evaluate import evaluate_as_configured
+from paddle_csrl.evaluation.evaluate import evaluate_as_configured, new_evaluator
 from paddle_csrl.metrics import ZeroShotEvaluator
 from paddle_csrl.models.embedding_head import EmbeddingHead
 from paddle_csrl.stages.base import (
@@ -101,7 +101,7 @@ class SegmentorStage(Stage):
         check_training(context.settings, len(context.classes))
 
     def check_start(self, context: StageContext) -> None:
-        """See to the last layer and the outputs of an untrained segmentor, and to a batch."""
+        """See to the last layer and the outputs of a segmentor, to a batch and to validation."""
         builder = context.builder
         weights = context.settings.segmentor_weights
         sample = _check_batch(builder.train_dataset, context.settings.batch_size)
@@ -116,6 +116,7 @@ class SegmentorStage(Stage):
             try_optimizer(model, context.settings)
             _check_outputs(model, sample, builder.train_dataset.ignore_index, builder.loss,
                            context.settings.loss)
+        _check_validation(builder, model)
 
     def run(self, context: StageContext) -> dict[str, Any] | None:
         settings, builder = context.settings, context.builder
@@ -333,10 +334,8 @@ def _check_batch(dataset: ZeroShotDataset, batch_size: int) -> dict[str, np.ndar
 
     Returns one of the samples.
     """
-    places = np.linspace(0, len(dataset) - 1, batch_size).round().astype(int)
-    samples = [dataset[place] for place in places.tolist()]
+    samples = dataset.tried(batch_size)
     shapes = sorted({sample["img"].shape for sample in samples})
-    dataset.drawn.clear()  # counts training alone
     if 0 in shapes[0]:
         raise UserError(f"`train_dataset.transforms` make an image of {shapes[0][1:]} (height, "
                         f"width), which has no pixel; look at its crop")
@@ -345,6 +344,13 @@ def _check_batch(dataset: ZeroShotDataset, batch_size: int) -> dict[str, np.ndar
                         f"{shapes[-1][1:]} (height, width), which are no batch; add "
                         f"RandomPaddingCrop with a `crop_size`, or set `batch_size: 1`")
     return samples[0]
+
+
+def _check_validation(builder: ZeroShotBuilder, model: paddle.nn.Layer) -> None:
+    """Score the smallest of a few validation images, as is to be done after hours of training."""
+    smallest = min(builder.val_dataset.tried(), key=lambda sample: sample["img"].size)
+    evaluate_as_configured(builder, model, new_evaluator(builder), [smallest], num_workers=0,
+                           alone=True, title="trial")
 
 
 def _drop_flops_counters(model: paddle.nn.Layer) -> None:

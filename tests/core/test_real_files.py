@@ -98,6 +98,34 @@ def test_a_crop_that_the_network_does_not_halve_evenly(run, content, tmp_path):
     assert not (tmp_path / "output").exists()
 
 
+def test_validation_images_that_the_network_does_not_halve_evenly(run, content, tmp_path):
+    content["model"] = {"type": "ESPNetV2"}
+    content["loss"]["coef"] = [1.0, 0.4]
+    with pytest.raises(UserError, match=r"ESPNetV2 does not run on an image of \d+ x \d+ pixels.*"
+                                        r"`val_dataset.transforms`"):
+        run()
+    assert not (tmp_path / "output").exists()
+    content["val_dataset"]["transforms"].insert(0, {"type": "Padding", "target_size": [96, 96]})
+    run("padded", "--stage", "segmentor")
+
+
+@pytest.mark.parametrize("key, transform, message", [
+    ("val_dataset", {"type": "Padding", "target_size": [60, 60]}, "Padding fails on .*train_0000"),
+    ("zero_shot.features", {"type": "RandomPaddingCrop", "crop_size": [64, 64],
+                            "label_padding_value": 7}, "`label_padding_value: 7` of"),
+    ("zero_shot.features", {"type": "ScalePadding", "target_size": [64, 64]}, "makes ids of other"),
+])
+def test_transforms_of_later_stages_are_tried_before_training(run, content, tmp_path, key,
+                                                              transform, message):
+    section = content
+    for name in key.split("."):
+        section = section[name]
+    section["transforms"] = [transform, {"type": "Normalize"}]
+    with pytest.raises(UserError, match=f"`{key}.transforms`, by which features .*{message}"):
+        run()
+    assert not (tmp_path / "output").exists()
+
+
 def void_as_4(label):
     """Three classes, 0 to 2, and 4 for pixels without one."""
     return np.where(label == 255, 4, label % 3).astype(np.uint8)

@@ -105,6 +105,18 @@ def test_a_network_of_other_sizes_is_named_with_what_helps(root):
         run(Halves(), make_val(root))
 
 
+def test_a_network_that_does_not_run_on_an_image_is_named_with_its_size(root):
+    class Fails(nn.Layer):
+        def forward(self, x):
+            raise ValueError("no such shape")
+
+    dataset = make_val(root)
+    height, width = dataset[0]["img"].shape[1:]
+    with pytest.raises(UserError, match=rf"Fails does not run on an image of {height} x {width} "
+                                        r"pixels .*no such shape\); .*`val_dataset.transforms`"):
+        run(Fails(), dataset)
+
+
 def test_one_process_takes_everything():
     assert [item for item in shard(range(7))] == list(range(7))
 
