@@ -34,7 +34,7 @@ from types import ModuleType
 from typing import Any, BinaryIO, NamedTuple, cast
 from unittest.mock import patch
 
-import cv2  # noqa: F401
+import cv2
 import numpy as np
 import PIL.Image  # noqa: F401
 
@@ -81,7 +81,7 @@ from paddleseg.models.losses import (  # noqa: E402
     LovaszSoftmaxLoss,
     OhemCrossEntropyLoss,
 )
-from paddleseg.transforms import RandomPaddingCrop, ResizeByShort, functional  # noqa: E402
+from paddleseg.transforms import RandomPaddingCrop, ResizeByShort, ScalePadding, functional  # noqa: E402
 from paddleseg.utils import download, logger, metrics, utils  # noqa: E402
 
 # `paddleseg.core.train` is the function; the module of that name is only to be had from here.
@@ -275,6 +275,35 @@ def _mend_short_size() -> None:
     ResizeByShort.__init__, ResizeByShort.__call__ = keeping_all, mended
 
 
+def _scaling_mixes_labels() -> bool:
+    """``ScalePadding`` interpolates labels, so that other classes come up between two."""
+    data = {"img": np.zeros([2, 2, 3], np.float32), "gt_fields": ["label"],
+            "label": np.array([[0, 2], [0, 2]], np.uint8)}
+    return not np.isin(ScalePadding((8, 8))(data)["label"], [0, 2]).all()
+
+
+def _mend_scale_padding() -> None:
+    call = ScalePadding.__call__
+
+    @wraps(call)
+    def mended(self: Any, data: dict[str, Any]) -> dict[str, Any]:
+        fields = data.get("gt_fields", [])
+        data = call(self, {**data, "gt_fields": []})
+        data["gt_fields"] = fields
+        for key in fields:
+            height, width = data[key].shape
+            side = max(height, width)
+            above, left = (side - height) // 2, (side - width) // 2
+            square = cv2.copyMakeBorder(
+                data[key], above, side - height - above, left, side - width - left,
+                cv2.BORDER_CONSTANT, value=self.label_padding_value)
+            data[key] = functional.resize(square, self.target_size, cv2.INTER_NEAREST)
+        return data
+
+    ScalePadding.__call__ = mended
+
+
+
 def _loss_terms_are_0d() -> bool:
     """``train`` logs ``l[0]`` of every loss term, but a mean is 0-D since Paddle 2.5."""
     losses = {"types": [lambda logit, label: paddle.zeros([2]).mean()], "coef": [1]}
@@ -438,6 +467,7 @@ FAULTS = (
     Fault("RandomPaddingCrop takes labels for images", _crop_takes_label_for_image,
           partial(setattr, RandomPaddingCrop, "__call__", _padding_crop)),
     Fault("ResizeByShort keeps what it made of one image", _short_size_changes, _mend_short_size),
+    Fault("ScalePadding mixes labels", _scaling_mixes_labels, _mend_scale_padding),
     Fault("train saves scores it has not", lambda: bool(_unset_scores()), _mend_unset_scores),
     Fault("train indexes 0-D loss terms", _loss_terms_are_0d, _mend_loss_terms),
     Fault("calculate_area concatenates 0-D sums", _calculate_area_fails,

@@ -25,7 +25,7 @@ from paddleseg.core import infer
 from paddleseg.cvlibs import Config, SegBuilder, manager
 from paddleseg.models import backbones
 from paddleseg.models.losses import CrossEntropyLoss, DiceLoss, MixedLoss, OhemCrossEntropyLoss
-from paddleseg.transforms import RandomPaddingCrop, ResizeByShort
+from paddleseg.transforms import RandomPaddingCrop, ResizeByShort, ScalePadding
 from paddleseg.utils import download, logger, metrics
 
 from helpers import tiny_runs
@@ -33,8 +33,8 @@ from paddle_csrl import compat  # first: it orders the imports of cv2 and paddle
 
 compat.mend_paddleseg()
 TRAINER = sys.modules["paddleseg.core.train"]
-CROSS_ENTROPY, OHEM, LOVASZ, DICE, CROP, SHORT, SCORES, TRAIN, AREA, FLEET, LOG = (
-    fault.name for fault in compat.FAULTS)
+(CROSS_ENTROPY, OHEM, LOVASZ, DICE, CROP, SHORT, SCALE_PADDING, SCORES, TRAIN, AREA, FLEET,
+ LOG) = (fault.name for fault in compat.FAULTS)
 
 # Loads compat.py alone: importing the package would mend before the faults can be seen.
 LOAD = f"""
@@ -52,7 +52,7 @@ compat = load_compat()
 import cv2, numpy as np, paddle, paddleseg.core
 from paddleseg.models.losses import (
     CrossEntropyLoss, DiceLoss, LovaszSoftmaxLoss, OhemCrossEntropyLoss)
-from paddleseg.transforms import RandomPaddingCrop, ResizeByShort
+from paddleseg.transforms import RandomPaddingCrop, ResizeByShort, ScalePadding
 from paddleseg.utils import logger, metrics
 from google.protobuf import struct_pb2
 strategy = sys.modules[paddle.distributed.fleet.DistributedStrategy.__module__]
@@ -92,6 +92,11 @@ def short_size():
             for size in ([4, 8], [4, 4])]
     assert made == [(5, 10), (8, 8)]
 
+def scale_padding():
+    data = {"img": np.zeros([4, 8, 3], "float32"), "label": np.array([[0, 2] * 4] * 4, "uint8"),
+            "gt_fields": ["label"]}
+    assert set(ScalePadding((16, 16))(data)["label"].flat) == {0, 2, 255}
+
 def log():
     with contextlib.redirect_stdout(io.StringIO()) as printed:
         logger.warning("\u00e9")
@@ -106,6 +111,7 @@ USES = {
     "dice": dice,
     "crop": crop,
     "short_size": short_size,
+    "scale_padding": scale_padding,
     "train": lambda: train(Model),
     "own_losses": lambda: train(OwnLosses),
     "area": lambda: metrics.calculate_area(label, label, 2),
@@ -124,8 +130,8 @@ def targets():
     return {"cross_entropy": CrossEntropyLoss._post_process_loss,
             "ohem": OhemCrossEntropyLoss.forward, "lovasz": LovaszSoftmaxLoss.forward,
             "dice": DiceLoss.forward, "crop": RandomPaddingCrop.__call__,
-            "short_size": ResizeByShort.__call__, "train": trainer.train,
-            "own_losses": paddleseg.core.train,
+            "short_size": ResizeByShort.__call__, "scale_padding": ScalePadding.__call__,
+            "train": trainer.train, "own_losses": paddleseg.core.train,
             "area": metrics.calculate_area, "fleet": strategy.get_msg_dict, "log": logger.log}
 before, originals = failures(), targets()
 mended = compat.mend_paddleseg()
@@ -157,6 +163,7 @@ def test_exactly_the_faulty_is_touched(fresh):
     """A fault is mended where its use fails; where it does not, nothing is replaced."""
     uses = {CROSS_ENTROPY: ("cross_entropy",), OHEM: ("ohem",), LOVASZ: ("lovasz",),
             DICE: ("dice",), CROP: ("crop",), SHORT: ("short_size",),
+            SCALE_PADDING: ("scale_padding",),
             TRAIN: ("train", "own_losses"), AREA: ("area",), FLEET: ("fleet",), LOG: ("log",)}
     faulty = [name for name in uses if uses[name][0] in fresh["before"]]
     assert fresh["mended"] == faulty
@@ -460,6 +467,22 @@ def test_no_loss_learns_an_ignored_pixel_after_a_dice_loss():
         true = np.take_along_axis(values, np.where(label == 255, 0, label)[:, None], 1)[:, 0]
         losses = np.log(np.exp(values).sum(1)) - true
         np.testing.assert_allclose(float(term), losses[label != 255].mean(), rtol=1e-5)
+
+
+@pytest.mark.parametrize("size", [(2, 4), (4, 2), (2, 2), (1, 4)])
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_labels_that_are_padded_to_a_square_keep_their_ids(size, dtype):
+    label = np.random.default_rng(0).choice([0, 100, 200], size).astype(dtype)
+    data = {"img": np.zeros([*size, 3], np.float32), "label": label, "gt_fields": ["label"]}
+    padded = ScalePadding((8, 8), label_padding_value=255)(dict(data))
+    assert padded["img"].shape[:2] == padded["label"].shape == (8, 8)
+    assert padded["label"].dtype == dtype and padded["gt_fields"] == ["label"]
+    assert set(padded["label"].flat) <= {0, 100, 200, 255}
+    side = max(size)
+    for row, column in np.ndindex(*size):  # the middle of what a pixel became
+        y, x = (int((place + (side - length) // 2 + 0.5) * 8 / side)
+                for place, length in zip((row, column), size))
+        assert padded["label"][y, x] == label[row, column]
 
 
 class OwnLossModel(nn.Conv2D):
