@@ -88,6 +88,7 @@ from paddleseg.utils import download, logger, metrics, utils  # noqa: E402
 _TRAINER: Any = sys.modules["paddleseg.core.train"]
 _CONV: Any = sys.modules["paddle.nn.functional.conv"]
 _STRATEGY: Any = sys.modules[paddle.distributed.fleet.DistributedStrategy.__module__]
+_WARM_RESTARTS: Any = paddle.optimizer.lr.CosineAnnealingWarmRestarts
 
 
 class Fault(NamedTuple):
@@ -304,6 +305,30 @@ def _mend_scale_padding() -> None:
 
 
 
+def _restarts_are_forgotten() -> bool:
+    """A schedule that goes on from its saved state begins its cycle anew."""
+    first, second = (_WARM_RESTARTS(1.0, T_0=4) for _ in range(2))
+    first.step()
+    second.set_state_dict(first.state_dict())
+    return second.T_cur != first.T_cur
+
+
+def _mend_restarts() -> None:
+    """Count the place in the cycle from the number of steps, which is saved."""
+    set_state_dict = _WARM_RESTARTS.set_state_dict
+
+    @wraps(set_state_dict)
+    def mended(self: Any, state: dict[str, Any]) -> None:
+        set_state_dict(self, state)
+        self.T_cur, self.T_i = self.last_epoch, self.T_0
+        while self.T_cur >= self.T_i:
+            self.T_cur -= self.T_i
+            self.T_i *= self.T_mult
+
+    _WARM_RESTARTS.set_state_dict = mended
+
+
+
 def _loss_terms_are_0d() -> bool:
     """``train`` logs ``l[0]`` of every loss term, but a mean is 0-D since Paddle 2.5."""
     losses = {"types": [lambda logit, label: paddle.zeros([2]).mean()], "coef": [1]}
@@ -468,6 +493,8 @@ FAULTS = (
           partial(setattr, RandomPaddingCrop, "__call__", _padding_crop)),
     Fault("ResizeByShort keeps what it made of one image", _short_size_changes, _mend_short_size),
     Fault("ScalePadding mixes labels", _scaling_mixes_labels, _mend_scale_padding),
+    Fault("CosineAnnealingWarmRestarts forgets its cycle", _restarts_are_forgotten,
+          _mend_restarts),
     Fault("train saves scores it has not", lambda: bool(_unset_scores()), _mend_unset_scores),
     Fault("train indexes 0-D loss terms", _loss_terms_are_0d, _mend_loss_terms),
     Fault("calculate_area concatenates 0-D sums", _calculate_area_fails,

@@ -21,6 +21,7 @@ import paddleseg.core
 import pytest
 import yaml
 from paddle import nn
+from paddle.optimizer import lr
 from paddleseg.core import infer
 from paddleseg.cvlibs import Config, SegBuilder, manager
 from paddleseg.models import backbones
@@ -33,8 +34,8 @@ from paddle_csrl import compat  # first: it orders the imports of cv2 and paddle
 
 compat.mend_paddleseg()
 TRAINER = sys.modules["paddleseg.core.train"]
-(CROSS_ENTROPY, OHEM, LOVASZ, DICE, CROP, SHORT, SCALE_PADDING, SCORES, TRAIN, AREA, FLEET,
- LOG) = (fault.name for fault in compat.FAULTS)
+(CROSS_ENTROPY, OHEM, LOVASZ, DICE, CROP, SHORT, SCALE_PADDING, RESTARTS, SCORES, TRAIN,
+ AREA, FLEET, LOG) = (fault.name for fault in compat.FAULTS)
 
 # Loads compat.py alone: importing the package would mend before the faults can be seen.
 LOAD = f"""
@@ -52,6 +53,7 @@ compat = load_compat()
 import cv2, numpy as np, paddle, paddleseg.core
 from paddleseg.models.losses import (
     CrossEntropyLoss, DiceLoss, LovaszSoftmaxLoss, OhemCrossEntropyLoss)
+from paddle.optimizer.lr import CosineAnnealingWarmRestarts
 from paddleseg.transforms import RandomPaddingCrop, ResizeByShort, ScalePadding
 from paddleseg.utils import logger, metrics
 from google.protobuf import struct_pb2
@@ -97,6 +99,14 @@ def scale_padding():
             "gt_fields": ["label"]}
     assert set(ScalePadding((16, 16))(data)["label"].flat) == {0, 2, 255}
 
+def restarts():
+    first, second = (CosineAnnealingWarmRestarts(1.0, T_0=4) for _ in range(2))
+    first.step()
+    second.set_state_dict(first.state_dict())
+    first.step()
+    second.step()
+    assert first() == second()
+
 def log():
     with contextlib.redirect_stdout(io.StringIO()) as printed:
         logger.warning("\u00e9")
@@ -112,6 +122,7 @@ USES = {
     "crop": crop,
     "short_size": short_size,
     "scale_padding": scale_padding,
+    "restarts": restarts,
     "train": lambda: train(Model),
     "own_losses": lambda: train(OwnLosses),
     "area": lambda: metrics.calculate_area(label, label, 2),
@@ -131,6 +142,7 @@ def targets():
             "ohem": OhemCrossEntropyLoss.forward, "lovasz": LovaszSoftmaxLoss.forward,
             "dice": DiceLoss.forward, "crop": RandomPaddingCrop.__call__,
             "short_size": ResizeByShort.__call__, "scale_padding": ScalePadding.__call__,
+            "restarts": CosineAnnealingWarmRestarts.set_state_dict,
             "train": trainer.train, "own_losses": paddleseg.core.train,
             "area": metrics.calculate_area, "fleet": strategy.get_msg_dict, "log": logger.log}
 before, originals = failures(), targets()
@@ -163,7 +175,7 @@ def test_exactly_the_faulty_is_touched(fresh):
     """A fault is mended where its use fails; where it does not, nothing is replaced."""
     uses = {CROSS_ENTROPY: ("cross_entropy",), OHEM: ("ohem",), LOVASZ: ("lovasz",),
             DICE: ("dice",), CROP: ("crop",), SHORT: ("short_size",),
-            SCALE_PADDING: ("scale_padding",),
+            SCALE_PADDING: ("scale_padding",), RESTARTS: ("restarts",),
             TRAIN: ("train", "own_losses"), AREA: ("area",), FLEET: ("fleet",), LOG: ("log",)}
     faulty = [name for name in uses if uses[name][0] in fresh["before"]]
     assert fresh["mended"] == faulty
@@ -483,6 +495,27 @@ def test_labels_that_are_padded_to_a_square_keep_their_ids(size, dtype):
         y, x = (int((place + (side - length) // 2 + 0.5) * 8 / side)
                 for place, length in zip((row, column), size))
         assert padded["label"][y, x] == label[row, column]
+
+
+@pytest.mark.parametrize("multiple", [1, 2, 3])
+def test_warm_restarts_go_on_from_any_step(multiple):
+    def schedule():
+        return lr.CosineAnnealingWarmRestarts(0.5, T_0=3, T_mult=multiple, eta_min=0.1)
+
+    whole = schedule()
+    rates, states = [], []
+    for _ in range(50):
+        rates.append(whole())
+        states.append(whole.state_dict())
+        whole.step()
+    for done, state in enumerate(states):
+        resumed = schedule()
+        resumed.set_state_dict(state)
+        rest = []
+        for _ in range(done, 50):
+            rest.append(resumed())
+            resumed.step()
+        assert rest == rates[done:]
 
 
 class OwnLossModel(nn.Conv2D):
