@@ -30,7 +30,7 @@ import zipfile
 import zlib  # noqa: F401
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial, wraps
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any, BinaryIO, NamedTuple, cast
 from unittest.mock import patch
 
@@ -329,6 +329,31 @@ def _mend_restarts() -> None:
 
 
 
+#: Backbones that load weights by themselves.
+_TRANSFORMERS: tuple[Any, ...] = vision_transformer.VisionTransformer, cae.CAE
+
+
+def _transformers_need_weights() -> bool:
+    """Without ``pretrained`` they ask the system for a file of the name None."""
+    bare = SimpleNamespace(pretrained=None)
+    with contextlib.redirect_stdout(io.StringIO()):  # it says that there are none
+        return any(_fails(partial(kind.init_weight, bare)) for kind in _TRANSFORMERS)
+
+
+def _mend_transformers() -> None:
+    for kind in _TRANSFORMERS:
+        kind.init_weight = _if_pretrained(kind.init_weight)
+
+
+def _if_pretrained(init_weight: Callable[[Any], None]) -> Callable[[Any], None]:
+    @wraps(init_weight)
+    def mended(self: Any) -> None:
+        if self.pretrained is not None:
+            init_weight(self)
+
+    return mended
+
+
 def _loss_terms_are_0d() -> bool:
     """``train`` logs ``l[0]`` of every loss term, but a mean is 0-D since Paddle 2.5."""
     losses = {"types": [lambda logit, label: paddle.zeros([2]).mean()], "coef": [1]}
@@ -495,6 +520,7 @@ FAULTS = (
     Fault("ScalePadding mixes labels", _scaling_mixes_labels, _mend_scale_padding),
     Fault("CosineAnnealingWarmRestarts forgets its cycle", _restarts_are_forgotten,
           _mend_restarts),
+    Fault("transformers need weights", _transformers_need_weights, _mend_transformers),
     Fault("train saves scores it has not", lambda: bool(_unset_scores()), _mend_unset_scores),
     Fault("train indexes 0-D loss terms", _loss_terms_are_0d, _mend_loss_terms),
     Fault("calculate_area concatenates 0-D sums", _calculate_area_fails,

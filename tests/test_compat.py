@@ -34,8 +34,8 @@ from paddle_csrl import compat  # first: it orders the imports of cv2 and paddle
 
 compat.mend_paddleseg()
 TRAINER = sys.modules["paddleseg.core.train"]
-(CROSS_ENTROPY, OHEM, LOVASZ, DICE, CROP, SHORT, SCALE_PADDING, RESTARTS, SCORES, TRAIN,
- AREA, FLEET, LOG) = (fault.name for fault in compat.FAULTS)
+(CROSS_ENTROPY, OHEM, LOVASZ, DICE, CROP, SHORT, SCALE_PADDING, RESTARTS, TRANSFORMERS, SCORES,
+ TRAIN, AREA, FLEET, LOG) = (fault.name for fault in compat.FAULTS)
 
 # Loads compat.py alone: importing the package would mend before the faults can be seen.
 LOAD = f"""
@@ -54,6 +54,8 @@ import cv2, numpy as np, paddle, paddleseg.core
 from paddleseg.models.losses import (
     CrossEntropyLoss, DiceLoss, LovaszSoftmaxLoss, OhemCrossEntropyLoss)
 from paddle.optimizer.lr import CosineAnnealingWarmRestarts
+from paddleseg.models.backbones.cae import CAE
+from paddleseg.models.backbones.vision_transformer import VisionTransformer
 from paddleseg.transforms import RandomPaddingCrop, ResizeByShort, ScalePadding
 from paddleseg.utils import logger, metrics
 from google.protobuf import struct_pb2
@@ -107,6 +109,11 @@ def restarts():
     second.step()
     assert first() == second()
 
+def transformers():
+    with contextlib.redirect_stdout(io.StringIO()):
+        for kind in VisionTransformer, CAE:
+            kind(img_size=16, embed_dim=8, depth=1, num_heads=2)
+
 def log():
     with contextlib.redirect_stdout(io.StringIO()) as printed:
         logger.warning("\u00e9")
@@ -123,6 +130,7 @@ USES = {
     "short_size": short_size,
     "scale_padding": scale_padding,
     "restarts": restarts,
+    "vit": transformers,
     "train": lambda: train(Model),
     "own_losses": lambda: train(OwnLosses),
     "area": lambda: metrics.calculate_area(label, label, 2),
@@ -143,6 +151,7 @@ def targets():
             "dice": DiceLoss.forward, "crop": RandomPaddingCrop.__call__,
             "short_size": ResizeByShort.__call__, "scale_padding": ScalePadding.__call__,
             "restarts": CosineAnnealingWarmRestarts.set_state_dict,
+            "vit": VisionTransformer.init_weight, "cae": CAE.init_weight,
             "train": trainer.train, "own_losses": paddleseg.core.train,
             "area": metrics.calculate_area, "fleet": strategy.get_msg_dict, "log": logger.log}
 before, originals = failures(), targets()
@@ -176,6 +185,7 @@ def test_exactly_the_faulty_is_touched(fresh):
     uses = {CROSS_ENTROPY: ("cross_entropy",), OHEM: ("ohem",), LOVASZ: ("lovasz",),
             DICE: ("dice",), CROP: ("crop",), SHORT: ("short_size",),
             SCALE_PADDING: ("scale_padding",), RESTARTS: ("restarts",),
+            TRANSFORMERS: ("vit", "cae"),
             TRAIN: ("train", "own_losses"), AREA: ("area",), FLEET: ("fleet",), LOG: ("log",)}
     faulty = [name for name in uses if uses[name][0] in fresh["before"]]
     assert fresh["mended"] == faulty
