@@ -348,9 +348,9 @@ def _check_batch(dataset: ZeroShotDataset, batch_size: int) -> dict[str, np.ndar
 
 def _check_validation(builder: ZeroShotBuilder, model: paddle.nn.Layer) -> None:
     """Score the smallest of a few validation images, as is to be done after hours of training."""
-    smallest = min(builder.val_dataset.tried(), key=lambda sample: sample["img"].size)
-    evaluate_as_configured(builder, model, new_evaluator(builder), [smallest], num_workers=0,
-                           alone=True, title="trial")
+    one: Any = [min(builder.val_dataset.tried(), key=lambda sample: sample["img"].size)]
+    evaluate_as_configured(builder, model, new_evaluator(builder), one, num_workers=0, alone=True,
+                           title="trial")
 
 
 def _drop_flops_counters(model: paddle.nn.Layer) -> None:
