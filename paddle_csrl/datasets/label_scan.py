@@ -6,12 +6,12 @@ import hashlib
 import os
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import cv2
 import numpy as np
 from paddleseg.utils import logger
-from PIL import Image
+from PIL import Image, ImageFile
 from scipy.sparse import csr_array
 
 from paddle_csrl import parallel
@@ -41,6 +41,7 @@ from paddle_csrl.utils.counts import count_bytes
 # for each other's turn in Python.
 _THREADS = min(8, usable_cores())
 _BYTE_MODES = ("L", "P")  # of Pillow, with a byte a pixel
+_STRETCHED = ("L;2", "L;4", "L;I")  # how Pillow calls grey of 2 and 4 bits, and 0 as white
 
 
 class LabelScan(NamedTuple):
@@ -294,10 +295,22 @@ def _opened_label(path: str) -> Iterator[Image.Image]:
         if image.format in LOSSY:
             raise UserError(f"label {path} is a {image.format}, whose ids are not those that were "
                             f"written; save labels as PNG")
+        if _is_stretched(image):
+            raise UserError(f"label {path} has grey values of another range, which are stretched "
+                            f"when they are read, as 1 of 4 bits to 17, so that its ids cannot be "
+                            f"told; save labels as PNG of 8 bits")
         if orientation(image) != 1:
             raise UserError(f"label {path} has an EXIF orientation, which is not looked at where "
                             f"ids are read; write it upright, like its image, without the tag")
         yield image
+
+
+def _is_stretched(image: Image.Image) -> bool:
+    """Tell if Pillow reads other grey values than an opened file has."""
+    codec, _, _, how = cast(ImageFile.ImageFile, image).tile[0]
+    stored, largest = how[:2] if isinstance(how, tuple) else (how, 255)
+    return str(stored).startswith(_STRETCHED) or (
+        codec.startswith("ppm") and image.mode != "1" and largest not in (255, 65535))
 
 
 def _ids(image: Image.Image, path: str, zero_is_unlabelled: bool) -> np.ndarray:

@@ -3,6 +3,8 @@
 import collections
 import os
 import shutil
+import struct
+import zlib
 
 import cv2
 import numpy as np
@@ -271,6 +273,61 @@ def test_label_saved_with_losses(files, kind):
     Image.fromarray(read(files[1][1])).convert("L").save(files[1][1], kind)
     with pytest.raises(UserError, match=f"label {files[1][1]} is a {kind}.*save labels as PNG"):
         scan_labels(files, 5)
+
+
+def packed(label, bits):
+    """The rows of a label with so many bits a pixel, each from a new byte on."""
+    return [np.packbits(np.unpackbits(row[:, None], axis=1)[:, 8 - bits:]).tobytes()
+            for row in label]
+
+
+def write_png(path, label, bits):
+    rows = b"".join(b"\0" + row for row in packed(label, bits))
+    parts = [(b"IHDR", struct.pack(">IIBBBBB", *label.shape[::-1], bits, 0, 0, 0, 0)),
+             (b"IDAT", zlib.compress(rows)), (b"IEND", b"")]
+    with open(path, "wb") as file:
+        file.write(b"\x89PNG\r\n\x1a\n" + b"".join(
+            struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+            for kind, data in parts))
+
+
+def write_tiff(path, label, bits, black_is_zero=1):
+    rows, (height, width) = b"".join(packed(label, bits)), label.shape
+    tags = {256: width, 257: height, 258: bits, 259: 1, 262: black_is_zero, 273: 8, 277: 1,
+            278: height, 279: len(rows)}
+    with open(path, "wb") as file:
+        file.write(struct.pack("<2sHI", b"II", 42, 8 + len(rows)) + rows + struct.pack(
+            "<H", len(tags)) + b"".join(struct.pack("<HHII", tag, 4, 1, value)
+                                        for tag, value in tags.items()) + b"\0" * 4)
+
+
+def write_pgm(path, label, largest):
+    with open(path, "wb") as file:
+        file.write(b"P5 %d %d %d\n" % (*label.shape[::-1], largest) + label.tobytes())
+
+
+@pytest.mark.parametrize("write, ending, allowed", [
+    *((lambda path, label, bits=bits: write_png(path, label, bits), "png", bits in (1, 8))
+      for bits in (1, 2, 4, 8)),
+    *((lambda path, label, bits=bits: write_tiff(path, label, bits), "tif", bits in (1, 8))
+      for bits in (1, 2, 4, 8)),
+    (lambda path, label: write_tiff(path, label, 8, black_is_zero=0), "tif", False),
+    *((lambda path, label, most=most: write_pgm(path, label, most), "pgm", most == 255)
+      for most in (1, 20, 255))],
+    ids=[*(f"{kind} {bits}" for kind in ("png", "tiff") for bits in (1, 2, 4, 8)), "white is 0",
+         "pgm 1", "pgm 20", "pgm 255"])
+def test_a_label_is_read_as_it_is_stored_or_refused(files, write, ending, allowed):
+    """Of 4 bits Pillow makes 17 of id 1, and 255, which is no class, of id 15."""
+    image, label = files[1]
+    ids = (np.arange(48).reshape(6, 8) % 2).astype(np.uint8)
+    cv2.imwrite(image, np.zeros((6, 8, 3)))
+    path = f"{label}.{ending}"
+    write(path, ids)
+    if allowed:
+        assert scan_labels([(image, path)], 256, 65535).counts.toarray()[0, :2].tolist() == [24, 24]
+    else:
+        with pytest.raises(UserError, match=f"label {path} has grey values of another range"):
+            scan_labels([(image, path)], 256, 65535)
 
 
 @pytest.mark.parametrize("which", [0, 1])
