@@ -71,6 +71,7 @@ class _Columns(NamedTuple):
     unlabelled: np.ndarray  # int64 [N]
     turns: np.ndarray  # uint8 [N], EXIF orientation that the label is not known to share, or 1
     deep: np.ndarray  # uint8 [N], 1 for an image of more than 8 bits
+    bilevel: np.ndarray  # uint8 [N], 1 for a label of 1 bit without a palette
 
     def scan(self, num_classes: int) -> LabelScan:
         width = np.int32 if len(self.classes) < 2**31 else np.int64  # of both kinds of index
@@ -79,7 +80,7 @@ class _Columns(NamedTuple):
                                    shape=(len(self.lengths), num_classes)), self.unlabelled)
 
 
-_CODES = "qiqiqBB"  # of their types
+_CODES = "qiqiqBBB"  # of their types
 
 
 def scan_labels(file_list: FileList, num_classes: int, ignore_index: int = 255,
@@ -198,11 +199,12 @@ def _scan(file_list: FileList, num_classes: int, ignore_index: int, title: str,
             shape = label.height, label.width
             pixels = _pixels(label, label_path, zero_is_unlabelled)
             palette = (label.mode == "P" and label.getpalette()) or []
+            bilevel = label.mode == "1"
         turn = _unshared_turn(image, image_path, label_path, shape)
         require_classes(pixels, num_classes, ignore_index, label_path)
         unlabelled = pixels.pop(ignore_index, 0)
         return ([len(pixels)], pixels.keys(), pixels.values(), _colors(palette, pixels),
-                [unlabelled], [turn], [is_deep(image_path, image.head)])
+                [unlabelled], [turn], [is_deep(image_path, image.head)], [bilevel])
 
     columns = [array(code) for code in _CODES]
     for parts in in_threads(scan_one, file_list, title, num_workers or _THREADS):
@@ -258,6 +260,11 @@ def _doubts(columns: _Columns, file_list: FileList) -> Iterator[str]:
         yield (f"none of {len(file_list)} labels, such as {file_list[0][1]}, holds an id above "
                f"0, but unlabelled pixels; a mask, whose brightest value means an object, is "
                f"no label of class ids")
+    bilevel = np.flatnonzero(columns.bilevel)
+    if 0 < len(bilevel) < len(file_list):
+        yield (f"{len(bilevel)} of {len(file_list)} labels are of 1 bit, such as "
+               f"{file_list[bilevel[0]][1]}: white is read as id 1 there; where a program made 1 "
+               f"bit of 0 and 255, write 8 bits")
     has_color = columns.colors >= 0
     files = np.repeat(np.arange(len(file_list)), columns.lengths)[has_color]
     classes, colors = columns.classes[has_color], columns.colors[has_color]
@@ -370,7 +377,8 @@ def _load(path: str, num_images: int, num_classes: int) -> _Columns | None:
         return None
     lengths, classes = columns.lengths, columns.classes
     fits = (all(column.shape == (num_images,) for column in (
-        lengths, columns.unlabelled, columns.turns, columns.deep)) and (lengths >= 0).all()
+        lengths, columns.unlabelled, columns.turns, columns.deep, columns.bilevel))
+            and (lengths >= 0).all()
             and all(column.shape == (lengths.sum(),) for column in (
                 classes, columns.pixels, columns.colors))
             and ((0 <= classes) & (classes < num_classes)).all())

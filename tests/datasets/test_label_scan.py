@@ -389,6 +389,18 @@ def test_masks_are_doubted(files, capsys):
     assert f"none of 6 labels, such as {files[0][1]}, holds an id above 0" in printed
 
 
+def test_white_of_1_bit_among_8_bits_is_doubted(files, capsys):
+    """What a program that saves room makes of a label without any but unlabelled pixels."""
+    Image.fromarray(read(files[2][1]) == 255).save(files[2][1])
+    scan_labels(files, 5)
+    assert f"1 of 6 labels are of 1 bit, such as {files[2][1]}: white is read as id 1" \
+        in capsys.readouterr().out
+    for _, path in files:
+        Image.fromarray(read(path) == 1).save(path)
+    scan_labels(files, 5)
+    assert "WARNING" not in capsys.readouterr().out
+
+
 def test_plain_files_raise_no_doubt(files, capsys):
     Image.fromarray(read(files[3][1])).save(files[3][1])  # grey, as the masks of SBD are
     scan_labels(files, 5)
