@@ -2,6 +2,7 @@
 
 import copy
 import os
+import re
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -18,6 +19,7 @@ from paddle_csrl.errors import UserError
 
 #: Endings of the files that count as images, in lower case.
 SUFFIXES = (".jpg", ".jpeg", ".jfif", ".png", ".bmp", ".tif", ".tiff", ".webp")
+_SEPARATORS = re.compile("[\t,;]")  # beside blanks, which names may have
 
 
 class ImageFile(NamedTuple):
@@ -47,8 +49,8 @@ def find_images(image_path: str, skipped: Iterable[str] = ()) -> list[ImageFile]
     Args:
         image_path (str): an image, a folder that is searched with all its subfolders, or a text
             file with one image a line: a path relative to that file, which may be followed by
-            others (a label), as in PaddleSeg's lists. Listed files need not exist; reading
-            them fails later, one by one.
+            others (a label) after a blank, tab, comma or semicolon, as in PaddleSeg's lists.
+            Listed files need not exist; reading them fails later, one by one.
         skipped (iterable of str): folders that are not searched, such as those of results.
 
     Returns:
@@ -104,10 +106,14 @@ def _read_list(path: str) -> list[str]:
     lines = [line.strip() for line in text.split("\n") if line.strip()]
     if not lines:
         raise UserError(f"--image_path {path} lists no image; write one path a line")
-    whole = [os.path.join(folder, line) for line in lines]
-    paths = [path if os.path.isfile(path) else os.path.join(folder, line.split()[0])
-             for path, line in zip(whole, lines)]
-    return list(dict.fromkeys(paths))
+    return list(dict.fromkeys(_image_of(line, folder) for line in lines))
+
+
+def _image_of(line: str, folder: str) -> str:
+    """The path at the beginning of a line: the longest that is there, else up to a blank."""
+    names = line, _SEPARATORS.split(line)[0].strip(), line.split()[0]
+    paths = [os.path.join(folder, name) for name in names]
+    return next(filter(os.path.isfile, paths), paths[-1])
 
 
 def _named(paths: Sequence[str], root: str) -> list[ImageFile]:

@@ -183,6 +183,18 @@ def test_a_list_of_images_with_labels_and_blanks(deployed, photos, tmp_path):
         "a b.png", "a.png", "sub/c.png"]
 
 
+@pytest.mark.parametrize("separator", ["\t", ",", ", ", ";"])
+def test_a_list_with_another_separator(tmp_path, separator):
+    """As names with blanks need it."""
+    names = ["a b.jpg", "c.jpg"]
+    for name in names:
+        (tmp_path / name).write_bytes(b"")
+    (tmp_path / "val.txt").write_text("".join(f"{name}{separator}labels/{name}\n"
+                                              for name in names))
+    assert [path for path, _ in find_images(str(tmp_path / "val.txt"))] == [
+        str(tmp_path / name) for name in names]
+
+
 def test_results_keep_apart_what_differs_in_folder_or_ending(tmp_path):
     for name in ("x/a.jpg", "x/a.png", "y/a.jpg", "z.jpeg", ".hidden.jpg", ".cache/b.jpg"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
