@@ -110,7 +110,11 @@ def _require_lists(cfg: dict[str, Any]) -> None:
         raise UserError(f"{path} begins with a byte order mark, which would be part of the first "
                         f"path; save the file as UTF-8 without it")
     for number, line in enumerate(lines, 1):
-        if len(line.split(separator)) != 2:
+        parts = line.split(separator)
+        if len(parts) == 2 and parts[0] == parts[1]:
+            raise UserError(f"{path}, line {number}: {parts[0]} is image and label in one, so that "
+                            f"a network would be shown its labels; name the other file")
+        if len(parts) != 2:
             raise UserError(f"{path}, line {number}: {line!r} is no pair of an image and a label "
                             f"with {separator!r} between them; mend the line, or name what is "
                             f"between them as `separator` of the data set")

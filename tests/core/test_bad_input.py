@@ -280,6 +280,8 @@ DATA = {
     "label of validation of another size": (lambda data: write_label(
         str(data / "labels" / "val_0001.png"), np.zeros((5, 5), np.uint8)),
         ["val_0001.png", "val_0001.jpg", "agree"]),
+    "label for an image": (text("train.txt", "labels/train_0003.png labels/train_0003.png\n"),
+                           ["train.txt, line 1", "labels/train_0003.png is image and label"]),
     "list of other things": (text("train.txt", "a b c\n"), ["train.txt, line 1", "'a b c'"]),
     "list in another encoding": (text("train.txt", "images/tr\xe9.jpg a.png\n", "latin1"),
                                  ["train.txt", "not UTF-8"]),

@@ -86,7 +86,8 @@ paths = st.text(st.characters(codec="utf-8", exclude_categories=["C", "Z"]), min
 @given(st.lists(st.tuples(paths, paths), min_size=1, max_size=5),
        st.sampled_from([" ", ",", ";"]), st.sampled_from(["\n", "\r\n"]), st.booleans())
 def test_pairs_of_files_come_back_from_a_list(pairs, separator, end, last_end):
-    pairs = [tuple(path.replace(separator, "x") for path in pair) for pair in pairs]
+    pairs = [tuple(kind + path.replace(separator, "x") for kind, path in zip("il", pair))
+             for pair in pairs]
     text = end.join(separator.join(pair) for pair in pairs) + (end if last_end else "")
     with tempfile.TemporaryDirectory() as folder:
         cfg = {"dataset_root": folder, "num_classes": 5, "mode": "train", "separator": separator,
