@@ -72,6 +72,14 @@ def data_warnings(builder: ZeroShotBuilder) -> list[tuple[str, str]]:
             f", and {share:.0%} of all pixels are {train.ignore_index}, which means no class"
             if share > _MUCH_VOID else ""), "they are never predicted; mend the labels, name them "
                                             "unseen, or leave them out of the data set"))
+    labels: dict[str, set[str]] = {}
+    for image, *label in builder.files("all"):
+        labels.setdefault(image, set()).update(label)
+    several = [image for image, own in labels.items() if len(own) > 1]
+    if several:
+        found.append((f"{len(several)} of {len(labels)} training images have several labels, such "
+                      f"as {several[0]}", "each is taken for all of the image, so that an object "
+                                          "of one is something else in another; join them"))
     shared = builder.shared_images()
     if shared:
         found.append((f"{len(shared)} of {len(builder.val_dataset)} validation images are training "

@@ -187,6 +187,18 @@ def test_validation_images_that_are_trained_on_are_told(run, content, capsys):
         in capsys.readouterr().out
 
 
+def test_masks_of_single_objects_are_told(run, content, capsys):
+    """An image with two labels; one that is listed twice with its own has no more weight."""
+    path = pathlib.Path(content["train_dataset"]["train_path"])
+    pairs = [line.split() for line in path.read_text().splitlines()]
+    shutil.copy(os.path.join(path.parent, pairs[0][1]), os.path.join(path.parent, "second.png"))
+    pairs += [[pairs[0][0], "second.png"], pairs[1]]
+    path.write_text("".join(f"{image} {label}\n" for image, label in pairs))
+    run("output", "--stage", "segmentor")
+    assert f"1 of 6 training images have several labels, such as {path.parent}/{pairs[0][0]}; " \
+        in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("between", ["\t", "  "])
 def test_a_list_with_another_separator_is_shown_as_it_is(run, content, between):
     path = content["train_dataset"]["train_path"]
