@@ -4,6 +4,7 @@ import difflib
 import glob
 import os
 import re
+import unicodedata
 from collections.abc import Sequence
 
 from paddle_csrl import limits
@@ -136,8 +137,11 @@ def find_class(names: Sequence[str], wanted: str, place: str = "`unseen`",
 
 
 def fold_name(name: str) -> str:
-    """A name as the rules compare it: without case, blanks, ``_`` and ``-``."""
-    return re.sub(r"[\s_\-]+", "", name).casefold()
+    """A name as the rules compare it: without case, blanks, ``_`` and ``-``.
+
+    Letters that Unicode writes in several ways, such as accents, are alike (NFKC).
+    """
+    return re.sub(r"[\s_\-]+", "", unicodedata.normalize("NFKC", name)).casefold()
 
 
 def _read_list(source: Sequence[str]) -> list[str]:

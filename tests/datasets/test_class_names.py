@@ -72,6 +72,15 @@ def test_file_with_comments_blank_lines_and_byte_order_mark(tmp_path):
     assert read_class_names(path) == ["road", "traffic light", "mañana"]
 
 
+def test_letters_that_look_alike_are_alike(tmp_path):
+    """A Mac writes the names of files, and lists of them, with accents as letters of their own."""
+    path = write(tmp_path / "classes.txt", "ciel\nve\u0301lo\n\u30ab\u3099\n")
+    assert resolve_classes(read_class_names(path), "v\u00e9lo,\u30ac") == [1, 2]
+    assert resolve_classes(NAMES, "\uff43\uff4f\uff57") == [1]  # in full width
+    with pytest.raises(UserError, match="line 2: .* already stands in line 1"):
+        read_class_names(write(tmp_path / "classes.txt", "v\u00e9lo\nve\u0301lo\n"))
+
+
 def test_list_and_built_in_set():
     assert read_class_names(["a", "b "]) == ["a", "b"]
     assert read_class_names("cityscapes") == CLASS_NAMES["cityscapes"]
