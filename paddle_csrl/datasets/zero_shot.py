@@ -32,9 +32,7 @@ from paddle_csrl.utils.randomness import seeded
 _RELABELLED = "_relabelled"
 _LARGEST_ID = 65535  # of a label file
 _PADDING = 255  # by which PaddleSeg's transforms pad labels where nothing else is said
-# Transforms of PaddleSeg that make other ids of those of a label.
-_BLENDING = ("ScalePadding",)  # between two classes, by interpolation
-_OF_8_BITS = ("RandomAffine",)
+_OF_8_BITS = ("RandomAffine",)  # transforms of PaddleSeg that cut labels down to these
 
 
 @register(manager.DATASETS)
@@ -336,9 +334,6 @@ class ZeroShotDataset(paddle.io.Dataset):
                             f"{reason}; set it to {self.ignore_index}")
 
     def _check_ids_stay(self, transform: str) -> None:
-        if transform in _BLENDING:
-            raise UserError(f"the transform {transform} makes ids of other classes where two meet; "
-                            f"use ResizeByLong and Padding instead")
         if transform in _OF_8_BITS and max(self.num_classes - 1, self.ignore_index) > _PADDING:
             raise UserError(f"the transform {transform} cuts labels to 8 bits, and "
                             f"{self.num_classes} classes with `ignore_index: {self.ignore_index}` "
