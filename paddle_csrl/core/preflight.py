@@ -26,13 +26,17 @@ from paddle_csrl.utils.weights import load_state, load_weights
 _MUCH_VOID = 0.2
 #: Of means and deviations, as shares of the range of colours: no more than a grey level or two.
 _MEAN_TOLERANCE = 0.01
+#: Transforms of PaddleSeg that take what they get for colours from 0 to 255; the second ones where
+#: nothing says by what they pad.
+_OF_COLORS = ("Normalize", "RandomAffine", "RandomBlur", "RandomDistort", "RandomNoise")
+_PADDING = ("Padding", "PaddingByAspectRatio", "RandomPaddingCrop", "RandomRotation")
 
 
 def check(run: Run, stages: Sequence[str]) -> None:
     """Make sure that ``stages`` can be run, as ``examine`` does, and make the run's folder."""
     examine(run, stages)
     for warning in (*data_warnings(run.builder), *schedule_warnings(run),
-                    *backbone_warnings(run.config),
+                    *transform_warnings(run.config), *backbone_warnings(run.config),
                     *pretraining_of(run.config, run.classes.unseen_names).warnings()):
         logger.warning("; ".join(warning))
     make_folder(run.save_dir, "save_dir")
@@ -118,6 +122,25 @@ def schedule_warnings(run: Run) -> list[tuple[str, str]]:
     return found
 
 
+def transform_warnings(config: ZeroShotConfig) -> list[tuple[str, str]]:
+    """Find what takes normalised images for colours, and images that training has not been like."""
+    found, places = [], _transforms(config)
+    for place, transforms in places.items():
+        types = [transform["type"] for transform in transforms]
+        normalised = types.index("Normalize") + 1 if "Normalize" in types else len(types)
+        late = [transform["type"] for transform in transforms[normalised:]
+                if transform["type"] in _OF_COLORS
+                or transform["type"] in _PADDING and "im_padding_value" not in transform]
+        if late:
+            found.append((f"in `{place}` {', '.join(late)} comes after Normalize, but is for "
+                          f"colours from 0 to 255", "put Normalize last"))
+    trained = _normalization(places.get("train_dataset.transforms", []))
+    found += [(f"`{place}` normalise images otherwise than `train_dataset.transforms`",
+               "write the same Normalize into both") for place, transforms in places.items()
+              if not _are_alike(_normalization(transforms), trained)]
+    return found
+
+
 def backbone_warnings(config: ZeroShotConfig) -> list[tuple[str, str]]:
     """Find a frozen backbone that stays random, and images that pretrained weights do not know.
 
@@ -135,17 +158,27 @@ def backbone_warnings(config: ZeroShotConfig) -> list[tuple[str, str]]:
     if not hasattr(backbone, "input_mean"):
         return []
     wanted = [np.round(values, 4).tolist() for values in (backbone.input_mean, backbone.input_std)]
-    places = {"train_dataset.transforms": config.train_dataset_cfg.get("transforms"),
-              "val_dataset.transforms": config.val_dataset_cfg.get("transforms"),
-              "zero_shot.features.transforms": config.settings.zero_shot.features.transforms}
     return [(f"`{place}` normalise images otherwise than those that `pretrained: "
              f"{cfg['pretrained']}` was made on", "write {{type: Normalize, mean: {}, std: {}}} "
                                                   "there".format(*wanted))
-            for place, transforms in places.items()
-            if transforms and not all(
-                len(given) not in (1, len(values))
-                or np.allclose(given, values, rtol=0, atol=_MEAN_TOLERANCE)
-                for given, values in zip(_normalization(transforms), wanted))]
+            for place, transforms in _transforms(config).items()
+            if not _are_alike(_normalization(transforms), wanted)]
+
+
+def _transforms(config: ZeroShotConfig) -> dict[str, list[dict[str, Any]]]:
+    """The lists of transforms of a config by their keys, those that are there."""
+    places = {"train_dataset.transforms": config.train_dataset_cfg.get("transforms"),
+              "val_dataset.transforms": config.val_dataset_cfg.get("transforms"),
+              "zero_shot.features.transforms":
+                  config.settings.zero_shot.features.transforms or None}
+    return {place: steps for place, steps in places.items() if steps is not None}
+
+
+def _are_alike(normalization: Sequence[Sequence[float]], other: Sequence[Sequence[float]]) -> bool:
+    """Compare means and deviations; those of other channels are compared with nothing."""
+    return all(1 != len(given) != len(values) != 1
+               or np.allclose(given, values, rtol=0, atol=_MEAN_TOLERANCE)
+               for given, values in zip(normalization, other))
 
 
 def _normalization(transforms: Sequence[dict[str, Any]]) -> list[Sequence[float]]:

@@ -139,7 +139,8 @@ def check_data(run: Run) -> list[Finding]:
                             f"out by policy {train['policy']}; val: {val['images_used']} images"),
         Finding(OK, "classes", f"{len(classes)}, unseen: {', '.join(classes.unseen_names)}")]
     findings += [Finding(WARNING, "data", *warning)
-                 for warning in preflight.data_warnings(builder)]
+                 for warning in (*preflight.data_warnings(builder),
+                                 *preflight.transform_warnings(run.config))]
     return findings
 
 

@@ -1,11 +1,11 @@
-"""A backbone whose weights do not know such images, or that stays random, is warned of."""
+"""A backbone that does not know such images, or stays random, and transforms out of order."""
 
 import pytest
 from paddleseg.cvlibs import manager
 
 from helpers import tiny_runs
 from paddle_csrl.config import ZeroShotConfig
-from paddle_csrl.core.preflight import backbone_warnings
+from paddle_csrl.core.preflight import backbone_warnings, transform_warnings
 
 IMAGENET = {"type": "Normalize", "mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
 
@@ -80,3 +80,40 @@ def test_a_frozen_backbone_without_weights_is_told(config):
     for opt in ("model.backbone.relative_lr=1.0", "model.pretrained=whole.pdparams",
                 "segmentor_weights=whole.pdparams"):
         assert backbone_warnings(config(random, frozen, opt)) == []
+
+
+@pytest.mark.parametrize("steps", [
+    [], [IMAGENET], [{"type": "Normalize", "std": [1.0]}]], ids=["none", "both", "deviation"])
+@pytest.mark.parametrize("name", ["val_dataset", "zero_shot.features"])
+def test_images_that_training_has_not_been_like_are_told(config, name, steps):
+    """Of no transforms the features are not told: those of validation stand for them."""
+    other = {name: steps, "train_dataset": [{"type": "Normalize"}]}
+    found = [text for text, _ in transform_warnings(config(**other))]
+    assert found == [f"`{name}.transforms` normalise images otherwise than "
+                     f"`train_dataset.transforms`"] * (bool(steps) or name == "val_dataset")
+
+
+def test_images_that_are_alike_are_passed_over(config):
+    one, three = {"type": "Normalize"}, {"type": "Normalize", "mean": [0.5], "std": [0.5] * 3}
+    assert transform_warnings(config()) == []
+    assert transform_warnings(config(train_dataset=[one], val_dataset=[three])) == []
+    assert transform_warnings(config(train_dataset=[], val_dataset=[])) == []
+
+
+CROP = {"type": "RandomPaddingCrop", "crop_size": [32, 32]}
+
+
+@pytest.mark.parametrize("late, told", [
+    ([{"type": "RandomDistort"}, {"type": "RandomHorizontalFlip"}], "RandomDistort"),
+    ([{"type": "Normalize"}], "Normalize"),
+    ([{"type": "RandomBlur"}, {"type": "RandomNoise"}], "RandomBlur, RandomNoise"),
+    ([CROP], "RandomPaddingCrop"),
+    ([{**CROP, "im_padding_value": 0}], None),
+    ([{"type": "RandomHorizontalFlip"}], None)])
+def test_what_takes_normalised_images_for_colours_is_told(config, late, told):
+    early = [{"type": "RandomDistort"}, CROP]
+    normal = {"type": "Normalize"}
+    found = transform_warnings(config(train_dataset=[*early, normal, *late], val_dataset=[normal]))
+    assert [text for text, _ in found] == [
+        f"in `train_dataset.transforms` {told} comes after Normalize, but is for colours from 0 to "
+        f"255"] * bool(told)
