@@ -113,7 +113,6 @@ def test_validation_images_that_the_network_does_not_halve_evenly(run, content, 
     ("val_dataset", {"type": "Padding", "target_size": [60, 60]}, "Padding fails on .*train_0000"),
     ("zero_shot.features", {"type": "RandomPaddingCrop", "crop_size": [64, 64],
                             "label_padding_value": 7}, "`label_padding_value: 7` of"),
-    ("zero_shot.features", {"type": "ScalePadding", "target_size": [64, 64]}, "makes ids of other"),
 ])
 def test_transforms_of_later_stages_are_tried_before_training(run, content, tmp_path, key,
                                                               transform, message):
