@@ -7,6 +7,8 @@ import pytest
 from PIL import Image
 from playwright.sync_api import expect
 
+from helpers.browser import served
+
 pytestmark = pytest.mark.browser
 
 UNSEEN, OTHER = "blue striped", "red dotted"
@@ -187,6 +189,18 @@ def test_a_file_is_uploaded(page, tmp_path):
     assert page.locator("#mask").get_attribute("width") == "90"
     left, right = np.split(pixels(page), [pixels(page).shape[1] // 2], axis=1)
     assert right[..., 0].mean() > left[..., 0].mean() + 50
+
+
+def test_the_first_file_has_its_place_among_the_images(run, browser, tmp_path):
+    Image.fromarray(np.zeros((60, 90, 3), np.uint8)).save(tmp_path / "mine.png")
+    with served(run, "--num_images", "0") as address:
+        page = browser.new_page()
+        page.goto(address)
+        expect(page.locator("#legend li")).to_have_count(10)
+        page.set_input_files("#file", tmp_path / "mine.png")
+        expect(page.locator("#title")).to_have_text("mine.png")
+        expect(page.locator("#gallery button")).to_have_attribute("aria-pressed", "true")
+        page.close()
 
 
 def test_a_file_that_is_no_picture_is_one_line(page, tmp_path):

@@ -3,6 +3,7 @@
 A plugin of pytest, which also the process of ``make test`` reads that has no use for Paddle.
 """
 
+import contextlib
 import os
 import re
 import shutil
@@ -34,20 +35,26 @@ def run(tmp_path_factory):
     return f"{base}/run"
 
 
-@pytest.fixture(scope="session")
-def address(run):
-    """Where the command line serves the run."""
+@contextlib.contextmanager
+def served(run, *flags):
+    """The address at which the command line serves the run."""
     from helpers.tiny_runs import ROOT
 
     process = subprocess.Popen(
         [sys.executable, os.path.join(ROOT, "tools", "demo.py"), "--run", run, "--port", "0",
-         "--device", "cpu", "--no-open_browser"], stdout=subprocess.PIPE,
+         "--device", "cpu", "--no-open_browser", *flags], stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL, text=True)
     yield next(filter(None, (re.search(r"the page is at (http://\S+)", line)
                              for line in process.stdout)))[1]
     process.send_signal(signal.SIGINT)
     process.communicate(timeout=60)
     assert process.returncode == 0
+
+
+@pytest.fixture(scope="session")
+def address(run):
+    with served(run) as address:
+        yield address
 
 
 @pytest.fixture(scope="session")

@@ -51,7 +51,7 @@ function element(tag, properties, ...children) {
 async function refresh() {
   const before = state;
   state = await (await ask("api/state")).json();
-  const newest = ({images}) => images.length && images[images.length - 1].id;
+  const newest = ({images}) => images.at(-1)?.id;
   if (!before || newest(before) !== newest(state)) showGallery();
   showStatus();
   if (!before || before.version !== state.version) {
