@@ -61,9 +61,13 @@ def paired_difference(values: pd.Series, reference: pd.Series) -> PairedDifferen
     Args:
         values: of the method, indexed by ``PAIR``, each pair once.
         reference: of the reference, likewise. What only one of them holds, or holds as nan, is
-            left out.
+            left out. Where all seeds of a split and stage-1 seed scored the same, neither method
+            has a random part after stage 1, and their pair counts once.
     """
-    differences = (values - reference.reindex(values.index)).dropna()
+    pairs = pd.DataFrame({"own": values, "reference": reference.reindex(values.index)}).dropna()
+    of_stage1 = pairs.groupby(level=PAIR[:2], sort=False)
+    copies = (of_stage1.transform("nunique") == 1).all(axis=1) & (of_stage1.cumcount() > 0)
+    differences = (pairs.own - pairs.reference)[~copies]
     splits = {str(split): t_interval(found)
               for split, found in differences.groupby(level="split", sort=False)}
     return PairedDifference(splits, t_interval([item.mean for item in splits.values()]),

@@ -80,8 +80,9 @@ def difference_table(results: Results, key: str = "hiou") -> Table:
         f"{results.scores[key]} against {results.label(results.plan.reference)}, in points",
         ["split", *map(results.label, results.compared)], rows,
         ["Mean of the paired differences (same split, stage-1 seed and seed), its 95 % "
-         "t-interval and, in parentheses, the number of pairs. “Over splits” takes the mean of "
-         "each split as one value; its number is that of the splits. “Pooled” takes all pairs as "
+         "t-interval and, in parentheses, the number of pairs; where neither method has a random "
+         "part after stage 1, all seeds are one pair. “Over splits” takes the mean of each split "
+         "as one value; its number is that of the splits. “Pooled” takes all pairs as "
          "independent, which pairs of one split are not: it says how sure the mean over these "
          "splits is, not how it would be on others."])
 

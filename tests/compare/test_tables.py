@@ -65,6 +65,22 @@ def test_differences_are_paired_by_seed_within_a_split():
     assert pooled.high == pytest.approx(2 + 4.303 / math.sqrt(3), abs=1e-3)
 
 
+def test_seeds_of_methods_without_a_random_part_count_once():
+    """Both methods score the same for every seed of a stage-1 network: two values, not five."""
+    method = {("a", 0, seed): 12.0 for seed in range(3)} | {("a", 1, seed): 15.0 for seed in (0, 1)}
+    reference = {("a", 0, seed): 11.0 for seed in range(3)} | {
+        ("a", 1, seed): 12.0 for seed in (0, 1)}
+    # With a random reference every seed counts, also where two of them score alike.
+    method |= {("b", 0, seed): 12.0 for seed in range(3)}
+    reference |= {("b", 0, 0): 11.0, ("b", 0, 1): 11.0, ("b", 0, 2): 8.0}
+    splits, over_splits, pooled = paired_difference(
+        *(pd.Series(scores).rename_axis(PAIR) for scores in (method, reference)))
+    assert splits["a"][::3] == (2.0, 2)  # differences 1 and 3: t(1) · √2 / √2
+    assert splits["a"].high == pytest.approx(2 + 12.706, abs=1e-2)
+    assert splits["b"][::3] == (2.0, 3)  # 1, 1 and 4
+    assert over_splits[::3] == (2.0, 2) and pooled[::3] == (2.0, 5)
+
+
 @pytest.fixture
 def made_up(tmp_path):
     """A comparison on the embedded data set whose records are written, not trained.
