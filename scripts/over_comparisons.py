@@ -41,7 +41,7 @@ def read(paths: list[str], *scores: str) -> pd.DataFrame:
     """The finished cells of all files: ``method``, ``PAIR``, ``file`` and ``scores``, in percent.
 
     Raises:
-        UserError: a file that is no such CSV.
+        UserError: a file that is no such CSV, or files without a finished cell.
     """
     tables = []
     for path in paths:
@@ -59,7 +59,10 @@ def read(paths: list[str], *scores: str) -> pd.DataFrame:
         for score in scores:
             table[score] = pd.to_numeric(table[score], errors="coerce")
         tables.append(table[table["status"] == "finished"])
-    return pd.concat(tables).drop_duplicates(["method", *PAIR])
+    cells = pd.concat(tables).drop_duplicates(["method", *PAIR])
+    if cells.empty:
+        raise UserError(f"no cell is finished in {', '.join(paths)}; run its comparison first")
+    return cells
 
 
 def means(paths: list[str]) -> str:
@@ -70,8 +73,6 @@ def means(paths: list[str]) -> str:
     """
     cells = read(paths, "seen", "unseen", "hiou", "best_hiou", "ausuc")
     files, methods = cells["file"].unique(), cells["method"].unique()
-    if not len(methods):
-        raise UserError(f"no cell is finished in {', '.join(paths)}; run its comparison first")
     by_split = cells.groupby(["file", "split", "method"], sort=False)[
         ["seen", "unseen", "hiou", "best_hiou", "ausuc"]].mean()
     by_split["below"] = by_split["best_hiou"] - by_split["hiou"]
@@ -101,6 +102,12 @@ def main(argv: list[str] | None = None) -> dict[str, PairedDifference]:
         print(means(args.results))
         return {}
     scores = read(args.results, args.score).set_index(["method", *PAIR])[args.score]
+    known = scores.index.unique("method")
+    for flag, name in [("--reference", args.reference),
+                       *(("--methods", name) for name in args.methods)]:
+        if name not in known:
+            raise UserError(f"{flag} {name}: there is no finished cell of it in "
+                            f"{', '.join(args.results)}; give one of {', '.join(known)}")
     differences = {}
     for method in args.methods:
         found = paired_difference(*(scores[scores.index.get_level_values("method") == name]

@@ -36,12 +36,17 @@ def test_by_hand(tmp_path, capsys):
 
 
 def test_bad_input(tmp_path):
-    path = write(tmp_path / "one", "x,0,0,point,0,0,0,10,finished,,\n")
+    path = write(tmp_path / "one", "x,0,0,point,0,0,0,10,finished,,\n"
+                 "x,0,1,csrl,0,0,0,10,finished,,\nx,0,1,zs3net,0,0,0,,failed,,why\n")
     (tmp_path / "empty.csv").write_text("")
     with pytest.raises(UserError, match="empty.csv cannot be read"):
         over_comparisons.main([str(tmp_path / "empty.csv"), "--methods", "csrl"])
     with pytest.raises(UserError, match="no finished cell of csrl has one of point beside it"):
         over_comparisons.main([path, "--methods", "csrl"])
+    for flag, name in (("--reference", "pointwise"), ("--methods", "zs3net")):
+        with pytest.raises(UserError, match=f"^{flag} {name}: there is no finished cell of it in "
+                                            r"\S*results.csv; give one of point, csrl$"):
+            over_comparisons.main([path, "--methods", "csrl", flag, name])
     with pytest.raises(UserError, match="results.csv has no column auc"):
         over_comparisons.main([path, "--methods", "csrl", "--score", "auc"])
     with pytest.raises(UserError, match="nothing.csv cannot be read"):
@@ -69,10 +74,11 @@ def test_means_by_hand(tmp_path, capsys):
     assert csrl == ["csrl", "1", "–", "20.0 / 20.0 / 20.0 / 21.0", "20.0 / 21.0 / 5.0", "1.0 / 1.0"]
 
 
-def test_means_of_nothing(tmp_path):
+def test_nothing_finished(tmp_path):
     path = str(tmp_path / "results.csv")
     with open(path, "w", encoding="utf-8") as file:
         file.write("split,stage1_seed,seed,method,seen,unseen,hiou,best_hiou,ausuc,status\n"
                    "x,0,0,point,,,,,,failed\n")
-    with pytest.raises(UserError, match="no cell is finished in .*results.csv; run its comparison"):
-        over_comparisons.main([path])
+    for flags in ([], ["--methods", "point", "--score", "seen"]):
+        with pytest.raises(UserError, match="no cell is finished in .*csv; run its comparison"):
+            over_comparisons.main([path, *flags])
