@@ -1,7 +1,8 @@
 """``report.html``: everything a finished run left behind, on one page that needs no other file.
 
-It is made from the run's folder alone: neither data nor a model is loaded. What the page says
-stands in ``assets/templates/report.html``.
+It is made from the run's folder alone: neither data nor a model is loaded. Stages of earlier
+configs that are still in the folder are left out. What the page says stands in
+``assets/templates/report.html``.
 """
 
 import base64
@@ -12,12 +13,13 @@ from typing import Any, NamedTuple
 import cv2
 import numpy as np
 
+from paddle_csrl.config import ZeroShotConfig
 from paddle_csrl.datasets.label_scan import read_image
 from paddle_csrl.errors import UserError
 from paddle_csrl.metrics import SCORES
 from paddle_csrl.pretraining import recorded, summary
 from paddle_csrl.run import CONFIG_FILE
-from paddle_csrl.stages import stage_names
+from paddle_csrl.stages import stages_of
 from paddle_csrl.utils import read_json, write_text
 from paddle_csrl.utils.html import render
 from paddle_csrl.utils.record import read_record
@@ -57,7 +59,8 @@ def _page(folder: str) -> str:
     if not _is_whole(metrics):
         raise UserError(f"{folder} has no whole metrics.json; name the folder of a finished run, "
                         f"such as output/demo")
-    records, pretraining = _stage_records(folder), recorded(metrics)
+    config = os.path.join(folder, CONFIG_FILE)
+    records, pretraining = _stage_records(folder, ZeroShotConfig(config)), recorded(metrics)
     cpus = {record["made"].get("mkl") for record in records.values()} - {None}
     pictures = os.path.join(glob.escape(folder), "predictions", "[0-9]*.png")
     return render(
@@ -67,11 +70,11 @@ def _page(folder: str) -> str:
         pretraining=summary(pretraining) if pretraining else "not recorded",
         named=pretraining["named"] if pretraining else {},
         predictions=[_read_picture(path) for path in sorted(glob.glob(pictures))],
-        relations=[_read_picture(path) for path in _relations(folder)],
+        relations=[_read_picture(path) for path in _relations(folder, records)],
         curves=_curves(folder, records), stages=[_stage_row(*item) for item in records.items()],
         commands=_commands(records), versions=list((metrics.get("versions") or {}).items()),
         notes=[f"CPU: {setting}" for setting in sorted(cpus)],
-        config=_read(os.path.join(folder, CONFIG_FILE)))
+        config=_read(config))
 
 
 def _is_whole(metrics: Any) -> bool:
@@ -81,17 +84,18 @@ def _is_whole(metrics: Any) -> bool:
         isinstance(item, dict) and {"name", "seen", "iou"} <= set(item) for item in classes)
 
 
-def _stage_records(folder: str) -> Records:
+def _stage_records(folder: str, config: ZeroShotConfig) -> Records:
     """Read the records of finished stages, in order; older ones do not say how ``made``."""
-    records = {stage: read_record(os.path.join(folder, stage)) or {} for stage in stage_names()}
+    records = {stage.name: read_record(os.path.join(folder, stage.name)) or {}
+               for stage in stages_of(config)}
     return {stage: {"made": {}, "inputs": {}, **record} for stage, record in records.items()
             if record.get("finished")}
 
 
-def _relations(folder: str) -> list[str]:
+def _relations(folder: str, records: Records) -> list[str]:
     """Find the heat maps of stage 2 and, if drawn since, of ``tools/visualize.py relations``."""
     path = os.path.join(folder, "generator", "relations.png")
-    if not os.path.isfile(path):
+    if "generator" not in records or not os.path.isfile(path):
         return []
     drawn = os.path.join(folder, "figures", "relations.png")
     is_newer = os.path.isfile(drawn) and os.path.getmtime(drawn) >= os.path.getmtime(path)
@@ -164,8 +168,5 @@ def _commands(records: Records) -> dict[str, list[str]]:
 
 
 def _read(path: str) -> str:
-    try:
-        with open(path, encoding="utf-8") as file:
-            return file.read()
-    except FileNotFoundError:
-        return ""
+    with open(path, encoding="utf-8") as file:
+        return file.read()

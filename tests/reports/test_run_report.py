@@ -196,7 +196,8 @@ def test_whatever_comes_from_the_run_is_escaped(copied, tmp_path):
         ("command", "finished_at", "device", "processes", "mkl"), HOSTILE))
     write_json(copied.path("metrics.json"), metrics)
     write_json(copied.path("segmentor", "stage.json"), record)
-    Path(copied.path("config.yml")).write_text(HOSTILE)
+    with open(copied.path("config.yml"), "a") as file:
+        file.write(f"# {HOSTILE}")
     with StageLogWriter(copied.path("classifier"), []) as writer:
         for step in (1, 2):
             writer.add_scalar(f"Train/{HOSTILE}", step, step)
@@ -210,7 +211,8 @@ def test_whatever_comes_from_the_run_is_escaped(copied, tmp_path):
             } <= set(shown.texts)
     assert f"over {HOSTILE} validation images" in shown.texts[3].replace("\n", " ")
     places = [tag for tag, text in zip(shown.holders, shown.texts) if text == HOSTILE]
-    assert [tag for tag in places if tag != "text"] == [*4 * ["td"], "pre", "td", "td", "pre"]
+    assert [tag for tag in places if tag != "text"] == [*4 * ["td"], "pre", "td", "td"]
+    assert shown.texts[-1].endswith(HOSTILE) and shown.holders[-1] == "pre"
     names = [item["name"] + ("" if item["seen"] else " *") for item in metrics["classes"]]
     assert [row[0] for row in shown.rows if row[0] in names] == names
 
@@ -229,6 +231,13 @@ def test_old_runs_and_runs_without_curves_have_a_page(copied):
     assert "No curves were recorded." in shown.texts
     assert "Labels of pretraining:\nnot recorded." in shown.texts
     assert ["generator", "0", "–", "–", "–", "–"] in shown.rows
+
+
+def test_stages_of_an_earlier_config_are_left_out(finished, tmp_path):
+    run = finished("spnet").copy(tmp_path / "run")
+    for stage in ("features", "generator"):
+        shutil.copytree(finished("shapes").path(stage), run.path(stage))
+    assert read(write_page(run.folder)) == read(run.path("report.html"))
 
 
 def test_heat_maps_drawn_since_are_on_the_page(copied):
