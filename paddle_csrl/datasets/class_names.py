@@ -79,8 +79,15 @@ def resolve_classes(names: Sequence[str], wanted: str | Sequence[str]) -> list[i
         UserError: a name that no class or more than one class has, a class named twice, the
             background, no class at all, or all of them.
     """
+    with_comma = [name for name in names if "," in name and isinstance(wanted, str)]
     wanted = _names_wanted(wanted)
-    ids = [find_class(names, name) for name in wanted]
+    try:
+        ids = [find_class(names, name) for name in wanted]
+    except UserError as error:
+        if not with_comma:
+            raise
+        raise UserError(f"{error}; a text is cut at every comma, so give a list where a name has "
+                        f"one: zero_shot.unseen=\"{with_comma[:1]}\"") from None
     for position, class_id in enumerate(ids):
         if class_id in ids[:position]:
             raise UserError(f"`unseen` names {names[class_id]} twice "

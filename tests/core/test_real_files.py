@@ -13,6 +13,7 @@ from helpers.tiny_config import tiny_content, write_config
 from helpers.tiny_runs import differing, undrawn, weights
 from paddle_csrl.cli import train, val
 from paddle_csrl.errors import UserError, user_message
+from paddle_csrl.utils import read_json
 
 
 @pytest.fixture
@@ -123,6 +124,18 @@ def test_transforms_of_later_stages_are_tried_before_training(run, content, tmp_
     with pytest.raises(UserError, match=f"`{key}.transforms`, by which features .*{message}"):
         run()
     assert not (tmp_path / "output").exists()
+
+
+def test_a_class_with_a_comma_in_its_name_is_unseen_by_a_list(run, content):
+    names = pathlib.Path(content["zero_shot"]["class_names"])
+    names.write_text(names.read_text().replace("cow", "cow, brown"))
+    content["zero_shot"]["unseen"] = ["cow, brown"]
+    told = r"""holds cow, which .*unseen="\['cow, brown'\]"$"""
+    with pytest.raises(UserError, match=told):
+        run("text", "--opts", "zero_shot.unseen=cow, brown")
+    classes = read_json(os.path.join(run(), "metrics.json"))["classes"]
+    assert [item["name"] for item in classes if not item["seen"]] == ["cow, brown"]
+    run("opts", "--stage", "segmentor", "--opts", "zero_shot.unseen=['cow, brown']")
 
 
 def void_as_4(label):
