@@ -196,15 +196,35 @@ def _check_component(content: Any, noun: str, dotted: str, place: str) -> None:
         nearest = difflib.get_close_matches(name, known, n=1)
         hint = f"; did you mean {nearest[0]}?" if nearest else ""
         raise UserError(f"{place}: `{dotted}.type: {name}` is no registered {noun}{hint}")
-    target = known[name].__init__ if inspect.isclass(known[name]) else known[name]
+    names = _arguments(known[name])
+    if names is None:
+        return
+    if noun == "schedule":
+        names |= {"warmup_iters", "warmup_start_lr"}  # PaddleSeg's
+    for key in content:
+        if key in names | {"type", "_inherited_"}:
+            continue
+        if noun == "data set":
+            _require_no_key_of_another(key, name, dotted, place)
+        raise unknown_key(key, names, dotted, place)
+
+
+def _arguments(component: Any) -> set[str] | None:
+    """The names of a component's arguments; None where it takes any."""
+    target = component.__init__ if inspect.isclass(component) else component
     parameters = inspect.signature(target).parameters.values()
     if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
-        return
-    names = {parameter.name for parameter in parameters} - {"self"} | (
-        {"warmup_iters", "warmup_start_lr"} if noun == "schedule" else set())  # PaddleSeg's
-    for key in content:
-        if key not in names | {"type", "_inherited_"}:
-            raise unknown_key(key, names, dotted, place)
+        return None
+    return {parameter.name for parameter in parameters} - {"self"}
+
+
+def _require_no_key_of_another(key: str, name: str, dotted: str, place: str) -> None:
+    """Say whose key it is that is left where another data set took the place of a config's."""
+    for other, component in _known("data set").items():
+        if key in (_arguments(component) or ()):
+            raise UserError(f"{place}: `{join(dotted, key)}` is of {other}, and the data set is of "
+                            f"`type: {name}`; leave it out, or, with --data, take a config such as "
+                            f"configs/csrl_custom.yml or configs/compare_custom.yml")
 
 
 def _known(noun: str) -> dict[str, Any]:

@@ -74,6 +74,15 @@ def test_a_comparison_takes_it_for_all_its_cells(folder):
         assert plan.cell_config(cell).dic["val_dataset"]["val_path"] == f"{folder}/val.txt"
 
 
+@pytest.mark.parametrize("tool, name", [(train, "csrl_shapes"), (compare, "compare_shapes")])
+def test_a_config_of_the_embedded_data_has_keys_that_a_folder_does_not(folder, tool, name):
+    told = (r"^\S*csrl_shapes.yml: `train_dataset.num_train` is of AttributeShapes, and the data "
+            r"set is of `type: Dataset`; .* with --data, take .* configs/compare_custom.yml$")
+    path = os.path.join(tiny_runs.ROOT, "configs", f"{name}.yml")
+    with pytest.raises(UserError, match=told):
+        tool.main(["-c", path, "--data", folder, "--device", "cpu"])
+
+
 def take_out(name):
     return lambda folder: os.remove(os.path.join(folder, name))
 
