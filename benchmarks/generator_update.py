@@ -120,7 +120,7 @@ def seconds(functions: Sequence[Callable[[], None]], turns: int) -> np.ndarray:
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="Time one update of the generator.")
-    parser.add_argument("--turns", type=int, default=30, help="repetitions (default: 30)")
+    parser.add_argument("--turns", type=int, default=30, help="repetitions (default: %(default)s)")
     turns = parser.parse_args(argv).turns
     paddle.set_device("cpu")
     paddle.seed(0)

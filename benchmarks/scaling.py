@@ -244,7 +244,7 @@ def table(case: Case) -> str:
 def main(argv: Sequence[str] | None = None) -> str:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     for name, value in Case()._asdict().items():
-        parser.add_argument(f"--{name}", type=int, default=value, help=f"(default: {value})")
+        parser.add_argument(f"--{name}", type=int, default=value, help="(default: %(default)s)")
     text = table(Case(**vars(parser.parse_args(argv))))
     print(text)
     return text

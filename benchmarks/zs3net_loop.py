@@ -171,7 +171,7 @@ class ZS3Net:
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--turns", type=int, default=3, help="repetitions (default: 3)")
+    parser.add_argument("--turns", type=int, default=3, help="repetitions (default: %(default)s)")
     parser.add_argument("--full", action="store_true", help="all iterations of ours in every turn")
     args = parser.parse_args(argv)
     if not importlib.util.find_spec("torch"):

@@ -154,8 +154,11 @@ class Run(RunFolder):
         """Return the names of inputs changed since the stage finished; None if it never did."""
         if not self.is_finished(stage):
             return None
+        return self._changes(stage)
+
+    def _changes(self, stage: str, apart: Collection[str] = ()) -> list[str]:
         record = self.record(stage)
-        changed = self.changed_inputs(stage, record.get("inputs", {}))
+        changed = self.changed_inputs(stage, record.get("inputs", {}), apart)
         # Records of 0.1.0 say no format; it was the first.
         return changed + ["format"] * (record.get("format", 1) != self.stage(stage).format)
 
@@ -227,8 +230,7 @@ class Run(RunFolder):
             return None
         if self.is_finished(stage) and (not insists or self.is_current(stage)):
             return None
-        changed = self.changed_inputs(stage, record["inputs"], MAY_CHANGE if insists else ())
-        changed += ["format"] * (record.get("format", 1) != made_by.format)
+        changed = self._changes(stage, MAY_CHANGE if insists else ())
         if insists and changed:
             raise UserError(f"--resume: stage {stage} in {self.folder(stage)} was begun with "
                             f"another {', '.join(changed)}; go on with the config it was begun "

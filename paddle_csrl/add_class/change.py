@@ -34,6 +34,7 @@ from paddle_csrl.classes import CLASSES_FILE, ClassTable
 from paddle_csrl.config import ZeroShotConfig
 from paddle_csrl.datasets.class_names import fold_name
 from paddle_csrl.embeddings import words_of
+from paddle_csrl.embeddings.resolve import DEFAULT
 from paddle_csrl.errors import UserError
 from paddle_csrl.evaluation.evaluate import evaluate_as_configured, new_evaluator
 from paddle_csrl.evaluation.score import score
@@ -198,7 +199,7 @@ def trained_run(folder: str, opts: Sequence[str] = ()) -> Run:
     path = Run.open(folder, opts).config.settings.zero_shot.embeddings.path
     if path == run.config.settings.zero_shot.embeddings.path:
         return run
-    moved = Run.open(place, own, {"zero_shot.embeddings.path": path or "glove100"})
+    moved = Run.open(place, own, {"zero_shot.embeddings.path": path or DEFAULT})
     with contextlib.suppress(UserError):  # told of where new classes are looked up in that file
         return moved if has_vectors_of_training(moved) else run
     return run

@@ -57,12 +57,11 @@ def take_over(old: nn.Layer, new: nn.Layer, axes: dict[str, int],
         prefix: stands before the names of ``axes`` in both.
     """
     state = {name: value.numpy() for name, value in old.state_dict().items()}
-    known = np.array([source is not None for source in sources], bool)
-    ids = np.array([source or 0 for source in sources], np.int64)
     for name, axis in axes.items():
         if prefix + name in state:
-            rows = np.moveaxis(state[prefix + name], axis, 0)[ids]
-            rows[~known] = 0
+            given = np.moveaxis(state[prefix + name], axis, 0)
+            rows = np.stack([np.zeros_like(given[0]) if source is None else given[source]
+                             for source in sources])
             state[prefix + name] = np.ascontiguousarray(np.moveaxis(rows, 0, axis))
     set_weights(new, state, path)
 

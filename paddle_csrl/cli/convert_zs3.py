@@ -43,7 +43,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
                         help="where to write the weights; ends in .pdparams")
     parser.add_argument("--kind", choices=KINDS, default="auto",
                         help="backbone: ResNet-101 alone, also out of a whole DeepLabV3+; deeplab: "
-                             "all of it (default: auto, told by the names)")
+                             "all of it (default: %(default)s, told by the names)")
     parser.add_argument("--without", nargs="+", metavar="NAME",
                         help="the classes that ZS3Net left out, recorded beside --out: voc or "
                              "context for a backbone, the names of the unseen ones for a whole "

@@ -32,21 +32,21 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = make_parser(__name__, __doc__)
     options.add_model(parser)
     parser.add_argument("--save_dir", default="output/inference_model", metavar="DIR",
-                        help="where the model goes (default: output/inference_model)")
+                        help="where the model goes (default: %(default)s)")
     parser.add_argument("--format", default="paddle", choices=["paddle", "onnx", "safetensors"],
-                        help="what to export for, or the weights alone (default: paddle); the "
+                        help="what to export for, or the weights alone (default: %(default)s); the "
                              "flags below say nothing of safetensors")
     parser.add_argument("--input_shape", nargs="+", type=int, metavar="N",
                         help="batch, channels, height and width, -1 where free "
                              "(default: -1 3 -1 -1)")
     parser.add_argument("--output_op", default="argmax", choices=list(OUTPUT_DTYPES),
                         help="what the model gives: class ids, probabilities or logits "
-                             "(default: argmax)")
+                             "(default: %(default)s)")
     parser.add_argument("--image_path", metavar="FILE",
                         help="the real image of the comparison (default: the first validation "
                              "image, where the data are there)")
     parser.add_argument("--opset", type=int, default=OPSET, metavar="N",
-                        help=f"version of the ONNX operators (default: {OPSET})")
+                        help="version of the ONNX operators (default: %(default)s)")
     return parser.parse_args(argv)
 
 

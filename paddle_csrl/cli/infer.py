@@ -30,7 +30,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     options.add_images(parser)
     options.add_device(parser, ["cpu", "gpu"])
     parser.add_argument("--num_workers", type=int, default=1, metavar="N",
-                        help="threads that read and transform images (default: 1)")
+                        help="threads that read and transform images (default: %(default)s)")
     parser.add_argument("--cpu_threads", type=int, default=usable_cores(), metavar="N",
                         help="threads of the model on a CPU (default: one a core it may use)")
     parser.add_argument("--enable_mkldnn", action="store_true",

@@ -44,7 +44,7 @@ def add_device(parser: argparse.ArgumentParser,
     """Where to compute."""
     parser.add_argument("--device", default="gpu", choices=choices,
                         help="where to compute; falls back to cpu where there is none "
-                             "(default: gpu)")
+                             "(default: %(default)s)")
 
 
 def add_computing(parser: argparse.ArgumentParser) -> None:
@@ -107,7 +107,7 @@ def add_images(parser: argparse.ArgumentParser) -> None:
                         help="an image, a folder (searched with its subfolders) or a text file "
                              "with one image a line, relative to that file")
     parser.add_argument("--save_dir", default="output/result", metavar="DIR",
-                        help="where the pictures go (default: output/result)")
+                        help="where the pictures go (default: %(default)s)")
     parser.add_argument("--confidence", action="store_true",
                         help="also write how sure each pixel is, grey 0 to 255 for 0 to 1")
     parser.add_argument("--custom_color", nargs="+", type=int, metavar="RGB",

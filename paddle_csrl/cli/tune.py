@@ -57,11 +57,10 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--method", required=True, metavar="NAME",
                         help="the method, by its name in --space")
     parser.add_argument("--space", default="configs/_base_/tune_space.yml", metavar="FILE",
-                        help="what is searched, per method (default: "
-                             "configs/_base_/tune_space.yml)")
+                        help="what is searched, per method (default: %(default)s)")
     for flag, default in zip(_BUDGET, astuple(Budget())):
         parser.add_argument(f"--{flag}", type=int, default=default, metavar="N",
-                            help=f"{_BUDGET[flag]} (default: {default})")
+                            help=f"{_BUDGET[flag]} (default: %(default)s)")
     parser.add_argument("--seed", type=int, metavar="N",
                         help="seed of folds and draws (default: the config's)")
     parser.add_argument("--out", metavar="FILE",

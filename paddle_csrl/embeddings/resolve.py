@@ -34,9 +34,11 @@ from paddle_csrl.errors import UserError
 from paddle_csrl.utils import progress
 from paddle_csrl.utils.io import asset
 
+#: What ``zero_shot.embeddings.path: null`` stands for.
+DEFAULT = "glove100"
 #: The vectors that come with the package, by the names that stand for their paths; the folders say
 #: where they are from.
-SHIPPED = {"glove100": asset("glove", "glove100.npz"), "minilm": asset("minilm", "minilm.npz")}
+SHIPPED = {DEFAULT: asset("glove", "glove100.npz"), "minilm": asset("minilm", "minilm.npz")}
 
 #: Names that many word-vector files lack, or that the later rules would misread, by what stands
 #: in for them; the keys are without blanks and dashes.
@@ -114,7 +116,7 @@ def load_class_embeddings(class_names: Sequence[str], path: str | Sequence[str] 
     Args:
         class_names (list[str]): C names.
         path (str, optional): a file as in ``read_vectors``, or of ``SHIPPED``; None for
-            ``"glove100"``. Of several, a list, the embeddings are joined as by ``join_spaces``.
+            ``DEFAULT``. Of several, a list, the embeddings are joined as by ``join_spaces``.
         normalize (bool): scale each class vector to unit L2 norm, after averaging its words and
             joining its files.
         words (dict[str, str], optional): class name to the word or words to look up instead.
@@ -154,9 +156,9 @@ def resolve_class_embeddings(class_names: Sequence[str], path: str | Sequence[st
     return vectors, how
 
 
-def listed(path: str | Sequence[str] | None) -> list[str | None]:
-    """The paths of ``zero_shot.embeddings.path``, which may be one or several."""
-    return [path] if path is None or isinstance(path, str) else list(path)
+def listed(path: str | Sequence[str] | None) -> list[str]:
+    """The paths of ``zero_shot.embeddings.path``, which may be one or several, or ``DEFAULT``."""
+    return [path or DEFAULT] if path is None or isinstance(path, str) else list(path)
 
 
 def words_of(name: str, path: str | Sequence[str] | None) -> str:
@@ -166,7 +168,7 @@ def words_of(name: str, path: str | Sequence[str] | None) -> str:
     ``load_class_embeddings``; ``attributes`` may be part of it.
     """
     for one in listed(path):
-        if (one or "glove100") in SHIPPED:
+        if one in SHIPPED:
             (own,), _ = find_words([name], one)
             (written,), _ = find_words([name], one, {name: name})
             if own.words != written.words:
@@ -199,7 +201,7 @@ def under_other_names(class_names: Sequence[str], how: Sequence[str]) -> list[st
             if not all(rule.startswith("exact") for rule in text.split(_SEVERAL))]
 
 
-def find_words(class_names: Sequence[str], path: str | None = None,
+def find_words(class_names: Sequence[str], path: str = DEFAULT,
                words: Mapping[str, str] | None = None
                ) -> tuple[list["Resolution"], "Vocabulary"]:
     """The words that stand for each class, by the rules, and the vocabulary that holds them.
@@ -208,7 +210,6 @@ def find_words(class_names: Sequence[str], path: str | None = None,
     """
     words = words or {}
     names = names_to_look_up(class_names, words)
-    path = path or "glove100"
     path = SHIPPED.get(path, path)
     wanted, best = spellings(names), {synonyms(name)[0] for name in names}
     kept = read_vectors(path, lambda word: word.casefold() in wanted,
