@@ -22,7 +22,7 @@ import paddle_csrl  # noqa: F401  (first: it sets up MKL and orders the imports)
 
 import numpy as np
 import paddle
-from _measure import timed
+from _measure import at_least, at_most, status, timed
 
 from paddle_csrl.builder import ZeroShotBuilder
 from paddle_csrl.config import ZeroShotConfig
@@ -73,9 +73,9 @@ def main() -> int:
     ratio = statistics.median(slow) / statistics.median(fast)
     print(f"{args.layers} layers, {args.calibrations} calibrations, {args.images} images of "
           f"{args.size}²: layer by layer {statistics.median(slow):6.2f} s, swept "
-          f"{statistics.median(fast):5.2f} s, {ratio:.1f} times faster; {other:.1e} of the pixels "
-          f"counted otherwise")
-    return int(ratio < 2 or other > 1e-4)
+          f"{statistics.median(fast):5.2f} s, {ratio:.1f} times faster ({at_least(ratio, 2)}); "
+          f"{other:.1e} of the pixels counted otherwise ({at_most(other, 1e-4)})")
+    return status()
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import _path  # noqa: F401
 import numpy as np
-from _measure import peak_memory, timed
+from _measure import at_most, peak_memory, status, timed
 
 import paddle_csrl  # noqa: F401  (first: it orders the imports of cv2 and paddle)
 from paddle_csrl.bank.feature_bank import FeatureBank
@@ -71,10 +71,12 @@ def measure(size: Size) -> tuple[float, float, float]:
 
 
 def main() -> int:
-    """Measure both sizes; 1 if a target is missed."""
     context, _, _ = measure(CONTEXT)
     _, large, memory = measure(LARGE)
-    return int(context > 0.1 or large > 30 or memory > GIB)
+    print(f"{CONTEXT.title}: layer {context:.3f} s ({at_most(context, 0.1)}); {LARGE.title}: "
+          f"statistics and layer {large:.1f} s ({at_most(large, 30)}), {memory / GIB:.2f} GiB "
+          f"beside the bank ({at_most(memory / GIB, 1)})")
+    return status()
 
 
 if __name__ == "__main__":

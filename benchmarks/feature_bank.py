@@ -19,10 +19,11 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import _path  # noqa: F401
 import numpy as np
+from _measure import at_least, at_most, status
 from growth import in_fork
 
 import paddle_csrl  # noqa: F401  (first: it sets up MKL and orders the imports)
@@ -43,7 +44,7 @@ from paddle_csrl.models.segformer import FusedSegFormer
 from paddle_csrl.stages.features import fill
 
 SAMPLES_PER_CLASS = Features().samples_per_class
-CLASSES, FEATURE, TARGET_RATIO, MAX_GIB = 21, 256, 0.97, 1.0
+CLASSES, FEATURE, TARGET_RATIO, MAX_GIB = 21, 256, 0.97, 1
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of <malloc.h>
 BOUND = 2048  # for the check of memory, whose 60 images have four times as many of each class
 #: The network of configs/csrl_custom.yml, and a large one as of Pascal VOC; their images' size.
@@ -83,8 +84,8 @@ def make_dataset(root: str, count: int, height: int, width: int,
     return Dataset("train", root, [Normalize()], classes, train_path=f"{root}/train.txt")
 
 
-def compare_speed(name: str, root: str, images: int, repeats: int) -> float:
-    """Print the times of extraction and of the bare forward pass; return bare / extraction."""
+def compare_speed(name: str, root: str, images: int, repeats: int) -> None:
+    """Print the times of extraction and of the bare forward pass, and their ratio."""
     make_model, size = NETWORKS[name]
     model = make_model()
     dataset = make_dataset(os.path.join(root, name), images * (repeats + 1), *size)
@@ -112,9 +113,8 @@ def compare_speed(name: str, root: str, images: int, repeats: int) -> float:
     times = "{:.0f} ms, up to the features {:.0f} ms, extraction {:.0f} ms".format(
         *1e3 * np.median(turns, axis=0))
     print(f"network {name}, {size[0]} x {size[1]}: bare forward {times} an image; bare / "
-          f"extraction {whole:.2f} (target >= {TARGET_RATIO}), up to the features {partial:.2f}",
-          flush=True)
-    return float(whole)
+          f"extraction {whole:.2f} ({at_least(whole, TARGET_RATIO)}), up to the features "
+          f"{partial:.2f}", flush=True)
 
 
 class Pixels(paddle.nn.Layer):
@@ -140,35 +140,25 @@ def fill_small(dataset: Dataset, count: int) -> None:
     sampler.bank()
 
 
-def compare_memory(root: str, few: int, many: int) -> bool:
-    """Print peak growth over ``few`` and over ``many`` small images; whether it stays."""
+def compare_memory(root: str, few: int, many: int) -> None:
+    """Print peak growth over ``few`` and over ``many`` small images."""
     dataset = make_dataset(os.path.join(root, "small"), few, 64, 64)
     growth = [in_fork(fill_small, dataset, count)[1] / 2**20 for count in (few, many)]
     print(f"peak growth of resident memory: {growth[0]:.0f} MiB over {few} images, "
-          f"{growth[1]:.0f} MiB over {many}, for a bank of "
+          f"{growth[1]:.0f} MiB over {many}, ratio {growth[1] / growth[0]:.2f} "
+          f"({at_most(growth[1] / growth[0], 1.2)}), for a bank of "
           f"{CLASSES * BOUND * FEATURE * 4 / 2**20:.0f} MiB", flush=True)
-    return growth[1] <= 1.2 * growth[0]
 
 
-def voc_size(root: str) -> float:
-    """Save a bank of Pascal VOC's size; print and return the GiB of its file."""
+def save_bank_of_voc(root: str) -> None:
+    """Save a bank of Pascal VOC's size; print the GiB of its file."""
     counts = np.full(CLASSES, SAMPLES_PER_CLASS)
     path = os.path.join(root, "bank.npz")
     features = np.zeros((counts.sum(), FEATURE), np.float32)
     FeatureBank(features, counts, counts).save(path)
     size = os.path.getsize(path) / 2**30
     print(f"bank of {CLASSES} classes x {SAMPLES_PER_CLASS} x {FEATURE}: {size:.3f} GiB "
-          f"(target <= {MAX_GIB:g})")
-    return size
-
-
-def checks(args: argparse.Namespace) -> Iterator[bool]:
-    with tempfile.TemporaryDirectory() as root:
-        yield compare_memory(root, 60, args.many)
-        paddle.seed(0)
-        for name in args.networks:
-            yield compare_speed(name, root, args.images, args.repeats) >= TARGET_RATIO
-        yield voc_size(root) <= MAX_GIB
+          f"({at_most(size, MAX_GIB)})")
 
 
 def main() -> int:
@@ -182,7 +172,13 @@ def main() -> int:
     paddle.set_device("cpu")
     print(f"paddle {paddle.__version__}, median of {args.repeats} turns of {args.images}",
           flush=True)
-    return 0 if all(list(checks(args))) else 1
+    with tempfile.TemporaryDirectory() as root:
+        compare_memory(root, 60, args.many)
+        paddle.seed(0)
+        for name in args.networks:
+            compare_speed(name, root, args.images, args.repeats)
+        save_bank_of_voc(root)
+    return status()
 
 
 if __name__ == "__main__":
