@@ -244,6 +244,8 @@ class ZeroShotBuilder(UserErrorBuilder):
     def _build_dataset(self, cfg: dict[str, Any]) -> Any:  # a data set of PaddleSeg's
         require_data(cfg)
         dataset = self.build_component(cfg)
+        if cfg["type"] == "ADE20K":  # PaddleSeg leaves its pairs as the folder happens to list them
+            dataset.file_list.sort()
         require_pairs(cfg["type"], getattr(dataset, "file_list", None) or [])
         return dataset
 

@@ -1,7 +1,11 @@
 """Building data sets, names and embeddings from a config."""
 
+import copy
+import os
+
 import numpy as np
 import pytest
+from PIL import Image
 
 from helpers.tiny_config import CLASS_NAMES, tiny_content, write_config
 from paddle_csrl.builder import ZeroShotBuilder
@@ -42,6 +46,28 @@ def test_ids_names_and_model_follow_the_config(build):
 def test_the_order_of_unseen_names_does_not_matter(build):
     builders = [build(zero_shot__unseen=names) for names in (["car", "cat"], "cat,car")]
     assert [builder.classes.unseen_ids.tolist() for builder in builders] == [[1, 4]] * 2
+
+
+def test_the_pairs_of_ade20k_have_one_order_however_the_folder_lists_them(
+        build, content, tmp_path, monkeypatch):
+    names = [f"ADE_train_{number:08d}" for number in (3, 1, 2)]
+    for folder, end in (("images", "jpg"), ("annotations", "png")):
+        for split in ("training", "validation"):
+            os.makedirs(tmp_path / folder / split)
+            for name in names:
+                Image.fromarray(np.full((8, 8), 2, np.uint8)).save(
+                    tmp_path / folder / split / f"{name}.{end}")
+    content = copy.deepcopy(content)
+    for split in ("train", "val"):
+        content[f"{split}_dataset"] = {"type": "ADE20K", "dataset_root": str(tmp_path),
+                                       "mode": split, "transforms": []}
+    content["model"]["num_classes"] = 150
+    content["zero_shot"].update(class_names="ade20k", unseen=["car"])
+    path = write_config(tmp_path / "ade.yml", content)
+    monkeypatch.setattr(os, "listdir", lambda folder: [f"{name}.jpg" for name in names])
+    pairs = ZeroShotBuilder(ZeroShotConfig(path)).train_dataset.file_list
+    assert [[os.path.basename(path) for path in pair] for pair in pairs] == [
+        [f"{name}.jpg", f"{name}.png"] for name in sorted(names)]
 
 
 @pytest.mark.parametrize("policy", ["ignore", "drop"])
