@@ -126,6 +126,24 @@ def test_a_change_touches_the_stages_that_depend_on_it(run, make_run, changes, e
     assert changed(make_run(changes)) == expected
 
 
+DICE, ENTROPY = {"type": "DiceLoss"}, {"type": "CrossEntropyLoss"}
+
+
+@pytest.mark.parametrize("types, number, is_mended", [
+    ([{"type": "MixedLoss", "losses": [DICE, ENTROPY], "coef": [1, 1]}], 1, True),
+    ([{"type": "MixedLoss", "losses": [ENTROPY, DICE], "coef": [1, 1]}], 1, False),
+    ([DICE, ENTROPY], 2, True), ([ENTROPY, DICE], 2, False), ([DICE], 2, True), ([DICE], 1, False)])
+def test_training_with_labels_that_dice_loss_overwrote_is_out_of_date(
+        make_run, types, number, is_mended):
+    run = make_run({"loss": {"types": types, "coef": [1.0] * number}})
+    finish(run)
+    assert changed(run) == {}
+    record = read_json(record_of(run, "segmentor"))
+    record["inputs"].pop("labels_after_DiceLoss", None)  # as it was before
+    write_json(record_of(run, "segmentor"), record)
+    assert changed(run) == ({"segmentor": ["labels_after_DiceLoss"]} if is_mended else {})
+
+
 def test_other_training_images_are_a_change(run, make_run, content):
     found = changed(make_run({"train_dataset.train_path": content["val_dataset"]["val_path"]}))
     assert found == {"segmentor": ["data"], "features": ["data"]}

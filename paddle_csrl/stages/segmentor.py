@@ -80,6 +80,8 @@ class SegmentorStage(Stage):
         inputs.update(policy=settings.zero_shot.policy, data=builder.fingerprint(),
                       val_data=_selection_fingerprint(context),
                       pretrained=pretrained_input(given["model"]))
+        if any(term.startswith("DiceLoss") for term in _terms(builder)[:-1]):
+            inputs["labels_after_DiceLoss"] = "kept"  # which they were not before it was mended
         if context.classes.label_names is not None:
             inputs.update(label_names=context.classes.label_names,
                           class_names=context.classes.names)
@@ -147,8 +149,7 @@ def _train(context: StageContext, stage: str, builder: ZeroShotBuilder) -> str:
         model.train()
         return score
 
-    names = loss_names(builder.config.loss_cfg) + ["embedding_head"] * bool(builder.embedding_head)
-    with in_folder(context, stage, settings, settings.iters, names,
+    with in_folder(context, stage, settings, settings.iters, _terms(builder),
                    evaluate if selection else None, _chosen_by(context),
                    batch_size=settings.batch_size, epoch_length=order.epoch_length) as training:
         order.done = training.take_up(builder) if training.take_up else 0
@@ -156,6 +157,11 @@ def _train(context: StageContext, stage: str, builder: ZeroShotBuilder) -> str:
             _run_trainer(context, builder, order, training)
     folder = context.files.folder(stage)
     return os.path.join(folder, BEST if training.checkpoints.best else f"iter_{settings.iters}")
+
+
+def _terms(builder: ZeroShotBuilder) -> list[str]:
+    """Names of the terms of the loss, in the order in which they are computed."""
+    return loss_names(builder.config.loss_cfg) + ["embedding_head"] * bool(builder.embedding_head)
 
 
 def _run_trainer(context: StageContext, builder: ZeroShotBuilder, order: TrainingOrder,
