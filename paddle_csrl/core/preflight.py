@@ -18,6 +18,7 @@ from paddle_csrl.pretraining import pretraining_of
 from paddle_csrl.run import Run
 from paddle_csrl.stages.base import MAY_CHANGE
 from paddle_csrl.stages.checkpoints import iterations_done, torn_file
+from paddle_csrl.stages.fit import learning_rates
 from paddle_csrl.utils import make_folder
 from paddle_csrl.utils.record import name_before, read_record
 from paddle_csrl.utils.weights import load_state, load_weights
@@ -28,7 +29,8 @@ _MUCH_VOID = 0.2
 _MEAN_TOLERANCE = 0.01
 #: Transforms of PaddleSeg that take what they get for colours from 0 to 255; the second ones where
 #: nothing says by what they pad.
-_OF_COLORS = ("Normalize", "RandomAffine", "RandomBlur", "RandomDistort", "RandomNoise")
+_OF_COLORS = ("Normalize", "RandomAffine", "RandomBlur", "RandomDistort", "RandomNoise",
+              "ScalePadding")
 _PADDING = ("Padding", "PaddingByAspectRatio", "RandomPaddingCrop", "RandomRotation")
 
 
@@ -108,17 +110,21 @@ def validation_warnings(builder: ZeroShotBuilder) -> list[tuple[str, str]]:
 
 
 def schedule_warnings(run: Run) -> list[tuple[str, str]]:
-    """Find the stages that end while their learning rate still warms up."""
+    """Find the stages that end while their learning rate warms up, or long after it has ended."""
     found = []
     for name in run.stages:
-        if "iters" not in run.stage(name).flags:
-            continue
         section = run.config.settings if name == "segmentor" else run.config.section(name)
-        schedule, iters = (getattr(section, key, None) for key in ("lr_scheduler", "iters"))
-        warmup = (schedule or {}).get("warmup_iters") or 0
-        if iters and warmup >= iters:
+        if "iters" not in run.stage(name).flags or not getattr(section, "lr_scheduler", None):
+            continue
+        iters, warmup = section.iters, section.lr_scheduler.get("warmup_iters") or 0
+        if warmup >= iters:
             found.append((f"stage {name} ends after `iters: {iters}`, within the warm-up of "
                           f"`warmup_iters: {warmup}`", "make it shorter, or train longer"))
+        used = np.flatnonzero(learning_rates(section))
+        learned = int(used[-1]) + 1 if len(used) else 0
+        if learned < iters - 1:  # a last one may be 0 by rounding
+            found.append((f"stage {name} learns nothing after {learned} of `iters: {iters}`, for "
+                          f"its learning rate is 0 then", "stretch `lr_scheduler` over `iters`"))
     return found
 
 

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
+import numpy as np
 import paddle
 from paddleseg.cvlibs import Config
 from paddleseg.cvlibs.config_checker import DefaultLossRule
@@ -77,8 +78,33 @@ def check_training(section: Any, num_classes: int, place: str = "") -> None:
         builder.config.dic["optimizer"].pop("custom_cfg", None)
         try:
             _try_step(builder)
+            learning_rates(section)
         except UserError as error:
             raise UserError(f"{place}{error}") from error
+
+
+def learning_rates(section: Any) -> np.ndarray:
+    """The learning rate of every iteration of a section, float64 [iters].
+
+    Where losses decide, by ``ReduceOnPlateau``, it is the first one everywhere.
+
+    Raises:
+        UserError: the schedule ends in an error before the last iteration.
+    """
+    with paddle.utils.unique_name.guard():
+        schedule = TrainingBuilder(section, paddle.nn.Linear(1, 1)).lr_scheduler
+    rates = np.full(section.iters, schedule())
+    if isinstance(schedule, paddle.optimizer.lr.ReduceOnPlateau):
+        return rates
+    for iteration in range(section.iters):
+        rates[iteration] = schedule()
+        try:
+            schedule.step()
+        except Exception as error:  # each schedule has its own way to end
+            raise UserError(f"`lr_scheduler` has no learning rate after {iteration + 1} of "
+                            f"`iters: {section.iters}` ({one_line(error)}); look at its "
+                            f"arguments") from error
+    return rates
 
 
 def _try_step(builder: TrainingBuilder) -> None:

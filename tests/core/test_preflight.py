@@ -5,7 +5,8 @@ from paddleseg.cvlibs import manager
 
 from helpers import tiny_runs
 from paddle_csrl.config import ZeroShotConfig
-from paddle_csrl.core.preflight import backbone_warnings, transform_warnings
+from paddle_csrl.core.preflight import backbone_warnings, schedule_warnings, transform_warnings
+from paddle_csrl.run import Run
 
 IMAGENET = {"type": "Normalize", "mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
 
@@ -13,8 +14,8 @@ IMAGENET = {"type": "Normalize", "mean": [0.485, 0.456, 0.406], "std": [0.229, 0
 @pytest.fixture
 def config():
     """``config(**transforms)``: csrl_custom.yml with other transforms of a data set."""
-    def make(*opts, **transforms):
-        return ZeroShotConfig(tiny_runs.config_path("csrl_custom"), opts=opts, overrides={
+    def make(*opts, name="csrl_custom", **transforms):
+        return ZeroShotConfig(tiny_runs.config_path(name), opts=opts, overrides={
             f"{name}.transforms": steps for name, steps in transforms.items()})
 
     return make
@@ -117,3 +118,23 @@ def test_what_takes_normalised_images_for_colours_is_told(config, late, told):
     assert [text for text, _ in found] == [
         f"in `train_dataset.transforms` {told} comes after Normalize, but is for colours from 0 to "
         f"255"] * bool(told)
+
+
+POLYNOMIAL = {"type": "PolynomialDecay", "learning_rate": 0.1, "end_lr": 0.0}
+
+
+@pytest.mark.parametrize("schedule, iters, learned", [
+    ({**POLYNOMIAL, "decay_steps": 20}, 60, 20),
+    ({**POLYNOMIAL, "decay_steps": 20, "end_lr": 0.01}, 60, None),
+    (POLYNOMIAL, 60, None),  # over all iterations
+    ({"type": "PiecewiseDecay", "boundaries": [10, 30], "values": [0.0, 0.1, 0.0]}, 60, 30),
+    ({"type": "CosineAnnealingDecay", "learning_rate": 0.1, "T_max": 59}, 60, None),  # 0 at the end
+    ({"type": "ReduceOnPlateau", "learning_rate": 0.1}, 60, None)])
+@pytest.mark.parametrize("stage, key", [("segmentor", ""), ("generator", "generator.")])
+def test_a_schedule_that_ends_long_before_the_training_is_told(config, schedule, iters, learned,
+                                                               stage, key):
+    loaded = config(f"{key}iters={iters}", f"{key}lr_scheduler={schedule}",
+                    name="ablation/csrl_hull_custom")
+    assert [text for text, _ in schedule_warnings(Run(loaded))] == [
+        f"stage {stage} learns nothing after {learned} of `iters: {iters}`, for its learning rate "
+        f"is 0 then"] * bool(learned)

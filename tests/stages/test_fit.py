@@ -1,6 +1,7 @@
 """The one loop of stages 2 and 3: with files and without, its callbacks, and resuming."""
 
 import os
+from contextlib import nullcontext
 
 import numpy as np
 import paddle
@@ -9,11 +10,12 @@ import pytest
 from helpers import tiny_runs
 from paddle_csrl.config import ZeroShotConfig
 from paddle_csrl.config.schema import TrainedSection
+from paddle_csrl.errors import UserError
 from paddle_csrl.run import Run
 from paddle_csrl.stages import progress
 from paddle_csrl.stages.checkpoints import Checkpoints
 from paddle_csrl.stages.classifier import train_classifier
-from paddle_csrl.stages.fit import fit, fit_in_folder
+from paddle_csrl.stages.fit import check_training, fit, fit_in_folder, learning_rates
 from paddle_csrl.stages.generator import generate, train_generator
 from paddle_csrl.stages.progress import ProgressLog, Step, loss_names
 from paddle_csrl.utils import read_json
@@ -111,6 +113,22 @@ SECTION = TrainedSection(
 #: Rates 0.1, 0.08 ..., times the gradient 3.
 RATES = [0.1, 0.08, 0.06, 0.04, 0.02]
 WEIGHTS = [2.0, 1.7, 1.46, 1.28, 1.16, 1.1]
+
+
+def test_the_rates_of_a_section_are_those_it_is_trained_with():
+    assert learning_rates(SECTION) == pytest.approx(RATES)
+    warm = {**SECTION.lr_scheduler, "warmup_iters": 2, "warmup_start_lr": 0.04}
+    assert learning_rates(SECTION.model_copy(update={"lr_scheduler": warm})) == pytest.approx(
+        [0.04, 0.07, 0.1, 0.1 * 2 / 3, 0.1 / 3])  # the decay takes the three that are left
+
+
+@pytest.mark.parametrize("steps, fits", [(3, False), (5, True)])
+def test_a_schedule_that_ends_in_an_error_is_told_before_training(steps, fits):
+    schedule = {"type": "OneCycleLR", "max_learning_rate": 0.1, "total_steps": steps}
+    section = SECTION.model_copy(update={"lr_scheduler": schedule})
+    with nullcontext() if fits else pytest.raises(
+            UserError, match="generator: `lr_scheduler` has no learning rate after 4 of `iters: 5"):
+        check_training(section, 2, "generator: ")
 
 
 def test_callbacks_are_told_of_every_iteration_in_turn():
