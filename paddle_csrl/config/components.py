@@ -23,7 +23,7 @@ _REGISTRIES = {"model": manager.MODELS, "backbone": manager.BACKBONES,
                "data set": manager.DATASETS, "transform": manager.TRANSFORMS,
                "loss": manager.LOSSES, "optimizer": manager.OPTIMIZERS}
 #: Where nothing but such a component may stand: ends of dotted keys, as regular expressions.
-_NOUNS = {"model": "model", "backbone": "backbone", "dataset": "data set",
+_NOUNS = {"(?<!_)model": "model", "backbone": "backbone", "dataset": "data set",
           r"transforms\[\d+\]": "transform", r"loss\.types\[\d+\]": "loss",
           "optimizer": "optimizer", "lr_scheduler": "schedule"}
 #: Any larger step ends in weights that say nothing, though their loss may stay finite.

@@ -267,6 +267,11 @@ def test_sizes_to_choose_from_are_not_sides_of_one_image(load):
     load({"train_dataset.transforms": [{"type": "ResizeByShort", "short_size": sizes}]})
 
 
+def test_the_size_of_a_model_in_a_schedule_is_no_model(load):
+    noam = {"type": "NoamDecay", "d_model": 64, "warmup_steps": 4, "learning_rate": 1.0}
+    assert load({"lr_scheduler": noam}).settings.lr_scheduler == noam
+
+
 def test_what_was_made_once_is_not_made_for_the_next_config(load, monkeypatch):
     """But with other arguments, and again as long as it fails."""
     made = []
