@@ -56,8 +56,8 @@ class UserErrorBuilder(SegBuilder):
         """As PaddleSeg's, but a wrong argument of it or of its schedule is the user's mistake."""
         try:
             return SegBuilder.optimizer.func(self)
-        except (ArithmeticError, AssertionError, LookupError, RuntimeError, TypeError,
-                ValueError) as error:
+        except (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError,
+                TypeError, ValueError) as error:
             raise UserError(
                 f"could not make `optimizer` with `lr_scheduler`: {one_line(error)}") from error
 

@@ -6,6 +6,7 @@ from contextlib import nullcontext
 import numpy as np
 import paddle
 import pytest
+from paddleseg.models.backbones.cae import CAE
 
 from helpers import tiny_runs
 from paddle_csrl.config import ZeroShotConfig
@@ -18,6 +19,7 @@ from paddle_csrl.stages.classifier import train_classifier
 from paddle_csrl.stages.fit import check_training, fit, fit_in_folder, learning_rates
 from paddle_csrl.stages.generator import generate, train_generator
 from paddle_csrl.stages.progress import ProgressLog, Step, loss_names
+from paddle_csrl.stages.trial import try_optimizer
 from paddle_csrl.utils import read_json
 
 
@@ -70,6 +72,18 @@ def test_a_static_graph_is_said_to_be_for_stage_1_alone(finished, tmp_path, caps
                     fit_in_folder(context, "generator", section))
     told = "[generator] `to_static_training` is for stage 1 alone" in capsys.readouterr().out
     assert told == asked
+
+
+def test_an_optimizer_that_asks_the_backbone_is_tried_on_the_model_alone(finished):
+    """AdamWDL_CAE, of PaddleSeg's UPerNetCAE, has a learning rate for every layer of a CAE."""
+    settings = finished("custom").open().config.settings
+    section = settings.model_copy(update={"optimizer": {"type": "AdamWDL_CAE"}})
+    check_training(section, 5)
+    model = paddle.nn.Layer()
+    with pytest.raises(UserError, match="optimizer.*no attribute"):
+        try_optimizer(model, section)
+    model.backbone = CAE(img_size=16, embed_dim=8, depth=1, num_heads=2, qkv_bias=True)
+    assert try_optimizer(model, section).optimizer.n_layers == model.backbone.get_num_layers()
 
 
 @pytest.mark.parametrize("stage", ["generator", "classifier"])
