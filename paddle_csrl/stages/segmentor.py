@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import paddle
+from paddle.io.dataloader.collate import default_collate_fn
 from paddleseg.core import train
 from paddleseg.core.train import loss_computation
 from paddleseg.utils import logger, utils
@@ -49,7 +50,6 @@ if TYPE_CHECKING:
 _KEYS = ("model", "loss", "optimizer", "lr_scheduler", "iters", "batch_size", "train_dataset",
          "val_dataset", "test_config", "to_static_training", "precision", "amp_level", "do_eval",
          "save_interval")
-
 
 @register
 class SegmentorStage(Stage):
@@ -314,7 +314,7 @@ def _check_outputs(model: paddle.nn.Layer, sample: dict[str, np.ndarray], ignore
         raise UserError(f"`loss.coef` has {len(loss['coef'])} numbers, and {type(model).__name__} "
                         f"has {len(outputs)} outputs in training; give a loss and a number for "
                         f"each")
-    for output in outputs:
+    for output in paddle.utils.flatten(outputs):  # some are pairs or dicts
         output.stop_gradient = False
     label, edges = data["label"].astype("int64"), data.get("edge")
     for given, labels in (("a training image", label),
@@ -349,6 +349,12 @@ def _check_batch(dataset: ZeroShotDataset, batch_size: int) -> dict[str, np.ndar
         raise UserError(f"`train_dataset.transforms` make images of {shapes[0][1:]} and of "
                         f"{shapes[-1][1:]} (height, width), which are no batch; add "
                         f"RandomPaddingCrop with a `crop_size`, or set `batch_size: 1`")
+    try:
+        default_collate_fn(samples)
+    except Exception as error:  # of Paddle and of NumPy, of several types
+        raise UserError(f"`train_dataset.transforms` make samples that are no batch "
+                        f"({one_line(error)}); have them do the same to every image, crop before "
+                        f"the rest, or set `batch_size: 1`") from error
     return samples[0]
 
 
