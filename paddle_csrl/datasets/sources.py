@@ -34,6 +34,10 @@ _SOURCES = {
 # How names of images end that PaddleSeg pairs with labels by their places in two sorted lists.
 _PAIRED_BY_PLACE = {"Cityscapes": "_leftImg8bit.png", "CocoStuff": ".jpg"}
 
+# Of PaddleSeg's: they make labels anew after their transforms, so that no policy can hide a class,
+# and leave out of validation what lays predictions back over the image.
+_UNFIT = ("EG1800", "SUPERVISELY")
+
 _MODES = ("train", "val", "test")  # of the generic Dataset
 
 _AUGMENTED = (os.path.join("VOC2012", "ImageSets", "Segmentation", "aug.txt"),
@@ -48,6 +52,10 @@ def require_data(cfg: dict[str, Any]) -> None:
         UserError: it is not; the one line says what to download and where to put it.
     """
     kind, root = cfg["type"], cfg.get("dataset_root")
+    if kind in _UNFIT:
+        raise UserError(f"`type: {kind}` changes labels after its transforms, where an unseen "
+                        f"class can no more be hidden; write its files into the lists of a "
+                        f"`type: Dataset`")
     if kind == "Dataset":
         _require_lists(cfg)
     checks = [_SOURCES[kind]] if kind in _SOURCES else []

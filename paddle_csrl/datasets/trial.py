@@ -75,11 +75,20 @@ def blame(error: Exception, transforms: Any, path: str) -> None:
             raise _failed(transform, "transforms", path, error) from error
 
 
+def blame_dataset(error: Exception, dataset: Any, path: str) -> None:
+    """Raise ``UserError`` if it was the code of ``dataset``, one of PaddleSeg's, that failed."""
+    *_, (frame, _) = traceback.walk_tb(error.__traceback__)
+    kind = type(dataset)
+    if is_known(dataset) and frame.f_globals.get("__name__") == kind.__module__:
+        raise UserError(f"{kind.__name__} fails on {path} ({one_line(error)}); look at its "
+                        f"arguments") from error
+
+
 def _failed(transform: Any, place: str, image: str, error: Exception) -> UserError:
     return UserError(f"`{place}`: {type(transform).__name__} fails on {image} ({one_line(error)}); "
                      f"look at its arguments")
 
 
 def is_known(transform: Any) -> bool:
-    """Tell whether a transform is PaddleSeg's or the project's."""
+    """Tell whether a transform, or a data set, is PaddleSeg's or the project's."""
     return type(transform).__module__.startswith(("paddleseg.", "paddle_csrl."))

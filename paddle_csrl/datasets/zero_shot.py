@@ -23,7 +23,7 @@ from paddle_csrl.datasets.class_names import (
 )
 from paddle_csrl.datasets.label_scan import LabelScan
 from paddle_csrl.datasets.order import Draw
-from paddle_csrl.datasets.trial import blame
+from paddle_csrl.datasets.trial import blame, blame_dataset
 from paddle_csrl.errors import UserError
 from paddle_csrl.registry import register
 from paddle_csrl.utils.randomness import seeded
@@ -357,6 +357,7 @@ class ZeroShotDataset(paddle.io.Dataset):
             if self._files:
                 label_scan.require_readable(*self._files[source])
             blame(error, self.transforms, self._name(source))
+            blame_dataset(error, self.dataset, self._name(source))
             raise
         if not isinstance(data, dict):
             raise UserError(f"{type(self.dataset).__name__} gives samples of type "

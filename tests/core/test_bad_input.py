@@ -305,6 +305,52 @@ def test_images_of_several_sizes_are_no_batch(capsys, own):
           "train_dataset.transforms=[{'type': 'Normalize'}]", "batch_size=12")
 
 
+# Components of PaddleSeg that a config may put in.
+
+CROP = "{'type': 'RandomPaddingCrop', 'crop_size': [32, 32]}"
+COMPONENTS = {
+    "samples of several sizes": (
+        ["train_dataset.transforms", "no batch", "crop before the rest"],
+        f"train_dataset.transforms=[{{'type': 'GenerateInstanceTargets', 'num_classes': 5}}, "
+        f"{CROP}]"),
+    "optimizer of another backbone": (
+        ["optimizer", "no_weight_decay"], "optimizer={'type': 'AdamWDL_CAE'}"),
+    "data set that changes its labels": (
+        ["type: EG1800", "type: Dataset"],
+        "train_dataset={'type': 'EG1800', 'common_transforms': [], "
+        "'transforms1': [], 'transforms2': []}"),
+}
+
+
+@pytest.mark.parametrize("says, opts", [(says, opts) for says, *opts in COMPONENTS.values()],
+                         ids=COMPONENTS)
+def test_components_are_refused_before_anything_trains(capsys, own, says, opts):
+    check(capsys, own, says, *opts)
+
+
+def test_an_image_that_need_not_be_padded_goes_into_no_batch_with_others(capsys, own):
+    """It has a note less of what was done to it."""
+    Image.new("RGB", (40, 40)).save(own.data / "images" / "train_0002.jpg")
+    write_label(str(own.data / "labels" / "train_0002.png"), np.ones((40, 40), np.uint8))
+    check(capsys, own, ["train_dataset.transforms", "no batch", "fields number"],
+          f"train_dataset.transforms=[{{'type': 'PaddingByAspectRatio'}}, {CROP}]",
+          "batch_size=12")
+
+
+def test_a_data_set_that_fails_by_its_arguments(capsys, own):
+    """PaddleSeg's ADE20K with ``edge`` names a variable that it has not."""
+    for split in ("training", "validation"):
+        for folder in ("images", "annotations"):
+            (own.data / folder / split).mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (40, 40)).save(own.data / "images" / split / "a.jpg")
+        Image.new("L", (40, 40), 1).save(own.data / "annotations" / split / "a.png")
+    ade = f"{{'type': 'ADE20K', 'dataset_root': '{own.data}', 'transforms': []"
+    check(capsys, own, ["ADE20K fails on", "a.png", "label"],
+          f"train_dataset={ade}, 'edge': True}}", f"val_dataset={ade}, 'mode': 'val'}}",
+          "zero_shot.unseen=sky", "zero_shot.class_names=ade20k", "batch_size=1",
+          "model.num_classes=150", save_dir=str(own.tmp / "new"))
+
+
 def test_a_look_at_the_images_leaves_the_random_numbers_alone(finished):
     run = finished("custom").open()
     random.seed(3)
