@@ -316,7 +316,8 @@ def _check_outputs(model: paddle.nn.Layer, sample: dict[str, np.ndarray], ignore
                         f"each")
     for output in paddle.utils.flatten(outputs):  # some are pairs or dicts
         output.stop_gradient = False
-    label, edges = data["label"].astype("int64"), data.get("edge")
+    label = data["label"].astype("int64")
+    edges = data["edge"].astype("int64") if "edge" in data else None  # as in the trainer
     for given, labels in (("a training image", label),
                           ("an image without a labelled pixel",
                            paddle.full_like(label, ignore_index))):

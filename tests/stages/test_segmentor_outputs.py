@@ -4,6 +4,7 @@ import numpy as np
 import paddle
 import pytest
 from paddle import nn
+from paddleseg.models.losses import BCELoss
 
 from paddle_csrl.stages.segmentor import _check_outputs
 
@@ -38,3 +39,14 @@ def test_nested_outputs_are_tried_with_a_gradient(form):
     _check_outputs(Model(form), sample, 255, {"types": [loss, loss], "coef": [1, 1]},
                    {"types": [{"type": "Mean"}] * 2, "coef": [1, 1]})
     assert seen and not any(seen)
+
+
+def test_edges_are_those_of_the_trainer():
+    """PaddleSeg's data sets have them in 8 bits, and its trainer makes integers of 64 of them."""
+    edge = np.zeros((1, 8, 8), np.uint8)
+    edge[0, 2] = 1
+    sample = {"img": np.ones((3, 8, 8), np.float32), "label": np.zeros((8, 8), np.int32),
+              "edge": edge}
+    loss = {"types": [{"type": "BCELoss", "edge_label": True}], "coef": [1]}
+    _check_outputs(Model(lambda x: [x[:, :1]]), sample, 255,
+                   {"types": [BCELoss(edge_label=True)], "coef": [1]}, loss)
