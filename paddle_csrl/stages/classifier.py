@@ -25,7 +25,7 @@ from paddle_csrl.config.schema import (
     section,
 )
 from paddle_csrl.errors import UserError
-from paddle_csrl.evaluation.evaluate import evaluate, new_evaluator
+from paddle_csrl.evaluation.evaluate import evaluate_as_configured, new_evaluator
 from paddle_csrl.evaluation.pictures import PictureBook
 from paddle_csrl.models.last_layer import put_back, save_layer
 from paddle_csrl.models.pixel_classifier import PixelClassifier, can_be_shared
@@ -297,9 +297,8 @@ def _score_recorder(context: StageContext, last: LastLayer, classifier: PixelCla
         builder = context.builder
         last.exchange(classifier)
         book = PictureBook(builder, limit=4)
-        scores = evaluate(last.segmentor, builder.val_dataset, new_evaluator(builder),
-                          context.settings.num_workers, on_prediction=book.add, alone=True,
-                          **context.config.test_config).compute()
+        scores = evaluate_as_configured(builder, last.segmentor, new_evaluator(builder),
+                                        on_prediction=book.add, alone=True).compute()
         writer.add_scores(scores, context.classes.names, iteration, book.pictures())
 
     return record

@@ -177,8 +177,8 @@ def test_a_kill_while_a_checkpoint_is_evaluated(whole, begun, stage):
                 os.kill(os.getpid(), signal.SIGKILL)
             return original(*args, **kwargs)
 
-        module, name = (segmentor, "evaluate_as_configured") if stage == "segmentor" else (
-            sys.modules["paddle_csrl.stages.classifier"], "evaluate")
+        module, name = (segmentor, "_selection_score") if stage == "segmentor" else (
+            sys.modules["paddle_csrl.stages.classifier"], "evaluate_as_configured")
         original = getattr(module, name)
         setattr(module, name, die)
         run.again(stage=stage)
