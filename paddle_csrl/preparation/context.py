@@ -288,7 +288,8 @@ def _finish(root: str, splits: dict[str, list[str]], converted: int) -> dict[str
     line = (f"Pascal-Context: {len(used['train'])} training and {len(used['val'])} validation "
             f"images, 59 classes and the background; {converted} labels converted now")
     if reasons:
-        logger.warning(f"{line}; not 4998 and 5105: {'; '.join(reasons)}")
+        logger.warning(f"{line}; not {' and '.join(map(str, _EXPECTED.values()))}: "
+                       f"{'; '.join(reasons)}")
     else:
         logger.info(f"{line}; as in the benchmark")
     return {"train": len(used["train"]), "val": len(used["val"]), "converted": converted,
