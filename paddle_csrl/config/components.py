@@ -159,6 +159,9 @@ def check_components(value: Any, place: str, dotted: str = "") -> None:
             check_components(item, place, f"{dotted}[{index}]")
     elif isinstance(value, str) and "\0" in value:
         raise UserError(f"{place}: `{dotted}: {value}` holds a zero byte; take it out")
+    elif isinstance(value, str) and re.match(r"\w+_dataset\.", dotted) and not _is_text(value):
+        raise UserError(f"{place}: `{dotted}: {value}` is not UTF-8, at which OpenCV crashes; "
+                        f"rename the files")
     elif isinstance(value, str) and _is_exponent_number(value):
         raise UserError(f"{place}: `{dotted}: {value}` is text to YAML; write a dot, "
                         f"such as 1.0e-4")
@@ -173,6 +176,11 @@ def check_components(value: Any, place: str, dotted: str = "") -> None:
             type(value) in (int, float) and 0 <= value <= _MOST_LEARNING_RATE):
         raise UserError(f"{place}: `{dotted}: {value}` must be a number from 0 to "
                         f"{_MOST_LEARNING_RATE}")
+
+
+def _is_text(path: str) -> bool:
+    """False for a path whose bytes Python could not decode."""
+    return path.isascii() or not any("\ud800" <= character <= "\udfff" for character in path)
 
 
 def _is_exponent_number(text: str) -> bool:

@@ -267,6 +267,12 @@ def test_sizes_to_choose_from_are_not_sides_of_one_image(load):
     load({"train_dataset.transforms": [{"type": "ResizeByShort", "short_size": sizes}]})
 
 
+@pytest.mark.parametrize("key", ["train_dataset.dataset_root", "val_dataset.val_path"])
+def test_paths_at_which_opencv_crashes_are_refused(load, key):
+    refuses(load, f"`{key}: .*` is not UTF-8, at which OpenCV crashes", changes={key: "a\udcff"})
+    load({key: "\u732b \U0001f431"})
+
+
 def test_the_size_of_a_model_in_a_schedule_is_no_model(load):
     noam = {"type": "NoamDecay", "d_model": 64, "warmup_steps": 4, "learning_rate": 1.0}
     assert load({"lr_scheduler": noam}).settings.lr_scheduler == noam
