@@ -103,7 +103,8 @@ def evaluate(model: nn.Layer, dataset: paddle.io.Dataset, evaluator: ZeroShotEva
             if on_logits:
                 on_logits(logits, label)
             if on_prediction:
-                on_prediction(index, prediction.numpy().squeeze(), label.squeeze())
+                size = label.shape[-2:]
+                on_prediction(index, prediction.numpy().reshape(size), label.reshape(size))
     if not alone:
         evaluator.confusion = parallel.total(evaluator.confusion)
     return evaluator

@@ -120,7 +120,8 @@ def real_prototypes(run: Run) -> tuple[np.ndarray, np.ndarray]:
     loader = paddle.io.DataLoader(run.builder.display_dataset, batch_size=1, return_list=True,
                                   num_workers=run.config.settings.num_workers)
     for data in progress(loader, "real features, for display"):
-        labels = data["label"].numpy().squeeze()
+        labels = data["label"].numpy()
+        labels = labels.reshape(labels.shape[-2:])
         if not np.isin(labels, unseen).any():
             continue
         features = extractor(data["img"])

@@ -87,7 +87,8 @@ def fill(sampler: BottomKSampler, extractor: FeatureExtractor, dataset: paddle.i
     """Offer the features of the images of ``dataset`` to ``sampler``: each process its share."""
     for index, data in read_in_turn(shard(dataset), num_workers, "features"):
         features = extractor(data["img"])
-        labels = labels_at(data["label"].numpy().squeeze(), features.shape[2:])
+        label = data["label"].numpy()
+        labels = labels_at(label.reshape(label.shape[-2:]), features.shape[2:])
         offer(sampler, features, labels.reshape(-1), [seed, index])
 
 

@@ -199,6 +199,19 @@ def test_validation_images_that_are_trained_on_are_told(run, content, capsys):
         in capsys.readouterr().out
 
 
+def test_an_image_of_one_row(run, content):
+    """As a scan line is; its label has one row, too."""
+    root = pathlib.Path(content["train_dataset"]["dataset_root"])
+    for name in ("train_0001", "val_0001"):
+        label = read_label(root / "labels" / f"{name}.png")
+        Image.fromarray(np.resize(label[label != 255], (1, 90))).save(
+            root / "labels" / f"{name}.png")
+        Image.open(root / "images" / f"{name}.jpg").resize((90, 1)).save(
+            root / "images" / f"{name}.jpg")
+    folder = run()
+    assert len(os.listdir(os.path.join(folder, "predictions"))) == 4
+
+
 def test_masks_of_single_objects_are_told(run, content, capsys):
     """An image with two labels; one that is listed twice with its own has no more weight."""
     path = pathlib.Path(content["train_dataset"]["train_path"])
