@@ -78,6 +78,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
         raise UserError(f"{args.config} has a `projection`, which makes no feature bank to tune "
                         f"at; scripts/held_out.py compares its settings")
     space = Space(args.space, args.method)
+    space.start(config.dic)  # looks at what does not fit, before stage 1 trains
     utils.set_device(args.device)
     folder = os.path.join(config.save_dir, "tuning")
     out = os.path.normpath(args.out or os.path.join(folder, f"{args.method}.yml"))

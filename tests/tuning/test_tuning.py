@@ -756,6 +756,19 @@ def test_missing_stages_run_first(space_file, tmp_path):
     assert not os.path.exists(run.path("generator"))
 
 
+def test_a_space_that_does_not_fit_is_told_before_stage_1(space_file, tmp_path):
+    """The template for own data has a generator that learns no relations."""
+    recipe = custom(str(tmp_path / "data"), str(tmp_path / "cache"))
+    argv = recipe.argv("generator.model={'type': 'MeanPrototypes'}",
+                       "generator.relation=prototypes", save_dir=str(tmp_path / "run"))
+    text = SPACE.replace("fixed:", "fixed:\n      generator.relation: edges")
+    with open(space_file, "w") as file:
+        file.write(text)
+    with pytest.raises(UserError, match=f"{space_file}: `generator.relation: edges` .*MeanProto"):
+        tune.main([*argv, "--space", space_file, "--method", "csrl"])
+    assert not os.path.exists(tmp_path / "run" / "segmentor")
+
+
 def test_a_stale_bank_with_an_unseen_class_stops_the_tool(original, space_file, tmp_path):
     run = original.copy(tmp_path / "run").without_checksums()
     bank = FeatureBank.load(run.path("features", "bank.npz"))
