@@ -33,7 +33,8 @@ _SAFE_OPENCV = "4.8.1.78"
 _WEBP_IS_UNSAFE = Version(cv2.__version__) < Version("4.8.1")
 _WEBP_PARTS = (b"RIFF", b"VP8 ", b"VP8L", b"VP8X", b"ALPH")
 
-_ORIENTATION, _TILE_WIDTH, _TILE_HEIGHT = 0x0112, 322, 323  # tags of EXIF and TIFF
+_ORIENTATION, _WIDTH, _HEIGHT = 0x0112, 256, 257  # tags of EXIF and TIFF
+_TILE_WIDTH, _TILE_HEIGHT = 322, 323
 _PNG, _TIFF = b"\x89PNG", (b"II*\0", b"MM\0*")
 _ENDS = {_PNG: b"IEND", b"\xff\xd8": b"\xff\xd9"}  # of a PNG and a JPEG, by how they begin
 _TAIL_BYTES = 4096
@@ -115,7 +116,10 @@ def require_decodable(path: str) -> ImageFacts:
         has_end = bool(head) and _has_end(file, head, size)
         try:
             with open_image(path, file) as image:
-                return ImageFacts((image.height, image.width), orientation(image), has_end, head)
+                # Pillow gives the size of a TIFF as it is displayed.
+                tags = getattr(image, "tag_v2", {})
+                height, width = tags.get(_HEIGHT, image.height), tags.get(_WIDTH, image.width)
+                return ImageFacts((height, width), orientation(image), has_end, head)
         except UserError:
             raise
         except Exception:  # a format that Pillow lacks; OpenCV looks at its size by itself

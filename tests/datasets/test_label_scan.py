@@ -246,6 +246,23 @@ def test_turned_images(files, orientation, square):
         assert cv2.imread(files[2][0]).shape == (50, 40, 3)
 
 
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("orientation", [5, 6, 7, 8])
+def test_turned_tiffs(files, orientation, channels):
+    """A label as the picture is shown is taken, for training reads the picture so."""
+    pixels = np.random.default_rng(0).integers(0, 255, (20, 30, channels), np.uint8)
+    image, label = f"{files[0][0]}.tif", files[0][1]
+    Image.fromarray(pixels.squeeze()).save(image, tiffinfo={0x0112: orientation})
+    write_label(label, np.zeros((20, 30), np.uint8))
+    with pytest.raises(UserError, match=f"by its EXIF orientation {orientation}"):
+        scan_labels([(image, label)], 5)
+    write_label(label, np.zeros((30, 20), np.uint8))
+    assert scan_labels([(image, label)], 5).counts.toarray()[0].tolist() == [600, 0, 0, 0, 0]
+    np.testing.assert_array_equal(label_scan.read_image(image),
+                                  np.broadcast_to(TURNS[orientation](pixels)[..., ::-1],
+                                                  (30, 20, 3)))
+
+
 @pytest.mark.parametrize("orientation", range(2, 9))
 def test_what_is_said_of_an_orientation_is_what_is_done(orientation):
     """The words, carried out from left to right, against what PIL does for display."""
