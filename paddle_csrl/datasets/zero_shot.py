@@ -100,7 +100,9 @@ class ZeroShotDataset(paddle.io.Dataset):
         if 0 <= self.ignore_index < self.num_classes:
             raise UserError(f"`ignore_index: {self.ignore_index}` of {type(dataset).__name__} is "
                             f"one of its {self.num_classes} classes; set it to a value that is "
-                            f"none, such as 65535")
+                            f"none, such as 65535, and where labels have "
+                            f"{self.ignore_index} for no class, name them by "
+                            f"`zero_shot.label_names`")
         self._class_of = class_of_labels(self.class_names, label_names, self.ignore_index)
         self._require_no_class_ignored()
         self.unseen_ids = np.sort(np.array(resolve_classes(self.class_names, unseen), np.int64))
