@@ -1,4 +1,4 @@
-"""Registration into PaddleSeg's component managers."""
+"""Registration into PaddleSeg's component managers, plus the registry PaddleSeg lacks."""
 
 from collections.abc import Callable
 from typing import TypeVar
@@ -6,6 +6,9 @@ from typing import TypeVar
 from paddleseg.cvlibs import manager
 
 Component = TypeVar("Component", bound=type)
+
+#: Evaluators: `reset/update/merge/compute` over predictions and labels.
+EVALUATORS = manager.ComponentManager("evaluators")
 
 
 def register(registry: manager.ComponentManager) -> Callable[[Component], Component]:

@@ -8,10 +8,10 @@ import pytest
 from paddle import io, nn
 from paddleseg.cvlibs import manager
 
-from paddle_csrl.registry import register
+from paddle_csrl.registry import EVALUATORS, register
 
 REGISTRIES = (manager.MODELS, manager.BACKBONES, manager.DATASETS, manager.TRANSFORMS,
-              manager.LOSSES)
+              manager.LOSSES, EVALUATORS)
 #: Arguments that PaddleSeg builds from nested sections, or that the builder hands over.
 BUILT = {"backbone": nn.Layer, "dataset": io.Dataset}
 COMPONENTS = [component for registry in REGISTRIES

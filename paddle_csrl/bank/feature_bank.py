@@ -69,6 +69,12 @@ class BottomKSampler:
         if self._waiting > max(self.num_classes * self.bound, 65536):
             self._compact()
 
+    def merge(self, other: "BottomKSampler") -> None:
+        """Take in another sampler's pixels, as if both streams had been one."""
+        self.pixel_counts += other.pixel_counts
+        for part in other._parts:
+            self.add(*part)
+
     def merge_processes(self, everywhere: bool = False) -> None:
         """Bring the sample of all processes together on the first one, or on every one.
 

@@ -40,7 +40,8 @@ def read_in_turn(samples: paddle.io.Subset, num_workers: int,
 def new_evaluator(builder: ZeroShotBuilder) -> ZeroShotEvaluator:
     """Make an evaluator of the final scores of a config."""
     return ZeroShotEvaluator(len(builder.classes), builder.classes.unseen_ids,
-                             ignore_index=builder.val_dataset.ignore_index)
+                             ignore_index=builder.val_dataset.ignore_index,
+                             class_names=builder.classes.names)
 
 
 def evaluate_as_configured(builder: ZeroShotBuilder, model: nn.Layer, evaluator: Any,

@@ -9,6 +9,7 @@ from prettytable import PrettyTable
 
 from paddle_csrl.datasets.class_names import resolve_classes
 from paddle_csrl.errors import UserError
+from paddle_csrl.registry import EVALUATORS, register
 from paddle_csrl.utils.counts import BYTES, count_bytes
 
 Labels = np.ndarray | paddle.Tensor
@@ -17,6 +18,7 @@ Labels = np.ndarray | paddle.Tensor
 SCORES = {"seen_miou": "seen mIoU", "unseen_miou": "unseen mIoU", "miou": "mIoU", "hiou": "hIoU"}
 
 
+@register(EVALUATORS)
 class ZeroShotEvaluator:
     """Seen/unseen mIoU and hIoU over a whole data set (CSRL section 5.1).
 
@@ -28,7 +30,7 @@ class ZeroShotEvaluator:
         num_classes (int): C, seen and unseen.
         unseen (list[int] | list[str]): ids of the unseen classes, or their names.
         ignore_index (int): label of the pixels left out; no class id.
-        class_names (list[str], optional): C names, for ``unseen``.
+        class_names (list[str], optional): C names, for ``unseen`` and ``table``.
         absent (str): how a class with an empty union, neither labelled nor predicted, counts:
             ``"zero"`` as IoU 0 (ZS3Net's rule, the papers' numbers), ``"skip"`` as nan that the
             means leave out.
@@ -51,9 +53,14 @@ class ZeroShotEvaluator:
             raise UserError(f"absent must be 'zero' or 'skip', got {absent!r}")
         self.num_classes = num_classes
         self.ignore_index = ignore_index
+        self.class_names = list(class_names or map(str, range(num_classes)))
         self.absent = absent
         self.unseen = np.zeros(num_classes, bool)
         self.unseen[_unseen_ids(unseen, num_classes, class_names)] = True
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget all counts."""
         self.confusion = np.zeros((self.num_classes, self.num_classes), np.int64)
 
     def update(self, pred: Labels, label: Labels) -> None:
@@ -83,6 +90,14 @@ class ZeroShotEvaluator:
             self._raise_bad_ids(pred, label)
         self.confusion += counts
 
+    def merge(self, other: "ZeroShotEvaluator") -> None:
+        """Add the counts of another evaluator of the same classes."""
+        if not np.array_equal(self.unseen, other.unseen):
+            raise UserError(f"cannot merge evaluators of {self.num_classes} classes, unseen "
+                            f"{np.flatnonzero(self.unseen).tolist()}, and {other.num_classes} "
+                            f"classes, unseen {np.flatnonzero(other.unseen).tolist()}")
+        self.confusion += other.confusion
+
     def compute(self) -> dict[str, Any]:
         """The scores so far, as fractions in [0, 1].
 
@@ -108,6 +123,15 @@ class ZeroShotEvaluator:
             "selection_miou": _mean(self._class_iou(only_seen)[~self.unseen]),
         }
 
+    def table(self, remark: str = "", named: Collection[str] = ()) -> str:
+        """Class IoUs and the four summary scores in percent, as a text table.
+
+        Args:
+            remark (str): stands above both parts.
+            named (collection of str): the unseen classes that were named in pretraining.
+        """
+        return score_table(self.class_names, self.unseen, self.compute(), remark, named)
+
     def _class_iou(self, confusion: np.ndarray) -> np.ndarray:
         hits = confusion.diagonal()
         union = confusion.sum(0) + confusion.sum(1) - hits
@@ -127,15 +151,7 @@ class ZeroShotEvaluator:
 
 def score_table(class_names: Sequence[str], unseen: Sequence[bool] | np.ndarray,
                 scores: Mapping[str, Any], remark: str = "", named: Collection[str] = ()) -> str:
-    """Class IoUs and the four summary scores in percent, as a text table.
-
-    Args:
-        class_names (list[str]): C names.
-        unseen (bool [C]): which of them are unseen.
-        scores (dict): of ``ZeroShotEvaluator.compute``.
-        remark (str): stands above both parts.
-        named (collection of str): the unseen classes that were named in pretraining.
-    """
+    """The table of ``ZeroShotEvaluator.table`` from what its ``compute`` returned."""
     table = PrettyTable(["class", "kind", "IoU %"], align="r")
     table.align["class"] = "l"
     for name, is_unseen, iou in zip(class_names, unseen, scores["class_iou"]):

@@ -122,6 +122,18 @@ def test_the_order_of_images_does_not_matter():
     assert same(sample(labels).bank(), sample(labels, order).bank())
 
 
+@pytest.mark.parametrize("shards", [2, 3, 40])
+def test_shards_merge_to_the_sample_of_the_whole(shards):
+    labels = images()
+    whole = sample(labels).bank()
+    parts = [sample(labels, range(start, len(labels), shards)) for start in range(shards)]
+    for part in parts[::2]:
+        part.bank()  # a shard that has been compacted merges as well
+    for part in parts[1:]:
+        parts[0].merge(part)
+    assert same(whole, parts[0].bank())
+
+
 def test_rows_are_taken_out_of_parts_in_blocks(monkeypatch):
     monkeypatch.setattr(feature_bank, "_BLOCK", 3)
     whole = np.arange(40.0).reshape(20, 2)

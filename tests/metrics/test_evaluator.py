@@ -5,7 +5,8 @@ import paddle
 import pytest
 
 from paddle_csrl.errors import UserError
-from paddle_csrl.metrics import SCORES, ZeroShotEvaluator, score_table
+from paddle_csrl.metrics import ZeroShotEvaluator
+from paddle_csrl.registry import EVALUATORS
 
 NAMES = ["background", "cow", "马", "sofa"]
 
@@ -130,17 +131,25 @@ def test_perfect_prediction():
     assert all(np.all(value == 1.0) for value in scores.values())
 
 
-def test_states_of_shards_add_up():
+def test_merge_equals_one_shot():
     rng = np.random.default_rng(2)
     pairs = [random_pair(rng, 9) for _ in range(4)]
     whole, left, right = (ZeroShotEvaluator(9, [2, 3]) for _ in range(3))
     for index, pair in enumerate(pairs):
         whole.update(*pair)
         (left if index % 2 else right).update(*pair)
-    left.confusion += right.confusion
+    left.merge(right)
     np.testing.assert_array_equal(left.confusion, whole.confusion)
     assert left.confusion.dtype == np.int64
     assert_scores(left.compute(), oracle(pairs, 9, [2, 3]))
+
+
+def test_reset_forgets():
+    evaluator = ZeroShotEvaluator(3, [2])
+    evaluator.update(np.array([0, 1]), np.array([0, 1]))
+    evaluator.reset()
+    assert evaluator.confusion.sum() == 0
+    assert np.isnan(evaluator.compute()["pixel_accuracy"])
 
 
 def test_all_ignored_counts_nothing():
@@ -254,6 +263,11 @@ def test_what_cannot_be_counted_is_refused(pred, label, message):
         ZeroShotEvaluator(3, [2]).update(pred, label)
 
 
+def test_merge_of_other_classes():
+    with pytest.raises(UserError, match=r"cannot merge .* unseen \[2\], and .* unseen \[1\]"):
+        ZeroShotEvaluator(3, [2]).merge(ZeroShotEvaluator(3, [1]))
+
+
 @pytest.mark.parametrize("arguments, message", [
     (dict(num_classes=0, unseen=[]), "num_classes must be at least 1, got 0"),
     (dict(num_classes=3, unseen=[0], ignore_index=2), "ignore_index 2 is one of the 3 class ids"),
@@ -275,19 +289,23 @@ def test_unseen_by_name():
 
 
 def test_table_shows_every_class_and_lines_up():
-    scores = {"class_iou": [0.5, 1.0, 0.75, 1.0], "seen_miou": 0.8333, "unseen_miou": 0.75,
-              "miou": 0.8125, "hiou": 0.7895}
-    lines = score_table(NAMES, [False, False, True, False], scores).splitlines()
+    evaluator = ZeroShotEvaluator(4, ["马"], class_names=NAMES)
+    evaluator.confusion[:] = np.diag([1, 1, 3, 1])
+    evaluator.confusion[0, 2] = 1
+    lines = evaluator.table().splitlines()
     assert "| 马         | unseen |  75.00 |" in lines
     assert "| background |   seen |  50.00 |" in lines
-    assert "|   83.33   |    75.00    | 81.25 | 78.95 |" in lines
+    assert "|   83.33   |    75.00    | 81.25 | 78.95 |" in lines  # 2 · 83.33 · 75 / 158.33
 
 
 def test_table_marks_unseen_classes_that_were_named():
-    scores = dict.fromkeys(SCORES, 0.5) | {"class_iou": np.zeros(4)}
-    lines = score_table(NAMES, [False, False, True, True], scores, "LEAKS",
-                        {"马": "horse", "background": "x"}).splitlines()
+    evaluator = ZeroShotEvaluator(4, ["sofa", "马"], class_names=NAMES)
+    lines = evaluator.table("LEAKS", named={"马": "horse", "background": "x"}).splitlines()
     kinds = {line.split("|")[1].strip(): line.split("|")[2].strip()
              for line in lines if line.count("|") == 4}
     assert kinds["马"] == "unseen, named" and kinds["sofa"] == "unseen"
     assert kinds["background"] == "seen"
+
+
+def test_registered():
+    assert EVALUATORS["ZeroShotEvaluator"] is ZeroShotEvaluator

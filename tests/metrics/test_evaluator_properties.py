@@ -95,7 +95,7 @@ def test_order_and_splits_of_the_images_do_not_matter(situation, data):
     # Shards of several processes.
     cut = data.draw(st.integers(0, len(images)))
     first = counted(num_classes, unseen, images[:cut])
-    first.confusion += counted(num_classes, unseen, images[cut:]).confusion
+    first.merge(counted(num_classes, unseen, images[cut:]))
     assert_same(first.compute(), whole.compute())
 
 
