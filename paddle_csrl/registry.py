@@ -7,7 +7,7 @@ from paddleseg.cvlibs import manager
 
 Component = TypeVar("Component", bound=type)
 
-#: Evaluators: `reset/update/merge/compute` over predictions and labels.
+#: Evaluators, for programs of users: `reset/update/merge/compute` over predictions and labels.
 EVALUATORS = manager.ComponentManager("evaluators")
 
 
