@@ -14,6 +14,7 @@ from paddle_csrl.utils.precision import autocast
 from paddle_csrl.utils.record import require_unchanged
 
 _OPTION = "zero_shot.classifier_layer"
+_BATCH_NORMS = (nn.BatchNorm, nn.BatchNorm2D, nn.SyncBatchNorm)
 #: Height and width in pixels of an image on trial; the deepest segmentors divide them by 32.
 PROBE_SIZE = 64
 
@@ -70,15 +71,21 @@ def _near_miss(model: nn.Layer, num_classes: int) -> str:
 
 
 def _makes_the_logits(model: nn.Layer, layer: nn.Conv2D, num_classes: int) -> bool:
-    """Tell whether constants in place of the layer's output come out as the logits."""
-    constants = np.arange(num_classes, dtype=np.float32)[:, None, None]
+    """Tell whether constants in place of the layer's output come out as the logits.
+
+    Some are negative, which a ReLU would show. A batch norm that comes after the layer would not
+    show before it is trained, so that all are shifted meanwhile.
+    """
+    constants = np.arange(num_classes, dtype=np.float32)[:, None, None] - num_classes // 2
 
     def replaced(_: nn.Layer, inputs: Any, output: paddle.Tensor) -> paddle.Tensor:
         return paddle.to_tensor(constants).astype(output.dtype).expand_as(output)
 
     stem = next(part for part in model.sublayers() if isinstance(part, nn.Conv2D))
     image = paddle.zeros([1, stem._in_channels, PROBE_SIZE, PROBE_SIZE])
-    hook = layer.register_forward_post_hook(replaced)
+    norms = [part for part in model.sublayers() if isinstance(part, _BATCH_NORMS)]
+    hooks = [layer.register_forward_post_hook(replaced), *(
+        norm.register_forward_post_hook(lambda _, inputs, output: output + 1) for norm in norms)]
     try:
         with _in_eval_mode(model), paddle.no_grad():
             logits = model(image)
@@ -87,7 +94,8 @@ def _makes_the_logits(model: nn.Layer, layer: nn.Conv2D, num_classes: int) -> bo
                         f"({one_line(error)[-200:]}); mend `model`, or, if it takes "
                         f"others alone, name its last layer with `{_OPTION}`") from error
     finally:
-        hook.remove()
+        for hook in hooks:
+            hook.remove()
     logits = logits[0] if isinstance(logits, (list, tuple)) else logits
     return logits.shape[1] == num_classes and np.allclose(
         logits[0].astype("float32").numpy(), constants, rtol=1e-4, atol=1e-4)
