@@ -129,7 +129,7 @@ def schedule_warnings(run: Run) -> list[tuple[str, str]]:
 
 
 def transform_warnings(config: ZeroShotConfig) -> list[tuple[str, str]]:
-    """Find what takes normalised images for colours, and images that training has not been like."""
+    """Find what transforms make of images unlike those of training, as ``data_warnings``."""
     found, places = [], _transforms(config)
     for place, transforms in places.items():
         types = [transform["type"] for transform in transforms]
@@ -140,6 +140,12 @@ def transform_warnings(config: ZeroShotConfig) -> list[tuple[str, str]]:
         if late:
             found.append((f"in `{place}` {', '.join(late)} comes after Normalize, but is for "
                           f"colours from 0 to 255", "put Normalize last"))
+    drawn = [transform["type"] for transform in places.get("val_dataset.transforms", [])
+             if transform["type"].startswith("Random")]
+    if drawn:
+        found.append((f"`val_dataset.transforms` draw at random ({', '.join(drawn)}), so that "
+                      f"scores and predictions are not those of the images",
+                      "leave them to train_dataset.transforms"))
     trained = _normalization(places.get("train_dataset.transforms", []))
     found += [(f"`{place}` normalise images otherwise than `train_dataset.transforms`",
                "write the same Normalize into both") for place, transforms in places.items()

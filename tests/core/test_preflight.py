@@ -101,6 +101,13 @@ def test_images_that_are_alike_are_passed_over(config):
     assert transform_warnings(config(train_dataset=[], val_dataset=[])) == []
 
 
+def test_chance_in_validation_is_told(config):
+    steps = [{"type": "RandomDistort"}, {"type": "Resize"}, {"type": "Normalize"}]
+    assert transform_warnings(config(train_dataset=steps, val_dataset=steps[1:])) == []
+    [(text, advice)] = transform_warnings(config(train_dataset=steps, val_dataset=steps))
+    assert text.startswith("`val_dataset.transforms` draw at random (RandomDistort), so")
+
+
 CROP = {"type": "RandomPaddingCrop", "crop_size": [32, 32]}
 
 
