@@ -92,7 +92,7 @@ def scan_bytes(images: int, classes_per_image: int) -> int:
 
 def stored_scan_bytes(images: int, classes_per_image: int) -> int:
     """Bytes of a scan as it travels and, before compression, is stored."""
-    return images * classes_per_image * (LONG + 2 * INT) + images * (2 * LONG + 2)
+    return images * classes_per_image * (LONG + 2 * INT) + images * (2 * LONG + 3)
 
 
 def bank_bytes(case: Case, samples: int, width: int = FLOAT) -> int:
