@@ -304,7 +304,6 @@ def _mend_scale_padding() -> None:
     ScalePadding.__call__ = mended
 
 
-
 def _restarts_are_forgotten() -> bool:
     """A schedule that goes on from its saved state begins its cycle anew."""
     first, second = (_WARM_RESTARTS(1.0, T_0=4) for _ in range(2))
@@ -326,7 +325,6 @@ def _mend_restarts() -> None:
             self.T_i *= self.T_mult
 
     _WARM_RESTARTS.set_state_dict = mended
-
 
 
 #: Backbones that load weights by themselves.

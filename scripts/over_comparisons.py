@@ -54,11 +54,12 @@ def read(paths: list[str], *scores: str) -> pd.DataFrame:
         if missing:
             raise UserError(f"{path} has no column {', '.join(sorted(missing))}; give a "
                             f"comparison's results.csv")
+        table = table[table["status"] == "finished"].copy()
         table["file"] = os.path.dirname(path)
         table["split"] = f"{os.path.dirname(path)}: " + table["split"]
         for score in scores:
             table[score] = pd.to_numeric(table[score], errors="coerce")
-        tables.append(table[table["status"] == "finished"])
+        tables.append(table)
     cells = pd.concat(tables).drop_duplicates(["method", *PAIR])
     if cells.empty:
         raise UserError(f"no cell is finished in {', '.join(paths)}; run its comparison first")
@@ -102,6 +103,10 @@ def main(argv: list[str] | None = None) -> dict[str, PairedDifference]:
         print(means(args.results))
         return {}
     scores = read(args.results, args.score).set_index(["method", *PAIR])[args.score]
+    if scores.isna().all():
+        raise UserError(f"--score {args.score}: no finished cell has a number there in "
+                        f"{', '.join(args.results)}; give hiou, unseen, seen, miou or, where the "
+                        f"comparison has `calibrations`, best_hiou or ausuc")
     known = scores.index.unique("method")
     for flag, name in [("--reference", args.reference),
                        *(("--methods", name) for name in args.methods)]:

@@ -187,10 +187,10 @@ def _transforms(config: ZeroShotConfig) -> dict[str, list[dict[str, Any]]]:
 
 
 def _are_alike(normalization: Sequence[Sequence[float]], other: Sequence[Sequence[float]]) -> bool:
-    """Compare means and deviations; those of other channels are compared with nothing."""
-    return all(1 != len(given) != len(values) != 1
-               or np.allclose(given, values, rtol=0, atol=_MEAN_TOLERANCE)
-               for given, values in zip(normalization, other))
+    """Compare means and deviations, where they are of as many channels or of one for all."""
+    return all(np.allclose(given, values, rtol=0, atol=_MEAN_TOLERANCE)
+               for given, values in zip(normalization, other)
+               if len(given) == len(values) or 1 in (len(given), len(values)))
 
 
 def _normalization(transforms: Sequence[dict[str, Any]]) -> list[Sequence[float]]:

@@ -114,7 +114,7 @@ def evaluate(model: nn.Layer, dataset: paddle.io.Dataset, evaluator: ZeroShotEva
 def _does_not_run(model: str, images: paddle.Tensor, error: Exception) -> UserError:
     height, width = images.shape[-2:]
     return UserError(f"{model} does not run on an image of {height} x {width} pixels (height x "
-                     f"width: {one_line(error)[:200]}); {_OF_STRIDE}")
+                     f"width: {one_line(error)[:200]}); if it is for its size, {_OF_STRIDE}")
 
 
 def _require_size(prediction: paddle.Tensor, label: np.ndarray, model: str) -> None:

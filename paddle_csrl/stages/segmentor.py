@@ -51,6 +51,7 @@ _KEYS = ("model", "loss", "optimizer", "lr_scheduler", "iters", "batch_size", "t
          "val_dataset", "test_config", "to_static_training", "precision", "amp_level", "do_eval",
          "save_interval")
 
+
 @register
 class SegmentorStage(Stage):
     """Trains the top-level config with PaddleSeg's trainer.

@@ -134,7 +134,9 @@ def make_folder_of(path: str, option: str) -> None:
 
 
 def write_text(path: str, text: str, lasting: bool = False) -> None:
-    """Write ``text`` as UTF-8, by ``atomic_path``; of names that are no text as JSON escapes them.
+    """Write ``text`` as UTF-8, by ``atomic_path``.
+
+    Bytes of file names that Python could not decode are written as JSON escapes them.
     """
     with atomic_path(path, lasting) as temporary:
         with open(temporary, "w", encoding="utf-8", errors="backslashreplace") as file:

@@ -47,6 +47,8 @@ def test_bad_input(tmp_path):
         with pytest.raises(UserError, match=f"^{flag} {name}: there is no finished cell of it in "
                                             r"\S*results.csv; give one of point, csrl$"):
             over_comparisons.main([path, "--methods", "csrl", flag, name])
+    with pytest.raises(UserError, match="^--score marks: no finished cell has a number there in"):
+        over_comparisons.main([path, "--methods", "csrl", "--score", "marks"])
     with pytest.raises(UserError, match="results.csv has no column auc"):
         over_comparisons.main([path, "--methods", "csrl", "--score", "auc"])
     with pytest.raises(UserError, match="nothing.csv cannot be read"):
