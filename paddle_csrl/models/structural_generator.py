@@ -4,6 +4,7 @@ Shape letters: C classes, N samples a class, W embedding, Z noise and D feature 
 """
 
 import functools
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -159,56 +160,46 @@ def _aggregate_features(mlp: nn.Layer, nodes: _Nodes, messages: Tensor,
     first, _, dropout, second = mlp.children()
     of_node, of_messages = first.weight.chunk(2, axis=0)
     per_class = nodes.offset @ of_node + messages @ of_messages + first.bias
-    hidden = _PerClassLinear.apply(nodes.base, nodes.weight @ of_node, per_class)
-    return _Nodes(_activate(hidden, dropout, share), second.weight, second.bias)
+    linear = functools.partial(_PerClassLinear.apply, nodes.base, nodes.weight @ of_node, per_class)
+    hidden = (linear(lambda hidden: _activation_factor(hidden, dropout, share))
+              if paddle.is_grad_enabled() else _activate(linear(), dropout, share))
+    return _Nodes(hidden, second.weight, second.bias)
 
 
 def _activate(hidden: Tensor, dropout: nn.Layer, share: Share) -> Tensor:
-    """LeakyReLU and dropout; ``hidden`` is lost."""
-    if paddle.is_grad_enabled():
-        return _Product.apply(hidden, _activation_factor(hidden, dropout, share))
-    # In place, for new memory of that size costs more than the computing.
+    """LeakyReLU and dropout in place, for new memory of that size costs more than the computing."""
     activated = F.leaky_relu_(hidden, base.LEAK)
     mask = dropout.mask(activated, share)
     return activated if mask is None else activated.multiply_(mask)
 
 
 class _PerClassLinear(PyLayer):
-    """base [C, N, K] times weight [K, V] plus per_class [C, V].
+    """base [C, N, K] times weight [K, V] plus per_class [C, V], times the factor made of that sum.
 
     The sum's gradient is taken by a product too: Paddle's own broadcasts and sums over the
-    samples take longer on CPU than the product itself.
+    samples take longer on CPU than the product itself. Of a factor, which is a constant, Paddle's
+    own product would keep both sides for the gradient.
     """
 
     @staticmethod
-    def forward(ctx: Any, base: Tensor, weight: Tensor, per_class: Tensor) -> Tensor:
-        ctx.save_for_backward(base, weight)
+    def forward(ctx: Any, base: Tensor, weight: Tensor, per_class: Tensor,
+                factor_of: Callable[[Tensor], Tensor] | None = None) -> Tensor:
         result = paddle.matmul(base, weight)
-        return result.add_(per_class.unsqueeze(1).expand_as(result))
+        result.add_(per_class.unsqueeze(1).expand_as(result))
+        factor = factor_of(result) if factor_of else None
+        ctx.save_for_backward(base, weight, factor)
+        return result if factor is None else result.multiply_(factor)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor,  # type: ignore[override]  # Paddle's are *args
                  ) -> tuple[Tensor | None, Tensor, Tensor]:
-        base, weight = ctx.saved_tensor()
+        base, weight, factor = ctx.saved_tensor()
+        if factor is not None:
+            gradient = gradient * factor
         of_base = None if base.stop_gradient else paddle.matmul(gradient, weight, transpose_y=True)
         of_weight = paddle.matmul(base.flatten(0, 1), gradient.flatten(0, 1), transpose_x=True)
         samples = paddle.ones([1, gradient.shape[1]], gradient.dtype)
         return of_base, of_weight, paddle.matmul(samples, gradient).squeeze(1)
-
-
-class _Product(PyLayer):
-    """Values times a constant, of which Paddle's own product keeps both for the gradient."""
-
-    @staticmethod
-    def forward(ctx: Any, values: Tensor, constant: Tensor) -> Tensor:
-        ctx.save_for_backward(constant)
-        return values * constant
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor,  # type: ignore[override]  # Paddle's are *args
-                 ) -> tuple[Tensor, None]:
-        constant, = ctx.saved_tensor()
-        return gradient * constant, None
 
 
 @paddle.no_grad()

@@ -157,6 +157,9 @@ def fit(model: paddle.nn.Layer, batches: paddle.io.Dataset, section: TrainedSect
         seconds = time.monotonic() - start
         terms = model.loss_computation(model(data["img"]), losses, data)
         sum(terms).backward()
+        # The batch and the graph behind the terms would stay beside those of the next iteration.
+        del data
+        terms = [term.detach() for term in terms]
         if share is not None and share.ranks > 1:
             terms = parallel.add_up(model.parameters(), terms)
         optimizer.step()
