@@ -211,10 +211,12 @@ def find_words(class_names: Sequence[str], path: str = DEFAULT,
     words = words or {}
     names = names_to_look_up(class_names, words)
     path = SHIPPED.get(path, path)
+    is_shipped = path in SHIPPED.values()
     wanted, best = spellings(names), {synonyms(name)[0] for name in names}
+    # By the rule `usual` the vector of one class would depend on how far others have it read.
     kept = read_vectors(path, lambda word: word.casefold() in wanted,
-                        lambda kept: best <= kept.keys())
-    as_written, vocabulary = Vocabulary(kept), Vocabulary(kept, path in SHIPPED.values())
+                        lambda kept: best <= kept.keys() and not is_shipped)
+    as_written, vocabulary = Vocabulary(kept), Vocabulary(kept, is_shipped)
     resolutions = [_resolve(name, as_written if class_name in words else vocabulary)
                    for class_name, name in zip(class_names, names)]
     found = list(filter(None, resolutions))

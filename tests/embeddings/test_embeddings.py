@@ -423,6 +423,15 @@ def test_the_usual_spelling_is_five_times_as_frequent(tmp_path, monkeypatch, ran
     assert how == ["usual: airplane" if taken else "exact: aeroplane"]
 
 
+def test_the_word_of_a_class_does_not_depend_on_the_other_classes(tmp_path, monkeypatch):
+    path = str(tmp_path / "sorted.txt")
+    write_glove(path, ["jet", "airplane", *"abcdefghijkl", "aeroplane", "rare"], np.eye(16))
+    monkeypatch.setitem(resolve.SHIPPED, "glove100", path)
+    for others in ([], ["a"], ["rare"]):
+        how = resolve.resolve_class_embeddings(["jet;aeroplane", *others])[1]
+        assert how == ["usual: airplane", *(f"exact: {other}" for other in others)]
+
+
 VOC_WORD2VEC = os.environ.get("PADDLE_CSRL_VOC_WORD2VEC")
 
 
