@@ -51,6 +51,8 @@ import onnxruntime
 session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
 session.run(None, {session.get_inputs()[0].name: numpy.zeros(list(map(int, shape)), "float32")})
 """
+#: Bytes that Paddle writes beside the values of a weight, and more.
+_MOST_BESIDE = 1024
 #: Batch, height and width of the random image where the input shape leaves them free.
 _RANDOM_SIZE = (1, 97, 130)
 
@@ -270,18 +272,39 @@ def _save_paddle(model: nn.Layer, shape: list[int], output_op: str, folder: str)
     """Write ``model.json`` (Paddle 3) or ``model.pdmodel``, and the weights; return both paths."""
     network = ExportedNetwork(model, output_op)
     network.eval()
-    static = paddle.jit.to_static(
-        network, input_spec=[paddle.static.InputSpec(shape, "float32", "x")], full_graph=True)
-    paddle.jit.save(static, os.path.join(folder, "model"))
     weights = os.path.join(folder, "model.pdiparams")
-    written, least = os.path.getsize(weights), sum(
-        value.size * value.element_size() for value in network.state_dict().values())
-    if written < least:  # Paddle does not look
-        raise UserError(f"only {written} bytes of the {least} of the weights could be written to "
-                        f"{os.path.dirname(folder)}; free some space and export again")
+    try:
+        static = paddle.jit.to_static(
+            network, input_spec=[paddle.static.InputSpec(shape, "float32", "x")], full_graph=True)
+        paddle.jit.save(static, os.path.join(folder, "model"))
+    except OSError:
+        raise
+    except Exception as error:  # Paddle raises many types at what no graph can be made of
+        reason = one_line(error).rpartition(f"{type(error).__name__}: ")[2][:200]
+        raise UserError(f"{type(model).__name__} cannot be exported with --input_shape "
+                        f"{' '.join(map(str, shape))} ({reason}); try a fixed one, such as "
+                        f"1 3 512 512, or --format safetensors") from error
+    _require_room(weights, network)
     program = next(name for name in ("model.json", "model.pdmodel")
                    if os.path.isfile(os.path.join(folder, name)))
     return [os.path.join(folder, program), weights]
+
+
+def _require_room(path: str, network: nn.Layer) -> None:
+    """Insist that all weights would have gone into a file, for Paddle does not tell if it was cut.
+
+    Its size alone does not say: weights that only training uses are left out.
+    """
+    written, state = os.path.getsize(path), network.state_dict().values()
+    most = sum(value.size * value.element_size() + _MOST_BESIDE for value in state)
+    try:
+        with open(path, "ab") as file:
+            file.write(bytes(max(most - written, 0)))
+    except OSError as error:
+        raise UserError(f"only {written} bytes of the weights could be written to "
+                        f"{os.path.dirname(os.path.dirname(path))} ({error.strerror}); free some "
+                        f"space and export again") from error
+    os.truncate(path, written)
 
 
 def _to_onnx(model: str, params: str, opset: int, shape: Sequence[int]) -> str:

@@ -70,13 +70,46 @@ def test_weights_that_a_full_disk_has_cut_are_not_written(run, tmp_path, monkeyp
 
     def cut(network, path):
         save(network, path)
-        os.truncate(f"{path}.pdiparams", 20_000)
+        os.remove(f"{path}.pdiparams")
+        os.symlink("/dev/full", f"{path}.pdiparams")  # has no byte, nor room for any
 
     monkeypatch.setattr(paddle.jit, "save", cut)
-    with pytest.raises(UserError, match=f"only 20000 bytes of the .* could be written to "
-                                        f"{tmp_path}; free some space"):
+    with pytest.raises(UserError, match=f"only 0 bytes of the weights could be written to "
+                                        f"{tmp_path} .No space left on device.; free some space"):
         run_export(run, tmp_path)
     assert os.listdir(tmp_path) == []
+
+
+class HeadInTraining(paddle.nn.Layer):
+    """With weights that only training uses, as the auxiliary heads of BiSeNetV2 and others."""
+
+    def __init__(self):
+        super().__init__()
+        self.main, self.auxiliary = paddle.nn.Conv2D(3, 2, 1), paddle.nn.Conv2D(3, 1000, 1)
+
+    def forward(self, images):
+        return [self.main(images), *([self.auxiliary(images)] if self.training else [])]
+
+
+def test_weights_that_only_training_uses_need_not_be_there(tmp_path):
+    model = HeadInTraining()
+    files = module._save_paddle(model, [-1, 3, -1, -1], "none", str(tmp_path))
+    assert os.path.getsize(files[1]) < 1000 < 4 * model.auxiliary.weight.size
+    images = np.random.default_rng(0).standard_normal((1, 3, 4, 5)).astype(np.float32)
+    weight, bias = model.main.weight.numpy()[:, :, 0, 0], model.main.bias.numpy()
+    expected = np.einsum("kc,nchw->nkhw", weight, images) + bias[:, None, None]
+    np.testing.assert_allclose(paddle_backend(*files)(images), expected, atol=1e-5)
+
+
+def test_a_network_of_which_no_graph_can_be_made_is_told(tmp_path):
+    class AsksForSize(HeadInTraining):  # as SwinTransformer does
+        def forward(self, images):
+            return [self.main(images)[:, :, :int(np.ceil(images.shape[2] / 2))]]
+
+    module._save_paddle(AsksForSize(), [-1, 3, 8, 8], "none", str(tmp_path))
+    with pytest.raises(UserError, match="^AsksForSize cannot be exported with --input_shape "
+                                        "-1 3 -1 -1 .*; try a fixed one, such as 1 3 512 512, or"):
+        module._save_paddle(AsksForSize(), [-1, 3, -1, -1], "none", str(tmp_path))
 
 
 def test_what_is_lost_of_a_test_config_is_told(run, saved, tmp_path, capsys):
