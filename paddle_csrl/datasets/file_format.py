@@ -34,11 +34,12 @@ _WEBP_IS_UNSAFE = Version(cv2.__version__) < Version("4.8.1")
 _WEBP_PARTS = (b"RIFF", b"VP8 ", b"VP8L", b"VP8X", b"ALPH")
 
 _ORIENTATION, _WIDTH, _HEIGHT = 0x0112, 256, 257  # tags of EXIF and TIFF
+_EXIF_BYTES = 1 << 16  # more than the tags of any take
 _TILE_WIDTH, _TILE_HEIGHT = 322, 323
-_PNG, _TIFF = b"\x89PNG", (b"II*\0", b"MM\0*")
-_ENDS = {_PNG: b"IEND", b"\xff\xd8": b"\xff\xd9"}  # of a PNG and a JPEG, by how they begin
+_PNG, _JPEG, _BMP = b"\x89PNG", b"\xff\xd8", b"BM"
+_ENDS = {_PNG: b"IEND", _JPEG: b"\xff\xd9"}  # by how they begin
 _TAIL_BYTES = 4096
-_PNG_SIGNATURE_BYTES, _PNG_TEXTS = 8, (b"zTXt", b"iTXt")
+_PNG_SIGNATURE_BYTES, _PNG_TEXTS, _PNG_EXIF = 8, (b"zTXt", b"iTXt"), b"eXIf"
 _PNG_DEPTH = 24  # where a PNG names its bits
 _HEAD_BYTES = _PNG_DEPTH + 1
 
@@ -110,7 +111,8 @@ def require_decodable(path: str) -> ImageFacts:
             raise UserError(f"{path} is a WebP, by which a file can take over OpenCV "
                             f"{cv2.__version__} (CVE-2023-4863); save it as PNG or JPEG, or pip "
                             f"install 'opencv-python>={_SAFE_OPENCV},<4.11'")
-        if head.startswith(_PNG) and _count_texts(file) > limits.MOST_TEXTS:
+        texts, exif = _png_parts(file) if head.startswith(_PNG) else (0, b"")
+        if texts > limits.MOST_TEXTS:
             raise UserError(f"{path} holds more than {limits.MOST_TEXTS} compressed texts, which "
                             f"take long to unpack; save it without them")
         has_end = bool(head) and _has_end(file, head, size)
@@ -119,7 +121,7 @@ def require_decodable(path: str) -> ImageFacts:
                 # Pillow gives the size of a TIFF as it is displayed.
                 tags = getattr(image, "tag_v2", {})
                 height, width = tags.get(_HEIGHT, image.height), tags.get(_WIDTH, image.width)
-                return ImageFacts((height, width), orientation(image), has_end, head)
+                return ImageFacts((height, width), orientation(image, exif), has_end, head)
         except UserError:
             raise
         except Exception:  # a format that Pillow lacks; OpenCV looks at its size by itself
@@ -141,9 +143,12 @@ def is_webp(head: bytes) -> bool:
     return head[:4] in _WEBP_PARTS or head[:1] == b"\x2f" or head[3:6] == b"\x9d\x01\x2a"
 
 
-def _count_texts(file: BinaryIO) -> int:
-    """Number of the compressed texts in a PNG, as far as one more than is allowed."""
-    count, at = 0, _PNG_SIGNATURE_BYTES
+def _png_parts(file: BinaryIO) -> tuple[int, bytes]:
+    """Number of the compressed texts in a PNG, as far as one more than is allowed, and its EXIF.
+
+    That may stand behind the pixels, where OpenCV finds it and Pillow does not before it decodes.
+    """
+    count, exif, at = 0, b"", _PNG_SIGNATURE_BYTES
     while count <= limits.MOST_TEXTS:
         file.seek(at)
         head = file.read(8)
@@ -151,20 +156,27 @@ def _count_texts(file: BinaryIO) -> int:
             break
         size, kind = struct.unpack(">I4s", head)
         count += kind in _PNG_TEXTS
+        if kind == _PNG_EXIF:
+            exif = file.read(min(size, _EXIF_BYTES))
         at += size + 12
-    return count
+    return count, exif
 
 
-def orientation(image: Image.Image) -> int:
+def orientation(image: Image.Image, exif: bytes = b"") -> int:
     """The EXIF orientation of an opened file: 1 as stored, 2 to 8 turned or mirrored for display.
 
     Nothing is decoded for it, as PIL's own ``getexif`` would.
+
+    Args:
+        image (PIL.Image.Image): the opened file.
+        exif (bytes, optional): what it has of EXIF where Pillow has not come to it yet.
     """
     try:
         tags = getattr(image, "tag_v2", {})
-        if image.info.get("exif"):
+        exif = image.info.get("exif") or exif
+        if exif:
             tags = Image.Exif()
-            tags.load(image.info["exif"])
+            tags.load(exif)
         found = tags.get(_ORIENTATION, 1)
     except Exception:  # PIL raises many types on broken tags, which then turn nothing
         return 1
@@ -183,7 +195,7 @@ def turned(pixels: np.ndarray, orientation: int) -> np.ndarray:
 
 
 def is_deep(path: str, head: bytes | None = None) -> bool:
-    """Tell if the numbers of a PNG or TIFF have more than the 8 bits that training reads.
+    """Tell if the numbers of an image have more than the 8 bits that training reads.
 
     Args:
         path (str): where it is.
@@ -192,8 +204,10 @@ def is_deep(path: str, head: bytes | None = None) -> bool:
     if head is None:
         with open(path, "rb") as file:
             head = file.read(_HEAD_BYTES)
-    if head.startswith(_TIFF):
-        # By its bytes: cv2.imread crashes at a name that is not UTF-8.
-        pixels = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_UNCHANGED)
-        return pixels is not None and pixels.dtype != np.uint8
-    return head.startswith(_PNG) and head[_PNG_DEPTH:] == b"\x10"
+    if head.startswith(_PNG):
+        return head[_PNG_DEPTH:] == b"\x10"
+    if head.startswith((_JPEG, _BMP)) or is_webp(head):
+        return False
+    # By its bytes: cv2.imread crashes at a name that is not UTF-8.
+    pixels = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_UNCHANGED)
+    return pixels is not None and pixels.dtype != np.uint8

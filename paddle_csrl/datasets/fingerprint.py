@@ -77,8 +77,9 @@ def file_status(path: str, kind: str) -> os.stat_result:
     except (OSError, ValueError) as error:  # the latter of a zero byte
         reason = str(getattr(error, "strerror", error))
     if reason:
-        raise UserError(f"no {kind} at {path} ({reason}); check `dataset_root` and the list of "
-                        f"files")
+        advice = ("write / for \\ in the list of files" if "\\" in path and os.sep == "/"
+                  else "check `dataset_root` and the list of files")
+        raise UserError(f"no {kind} at {path} ({reason}); {advice}")
     return status
 
 

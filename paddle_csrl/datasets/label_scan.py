@@ -364,7 +364,7 @@ def read_image(path: str) -> np.ndarray:
 
 def _unreadable(kind: str, path: str, reason: str) -> UserError:
     return UserError(f"{kind} {path} cannot be read ({' '.join(reason.split())}); copy it again "
-                     f"from its source or take it out of the list of files")
+                     f"from its source, save it as PNG, or take it out of the list of files")
 
 
 def _load(path: str, num_images: int, num_classes: int) -> _Columns | None:

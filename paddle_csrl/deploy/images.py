@@ -159,7 +159,8 @@ class ImageReader:
         content = np.fromfile(path, np.uint8)
         pixels = self._decoded(content, path) if content.size else None
         if pixels is None:
-            raise UserError(f"{path} is not a picture that OpenCV reads")
+            raise UserError(f"{path} is not a picture that OpenCV reads; save it as JPEG or "
+                            f"PNG")
         pixels = self._made_smaller(pixels)
         if is_deep(path):
             self.deep.append(path)

@@ -183,6 +183,8 @@ def test_what_is_no_file_is_named(files, tmp_path):
         with pytest.raises(UserError, match="no label at .*1.png .no regular file.*list of files"):
             fingerprint(files)
         os.rename(files[1][1], tmp_path / make.__name__)
+    with pytest.raises(UserError, match=r"no image at .*a\\0.jpg .*write / for \\ in the list"):
+        fingerprint([(str(tmp_path / r"a\0.jpg"), files[0][1])])
 
 
 def test_a_file_that_cannot_be_read_is_named(files, monkeypatch):

@@ -2,6 +2,7 @@
 
 import collections
 import os
+import pathlib
 import shutil
 import struct
 import zlib
@@ -261,6 +262,28 @@ def test_turned_tiffs(files, orientation, channels):
     np.testing.assert_array_equal(label_scan.read_image(image),
                                   np.broadcast_to(TURNS[orientation](pixels)[..., ::-1],
                                                   (30, 20, 3)))
+
+
+@pytest.mark.parametrize("orientation", range(2, 9))
+def test_turned_pngs_with_exif_behind_their_pixels(files, orientation):
+    """Where exiftool writes it; OpenCV reads and Pillow, at first, does not."""
+    pixels = np.random.default_rng(0).integers(0, 255, (20, 30, 3), np.uint8)
+    image, label = f"{files[0][0]}.png", files[0][1]
+    Image.fromarray(pixels).save(image)
+    content = pathlib.Path(image).read_bytes()
+    end = hostile_images.png_chunk(b"IEND")
+    assert content.endswith(end)
+    exif = hostile_images.png_chunk(b"eXIf", tagged(orientation).tobytes().removeprefix(
+        b"Exif\0\0"))
+    pathlib.Path(image).write_bytes(content.removesuffix(end) + exif + end)
+    np.testing.assert_array_equal(label_scan.read_image(image), TURNS[orientation](
+        pixels)[..., ::-1])
+    write_label(label, np.zeros((20, 30), np.uint8))
+    with pytest.raises(UserError, match=f"by its EXIF orientation {orientation}"):
+        scan_labels([(image, label)], 5)
+    if orientation >= 5:
+        write_label(label, np.zeros((30, 20), np.uint8))
+        assert scan_labels([(image, label)], 5).counts.toarray()[0, 0] == 600
 
 
 @pytest.mark.parametrize("orientation", range(2, 9))

@@ -158,13 +158,13 @@ def test_masks_are_labels_of_nothing_but_0_and_unlabelled(tmp_path, told, values
 
 
 def test_deep_images_are_counted(tmp_path, told):
-    files = [list(write_pair(str(tmp_path), name, IDS)) for name in "abc"]
-    for pair, kind in zip(files[:2], ("png", "tif")):
+    files = [list(write_pair(str(tmp_path), name, IDS)) for name in "abcd"]
+    for pair, kind in zip(files[:3], ("png", "tif", "ppm")):
         pair[0] = pair[0].replace(".jpg", f"_deep.{kind}")
         cv2.imwrite(pair[0], np.full((2, 3, 3), 700, np.uint16))
     scan_labels(files, 4, cache_dir=str(tmp_path))
     [line] = told
-    assert line.startswith(f"2 images are not of 8 bits, such as {files[0][0]}")
+    assert line.startswith(f"3 images are not of 8 bits, such as {files[0][0]}")
 
 
 # What is believed of what was kept.
