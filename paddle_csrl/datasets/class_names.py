@@ -2,6 +2,7 @@
 
 import difflib
 import glob
+import itertools
 import os
 import re
 import unicodedata
@@ -20,6 +21,11 @@ SYNONYMS = (("aeroplane", "airplane"), ("motorbike", "motorcycle"), ("sofa", "co
            ("tvmonitor", "tv", "television"))
 
 
+# What lists of classes say beside the names: an id ahead of each, or a colour.
+_ID = re.compile(r"(\d+)[\s,;:.)]+\S")
+_COLOR = re.compile(r"\d+[\s,;]+\d+[\s,;]+\d+")
+
+
 def read_class_names(source: str | Sequence[str]) -> list[str]:
     """Class names from wherever a config may take them.
 
@@ -32,7 +38,8 @@ def read_class_names(source: str | Sequence[str]) -> list[str]:
         list[str]: name of every class, by id.
 
     Raises:
-        UserError: there is no such set or file, it names no class, or a name occurs twice.
+        UserError: there is no such set or file, it names no class or has more than names, or a
+            name occurs twice.
     """
     if not isinstance(source, str):
         return _read_list(source)
@@ -200,7 +207,22 @@ def _read_file(path: str) -> list[str]:
                             f"{first[fold_name(name)]}; rename one or take it out")
     if not first:
         raise UserError(f"{path} names no class; write one name per line, by label id")
+    _require_names_alone(list(filter(None, lines)), path)
     return [name for name in lines if name]
+
+
+def _require_names_alone(lines: Sequence[str], path: str) -> None:
+    """Raise ``UserError`` if all ``lines``, but for a heading, have ids in order, or colours.
+
+    The heading would pass for class 0, and every name for the class before its own.
+    """
+    ids = {line: int(match[1]) for line in lines if (match := _ID.match(line))}
+    are_in_order = all(after == before + 1 for before, after in itertools.pairwise(ids.values()))
+    colored = [line for line in lines if _COLOR.search(line)]
+    for kind, found in (("an id", list(ids) if are_in_order else []), ("a colour", colored)):
+        if len(found) >= max(2, len(lines) - 1):
+            raise UserError(f"{path} has {kind} beside each name, as in {found[0]!r}; write the "
+                            f"names alone, in the order of the label ids, without a heading")
 
 
 def _built_in() -> dict[str, list[str]]:

@@ -109,6 +109,31 @@ def test_bad_file(tmp_path, text, encoding, message):
         read_class_names(write(tmp_path / "classes.txt", text, encoding))
 
 
+@pytest.mark.parametrize("text, kind, first", [
+    ("0\tbackground\n1\tcandy\n2\tegg tart\n", "an id", "0\tbackground"),
+    ("Pixel Value, Class\n0, background\n1, cow\n", "an id", "0, background"),
+    ("1: building\n2: road (paved)\n", "an id", "1: building"),
+    ("1 cow 255 0 0\n2 car 0 255 0\n", "an id", "1 cow 255 0 0"),
+    ("# label:color_rgb:parts:actions\nbackground:0,0,0::\ncow:64,128,0::\n", "a colour",
+     "background:0,0,0::"),
+    ("name,r,g,b\nAnimal,64,128,64\nArchway,192,0,128\n", "a colour", "Animal,64,128,64"),
+    ("64 128 64\tAnimal\n192 0 128\tArchway\n", "a colour", "64 128 64\tAnimal")],
+    ids=["FoodSeg103", "Roboflow", "from one on", "EISeg", "CVAT", "csv", "CamVid"])
+def test_lists_with_more_than_names_are_refused(tmp_path, text, kind, first):
+    path = write(tmp_path / "classes.txt", text, "utf-8")
+    with pytest.raises(UserError) as error:
+        read_class_names(path)
+    assert f"{path} has {kind} beside each name, as in {first!r}; write the names alone" \
+        in str(error.value)
+
+
+@pytest.mark.parametrize("names", [
+    ["1 euro", "2 euro", "5 euro"], ["0", "1", "2"], ["background", "level 1", "level 2"],
+    ["1 person"], ["a, b, c", "7 up", "road"]])
+def test_names_with_numbers_are_names(tmp_path, names):
+    assert read_class_names(write(tmp_path / "c.txt", "\n".join(names), "utf-8")) == names
+
+
 @pytest.mark.parametrize("wanted, ids", [
     (["cow"], [1]),
     ("traffic_light, COW", [4, 1]),
