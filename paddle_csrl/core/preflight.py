@@ -13,6 +13,9 @@ from paddleseg.utils import logger
 
 from paddle_csrl.builder import ZeroShotBuilder
 from paddle_csrl.config import ZeroShotConfig
+from paddle_csrl.datasets.class_names import fold_name
+from paddle_csrl.datasets.fingerprint import FileList
+from paddle_csrl.datasets.sources import crossed_pairs
 from paddle_csrl.errors import UserError
 from paddle_csrl.pretraining import pretraining_of
 from paddle_csrl.run import Run
@@ -32,6 +35,9 @@ _MEAN_TOLERANCE = 0.01
 _OF_COLORS = ("Normalize", "RandomAffine", "RandomBlur", "RandomDistort", "RandomNoise",
               "ScalePadding")
 _PADDING = ("Padding", "PaddingByAspectRatio", "RandomPaddingCrop", "RandomRotation")
+#: Names, folded, by which lists of classes mean that a pixel has none.
+_NO_CLASS = {"ignore", "ignored", "ignoreregion", "void", "unlabeled", "unlabelled", "unannotated",
+             "nodata", "nolabel", "dontcare"}
 
 
 def check(run: Run, stages: Sequence[str]) -> None:
@@ -69,7 +75,7 @@ def _from_the_first_that_runs(run: Run) -> tuple[str, ...]:
 
 def data_warnings(builder: ZeroShotBuilder) -> list[tuple[str, str]]:
     """Find what the data make of no use: what is amiss, and what to do."""
-    train, found = builder.train_dataset, []
+    train, found = builder.train_dataset, class_warnings(builder)
     audit = train.audit()
     absent, void = audit.get("seen_classes_absent", []), audit.get("pixels_unlabelled", 0)
     if absent:
@@ -78,20 +84,62 @@ def data_warnings(builder: ZeroShotBuilder) -> list[tuple[str, str]]:
             f", and {share:.0%} of all pixels are {train.ignore_index}, which means no class"
             if share > _MUCH_VOID else ""), "they are never predicted; mend the labels, name them "
                                             "unseen, or leave them out of the data set"))
-    labels: dict[str, set[str]] = {}
-    for image, *label in builder.files("all"):
-        labels.setdefault(image, set()).update(label)
-    several = [image for image, own in labels.items() if len(own) > 1]
-    if several:
-        found.append((f"{len(several)} of {len(labels)} training images have several labels, such "
-                      f"as {several[0]}", "each is taken for all of the image, so that an object "
-                                          "of one is something else in another; join them"))
+    found += _pair_warnings(builder.files("all"), "training")
     shared = builder.shared_images()
     if shared:
         found.append((f"{len(shared)} of {len(builder.val_dataset)} validation images are training "
                       f"images, too, such as {shared[0]}", "scores on them are no measurement; "
                                                            "take them out of one of the lists"))
     return [*found, *validation_warnings(builder)]
+
+
+def _pair_warnings(files: FileList, kind: str) -> list[tuple[str, str]]:
+    """Find what is unlikely to be right of images and labels of a ``kind``, as ``data_warnings``.
+    """
+    pairs = [(image, label[0]) for image, *label in files if label and label[0]]
+    found, labels, images = [], _partners(pairs), _partners([pair[::-1] for pair in pairs])
+    several = [image for image, own in labels.items() if len(own) > 1]
+    if several:
+        found.append((f"{len(several)} of {len(labels)} {kind} images have several labels, such "
+                      f"as {several[0]}", "each is taken for all of the image, so that an object "
+                                          "of one is something else in another; join them"))
+    shared = [label for label, own in images.items() if len(own) > 1]
+    if shared:
+        found.append((f"{len(shared)} of {len(images)} {kind} labels are those of several images, "
+                      f"such as {shared[0]}", "give each image its own"))
+    crossed = crossed_pairs(pairs)
+    if crossed:
+        image, label = crossed[0]
+        found.append((f"{len(crossed)} of {len(pairs)} {kind} images have, by the names, the label "
+                      f"of another one, such as {image} with {label}",
+                      "write each image beside its own; lists that are sorted apart may differ in "
+                      "their order"))
+    return found
+
+
+def _partners(pairs: Sequence[tuple[str, str]]) -> dict[str, set[str]]:
+    partners: dict[str, set[str]] = {}
+    for first, second in pairs:
+        partners.setdefault(first, set()).add(second)
+    return partners
+
+
+def class_warnings(builder: ZeroShotBuilder) -> list[tuple[str, str]]:
+    """Find names that mean no class, and sides that a flip exchanges, as ``data_warnings``."""
+    names = list(builder.classes.names)
+    folded, void = [fold_name(name) for name in names], builder.train_dataset.ignore_index
+    found = [(f"`class_names` has {names[class_id]} as class {class_id}, learned and scored like "
+              f"any other", f"if it means no class, take it out; where labels have {class_id} for "
+                            f"it and not {void}, also set zero_shot.label_names to all the names")
+             for class_id, name in enumerate(folded) if name in _NO_CLASS]
+    sided = [name for name, own in zip(names, folded)
+             if "left" in own and own.replace("left", "right") in folded]
+    if sided and any(transform["type"] == "RandomHorizontalFlip" for transform in
+                     builder.config.train_dataset_cfg.get("transforms") or ()):
+        found.append((f"RandomHorizontalFlip of `train_dataset.transforms` makes {sided[0]} look "
+                      f"like its counterpart on the right and keeps its label",
+                      "take it out of the transforms"))
+    return found
 
 
 def validation_warnings(builder: ZeroShotBuilder) -> list[tuple[str, str]]:
@@ -101,6 +149,7 @@ def validation_warnings(builder: ZeroShotBuilder) -> list[tuple[str, str]]:
     if missing:
         found.append((f"no validation pixel of {', '.join(missing)}",
                       "an IoU of 0 is no measurement of them; add images that show them"))
+    found += _pair_warnings(builder.files("val"), "validation")
     times = Counter(pair[0] for pair in builder.files("val"))
     repeated = [path for path, number in times.items() if number > 1]
     if repeated:

@@ -1,6 +1,8 @@
 """Sources of the data sets: the advice to give where one is not there."""
 
 import os
+import string
+from collections.abc import Sequence
 from typing import Any
 
 from paddle_csrl.datasets.fingerprint import FileList
@@ -92,6 +94,24 @@ def require_pairs(kind: str, file_list: FileList) -> None:
         if not os.path.basename(label).startswith(name):
             raise UserError(f"{kind} pairs image {image} with label {label}: by their names a "
                             f"file before them is missing; add it, or take its other half away")
+
+
+def crossed_pairs(file_list: FileList) -> list[Sequence[str]]:
+    """Find the pairs of which either file goes, by the names, with another one of the list.
+
+    Names count without what begins or ends all of them, such as a folder or ``_mask``.
+    """
+    images, labels = (_own_names([pair[place] for pair in file_list]) for place in (0, 1))
+    partners = {*images} & {*labels}
+    return [pair for pair, image, label in zip(file_list, images, labels)
+            if image != label and {image, label} <= partners]
+
+
+def _own_names(paths: Sequence[str]) -> list[str]:
+    stems = [os.path.splitext(path)[0] for path in paths]
+    start = os.path.commonprefix(stems).rstrip(string.digits)
+    end = os.path.commonprefix([stem[::-1] for stem in stems])[::-1].lstrip(string.digits)
+    return [stem[len(start):len(stem) - len(end)] for stem in stems]
 
 
 def _require_lists(cfg: dict[str, Any]) -> None:

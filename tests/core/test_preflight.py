@@ -1,11 +1,22 @@
 """A backbone that does not know such images, or stays random, and transforms out of order."""
 
+import pathlib
+
 import pytest
 from paddleseg.cvlibs import manager
+from PIL import Image
 
 from helpers import tiny_runs
+from helpers.tiny_config import tiny_content, write_config
+from paddle_csrl.builder import ZeroShotBuilder
 from paddle_csrl.config import ZeroShotConfig
-from paddle_csrl.core.preflight import backbone_warnings, schedule_warnings, transform_warnings
+from paddle_csrl.core.preflight import (
+    backbone_warnings,
+    class_warnings,
+    data_warnings,
+    schedule_warnings,
+    transform_warnings,
+)
 from paddle_csrl.run import Run
 
 IMAGENET = {"type": "Normalize", "mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
@@ -145,3 +156,66 @@ def test_a_schedule_that_ends_long_before_the_training_is_told(config, schedule,
     assert [text for text, _ in schedule_warnings(Run(loaded))] == [
         f"stage {stage} learns nothing after {learned} of `iters: {iters}`, for its learning rate "
         f"is 0 then"] * bool(learned)
+
+
+@pytest.fixture
+def content(tmp_path):
+    return tiny_content(str(tmp_path))
+
+
+@pytest.fixture
+def warned(tmp_path, content):
+    """``warned(check)``: what it finds with ``content``, each in one text."""
+    def make(check):
+        builder = ZeroShotBuilder(ZeroShotConfig(write_config(str(tmp_path / "c.yml"), content)))
+        return ["; ".join(warning) for warning in check(builder)]
+
+    return make
+
+
+@pytest.mark.parametrize("split, kind", [("train", "training"), ("val", "validation")])
+def test_labels_of_other_images_are_told(content, warned, split, kind):
+    path = pathlib.Path(content[f"{split}_dataset"][f"{split}_path"])
+    pairs = [line.split() for line in path.read_text().splitlines()]
+    total = len(pairs)
+    for name in sum(pairs, []):  # of one size, so that any label fits
+        with Image.open(path.parent / name) as image:
+            image.crop((0, 0, 40, 40)).save(path.parent / name)
+
+    def write(labels):
+        path.write_text("".join(f"{pair[0]} {label}\n" for pair, label in zip(pairs, labels)))
+        return [line for line in warned(data_warnings) if f"{kind} images" in line
+                or f"{kind} labels" in line]
+
+    own = [label for _, label in pairs]
+    assert write(own) == []
+    [line] = write([own[1], own[0], *own[2:]])
+    assert line.startswith(f"2 of {total} {kind} images have, by the names, the label of another "
+                           f"one, such as {path.parent}/{pairs[0][0]} with {path.parent}/{own[1]};")
+    [line] = write([own[0], own[0], *own[2:]])
+    assert line.startswith(f"1 of {total - 1} {kind} labels are those of several images, such as "
+                           f"{path.parent}/{own[0]}; give each image its own")
+
+
+@pytest.mark.parametrize("name, is_none", [
+    ("__ignore__", True), ("Unlabeled", True), ("no-data", True), ("void", True),
+    ("background", False), ("avoid", False)])
+def test_classes_that_mean_none_are_told(content, warned, name, is_none):
+    content["zero_shot"]["class_names"] = [name, "cat", "dog", "cow", "car"]
+    found = warned(class_warnings)
+    assert [line.split(",")[0] for line in found] == [
+        f"`class_names` has {name} as class 0"] * is_none
+    if is_none:
+        assert "take it out; where labels have 0 for it and not 255" in found[0]
+
+
+@pytest.mark.parametrize("names, first", [
+    (["arm", "Left-arm", "Right-arm"], "Left-arm"), (["arm", "right_eye", "left_eye"], "left_eye"),
+    (["leftovers", "left arm", "arm"], None), (["cleft", "creft", "right"], None)])
+def test_sides_that_a_flip_exchanges_are_told(content, warned, names, first):
+    content["zero_shot"].update(class_names=["background", *names, "cow"], unseen=["cow"])
+    content["train_dataset"]["transforms"].insert(0, {"type": "RandomHorizontalFlip"})
+    assert [f"makes {first} look like" in line for line in warned(class_warnings)] == [True] * (
+        first is not None)
+    content["train_dataset"]["transforms"].pop(0)
+    assert warned(class_warnings) == []

@@ -8,7 +8,7 @@ from paddleseg.datasets import CocoStuff
 from helpers.tiny_config import tiny_content, write_config
 from paddle_csrl.builder import ZeroShotBuilder
 from paddle_csrl.config import ZeroShotConfig
-from paddle_csrl.datasets.sources import require_pairs
+from paddle_csrl.datasets.sources import crossed_pairs, require_pairs
 from paddle_csrl.errors import UserError
 
 
@@ -42,3 +42,40 @@ def test_a_missing_image_of_coco_stuff_does_not_shift_the_others(tmp_path):
     with pytest.raises(UserError, match="000000000003.jpg with label .*000000000002.png"):
         require_pairs("CocoStuff", dataset.file_list)
     require_pairs("Dataset", [["a.jpg", "b.png"]])
+
+
+FORMS = [("images/{}.jpg", "labels/{}_mask.png"), ("train/{}_sat.jpg", "train/{}_mask.png"),
+         ("/data/frame_{:06d}.jpg", "/masks/frame_{:06d}.png"),
+         ("a/{0:x}/{0}.jpg", "b/{0:x}/{0}.png"), ("1/{}/x.jpg", "2/{}/x.png")]
+
+
+@pytest.mark.parametrize("image, label", FORMS)
+@pytest.mark.parametrize("numbers", [range(12), [10, 20, 30], [7]])
+def test_pairs_of_one_name_are_not_crossed(image, label, numbers):
+    assert crossed_pairs([(image.format(number), label.format(number)) for number in numbers]) == []
+
+
+@pytest.mark.parametrize("image, label", FORMS)
+def test_a_missing_file_crosses_those_of_which_both_are_there(image, label):
+    """The image of 3 and the label of 11 are missing; 4 stands with 3, whose image is not there."""
+    rows = [0, 1, 2, *range(4, 12)], range(11)
+    pairs = [(image.format(own), label.format(other)) for own, other in zip(*rows)]
+    assert crossed_pairs(pairs) == pairs[4:10]
+
+
+def test_lists_that_are_sorted_apart_cross():
+    """`1.jpg` comes before `10.jpg`, and `1_mask.png` after `10_mask.png`."""
+    images, labels = (sorted(name.format(number) for number in range(12)) for name in FORMS[0])
+    number = [[int("".join(filter(str.isdigit, path))) for path in paths]
+              for paths in (images, labels)]
+    crossed = [pair for pair, own, other in zip(zip(images, labels), *number) if own != other]
+    assert crossed_pairs(list(zip(images, labels))) == crossed
+    assert crossed == [("images/1.jpg", "labels/10_mask.png"),
+                       ("images/10.jpg", "labels/11_mask.png"),
+                       ("images/11.jpg", "labels/1_mask.png")]
+
+
+def test_names_that_share_nothing_tell_nothing():
+    assert crossed_pairs([("photo1.jpg", "a.png"), ("photo2.jpg", "b.png")]) == []
+    assert crossed_pairs([("1.jpg", "a.png"), ("1.jpg", "b.png")]) == []
+    assert crossed_pairs([]) == []
