@@ -1,5 +1,6 @@
 """Exporting a trained segmentor for Paddle Inference or ONNX, or its weights as safetensors."""
 
+import contextlib
 import json
 import math
 import os
@@ -53,8 +54,9 @@ session.run(None, {session.get_inputs()[0].name: numpy.zeros(list(map(int, shape
 """
 #: Bytes that Paddle writes beside the values of a weight, and more.
 _MOST_BESIDE = 1024
-#: Batch, height and width of the random image where the input shape leaves them free.
-_RANDOM_SIZE = (1, 97, 130)
+#: Height and width of the random image where the input shape leaves them free; the first ones are
+#: no multiples of a stride, which some networks need.
+_RANDOM_SIZES = ((97, 130), (128, 256))
 
 
 class Parity(NamedTuple):
@@ -257,15 +259,31 @@ def _require_paddle2onnx(opset: int) -> None:
 def _images(builder: DeployBuilder, shape: list[int],
             image_path: str | None) -> dict[str, np.ndarray]:
     """Return the images to compare on, by name: a random one and a real one if there is one."""
-    batch, height, width = (free if length == -1 else length for length, free
-                            in zip((shape[0], *shape[2:]), _RANDOM_SIZE))
     reader, rng = ImageReader(builder.transforms), np.random.default_rng(0)
-    images = {f"a random image, {height} x {width}":
-              rng.standard_normal((batch, shape[1], height, width)).astype(np.float32)}
+    for free in _RANDOM_SIZES:
+        batch, height, width = (default if length == -1 else length for length, default
+                                in zip((shape[0], *shape[2:]), (1, *free)))
+        pixels = rng.standard_normal((batch, shape[1], height, width)).astype(np.float32)
+        with contextlib.suppress(UserError):
+            _logits(builder.trained_model, pixels)
+            break
+    images = {f"a random image, {height} x {width}": pixels}
     if image_path:
         pixels, _ = fit_to_shape(reader(image_path).pixels, shape)
         images[image_path] = pixels.repeat(batch, axis=0)
     return images
+
+
+def _logits(model: nn.Layer, pixels: np.ndarray) -> paddle.Tensor:
+    """Compute the first output [N, C, h, w] for float32 [N, K, h, w]."""
+    try:
+        with paddle.no_grad():
+            return model(paddle.to_tensor(pixels))[0]
+    except Exception as error:  # of Paddle, of many types
+        height, width = pixels.shape[2:]
+        raise UserError(f"{type(model).__name__} does not run on an image of {height} x {width} "
+                        f"pixels (height x width: {one_line(error)[:200]}); give sides that its "
+                        f"stride divides, such as --input_shape 1 3 512 512") from error
 
 
 def _save_paddle(model: nn.Layer, shape: list[int], output_op: str, folder: str) -> list[str]:
@@ -328,16 +346,14 @@ def _complaint(output: str) -> str:
 
 def _compare(model: nn.Layer, info: DeployInfo, name: str, pixels: np.ndarray) -> Parity:
     """Predict float32 [N, K, h, w] with the trained and the exported model."""
-    with paddle.no_grad():
-        logits = model(paddle.to_tensor(pixels))[0]
-        expected = nn.functional.softmax(logits, axis=1) if info.output_op == "softmax" else logits
-    logits, expected = logits.numpy(), expected.numpy()
-    output = load_backend(info)(pixels)
+    scores, output = _logits(model, pixels), load_backend(info)(pixels)
+    logits = scores.numpy()
     if info.output_op == "argmax":
         classes = output.astype(np.int64)
         chosen = np.take_along_axis(logits, classes[:, None], axis=1)[:, 0]
         difference = logits.max(axis=1) - chosen
     else:
-        classes, difference = output.argmax(axis=1), np.abs(output - expected)
+        expected = nn.functional.softmax(scores, axis=1) if info.output_op == "softmax" else scores
+        classes, difference = output.argmax(axis=1), np.abs(output - expected.numpy())
     return Parity(name, float(difference.max()), float(np.abs(logits).max()),
                   float((classes == logits.argmax(axis=1)).mean()))

@@ -13,6 +13,7 @@ import pytest
 import yaml
 from paddleseg.deploy.export import WrappedModel
 from paddleseg.deploy.infer import DeployConfig
+from paddleseg.transforms import Compose
 from PIL import Image
 
 from helpers import tiny_runs
@@ -110,6 +111,31 @@ def test_a_network_of_which_no_graph_can_be_made_is_told(tmp_path):
     with pytest.raises(UserError, match="^AsksForSize cannot be exported with --input_shape "
                                         "-1 3 -1 -1 .*; try a fixed one, such as 1 3 512 512, or"):
         module._save_paddle(AsksForSize(), [-1, 3, -1, -1], "none", str(tmp_path))
+
+
+class OfEvenSides(paddle.nn.Layer):
+    """Adds what strides of 2 make of an image to it, which needs sides that 8 divides."""
+
+    def forward(self, images):
+        small = images[:, :, ::8, ::8]
+        return [images + paddle.nn.functional.interpolate(small, scale_factor=8)]
+
+
+def test_a_network_that_needs_multiples_of_its_stride_is_compared_on_some():
+    builder = SimpleNamespace(trained_model=OfEvenSides(), transforms=Compose([]))
+    (name, pixels), = module._images(builder, [-1, 3, -1, -1], None).items()
+    assert name == "a random image, 128 x 256" and pixels.shape == (1, 3, 128, 256)
+    (name, pixels), = module._images(builder, [2, 3, 32, -1], None).items()
+    assert name == "a random image, 32 x 256" and pixels.shape == (2, 3, 32, 256)
+    builder.trained_model = HeadInTraining()
+    assert list(module._images(builder, [-1, 3, -1, -1], None)) == ["a random image, 97 x 130"]
+
+
+def test_a_network_that_does_not_run_on_an_image_is_told():
+    pixels = np.zeros((1, 3, 16, 17), np.float32)
+    with pytest.raises(UserError, match="^OfEvenSides does not run on an image of 16 x 17 pixels "
+                                        ".*; give sides that its stride divides, such as"):
+        module._compare(OfEvenSides(), None, "odd", pixels)
 
 
 def test_what_is_lost_of_a_test_config_is_told(run, saved, tmp_path, capsys):
