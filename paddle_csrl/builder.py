@@ -279,6 +279,14 @@ class ZeroShotBuilder(UserErrorBuilder):
         return shared_images(self.files("seen"), self.files("val"),
                              self.config.settings.zero_shot.cache_dir)
 
+    def kept_copies(self) -> list[str]:
+        """Paths of the training images that are, by their contents, some that the policy takes out.
+        """
+        seen = self.files("seen")
+        kept = set(map(tuple, seen))
+        left_out = [pair for pair in self.files("all") if tuple(pair) not in kept]
+        return shared_images(left_out, seen, self.config.settings.zero_shot.cache_dir)
+
     def fingerprint(self, use: str = "seen") -> str:
         """Hash the names and contents of ``files(use)``."""
         return fingerprint(self.files(use), self.config.settings.zero_shot.cache_dir)

@@ -85,6 +85,11 @@ def data_warnings(builder: ZeroShotBuilder) -> list[tuple[str, str]]:
             if share > _MUCH_VOID else ""), "they are never predicted; mend the labels, name them "
                                             "unseen, or leave them out of the data set"))
     found += _pair_warnings(builder.files("all"), "training")
+    copies = builder.kept_copies()
+    if copies:
+        found.append((f"{len(copies)} of {len(train)} training images are copies of images that "
+                      f"show unseen classes, such as {copies[0]}",
+                      "their labels do not say so, and `policy: drop` keeps them; take them out"))
     shared = builder.shared_images()
     if shared:
         found.append((f"{len(shared)} of {len(builder.val_dataset)} validation images are training "

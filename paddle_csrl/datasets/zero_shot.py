@@ -42,7 +42,7 @@ class ZeroShotDataset(paddle.io.Dataset):
     While training (every ``mode`` but ``val`` and ``test``), ``policy`` says what happens to
     pixels of unseen classes:
 
-    - ``drop``: images with at least one such pixel are left out.
+    - ``drop``: images with at least one such pixel, in any of their labels, are left out.
     - ``ignore``: their labels become ``ignore_index``, before any transform of the data set sees
       the label. The pixels themselves stay visible.
 
@@ -248,8 +248,12 @@ class ZeroShotDataset(paddle.io.Dataset):
         return None if self._scan is None else self._scan.counts[self._sources].toarray()
 
     def _has_unseen(self, scan: LabelScan) -> np.ndarray:
-        """bool [N]: whether an image of the data set shows an unseen class."""
-        return np.diff(scan.counts[:, self.unseen_ids].indptr) > 0
+        """bool [N]: whether an image of the data set shows an unseen class in any of its labels."""
+        shows = np.diff(scan.counts[:, self.unseen_ids].indptr) > 0
+        if self._files is None:
+            return shows
+        images = {self._files[source][0] for source in np.flatnonzero(shows)}
+        return np.array([image in images for image, _ in self._files], bool)
 
     @cached_property
     def _scan(self) -> LabelScan | None:

@@ -1,12 +1,15 @@
 """A backbone that does not know such images, or stays random, and transforms out of order."""
 
 import pathlib
+import shutil
 
+import numpy as np
 import pytest
 from paddleseg.cvlibs import manager
 from PIL import Image
 
 from helpers import tiny_runs
+from helpers.fabricated import read_label
 from helpers.tiny_config import tiny_content, write_config
 from paddle_csrl.builder import ZeroShotBuilder
 from paddle_csrl.config import ZeroShotConfig
@@ -219,3 +222,21 @@ def test_sides_that_a_flip_exchanges_are_told(content, warned, names, first):
         first is not None)
     content["train_dataset"]["transforms"].pop(0)
     assert warned(class_warnings) == []
+
+
+@pytest.mark.parametrize("policy", ["drop", "ignore"])
+def test_copies_of_dropped_images_are_told(content, warned, policy):
+    """A dropped image under another name, with a label that lacks what is unseen."""
+    content["zero_shot"]["policy"] = policy
+    path = pathlib.Path(content["train_dataset"]["train_path"])
+    pairs = [line.split() for line in path.read_text().splitlines()]
+    unseen = next(pair for pair in pairs if (read_label(path.parent / pair[1]) == 3).any())
+    shutil.copy(path.parent / unseen[0], path.parent / "copy.jpg")
+    Image.fromarray(np.ones_like(read_label(path.parent / unseen[1]))).save(
+        path.parent / "copy.png")
+    assert not any("are copies of" in line for line in warned(data_warnings))
+    path.write_text(path.read_text() + "copy.jpg copy.png\n")
+    found = [line for line in warned(data_warnings) if "are copies of" in line]
+    assert len(found) == (policy == "drop")
+    assert all(f"images are copies of images that show unseen classes, such as "
+               f"{path.parent}/copy.jpg; " in line and line.startswith("1 of ") for line in found)

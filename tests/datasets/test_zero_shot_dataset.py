@@ -114,6 +114,24 @@ def test_one_unseen_pixel_is_enough_to_drop(root):
     assert wrapped(root).file_list == used[1:]
 
 
+def test_an_image_is_dropped_for_any_of_its_labels(root):
+    """A mask for each object: those of seen ones show the unseen object as background."""
+    used = wrapped(root).file_list
+    masks = []
+    for value in (1, 4):
+        masks.append(f"{root}/labels/object_{value}.png")
+        label = np.zeros_like(np.array(Image.open(used[0][1])))
+        label[value:value + 3, :5] = value
+        write_label(masks[-1], label)
+    with open(f"{root}/train.txt", "a") as lines:
+        lines.writelines(f"{used[0][0]} {mask}\n" for mask in masks[:1])
+    assert wrapped(root).file_list == [*used, [used[0][0], masks[0]]]
+    with open(f"{root}/train.txt", "a") as lines:
+        lines.write(f"{used[0][0]} {masks[1]}\n")
+    assert wrapped(root).file_list == used[1:]
+    assert wrapped(root).audit()["images_dropped"] == 9 - len(used)
+
+
 @pytest.mark.parametrize("policy", ["drop", "ignore"])
 def test_the_inner_data_set_is_spared(root, policy):
     data = inner(root, transforms=[Normalize()])
