@@ -1,5 +1,6 @@
 """Scoring many classification layers of one segmentor in one pass over the images."""
 
+import contextlib
 import copy
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -7,13 +8,13 @@ from typing import Any
 import numpy as np
 import paddle
 from paddle import nn
-from paddleseg.core import infer
 
 from paddle_csrl.builder import ZeroShotBuilder
-from paddle_csrl.evaluation.evaluate import WINDOW_KEYS, evaluate_as_configured, new_evaluator
+from paddle_csrl.errors import UserError
+from paddle_csrl.evaluation.evaluate import evaluate_as_configured, new_evaluator
 from paddle_csrl.evaluation.sweep import CalibrationSweep, MarginSample
 from paddle_csrl.metrics import ZeroShotEvaluator
-from paddle_csrl.models.last_layer import put_back
+from paddle_csrl.models.last_layer import find_classification_layer, put_back
 
 #: Bytes of the logits at image size that are held at a time; more layers take another pass.
 MAX_LOGITS = 2 << 30
@@ -32,8 +33,8 @@ def score_layers(builder: ZeroShotBuilder, segmentor: nn.Layer,
 
     The segmentor runs once per image for all layers; with sliding windows once for each. What a
     layer scores with numbers taken off its seen logits is told by its logits, up to their
-    rounding, except with augmentation, or where ``zero_shot.classifier_layer`` names a layer that
-    more than resizing comes after: there every number is a layer of its own.
+    rounding. With augmentation, or where ``zero_shot.classifier_layer`` names a layer whose
+    outputs are not the logits up to resizing, every layer and every number is scored by itself.
 
     Args:
         builder: of the config.
@@ -48,8 +49,7 @@ def score_layers(builder: ZeroShotBuilder, segmentor: nn.Layer,
     """
     shifts = shifts or [()] * len(layers)
     test_config = builder.config.test_config
-    if test_config.get("aug_eval") or (any(map(len, shifts))
-                                       and not _adds_up(builder, segmentor)):
+    if test_config.get("aug_eval") or not _makes_the_logits(builder, segmentor):
         return [[_score_assembled(builder, segmentor, one)
                  for one in (layer, *_shifted(builder, layer, own))]
                 for layer, own in zip(layers, shifts)]
@@ -79,23 +79,16 @@ def _layers_at_a_time(builder: ZeroShotBuilder) -> int:
     return max(1, int(MAX_LOGITS // (4 * pixels * len(builder.classes))))
 
 
-def _adds_up(builder: ZeroShotBuilder, segmentor: nn.Layer) -> bool:
-    """Tell whether what is added to the outputs of the last layer is added to the logits."""
-    _, convolution = builder.classification_layer(segmentor)
-    added = paddle.arange(len(builder.classes), dtype="float32")[None, :, None, None] * -10
-    image = paddle.to_tensor(builder.val_dataset[0]["img"][None])
-    windows = {key: value for key, value in builder.config.test_config.items()
-               if key in ("is_slide", *WINDOW_KEYS)}
-    segmentor.eval()
-    with paddle.no_grad():
-        before = infer.inference(segmentor, image, **windows)
-        hook = convolution.register_forward_post_hook(lambda _, inputs, output: output + added)
-        try:
-            after = infer.inference(segmentor, image, **windows)
-        finally:
-            hook.remove()
-    rounding = 1e-4 * max(float(before.abs().max()), float(added.abs().max()))
-    return bool(((after - before - added.astype(after.dtype)).abs() <= rounding).all())
+def _makes_the_logits(builder: ZeroShotBuilder, segmentor: nn.Layer) -> bool:
+    """Tell whether the logits are the outputs of the last layer, up to resizing, and no more.
+
+    They are unless it has its name from the config. KNet also makes kernels of its weights.
+    """
+    named = builder.config.settings.zero_shot.classifier_layer
+    with contextlib.suppress(UserError):
+        return not named or named == find_classification_layer(
+            segmentor, len(builder.classes))[0]
+    return False
 
 
 def _shifted(builder: ZeroShotBuilder, layer: dict[str, np.ndarray],

@@ -361,6 +361,24 @@ def test_a_layer_that_more_comes_after_is_scored_once_for_every_shift(done, foll
         assert np.array_equal(moved.confusion, confusion_of(run, model))
 
 
+def test_a_layer_whose_weights_are_used_elsewhere_too_is_scored_in_its_place(done):
+    """As that of KNet, whose weights are the kernels that later ones are made from."""
+    plan = done.plan()
+    run = Run(plan.cell_config(Cell("one", 0, "point", 0)), shared_dir=plan.stage1_dir("one", 0))
+    model = run.context.segmentor
+    name, convolution = run.builder.classification_layer(model)
+    run.builder.config.settings.zero_shot.__dict__["classifier_layer"] = name
+    model.register_forward_post_hook(lambda _, inputs, outputs: [
+        outputs[0] + 1e3 * convolution.weight.sum([1, 2, 3])[:, None, None]])
+    layer = load_layer(run.final_layer)
+    layers = [layer, {**layer, "weight": -layer["weight"]}]
+    for given in (layers, layers[1:]):
+        scores = scoring.score_layers(run.builder, model, given)
+        for (own,), one in zip(scores, given, strict=True):
+            put_back(convolution, one)
+            assert np.array_equal(own.confusion, confusion_of(run, model))
+
+
 def test_sweeps_of_several_processes_add_up(done, monkeypatch):
     plan = done.plan()
     run = Run(plan.cell_config(Cell("one", 0, "point", 0)), shared_dir=plan.stage1_dir("one", 0))
