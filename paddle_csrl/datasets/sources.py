@@ -1,5 +1,7 @@
 """Sources of the data sets: the advice to give where one is not there."""
 
+import codecs
+import locale
 import os
 import string
 from collections.abc import Sequence
@@ -134,6 +136,10 @@ def _require_lists(cfg: dict[str, Any]) -> None:
             lines = [line.strip() for line in file]
     except UnicodeDecodeError:
         raise UserError(f"{path} is not UTF-8 text; save the file as UTF-8") from None
+    encoding = locale.getpreferredencoding(False)
+    if codecs.lookup(encoding).name != "utf-8" and not "".join(lines).isascii():
+        raise UserError(f"{path} holds letters that PaddleSeg would read as {encoding}, by this "
+                        f"system's settings, and not as UTF-8; set PYTHONUTF8=1 in the environment")
     if lines and lines[0].startswith("\ufeff"):
         raise UserError(f"{path} begins with a byte order mark, which would be part of the first "
                         f"path; save the file as UTF-8 without it")

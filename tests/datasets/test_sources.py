@@ -8,7 +8,8 @@ from paddleseg.datasets import CocoStuff
 from helpers.tiny_config import tiny_content, write_config
 from paddle_csrl.builder import ZeroShotBuilder
 from paddle_csrl.config import ZeroShotConfig
-from paddle_csrl.datasets.sources import crossed_pairs, require_pairs
+from paddle_csrl.datasets import sources
+from paddle_csrl.datasets.sources import crossed_pairs, require_data, require_pairs
 from paddle_csrl.errors import UserError
 
 
@@ -79,3 +80,21 @@ def test_names_that_share_nothing_tell_nothing():
     assert crossed_pairs([("photo1.jpg", "a.png"), ("photo2.jpg", "b.png")]) == []
     assert crossed_pairs([("1.jpg", "a.png"), ("1.jpg", "b.png")]) == []
     assert crossed_pairs([]) == []
+
+
+@pytest.mark.parametrize("encoding, name, fits", [
+    ("cp936", "\u725b", False), ("ISO-8859-1", "\xe9t\xe9", False), ("cp936", "cow", True),
+    ("UTF8", "\u725b", True), ("utf-8", "\xe9t\xe9", True)])
+def test_lists_that_paddleseg_reads_otherwise_are_refused(tmp_path, monkeypatch, encoding, name,
+                                                          fits):
+    monkeypatch.setattr(sources.locale, "getpreferredencoding", lambda *_: encoding)
+    path = tmp_path / "train.txt"
+    path.write_text(f"a.jpg a.png\n{name}.jpg {name}.png\n", "utf-8")
+    cfg = {"type": "Dataset", "mode": "train", "dataset_root": str(tmp_path),
+           "train_path": str(path)}
+    if fits:
+        require_data(cfg)
+        return
+    with pytest.raises(UserError, match=f"{path} holds letters that PaddleSeg would read as "
+                                        f"{encoding}.*set PYTHONUTF8=1"):
+        require_data(cfg)
