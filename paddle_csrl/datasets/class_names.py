@@ -99,7 +99,7 @@ def resolve_classes(names: Sequence[str], wanted: str | Sequence[str]) -> list[i
         if class_id in ids[:position]:
             raise UserError(f"`unseen` names {names[class_id]} twice "
                             f"({wanted[ids.index(class_id)]}, {wanted[position]}); keep one")
-        if class_id == 0 and fold_name(names[0]) == "background":
+        if fold_name(names[class_id]) == "background":
             raise UserError(f"`unseen` holds {wanted[position]}; the background is always a seen "
                             f"class, take it out")
     if len(ids) == len(names):

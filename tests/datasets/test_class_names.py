@@ -195,6 +195,8 @@ def test_bad_unseen(wanted, message):
 
 def test_class_zero_that_is_no_background_may_be_unseen_but_not_all():
     assert resolve_classes(["road", "car"], ["road"]) == [0]
+    with pytest.raises(UserError, match="background is always a seen class"):
+        resolve_classes(["no-data", "_background_", "road"], ["background"])
 
     with pytest.raises(UserError, match="all 2 classes"):
         resolve_classes(["cat", "dog"], ["dog", "cat"])
