@@ -85,6 +85,14 @@ def data_warnings(builder: ZeroShotBuilder) -> list[tuple[str, str]]:
             if share > _MUCH_VOID else ""), "they are never predicted; mend the labels, name them "
                                             "unseen, or leave them out of the data set"))
     found += _pair_warnings(builder.files("all"), "training")
+    before, after = train.label_colors(), builder.val_dataset.label_colors()
+    recolored = [label_id for label_id, color in before.items()
+                 if after.get(label_id, color) != color]
+    if recolored:
+        found.append((f"{len(recolored)} label ids, such as {recolored[0]}, have one colour in the "
+                      f"palettes of training and another in those of validation",
+                      "ids are read, not colours; if each was exported by itself, see that an id "
+                      "means the same in both"))
     copies = builder.kept_copies()
     if copies:
         found.append((f"{len(copies)} of {len(train)} training images are copies of images that "

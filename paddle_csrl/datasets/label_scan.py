@@ -50,15 +50,17 @@ class LabelScan(NamedTuple):
     Attributes:
         counts (csr_array): int64 [N, C], pixels of every class in every label.
         unlabelled (np.ndarray): int64 [N], pixels with the value ``ignore_index``.
+        colors (dict[int, int]): 0xRRGGBB by class, of the first label with a palette that has it.
     """
 
     counts: csr_array
     unlabelled: np.ndarray
+    colors: dict[int, int]
 
     @classmethod
     def of_dense(cls, counts: np.ndarray) -> "LabelScan":
         """The scan of fully labelled images with ``counts`` int64 [N, C]."""
-        return cls(csr_array(counts), np.zeros(len(counts), np.int64))
+        return cls(csr_array(counts), np.zeros(len(counts), np.int64), {})
 
 
 class _Columns(NamedTuple):
@@ -76,8 +78,12 @@ class _Columns(NamedTuple):
     def scan(self, num_classes: int) -> LabelScan:
         width = np.int32 if len(self.classes) < 2**31 else np.int64  # of both kinds of index
         starts = np.concatenate([[0], np.cumsum(self.lengths)]).astype(width)
+        has_color = self.colors >= 0
+        classes, first = np.unique(self.classes[has_color], return_index=True)
+        colors = dict(zip(classes.tolist(), self.colors[has_color][first].tolist()))
         return LabelScan(csr_array((self.pixels, self.classes, starts),
-                                   shape=(len(self.lengths), num_classes)), self.unlabelled)
+                                   shape=(len(self.lengths), num_classes)),
+                         self.unlabelled, colors)
 
 
 _CODES = "qiqiqBBB"  # of their types

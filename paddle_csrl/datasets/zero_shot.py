@@ -247,6 +247,11 @@ class ZeroShotDataset(paddle.io.Dataset):
         """int64 [N, C]: pixels of every class in every sample; None where labels have no files."""
         return None if self._scan is None else self._scan.counts[self._sources].toarray()
 
+    def label_colors(self) -> dict[int, int]:
+        """0xRRGGBB by the ids of the label files, where these have palettes."""
+        scan = self._file_scan
+        return {} if scan is None else scan.colors
+
     def _has_unseen(self, scan: LabelScan) -> np.ndarray:
         """bool [N]: whether an image of the data set shows an unseen class in any of its labels."""
         shows = np.diff(scan.counts[:, self.unseen_ids].indptr) > 0
@@ -258,15 +263,16 @@ class ZeroShotDataset(paddle.io.Dataset):
     @cached_property
     def _scan(self) -> LabelScan | None:
         """Pixels per image and class; ``None`` if the data set offers no way to know."""
-        scan = self._scan_files()
+        scan = self._file_scan
         if scan is None or self._class_of is None:
             return scan
         has_class = csr_array((self._class_of[:, None] == np.arange(self.num_classes)).astype(
             np.int64))
         counts = scan.counts @ has_class  # labels without a class are unlabelled
-        return LabelScan(counts, scan.unlabelled + scan.counts.sum(1) - counts.sum(1))
+        return LabelScan(counts, scan.unlabelled + scan.counts.sum(1) - counts.sum(1), {})
 
-    def _scan_files(self) -> LabelScan | None:
+    @cached_property
+    def _file_scan(self) -> LabelScan | None:
         """Pixels per image and label id of the files; ``None`` as for ``_scan``."""
         num_labels = self.num_classes if self._class_of is None else len(self._class_of)
         if hasattr(self.dataset, "label_histogram"):

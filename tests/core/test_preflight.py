@@ -240,3 +240,18 @@ def test_copies_of_dropped_images_are_told(content, warned, policy):
     assert len(found) == (policy == "drop")
     assert all(f"images are copies of images that show unseen classes, such as "
                f"{path.parent}/copy.jpg; " in line and line.startswith("1 of ") for line in found)
+
+
+def test_other_colours_in_validation_are_told(content, warned):
+    """Ids 1 and 2 are exchanged where validation was exported by itself; 4 is in neither."""
+    root = pathlib.Path(content["train_dataset"]["dataset_root"])
+    own = np.arange(768, dtype=np.uint8).reshape(256, 3)
+    others = {"train": own, "val": own[[0, 2, 1, 3, 5, *range(5, 256)]]}
+    for path in sorted((root / "labels").iterdir()):
+        label = read_label(path)
+        picture = Image.fromarray(np.where(label == 4, 0, label))
+        picture.putpalette(others[path.name.split("_")[0]].tobytes())
+        picture.save(path)
+    [line] = [line for line in warned(data_warnings) if "palettes" in line]
+    assert line.startswith("2 label ids, such as 1, have one colour in the palettes of training "
+                           "and another in those of validation; ")
