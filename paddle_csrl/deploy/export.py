@@ -23,6 +23,7 @@ from paddle_csrl.deploy.images import ImageReader
 from paddle_csrl.deploy.model import DeployBuilder
 from paddle_csrl.errors import UserError, one_line
 from paddle_csrl.limits import MOST_PIXELS
+from paddle_csrl.models.last_layer import does_not_run
 from paddle_csrl.run import CONFIG_FILE
 from paddle_csrl.utils import make_folder, write_json, write_text
 from paddle_csrl.utils.provenance import versions
@@ -280,10 +281,8 @@ def _logits(model: nn.Layer, pixels: np.ndarray) -> paddle.Tensor:
         with paddle.no_grad():
             return model(paddle.to_tensor(pixels))[0]
     except Exception as error:  # of Paddle, of many types
-        height, width = pixels.shape[2:]
-        raise UserError(f"{type(model).__name__} does not run on an image of {height} x {width} "
-                        f"pixels (height x width: {one_line(error)[:200]}); give sides that its "
-                        f"stride divides, such as --input_shape 1 3 512 512") from error
+        raise does_not_run(model, pixels, error, "give sides that its stride divides, such as "
+                                                 "--input_shape 1 3 512 512") from error
 
 
 def _save_paddle(model: nn.Layer, shape: list[int], output_op: str, folder: str) -> list[str]:

@@ -10,8 +10,9 @@ from paddleseg.core import infer
 
 from paddle_csrl import parallel
 from paddle_csrl.builder import ZeroShotBuilder
-from paddle_csrl.errors import UserError, one_line
+from paddle_csrl.errors import UserError
 from paddle_csrl.metrics import ZeroShotEvaluator
+from paddle_csrl.models.last_layer import does_not_run
 from paddle_csrl.utils import progress
 from paddle_csrl.utils.precision import autocast
 
@@ -97,7 +98,8 @@ def evaluate(model: nn.Layer, dataset: paddle.io.Dataset, evaluator: ZeroShotEva
                 prediction, logits = run(model, data["img"], trans_info=data["trans_info"],
                                          **test_config)
             except Exception as error:  # of Paddle, of many types
-                raise _does_not_run(type(model).__name__, data["img"], error) from error
+                raise does_not_run(model, data["img"], error,
+                                   f"if it is for its size, {_OF_STRIDE}") from error
             label = data["label"].numpy()
             _require_size(prediction, label, type(model).__name__)
             evaluator.update(prediction.numpy(), label)
@@ -109,12 +111,6 @@ def evaluate(model: nn.Layer, dataset: paddle.io.Dataset, evaluator: ZeroShotEva
     if not alone:
         evaluator.confusion = parallel.total(evaluator.confusion)
     return evaluator
-
-
-def _does_not_run(model: str, images: paddle.Tensor, error: Exception) -> UserError:
-    height, width = images.shape[-2:]
-    return UserError(f"{model} does not run on an image of {height} x {width} pixels (height x "
-                     f"width: {one_line(error)[:200]}); if it is for its size, {_OF_STRIDE}")
 
 
 def _require_size(prediction: paddle.Tensor, label: np.ndarray, model: str) -> None:

@@ -116,6 +116,32 @@ class _FeatureReached(Exception):
     """Ends a forward pass once the feature is known; the rest would be thrown away."""
 
 
+def does_not_run(model: nn.Layer, images: Any, error: Exception, advice: str) -> UserError:
+    """Say what ``error`` a model ends in for images [N, K, H, W], and what to do."""
+    height, width = images.shape[-2:]
+    return UserError(f"{type(model).__name__} does not run on an image of {height} x {width} "
+                     f"pixels (height x width: {one_line(error)[:200]}); {advice}")
+
+
+def run_whole(model: nn.Layer, images: paddle.Tensor) -> None:
+    """Run a model on images as features are taken of them, in eval mode and without windows.
+
+    Raises:
+        UserError: it does not run on them.
+    """
+    model.eval()
+    try:
+        with paddle.no_grad():
+            model(images)
+    except _FeatureReached:
+        raise
+    except Exception as error:  # of Paddle, of many types
+        raise does_not_run(model, images, error, (
+            "features are taken of whole images: if it is for its size, have "
+            "`zero_shot.features.transforms` bring them to a multiple of its stride, as {type: "
+            "Padding, target_size: [512, 512]}")) from error
+
+
 class FeatureExtractor:
     """Runs a frozen segmentor up to its classification layer.
 
@@ -146,11 +172,10 @@ class FeatureExtractor:
             reached.append(inputs[0])
             raise _FeatureReached
 
-        self.model.eval()
         hook = self.layer.register_forward_pre_hook(stop)
         try:
-            with paddle.no_grad(), autocast(self.precision, self.amp_level):
-                self.model(images)
+            with autocast(self.precision, self.amp_level):
+                run_whole(self.model, images)
         except _FeatureReached:
             pass
         finally:

@@ -27,6 +27,7 @@ from paddle_csrl.errors import UserError, one_line
 from paddle_csrl.evaluation.evaluate import evaluate_as_configured, new_evaluator
 from paddle_csrl.metrics import ZeroShotEvaluator
 from paddle_csrl.models.embedding_head import EmbeddingHead
+from paddle_csrl.models.last_layer import run_whole
 from paddle_csrl.stages.base import (
     Stage,
     StageContext,
@@ -104,7 +105,7 @@ class SegmentorStage(Stage):
         check_training(context.settings, len(context.classes))
 
     def check_start(self, context: StageContext) -> None:
-        """See to the last layer and the outputs of a segmentor, to a batch and to validation."""
+        """See to a segmentor's last layer and outputs, a batch, validation and whole images."""
         builder = context.builder
         weights = context.settings.segmentor_weights
         sample = _check_batch(builder.train_dataset, context.settings.batch_size)
@@ -120,6 +121,8 @@ class SegmentorStage(Stage):
             _check_outputs(model, sample, builder.train_dataset.ignore_index, builder.loss,
                            context.settings.loss)
         _check_validation(builder, model)
+        if "features" in context.files.outputs:
+            _check_whole_images(builder, model)
 
     def run(self, context: StageContext) -> dict[str, Any] | None:
         settings, builder = context.settings, context.builder
@@ -365,6 +368,13 @@ def _check_validation(builder: ZeroShotBuilder, model: paddle.nn.Layer) -> None:
     one: Any = [min(builder.val_dataset.tried(), key=lambda sample: sample["img"].size)]
     evaluate_as_configured(builder, model, new_evaluator(builder), one, num_workers=0, alone=True,
                            title="trial")
+
+
+def _check_whole_images(builder: ZeroShotBuilder, model: paddle.nn.Layer) -> None:
+    """Run the model on a few training images, one of each size, as the next stage does."""
+    images = {sample["img"].shape: sample["img"] for sample in builder.feature_dataset.tried()}
+    for image in images.values():
+        run_whole(model, paddle.to_tensor(image[None]))
 
 
 def _drop_flops_counters(model: paddle.nn.Layer) -> None:

@@ -110,6 +110,21 @@ def test_validation_images_that_the_network_does_not_halve_evenly(run, content, 
     run("padded", "--stage", "segmentor")
 
 
+def test_whole_images_that_the_network_does_not_halve_evenly(run, content, tmp_path):
+    """Scores are taken by windows, features are not."""
+    content["model"] = {"type": "ESPNetV2"}
+    content["loss"]["coef"] = [1.0, 0.4]
+    content["train_dataset"]["transforms"][0]["crop_size"] = [32, 32]
+    content["test_config"] = {"is_slide": True, "crop_size": [32, 32], "stride": [16, 16]}
+    with pytest.raises(UserError, match=r"ESPNetV2 does not run on an image of \d+ x \d+ pixels.*"
+                                        r"whole images.*`zero_shot.features.transforms`"):
+        run()
+    assert not (tmp_path / "output").exists()
+    content["zero_shot"]["features"]["transforms"] = [
+        {"type": "Padding", "target_size": [96, 96]}, *content["val_dataset"]["transforms"]]
+    run("padded", "--stage", "segmentor")
+
+
 @pytest.mark.parametrize("key, transform, message", [
     ("val_dataset", {"type": "Padding", "target_size": [60, 60]}, "Padding fails on .*train_0000"),
     ("zero_shot.features", {"type": "RandomPaddingCrop", "crop_size": [64, 64],
