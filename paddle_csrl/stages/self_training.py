@@ -19,6 +19,7 @@ from paddle_csrl.bank.batches import ClassifierBatches
 from paddle_csrl.bank.feature_bank import BottomKSampler, FeatureBank
 from paddle_csrl.config import ZeroShotConfig
 from paddle_csrl.config.schema import Count, Samples, Settings, StageSection, key, section
+from paddle_csrl.datasets.transforms import labels_at
 from paddle_csrl.errors import UserError
 from paddle_csrl.evaluation.evaluate import read_in_turn, shard
 from paddle_csrl.models.pixel_classifier import PixelClassifier
@@ -102,7 +103,12 @@ class SelfTrainingStage(Stage):
                 "classifier": section_inputs(section("classifier")),
                 "embeddings": embeddings_input(context),
                 "transforms": context.builder.feature_transforms or None,
+                **self._of_padding(context),
                 "unlabelled": context.builder.fingerprint("unlabelled")}
+
+    def _of_padding(self, context: StageContext) -> dict[str, Any]:
+        pads = any("Padding" in step["type"] for step in context.builder.feature_transforms)
+        return {"padding": "left out"} if pads else {}  # where it was labelled once
 
     def check(self, context: StageContext) -> None:
         context.builder.unlabelled_dataset  # noqa: B018  raises if there is none
@@ -146,7 +152,8 @@ def sample_predictions(context: StageContext, segmentor: paddle.nn.Layer,
             probabilities = F.softmax(extractor.layer(features), axis=1)
             confidence, predicted = probabilities.max(1, keepdim=True), probabilities.argmax(1)
         ids = predicted.numpy().reshape(-1)
-        labels = np.where(np.isin(ids, context.classes.unseen_ids), ids, _NO_LABEL)
+        shown = labels_at(data["shown"].numpy()[0], features.shape[2:]).reshape(-1)
+        labels = np.where(shown & np.isin(ids, context.classes.unseen_ids), ids, _NO_LABEL)
         offer(sampler, paddle.concat([features, confidence], axis=1), labels,
               [context.seed(stage), index])
     sampler.merge_processes(everywhere=True)

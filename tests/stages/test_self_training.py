@@ -2,6 +2,7 @@
 
 import os
 
+import cv2
 import numpy as np
 import paddle
 import pytest
@@ -73,7 +74,8 @@ def test_unlabelled_images_are_images_and_nothing_else(finished):
     assert isinstance(dataset, UnlabelledImages) and not hasattr(dataset, "file_list")
     for index, path in enumerate(dataset.paths):
         item = dataset[index]
-        assert list(item) == ["img"]
+        assert list(item) == ["img", "shown"] and item["shown"].all()
+        assert item["shown"].shape == item["img"].shape[1:]
         whole = builder.val_dataset.dataset.transforms({"img": path, "trans_info": []})
         assert np.array_equal(item["img"], whole["img"]) and item["img"].dtype == np.float32
 
@@ -182,6 +184,28 @@ def test_predictions_and_their_features_by_hand(either):
     rows = np.array(rows, np.float32)
     order = [np.lexsort(part.T[::-1].round(3)) for part in (found, rows)]
     np.testing.assert_allclose(found[order[0]], rows[order[1]], rtol=1e-3, atol=2e-3)
+
+
+def test_padding_is_no_pixel_of_an_image(either):
+    padded = ("val_dataset.transforms=[{'type': 'Padding', 'target_size': [128, 96]}, "
+              "{'type': 'Normalize'}]")
+    run = either.open(padded)
+    model = run.builder.trained_segmentor(either.path("model.pdparams"))
+    layer = model.head.decoder.conv
+    layer.bias.set_value(np.array([0, 0, 0, 1e6, 0], np.float32))  # all is a cow
+    sample = self_training.sample_predictions(run.context, model, 10**6)
+    dataset, inside = run.builder.unlabelled_dataset, 0
+    with paddle.no_grad():
+        stride = 96 // run.builder.feature_extractor(model)(
+            paddle.to_tensor(dataset[0]["img"][None])).shape[2]
+    for path in dataset.paths:
+        height, width = cv2.imread(path).shape[:2]
+        inside += len([None for y in range(stride // 2, height, stride)
+                       for x in range(stride // 2, width, stride)])
+    assert sample.pixel_counts.tolist() == [0, 0, 0, inside, 0] and inside
+    # Where it was labelled once, the stage is made anew.
+    names = [set(one.inputs("self_training")) for one in (run, either.open())]
+    assert names[0] - names[1] == {"padding"}
 
 
 def test_the_sample_is_bounded(trained):
