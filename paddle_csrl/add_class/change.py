@@ -26,6 +26,7 @@ from paddle_csrl.add_class.layer import (
     Progress,
     folded_projection,
     has_vectors_of_training,
+    keep_layer,
     new_layer,
 )
 from paddle_csrl.add_class.resize import class_axes, require_classless_features, take_over
@@ -326,6 +327,7 @@ def _new_model(source: _Source, target: Run, classes: ClassList, changes: Change
         require_classless_features(new, len(classes.names), layer_name, axes,
                                    target.builder.img_channels)
     if not changes.added:
+        keep_layer(source.trained, source.run, target)
         return new
     if target.config.projection:
         values = folded_projection(source.trained, target, classes, axes, tell)

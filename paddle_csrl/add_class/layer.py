@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import shutil
 from collections.abc import Callable
 from typing import Any
 
@@ -105,6 +106,23 @@ def new_layer(trained: Run, target: Run, classes: ClassList,
     values, calibration = calibrated_layer(wanted, classifier, bank, scale, unseen_ids, unit)
     record_calibration(target.calibration_record, calibration, wanted)
     return values
+
+
+def keep_layer(trained: Run, run: Run, target: Run) -> None:
+    """Have ``target``, which keeps the layer of ``run``, keep the record of its calibration, too.
+
+    Raises:
+        UserError: its config has another calibration, or another generator than ``trained``.
+    """
+    if not target.config.projection:
+        _require_same_settings(trained, target)
+    own, wanted = (Calibration.of(one.config.section("classifier")) for one in (run, target))
+    if own != wanted:
+        raise UserError(f"`classifier.calibration` or `seen_cost` is another than that of "
+                        f"{run.save_dir}, whose layer stays as it is where no class is added; "
+                        f"leave it out of --opts")
+    if own.is_cost and os.path.isfile(run.calibration_record):
+        shutil.copyfile(run.calibration_record, target.calibration_record)
 
 
 def _computed(trained: Run, target: Run, classes: ClassList, bank: FeatureBank,

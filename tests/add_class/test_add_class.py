@@ -433,6 +433,13 @@ def test_a_projection_finds_its_price_anew(finished, tmp_path):
     record = read_json(os.path.join(change.save_dir, "calibration.json"))
     assert record["seen_cost"] == 0.3 and Run.open(change.save_dir).calibration == \
         record["calibration"]
+    renamed = change_classes(change.save_dir, str(tmp_path / "renamed"), rename=["zebra=okapi"])
+    assert Run.open(renamed.save_dir).calibration == record["calibration"]
+    with pytest.raises(UserError, match="^`classifier.calibration` or `seen_cost` is another than "
+                                        f"that of {change.save_dir}, whose layer stays as it is"):
+        change_classes(change.save_dir, str(tmp_path / "other"), remove=["zebra"],
+                       opts=["classifier.seen_cost=0.2"])
+    assert not os.path.exists(tmp_path / "other")
     both = change_classes(run.folder, str(tmp_path / "both"), ["zebra", "pony"])
     again = change_classes(change.save_dir, str(tmp_path / "again"), ["pony"])
     assert not differing(state_of(again.save_dir), state_of(both.save_dir))
@@ -538,6 +545,10 @@ BAD = {
     "legacy": (dict(add=["zebra"], opts=["classifier.mode=legacy"]), "mode: legacy"),
     "other generator": (dict(add=["zebra"], opts=["generator.outside_hull=0.5"]),
                         "`generator` is another than in the training"),
+    "other generator, renamed": (dict(rename=["cat=kitty"], opts=["generator.outside_hull=0.5"]),
+                                 "`generator` is another than in the training"),
+    "other calibration": (dict(remove=["cow"], opts=["classifier.calibration=9.0"]),
+                          "`classifier.calibration` or `seen_cost` is another than that of"),
     "other scale": (dict(add=["zebra"], opts=["zero_shot.features.normalize=false"]),
                     "`zero_shot.features.normalize` is another than"),
 }
