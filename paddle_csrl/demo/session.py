@@ -38,6 +38,8 @@ MAX_UPLOADS = 10
 #: Pictures that are read at once, for each takes a hundred megabytes for a moment.
 _READERS = 2
 _THUMBNAIL_SIDE = 160
+#: Options with these beginnings say how a layer is made.
+_OF_LAYER = ("classifier.", "generator.")
 _LONGEST_TITLE = 100
 _PERCENT = "\N{NO-BREAK SPACE}%"
 
@@ -286,7 +288,9 @@ class DemoSession:
         folder = self._new_folder()
         try:
             self._trained = self._trained or trained_run(self.run_dir, self.opts)
-            result = add_classes(self._model.folder, add, folder, remove=remove, opts=self.opts,
+            opts = self.opts if add else [  # without an addition the layer stays as it is
+                item for item in self.opts if not item.startswith(_OF_LAYER)]
+            result = add_classes(self._model.folder, add, folder, remove=remove, opts=opts,
                                  on_progress=task.note, trained=self._trained)
             model = Model(folder, self.opts)
         except Exception as error:  # the folder stays: what is there may be of another page

@@ -27,6 +27,7 @@ from paddle_csrl.demo import server
 from paddle_csrl.demo import session as session_module
 from paddle_csrl.demo.session import DemoSession
 from paddle_csrl.errors import UserError
+from paddle_csrl.run import Run
 
 NEW, UNSEEN = "zebra", "cow"
 
@@ -255,6 +256,17 @@ def test_the_page_loads_nothing_from_elsewhere(client):
 def test_a_class_needs_a_name_and_only_unseen_ones_are_removed(client, method, body, says):
     answer = client.open("/api/classes", method=method, json=body)
     assert answer.status_code == 400 and answer.json["error"].startswith(says)
+
+
+def test_options_of_the_layer_are_those_of_added_classes(run):
+    session = DemoSession(run.folder, opts=["classifier.calibration=9.0"])
+    for change, name, calibration in ((session.remove_class, UNSEEN, 0.0),
+                                      (session.add_class, NEW, 9.0)):
+        change(name)
+        state = wait(session)
+        assert not state["message"]["is_error"], state["message"]
+        assert Run.open(session._model.folder).calibration == calibration
+    session.close()
 
 
 def test_a_class_is_added_and_removed(run, tmp_path):
