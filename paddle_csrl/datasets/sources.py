@@ -1,6 +1,7 @@
 """Sources of the data sets: the advice to give where one is not there."""
 
 import codecs
+import itertools
 import locale
 import os
 import string
@@ -101,7 +102,8 @@ def require_pairs(kind: str, file_list: FileList) -> None:
 def crossed_pairs(file_list: FileList) -> list[Sequence[str]]:
     """Find the pairs of which either file goes, by the names, with another one of the list.
 
-    Names count without what begins or ends all of them, such as a folder or ``_mask``.
+    Names count without what begins or ends all of them, such as ``_mask``, and without folders that
+    are the same in all, as ``Images`` of ``seq1/Images/000000.png``.
     """
     images, labels = (_own_names([pair[place] for pair in file_list]) for place in (0, 1))
     partners = {*images} & {*labels}
@@ -109,11 +111,22 @@ def crossed_pairs(file_list: FileList) -> list[Sequence[str]]:
             if image != label and {image, label} <= partners]
 
 
-def _own_names(paths: Sequence[str]) -> list[str]:
-    stems = [os.path.splitext(path)[0] for path in paths]
-    start = os.path.commonprefix(stems).rstrip(string.digits)
-    end = os.path.commonprefix([stem[::-1] for stem in stems])[::-1].lstrip(string.digits)
-    return [stem[len(start):len(stem) - len(end)] for stem in stems]
+def _own_names(paths: Sequence[str]) -> list[tuple[str, ...]]:
+    pairs = [os.path.split(os.path.splitext(path)[0]) for path in paths]
+    folders = list(dict.fromkeys(folder for folder, _ in pairs))
+    levels = itertools.zip_longest(*(folder.split(os.sep)[::-1] for folder in folders),
+                                   fillvalue="")
+    own = dict(zip(folders, zip(*map(_own_parts, filter(lambda level: len({*level}) > 1, levels)))))
+    return [(*own.get(folder, ()), stem)
+            for (folder, _), stem in zip(pairs, _own_parts([stem for _, stem in pairs]))]
+
+
+def _own_parts(names: Sequence[str]) -> list[str]:
+    if len({*names}) < 2:
+        return [""] * len(names)
+    start = os.path.commonprefix(names).rstrip(string.digits)
+    end = os.path.commonprefix([name[::-1] for name in names])[::-1].lstrip(string.digits)
+    return [name[len(start):len(name) - len(end)] for name in names]
 
 
 def _require_lists(cfg: dict[str, Any]) -> None:

@@ -2,6 +2,7 @@
 
 import os
 
+import numpy as np
 import pytest
 from paddleseg.datasets import CocoStuff
 
@@ -47,7 +48,8 @@ def test_a_missing_image_of_coco_stuff_does_not_shift_the_others(tmp_path):
 
 FORMS = [("images/{}.jpg", "labels/{}_mask.png"), ("train/{}_sat.jpg", "train/{}_mask.png"),
          ("/data/frame_{:06d}.jpg", "/masks/frame_{:06d}.png"),
-         ("a/{0:x}/{0}.jpg", "b/{0:x}/{0}.png"), ("1/{}/x.jpg", "2/{}/x.png")]
+         ("a/{0:x}/{0}.jpg", "b/{0:x}/{0}.png"), ("1/{}/x.jpg", "2/{}/x.png"),
+         ("seq{0}/rgb/frame_{0}.png", "all/seq{0}/seg/mask_{0}.png")]
 
 
 @pytest.mark.parametrize("image, label", FORMS)
@@ -74,6 +76,20 @@ def test_lists_that_are_sorted_apart_cross():
     assert crossed == [("images/1.jpg", "labels/10_mask.png"),
                        ("images/10.jpg", "labels/11_mask.png"),
                        ("images/11.jpg", "labels/1_mask.png")]
+
+
+@pytest.mark.parametrize("shift", [(0, 1), (1, 0)])
+def test_frames_of_sequences_cross_within_and_between_them(shift):
+    """Labels of the next frame of a sequence, or of the same frame of the next sequence."""
+    frames = [(sequence, frame) for sequence in range(3) for frame in range(4)]
+    image, label = "seq{}/Images/{:06d}.png", "seq{}/Labels/{:06d}.png"
+    assert crossed_pairs([(image.format(*own), label.format(*own)) for own in frames]) == []
+    pairs = [(image.format(*own), label.format(*np.add(own, shift))) for own in frames]
+    inside = [pair for pair, own in zip(pairs, frames) if tuple(np.add(own, shift)) in frames]
+    # Those whose label's own image is in the list, and whose image's own label is.
+    both = [pair for pair, own in zip(pairs, frames) if pair in inside
+            and tuple(np.subtract(own, shift)) in frames]
+    assert crossed_pairs(pairs) == both and both
 
 
 def test_names_that_share_nothing_tell_nothing():
