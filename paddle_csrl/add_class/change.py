@@ -43,7 +43,7 @@ from paddle_csrl.models.last_layer import put_back
 from paddle_csrl.pretraining import pretraining_of
 from paddle_csrl.run import CONFIG_FILE, Run
 from paddle_csrl.utils import read_json, write_json, write_text
-from paddle_csrl.utils.io import folder_aside
+from paddle_csrl.utils.io import folder_aside, require_written_out
 from paddle_csrl.utils.provenance import versions
 from paddle_csrl.utils.record import STAGE_FILE
 from paddle_csrl.utils.weights import save_state
@@ -216,6 +216,7 @@ def _is_changed(folder: str) -> bool:
 
 
 def _check_free(save_dir: str, run_dir: str) -> None:
+    require_written_out(save_dir, "--save_dir")
     inside, run = os.path.realpath(save_dir), os.path.realpath(run_dir)
     if os.path.commonpath([inside, run]) == run and inside != run:
         raise UserError(f"--save_dir {save_dir} lies in {run_dir}, which is left as it is; name a "

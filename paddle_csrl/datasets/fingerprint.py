@@ -17,6 +17,7 @@ from paddle_csrl import parallel
 from paddle_csrl.errors import UserError
 from paddle_csrl.utils import atomic_path, progress
 from paddle_csrl.utils.arrays import read_npz
+from paddle_csrl.utils.io import require_written_out
 
 #: Image and label of every sample, or the image alone.
 FileList = Sequence[Sequence[str]]
@@ -65,6 +66,7 @@ def shared_images(train: FileList, val: FileList, cache_dir: str | None = None) 
 
 def cache_folder(cache_dir: str | None = None) -> str:
     """The folder of what is known of files: as given, as the environment says, or the default."""
+    require_written_out(cache_dir or "", "zero_shot.cache_dir")
     return cache_dir or os.environ.get("PADDLE_CSRL_CACHE") or os.path.join(
         ".cache", "paddle_csrl")
 

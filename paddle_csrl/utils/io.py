@@ -107,12 +107,25 @@ def asset(*names: str) -> str:
                         *names)
 
 
+def require_written_out(path: str, option: str) -> None:
+    """Raise ``UserError`` if a path to write has ``~`` or ``$HOME``, which shells alone fill in.
+
+    A folder ``~`` would be made here, and who removes it by its name removes the home folder.
+    """
+    meant = os.path.expandvars(os.path.expanduser(path))
+    if meant != path:
+        raise UserError(f"`{option}: {path}` is a path for a shell, which fills in {meant}; write "
+                        f"that")
+
+
 def make_folder(folder: str, option: str) -> None:
     """Make ``folder`` unless it is there.
 
     Raises:
-        UserError: it cannot be written to; the message names the ``option`` that chose it.
+        UserError: it cannot be written to, or is not written out; the message names the ``option``
+            that chose it.
     """
+    require_written_out(folder, option)
     try:
         os.makedirs(folder, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
@@ -130,6 +143,7 @@ def make_folder_of(path: str, option: str) -> None:
     """
     if os.path.isdir(path):
         raise UserError(f"`{option}: {path}` is a folder; name a file")
+    require_written_out(path, option)
     make_folder(os.path.dirname(os.path.abspath(path)), option)
 
 
