@@ -84,6 +84,11 @@ def data_warnings(builder: ZeroShotBuilder) -> list[tuple[str, str]]:
             f", and {share:.0%} of all pixels are {train.ignore_index}, which means no class"
             if share > _MUCH_VOID else ""), "they are never predicted; mend the labels, name them "
                                             "unseen, or leave them out of the data set"))
+    learned = set(builder.classes.seen_names).difference(absent)
+    if len(learned) == 1:
+        found.append((f"{learned.pop()} is the only seen class in training",
+                      "stage 1 has nothing to tell it from, so that its features mean little; name "
+                      "fewer classes unseen"))
     found += _pair_warnings(builder.files("all"), "training")
     before, after = train.label_colors(), builder.val_dataset.label_colors()
     recolored = [label_id for label_id, color in before.items()

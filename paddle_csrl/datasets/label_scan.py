@@ -41,6 +41,8 @@ from paddle_csrl.utils.counts import count_bytes
 # for each other's turn in Python.
 _THREADS = min(8, usable_cores())
 _BYTE_MODES = ("L", "P")  # of Pillow, with a byte a pixel
+#: How many largest ids tell that labels count objects. Three occur among labels of few classes.
+_LEVELS = 5
 _STRETCHED = ("L;2", "L;4", "L;I")  # how Pillow calls grey of 2 and 4 bits, and 0 as white
 
 
@@ -271,9 +273,18 @@ def _doubts(columns: _Columns, file_list: FileList) -> Iterator[str]:
         yield (f"{len(bilevel)} of {len(file_list)} labels are of 1 bit, such as "
                f"{file_list[bilevel[0]][1]}: white is read as id 1 there; where a program made 1 "
                f"bit of 0 and 255, write 8 bits")
+    files = np.repeat(np.arange(len(file_list)), columns.lengths)
+    largest = np.zeros(len(file_list), np.int64)
+    np.maximum.at(largest, files, columns.classes)
+    shows = np.flatnonzero(largest)
+    has_all = largest == np.bincount(files[columns.classes > 0], minlength=len(file_list))
+    if has_all.all() and len(np.unique(largest[shows])) >= _LEVELS:
+        most = largest.argmax()
+        yield (f"every label has all ids from 1 to its largest, between {largest[shows].min()} and "
+               f"{largest[most]}, such as {file_list[most][1]}; labels that number the objects of "
+               f"each image, as VOC's SegmentationObject, are no labels of class ids")
     has_color = columns.colors >= 0
-    files = np.repeat(np.arange(len(file_list)), columns.lengths)[has_color]
-    classes, colors = columns.classes[has_color], columns.colors[has_color]
+    files, classes, colors = files[has_color], columns.classes[has_color], columns.colors[has_color]
     _, first, class_of = np.unique(classes, return_index=True, return_inverse=True)
     other = np.flatnonzero(colors != colors[first][class_of])
     if len(other):

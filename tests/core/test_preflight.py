@@ -255,3 +255,11 @@ def test_other_colours_in_validation_are_told(content, warned):
     [line] = [line for line in warned(data_warnings) if "palettes" in line]
     assert line.startswith("2 label ids, such as 1, have one colour in the palettes of training "
                            "and another in those of validation; ")
+
+
+@pytest.mark.parametrize("unseen, told", [(["cat", "dog", "cow", "car"], True),
+                                          (["cat", "dog", "cow"], False)])
+def test_a_single_seen_class_is_told(content, warned, unseen, told):
+    content["zero_shot"]["unseen"] = unseen
+    lines = [line for line in warned(data_warnings) if "is the only seen class" in line]
+    assert len(lines) == told and all(line.startswith("background is") for line in lines)

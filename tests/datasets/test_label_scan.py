@@ -441,6 +441,22 @@ def test_white_of_1_bit_among_8_bits_is_doubted(files, capsys):
     assert "WARNING" not in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("numbers, gap, told", [
+    ([1, 2, 3, 4, 5, 2], False, True), ([1, 2, 3, 4, 5, 2], True, False),
+    ([1, 2, 3, 4, 4, 2], False, False), ([5, 5, 5, 5, 5, 5], False, False),
+    ([0, 5, 2, 3, 4, 1], False, True)])
+def test_labels_that_number_objects_are_doubted(files, capsys, numbers, gap, told):
+    """Not those of which one lacks an id below its largest, nor those of few largest ids."""
+    for (_, path), number in zip(files, numbers):
+        label = np.full(read(path).shape, 255, np.uint8)
+        label[:, :number + 1] = np.arange(number + 1)
+        write_label(path, np.where(gap & (label == number - 1), 0, label).astype(np.uint8))
+    scan_labels(files, 6)
+    line = f"between 1 and 5, such as {files[numbers.index(5)][1]}; " if told else None
+    said = capsys.readouterr().out
+    assert ("labels that number the objects" in said) == told and (line or "") in said
+
+
 def test_plain_files_raise_no_doubt(files, capsys):
     Image.fromarray(read(files[3][1])).save(files[3][1])  # grey, as the masks of SBD are
     scan_labels(files, 5)
