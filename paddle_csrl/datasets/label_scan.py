@@ -279,7 +279,7 @@ def _doubts(columns: _Columns, file_list: FileList) -> Iterator[str]:
     shows = np.flatnonzero(largest)
     has_all = largest == np.bincount(files[columns.classes > 0], minlength=len(file_list))
     if has_all.all() and len(np.unique(largest[shows])) >= _LEVELS:
-        most = largest.argmax()
+        most = int(largest.argmax())
         yield (f"every label has all ids from 1 to its largest, between {largest[shows].min()} and "
                f"{largest[most]}, such as {file_list[most][1]}; labels that number the objects of "
                f"each image, as VOC's SegmentationObject, are no labels of class ids")
