@@ -11,7 +11,7 @@ import copy
 import os
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -264,9 +264,25 @@ def _write_description(source: _Source, classes: ClassList, changes: Changes, as
     config = Run.open(source.run.save_dir, source.opts,
                       {} if source.run.config.projection else {"classifier.seed": seed}).config
     content = _config_of(copy.deepcopy(config.given), source.run, new, changes)
+    _require_unlearned(changes.added, content["zero_shot"]["label_names"], source.trained.classes)
     content["save_dir"] = os.path.normpath(save_dir)
     write_text(os.path.join(aside, CONFIG_FILE), dump_yaml(content))
     return Run.open(aside)
+
+
+def _require_unlearned(added: Iterable[str], labels: Sequence[str], trained: ClassTable) -> None:
+    """Insist that an added class, which counts as unseen, has no label that was seen in training.
+
+    ``labels`` are the names of the data set's labels after the changes, by id.
+    """
+    before = dict(zip(map(fold_name, labels), trained.label_names or trained.names))
+    seen = set(map(fold_name, trained.seen_names))
+    for name in added:
+        old = before.get(fold_name(name))
+        if old is not None and fold_name(old) in seen:
+            raise UserError(f"{name} was a seen class in training, so that its scores as an unseen "
+                            f"one would not be zero-shot; go on from a run that still has it, or "
+                            f"give another name, which has no labels, such as \"{name} 2={name}\"")
 
 
 def _check_pretraining(target: Run, changes: Changes) -> None:

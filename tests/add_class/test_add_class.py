@@ -510,6 +510,17 @@ def test_attributes_compose_a_class(finished, tmp_path):
     np.testing.assert_allclose(vector, expected, rtol=1e-6)
 
 
+def test_a_class_that_was_seen_in_training_does_not_come_back_as_unseen(trained, tmp_path):
+    """Nor by way of another name for its label; an unseen one does, and so does its word alone."""
+    change_classes(trained, str(tmp_path / "renamed"), rename=["dog=hound"])
+    change_classes(str(tmp_path / "renamed"), str(tmp_path / "less"), remove=["hound", "cow"])
+    with pytest.raises(UserError, match="hound was a seen class in training.*\"hound 2=hound\""):
+        change_classes(str(tmp_path / "less"), str(tmp_path / "more"), ["hound=dog"])
+    change = change_classes(str(tmp_path / "less"), str(tmp_path / "more"), ["cow", "dog"])
+    pixels = Run.open(change.save_dir).builder.val_dataset.class_pixels().sum(0)
+    assert change.unseen[-2:] == ["cow", "dog"] and pixels[-2] > 0 and pixels[-1] == 0
+
+
 BAD = {
     "nothing": ({}, "nothing to do"),
     "too many": (dict(add=[f"cat {number}=cat" for number in range(251)]),
@@ -522,6 +533,7 @@ BAD = {
     "empty word": (dict(add=["zebra="]), "is no class to add"),
     "unknown word": (dict(add=["qwrtzx"]), "no word for class 'qwrtzx'"),
     "unknown word given": (dict(add=["beast=qwrtzx"]), "no word for class 'beast'"),
+    "seen again": (dict(add=["Dog"], remove=["dog"]), "Dog was a seen class in training"),
     "remove unknown": (dict(remove=["cta"]), "`remove` holds cta.*did you mean cat"),
     "remove twice": (dict(remove=["cat", "Cat"]), "cat is to be removed or renamed twice"),
     "remove background": (dict(remove=["background"]), "background, which every model needs"),
