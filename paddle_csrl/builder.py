@@ -275,8 +275,12 @@ class ZeroShotBuilder(UserErrorBuilder):
         return files if all(isinstance(pair, (list, tuple)) for pair in files) else []
 
     def shared_images(self) -> list[str]:
-        """Paths of the validation images that are training images, too, by their contents."""
-        return shared_images(self.files("seen"), self.files("val"),
+        """Paths of the validation images that are training images, too, by their contents.
+
+        Those that the policy takes out count where self-training or a leak has them back.
+        """
+        use = "all" if self.config.transductive or self.config.leaks else "seen"
+        return shared_images(self.files(use), self.files("val"),
                              self.config.settings.zero_shot.cache_dir)
 
     def kept_copies(self) -> list[str]:

@@ -242,6 +242,26 @@ def test_copies_of_dropped_images_are_told(content, warned, policy):
                f"{path.parent}/copy.jpg; " in line and line.startswith("1 of ") for line in found)
 
 
+@pytest.mark.parametrize("sections, told", [
+    ({}, False), ({"self_training": {}}, True), ({"classifier": {"mode": "legacy"}}, True)])
+def test_dropped_images_in_validation_are_told_where_training_has_them_back(content, warned,
+                                                                           sections, told):
+    """Under another name; without these sections no stage reads a dropped image."""
+    content["zero_shot"]["policy"] = "drop"
+    for name, keys in sections.items():
+        content.setdefault(name, {}).update(keys)
+    root = pathlib.Path(content["train_dataset"]["dataset_root"])
+    pairs = [line.split() for line in (root / "train.txt").read_text().splitlines()]
+    image, label = next(pair for pair in pairs if (read_label(root / pair[1]) == 3).any())
+    shutil.copy(root / image, root / "copy.jpg")
+    with (root / "val.txt").open("a") as file:
+        file.write(f"copy.jpg {label}\n")
+    found = [line for line in warned(data_warnings) if "are training images, too" in line]
+    assert len(found) == told
+    assert all(line.startswith("1 of 5 validation images") and f"{root}/copy.jpg; " in line
+               for line in found)
+
+
 def test_other_colours_in_validation_are_told(content, warned):
     """Ids 1 and 2 are exchanged where validation was exported by itself; 4 is in neither."""
     root = pathlib.Path(content["train_dataset"]["dataset_root"])
