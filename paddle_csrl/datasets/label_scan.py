@@ -53,16 +53,18 @@ class LabelScan(NamedTuple):
         counts (csr_array): int64 [N, C], pixels of every class in every label.
         unlabelled (np.ndarray): int64 [N], pixels with the value ``ignore_index``.
         colors (dict[int, int]): 0xRRGGBB by class, of the first label with a palette that has it.
+        doubts (tuple[str]): what is doubtful about the files, each kind with one of them.
     """
 
     counts: csr_array
     unlabelled: np.ndarray
-    colors: dict[int, int]
+    colors: dict[int, int] = {}
+    doubts: tuple[str, ...] = ()
 
     @classmethod
     def of_dense(cls, counts: np.ndarray) -> "LabelScan":
         """The scan of fully labelled images with ``counts`` int64 [N, C]."""
-        return cls(csr_array(counts), np.zeros(len(counts), np.int64), {})
+        return cls(csr_array(counts), np.zeros(len(counts), np.int64))
 
 
 class _Columns(NamedTuple):
@@ -77,7 +79,7 @@ class _Columns(NamedTuple):
     deep: np.ndarray  # uint8 [N], 1 for an image of more than 8 bits
     bilevel: np.ndarray  # uint8 [N], 1 for a label of 1 bit without a palette
 
-    def scan(self, num_classes: int) -> LabelScan:
+    def scan(self, num_classes: int, doubts: tuple[str, ...]) -> LabelScan:
         width = np.int32 if len(self.classes) < 2**31 else np.int64  # of both kinds of index
         starts = np.concatenate([[0], np.cumsum(self.lengths)]).astype(width)
         has_color = self.colors >= 0
@@ -85,7 +87,7 @@ class _Columns(NamedTuple):
         colors = dict(zip(classes.tolist(), self.colors[has_color][first].tolist()))
         return LabelScan(csr_array((self.pixels, self.classes, starts),
                                    shape=(len(self.lengths), num_classes)),
-                         self.unlabelled, colors)
+                         self.unlabelled, colors, doubts)
 
 
 _CODES = "qiqiqBBB"  # of their types
@@ -136,9 +138,10 @@ def scan_labels(file_list: FileList, num_classes: int, ignore_index: int = 255,
     _require_upright(columns.turns, file_list)
     if is_new and parallel.is_first():
         _save(path, columns)
-    for doubt in _doubts(columns, file_list):
+    scan = columns.scan(num_classes, tuple(_doubts(columns, file_list)))
+    for doubt in scan.doubts:
         _tell_once(doubt)
-    return columns.scan(num_classes)
+    return scan
 
 
 def class_pixels(label: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

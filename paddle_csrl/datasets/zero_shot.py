@@ -252,6 +252,11 @@ class ZeroShotDataset(paddle.io.Dataset):
         scan = self._file_scan
         return {} if scan is None else scan.colors
 
+    def label_doubts(self) -> tuple[str, ...]:
+        """Doubts about the files of images and labels, a sentence each, as they were logged."""
+        scan = self._file_scan
+        return () if scan is None else scan.doubts
+
     def _has_unseen(self, scan: LabelScan) -> np.ndarray:
         """bool [N]: whether an image of the data set shows an unseen class in any of its labels."""
         shows = np.diff(scan.counts[:, self.unseen_ids].indptr) > 0
@@ -269,7 +274,7 @@ class ZeroShotDataset(paddle.io.Dataset):
         has_class = csr_array((self._class_of[:, None] == np.arange(self.num_classes)).astype(
             np.int64))
         counts = scan.counts @ has_class  # labels without a class are unlabelled
-        return LabelScan(counts, scan.unlabelled + scan.counts.sum(1) - counts.sum(1), {})
+        return LabelScan(counts, scan.unlabelled + scan.counts.sum(1) - counts.sum(1))
 
     @cached_property
     def _file_scan(self) -> LabelScan | None:

@@ -138,8 +138,10 @@ def check_data(run: Run) -> list[Finding]:
         Finding(OK, "data", f"train: {train['images_used']} images, {train['images_dropped']} left "
                             f"out by policy {train['policy']}; val: {val['images_used']} images"),
         Finding(OK, "classes", f"{len(classes)}, unseen: {', '.join(classes.unseen_names)}")]
+    doubts = dict.fromkeys((*builder.train_dataset.label_doubts(),
+                            *builder.val_dataset.label_doubts()))
     findings += [Finding(WARNING, "data", *warning)
-                 for warning in (*preflight.data_warnings(builder),
+                 for warning in (*((doubt,) for doubt in doubts), *preflight.data_warnings(builder),
                                  *preflight.transform_warnings(run.config))]
     return findings
 
@@ -207,7 +209,9 @@ def check_training(run: Run) -> list[Finding]:
     if _downloads(run.config):
         return [Finding(OK, "training", "not tried, for its weights are yet to be downloaded")]
     preflight.examine(run, run.stages)
-    return [Finding(OK, "training", "model, losses and all sections can be built")]
+    return [Finding(OK, "training", "model, losses and all sections can be built"),
+            *(Finding(WARNING, "training", *warning)
+              for warning in preflight.schedule_warnings(run))]
 
 
 def _downloads(config: ZeroShotConfig) -> bool:

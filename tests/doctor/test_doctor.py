@@ -12,6 +12,7 @@ from unittest import mock
 import numpy as np
 import paddle
 import pytest
+from PIL import Image
 
 from helpers import tiny_runs
 from paddle_csrl.cli import doctor as cli
@@ -266,6 +267,21 @@ def test_missing_data_is_told_once_and_the_words_are_looked_at_all_the_same(reci
     assert [finding.text for subject in ("training", "disk") for finding in of(findings, subject)
             ] == ["not looked at, for what is said above stands in the way"] * 2
     assert of(findings, "embeddings")[0].status == OK
+
+
+def test_what_training_doubts_is_told(recipe, tmp_path):
+    """Labels of 1 bit among others, in both lists, and a schedule that is warmed up to the end."""
+    folder = tmp_path / "data" / "custom"
+    for split in ("train", "val"):
+        label = folder / (folder / f"{split}.txt").read_text().split()[1]
+        with Image.open(label) as image:
+            Image.new("1", image.size, 1).save(label)
+    findings = look(recipe, "lr_scheduler.warmup_iters=50")
+    doubts = [finding.text for finding in of(findings, "data") if "are of 1 bit" in finding.text]
+    assert [text.split(" such as ")[0] for text in doubts] == [
+        "1 of 12 labels are of 1 bit,", "1 of 4 labels are of 1 bit,"]
+    [warmup] = [finding for finding in of(findings, "training") if finding.status == WARNING]
+    assert "within the warm-up of `warmup_iters: 50`" in warmup.text
 
 
 def test_a_folder_of_data_in_place_of_the_configs(recipe, tmp_path, capsys):
