@@ -145,7 +145,9 @@ def scan_labels(file_list: FileList, num_classes: int, ignore_index: int = 255,
 
 
 def class_pixels(label: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The values that occur in an integer label of any shape, ascending, and their counts."""
+    """The values that occur in a label of ids, of any shape, ascending, and their counts."""
+    if label.dtype == bool:  # a file of 1 bit
+        label = label.astype(np.uint8)
     if label.dtype != np.uint8:
         return np.unique(label, return_counts=True)
     counts = count_bytes(label)
@@ -284,7 +286,7 @@ def _doubts(columns: _Columns, file_list: FileList) -> Iterator[str]:
     if has_all.all() and len(np.unique(largest[shows])) >= _LEVELS:
         most = int(largest.argmax())
         yield (f"every label has all ids from 1 to its largest, between {largest[shows].min()} and "
-               f"{largest[most]}, such as {file_list[most][1]}; labels that number the objects of "
+               f"{largest[most]}, such as {file_list[most][1]}; labels that number what is in "
                f"each image, as VOC's SegmentationObject, are no labels of class ids")
     has_color = columns.colors >= 0
     files, classes, colors = files[has_color], columns.classes[has_color], columns.colors[has_color]

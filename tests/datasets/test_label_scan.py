@@ -454,7 +454,7 @@ def test_labels_that_number_objects_are_doubted(files, capsys, numbers, gap, tol
     scan_labels(files, 6)
     line = f"between 1 and 5, such as {files[numbers.index(5)][1]}; " if told else None
     said = capsys.readouterr().out
-    assert ("labels that number the objects" in said) == told and (line or "") in said
+    assert ("labels that number what is in each image" in said) == told and (line or "") in said
 
 
 def test_plain_files_raise_no_doubt(files, capsys):

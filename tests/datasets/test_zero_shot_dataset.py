@@ -344,6 +344,13 @@ def test_labels_of_one_bit(root):
     for _ in range(5):
         for index in range(len(dataset)):
             assert set(np.unique(dataset[index]["label"])) <= {0, 1, 255}
+    validation = wrapped(root, mode="val")
+    for index in range(len(validation)):
+        np.testing.assert_array_equal(np.squeeze(validation[index]["label"]),
+                                      raw_label(root, index, "val").astype(int))
+    pixels = sum(raw_label(root, index, "val").size for index in range(4))
+    assert validation.labels_drawn() == {"samples": 4, "pixels_seen": pixels,
+                                         "pixels_unlabelled": 0, "pixels_unseen": 0}
 
 
 @pytest.mark.parametrize("value, fits", [(255, True), (3, True), (2, False), (254, False),
