@@ -276,7 +276,7 @@ def test_what_training_doubts_is_told(recipe, tmp_path):
         label = folder / (folder / f"{split}.txt").read_text().split()[1]
         with Image.open(label) as image:
             Image.new("1", image.size, 1).save(label)
-    findings = look(recipe, "lr_scheduler.warmup_iters=50")
+    findings = look(recipe, "lr_scheduler.warmup_iters=50", "lr_scheduler.warmup_start_lr=0.0")
     doubts = [finding.text for finding in of(findings, "data") if "are of 1 bit" in finding.text]
     assert [text.split(" such as ")[0] for text in doubts] == [
         "1 of 12 labels are of 1 bit,", "1 of 4 labels are of 1 bit,"]
