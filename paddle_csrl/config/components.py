@@ -162,7 +162,8 @@ def check_components(value: Any, place: str, dotted: str = "") -> None:
     elif isinstance(value, str) and re.match(r"\w+_dataset\.", dotted) and not _is_text(value):
         raise UserError(f"{place}: `{dotted}: {value}` is not UTF-8, at which OpenCV crashes; "
                         f"rename the files")
-    elif isinstance(value, str) and _is_exponent_number(value):
+    elif isinstance(value, str) and _is_exponent_number(value) \
+            and not dotted.startswith("zero_shot."):  # where texts are names, and types are known
         raise UserError(f"{place}: `{dotted}: {value}` is text to YAML; write a dot, "
                         f"such as 1.0e-4")
     elif isinstance(value, float) and not math.isfinite(value) \

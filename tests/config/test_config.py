@@ -443,6 +443,17 @@ def test_a_number_that_yaml_takes_for_text_is_refused(load, text):
             changes={"optimizer.weight_decay": text})
 
 
+def test_a_class_may_be_called_like_such_a_number(load):
+    """Also where a count is text, that is told by its type."""
+    names = ["background", "1e3", "on", "no", "null"]
+    section = load(changes={"zero_shot.unseen": ["1e3"], "zero_shot.class_names": names,
+                            "zero_shot.embeddings": {"words": {"1e3": "thousand"}}}
+                   ).settings.zero_shot
+    assert (section.unseen, section.class_names) == (["1e3"], names)
+    refuses(load, "`zero_shot.features.samples_per_class: 1e3` must be a valid integer",
+            changes={"zero_shot.features.samples_per_class": "1e3"})
+
+
 @pytest.mark.parametrize("key", [
     "iters", "batch_size", "generator.iters", "generator.num_samples", "classifier.iters",
     "classifier.batch_size", "classifier.num_generated", "zero_shot.features.samples_per_class",
