@@ -8,7 +8,7 @@ from typing import TypeVar, get_args, get_origin
 
 from pydantic import ValidationError
 
-from paddle_csrl.config.schema import SECTIONS, Keys, Section, Settings
+from paddle_csrl.config.schema import SECTIONS, Keys, Section, Settings, ZeroShot
 from paddle_csrl.errors import UserError
 
 AnyKeys = TypeVar("AnyKeys", bound=Keys)
@@ -20,8 +20,14 @@ def join(*parts: object) -> str:
 
 
 def unknown_key(key: object, known: Iterable[str], section: str, place: str) -> UserError:
-    """The error for a key that is none of ``known``, with the nearest of them."""
-    nearest = difflib.get_close_matches(str(key), list(known), n=1)
+    """The error for a key that is none of ``known``, with the nearest of them.
+
+    One that is left of its section, in which it is known, is told with that.
+    """
+    sections: dict[str, type[Keys]] = {"zero_shot": ZeroShot, **SECTIONS}
+    nearest = [join(name, key) for name, kind in sections.items()
+               if not section and key in kind.model_fields] or difflib.get_close_matches(
+        str(key), list(known), n=1)
     hint = f"did you mean `{nearest[0]}`?" if nearest else f"known: {', '.join(sorted(known))}"
     return UserError(f"{place}: unknown key `{join(section, key)}`; {hint}")
 

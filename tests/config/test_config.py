@@ -487,6 +487,8 @@ def test_the_loss_needs_as_many_types_as_coefficients(load, loss):
     ("iters=1=2", "--opts iters=1=2: write key=value"),
     ("", "--opts : write key=value"),
     ("itters=3", "unknown key `itters`; did you mean `iters`"),
+    ("unseen=cow", "unknown key `unseen`; did you mean `zero_shot.unseen`"),
+    ("num_generated=8", "unknown key `num_generated`; did you mean `classifier.num_generated`"),
     ("zero_shot.unsen=cow", "unknown key `zero_shot.unsen`; did you mean `unseen`"),
     ("no_such.key=3", "unknown key `no_such`"),
     ("iters.deep=3", "iters.deep"),
