@@ -1,6 +1,7 @@
 """The errors that pydantic finds in a config, as the one line that a user reads."""
 
 import difflib
+import functools
 import itertools
 import re
 from collections.abc import Iterable, Sequence
@@ -22,12 +23,14 @@ def join(*parts: object) -> str:
 def unknown_key(key: object, known: Iterable[str], section: str, place: str) -> UserError:
     """The error for a key that is none of ``known``, with the nearest of them.
 
-    One that is left of its section, in which it is known, is told with that.
+    One that is left of its section, in which it is known, is told with that unless another is
+    almost the same.
     """
     sections: dict[str, type[Keys]] = {"zero_shot": ZeroShot, **SECTIONS}
-    nearest = [join(name, key) for name, kind in sections.items()
-               if not section and key in kind.model_fields] or difflib.get_close_matches(
-        str(key), list(known), n=1)
+    in_sections = [join(name, key) for name, kind in sections.items()
+                   if not section and key in kind.model_fields]
+    close = functools.partial(difflib.get_close_matches, str(key), list(known), n=1)
+    nearest = close(cutoff=0.8) or in_sections or close()
     hint = f"did you mean `{nearest[0]}`?" if nearest else f"known: {', '.join(sorted(known))}"
     return UserError(f"{place}: unknown key `{join(section, key)}`; {hint}")
 
