@@ -25,7 +25,7 @@ MAX_AUTO_EXACT = 17
 MAX_EXACT = 20
 #: Most numbers of sampled orders held at once, some ten times; with more, unseen classes are taken
 #: in blocks that are computed again for the gradient instead of being kept.
-ORDERS_BLOCK_SIZE = 2**20
+ORDERS_BLOCK_SIZE = 2**18
 #: Where gaps of scores are cut off before exp, which overflows in float64 from 710 on.
 _MOST_GAP = 700.0
 

@@ -198,7 +198,8 @@ class HostDropout(nn.Dropout):
             return share.take(F.dropout(paddle.ones(shape, like.dtype), self.p))
         size = int(np.prod(shape))
         draws = _host_generator().bit_generator.random_raw(-(-size // 4)).view(np.uint16)[:size]
-        keep = (draws.reshape(shape)[share.slice] >= round(self.p * 2**16))
+        keep = draws.reshape(shape)[share.slice] >= round(self.p * 2**16)
+        del draws  # their memory is for what follows
         # Made of floats by NumPy, because Paddle's cast takes longer than all the rest.
         factors = np.multiply(keep, 1 / (1 - self.p), dtype=np.float32)
         return paddle.to_tensor(factors, place=like.place).astype(like.dtype)

@@ -237,8 +237,8 @@ def _pair_scores(mlp: nn.Layer, prototypes: Tensor, share: Share) -> Tensor:
 
 @functools.lru_cache(maxsize=1)
 def _pairs(classes: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Both classes i <= j of each pair, and the pair of each i and j, int64 [C * C]."""
-    rows, columns = np.triu_indices(classes)
-    position = np.empty([classes, classes], np.int64)
+    """Both classes i <= j of each pair, and the pair of each i and j, int32 [C * C]."""
+    rows, columns = (ids.astype(np.int32) for ids in np.triu_indices(classes))
+    position = np.empty([classes, classes], np.int32)
     position[rows, columns] = position[columns, rows] = np.arange(len(rows))
     return rows, columns, position.ravel()
